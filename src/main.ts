@@ -22,7 +22,12 @@ process.on('beforeExit', () => {
   process.exit(EXIT.failed);
 });
 
-const exitCode = await runProgram(process.argv.slice(2), io);
-// An error of the last write is reported one turn later.
-await setImmediate();
-process.exit(exitCode);
+// Bundled as CommonJS, so nothing is awaited at the top.
+void run();
+
+async function run(): Promise<void> {
+  const exitCode = await runProgram(process.argv.slice(2), io);
+  // An error of the last write is reported one turn later.
+  await setImmediate();
+  process.exit(exitCode);
+}

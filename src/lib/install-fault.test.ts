@@ -26,11 +26,15 @@ it('a driver that cannot be loaded for another reason is reported with that, and
   );
 });
 
-it('a missing package is reported with the remedy', () => {
-  const error = Object.assign(new Error("Cannot find package 'koa' imported from /app/dist/x.js\nmore"), {
+it('a missing package or file is reported with the remedy', () => {
+  const imported = Object.assign(new Error("Cannot find package 'koa' imported from /app/src/x.ts\nmore"), {
     code: 'ERR_MODULE_NOT_FOUND',
   });
-  expect(installFault(error)).toMatch(/^it is not installed completely: run npm ci .*'koa'[^\n]*$/);
+  expect(installFault(imported)).toMatch(/^it is not installed completely: run npm ci .*'koa'[^\n]*$/);
+  const required = Object.assign(new Error("Cannot find module 'koa'\nRequire stack:\n- /app/dist/x.cjs"), {
+    code: 'MODULE_NOT_FOUND',
+  });
+  expect(installFault(required)).toMatch(/^it is not installed completely: run npm ci .*'koa'[^\n]*$/);
 });
 
 it('other errors are not explained', () => {

@@ -8,7 +8,7 @@ export function installFault(error: Error): string | undefined {
   const { message } = error;
   const node = `${process.execPath} (${process.version})`;
   const remedy = 'run npm ci, or npm rebuild, with the Node that runs Entrepot';
-  if (errorCode(error) === 'ERR_MODULE_NOT_FOUND') {
+  if (['MODULE_NOT_FOUND', 'ERR_MODULE_NOT_FOUND'].includes(errorCode(error) ?? '')) {
     return `it is not installed completely: run npm ci next to its package.json (${message.split('\n', 1)[0]})`;
   }
   if (errorCode(error) === 'ERR_DLOPEN_FAILED') {

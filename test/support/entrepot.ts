@@ -64,7 +64,7 @@ export class Entrepot {
   }
 
   static async start(config: EntrepotConfig = {}, options: EntrepotOptions = {}): Promise<Entrepot> {
-    if (!existsSync(join(PROJECT, 'dist', 'main.js'))) {
+    if (!existsSync(join(PROJECT, 'dist', 'main.cjs'))) {
       throw new Error('the product is not built: npm run build');
     }
     const place = await writeConfig(config, options);

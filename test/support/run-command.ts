@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url';
 import type { runProgram as RunProgram } from '../../src/cli/program.ts';
 import type { RunResult } from './programs.ts';
 
-const PROGRAM = fileURLToPath(new URL('../../dist/program.js', import.meta.url));
+const PROGRAM = fileURLToPath(new URL('../../dist/program.cjs', import.meta.url));
 
 /**
  * Runs a command line of the program to its end. Its standard streams would be those of the tests: what reads or writes
