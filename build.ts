@@ -5,14 +5,17 @@
 //   dist/main.cjs, dist/*-worker.cjs       the program and its threads, and what they share
 //   dist/program.cjs                       runs a command line, for the program and for tests in their own process
 //   dist/entrepot-credential-provider.cjs  the kubelet's plugin: one file, which needs nothing but Node
+//   dist/thread.cjs                        what each thread starts with
+//   dist/code-cache/                       what V8 compiles of the program (code-cache.ts); it may be missing
 //   dist/THIRD-PARTY-LICENSES.txt          of the packages in them
+import { execFileSync } from 'node:child_process';
 import { chmodSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { build, type Plugin } from 'rolldown';
 
 const SQLITE = ['better-sqlite3', 'better-sqlite3-napi'];
 
-await build({
+const { output: chunks } = await build({
   input: [
     'src/main.ts',
     'src/cli/program.ts',
@@ -26,7 +29,7 @@ await build({
   external: SQLITE,
   // In a package of Koa's, where no input gets.
   checks: { eval: false },
-  // Flat: a thread's module is beside the file that starts it (`lib/thread.ts`).
+  // Flat: chunks, and the modules of threads, are beside the files that load them (`lib/chunks.ts`, `lib/thread.ts`).
   output: {
     dir: 'dist',
     // Node resolves and links ES modules at twice the cost.
@@ -40,30 +43,28 @@ await build({
   plugins: [licenses('THIRD-PARTY-LICENSES.txt')],
 });
 
-await build({
-  input: 'src/entrepot.cts',
-  platform: 'node',
-  output: { file: 'dist/entrepot.cjs', format: 'cjs', codeSplitting: false },
-  plugins: [mainBeside(), executable('dist/entrepot.cjs')],
-});
+await oneFile('src/entrepot.ts', 'dist/entrepot.cjs');
+await oneFile('src/thread.ts', 'dist/thread.cjs');
+await oneFile('src/entrepot-credential-provider.ts', 'dist/entrepot-credential-provider.cjs');
+for (const file of ['dist/entrepot.cjs', 'dist/entrepot-credential-provider.cjs']) chmodSync(file, 0o755);
+compile(chunks.flatMap(({ fileName, type }) => (type === 'chunk' ? fileName : [])));
 
-await build({
-  input: 'src/entrepot-credential-provider.ts',
-  platform: 'node',
-  output: { file: 'dist/entrepot-credential-provider.cjs', format: 'cjs', codeSplitting: false },
-  plugins: [executable('dist/entrepot-credential-provider.cjs')],
-});
-
-/** The starter sets up the process before it loads the program, so the program is a file of its own. */
-function mainBeside(): Plugin {
-  return {
-    name: 'main-beside',
-    resolveId: id => (id === './main.ts' ? { id: './main.cjs', external: true } : undefined),
-  };
+async function oneFile(input: string, file: string): Promise<void> {
+  await build({
+    input,
+    platform: 'node',
+    output: { file, format: 'cjs', strict: true, codeSplitting: false },
+  });
 }
 
-function executable(file: string): Plugin {
-  return { name: 'executable', writeBundle: () => chmodSync(file, 0o755) };
+/** In a process with the flags of the starter's first line, for which V8 compiles, and without settings of whoever builds. */
+function compile(files: readonly string[]): void {
+  const env = Object.entries(process.env).filter(([name]) => !/^(ENTREPOT_|NODE_OPTIONS$)/.test(name));
+  execFileSync(process.execPath, ['--max-semi-space-size=4', '--import', 'tsx', 'code-cache.ts', ...files], {
+    env: Object.fromEntries(env),
+    // The program logs to standard output.
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
 }
 
 /** Writes the licenses of the packages that were bundled, which most of them ask for. */

@@ -38,7 +38,7 @@ export const serve: Command = {
     ['ENTREPOT_SERVER__LISTEN=0.0.0.0:5000 entrepot serve', 'reachable from other machines'],
   ],
   run: async input => {
-    // Before anything else: until then `entrepot.cts` ignores the signal.
+    // Before anything else: until then `entrepot.ts` ignores the signal.
     const hangUps = new HangUps();
     const config = await load(input);
     await requireOwn(config.storage.path);

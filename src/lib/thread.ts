@@ -4,8 +4,8 @@ import { fileURLToPath } from 'node:url';
 import { type ResourceLimits, Worker } from 'node:worker_threads';
 
 /**
- * Starts a worker thread with the module `name` beside the module `caller` (its `import.meta.url`). From `dist/` it
- * runs as it is; from source tsx must be loaded first, since threads do not inherit that. `data` is the thread's
+ * Starts a worker thread with the module `name` beside the module `caller` (its `import.meta.url`). In `dist/` it is a
+ * chunk; from source tsx must be loaded first, since threads do not inherit that. `data` is the thread's
  * `workerData`. If the thread exceeds `resourceLimits`, only the thread ends with an error.
  */
 export function startThread(
@@ -13,11 +13,11 @@ export function startThread(
   name: string,
   { data, resourceLimits }: { readonly data?: unknown; readonly resourceLimits?: ResourceLimits } = {},
 ): Worker {
-  const path = join(dirname(fileURLToPath(caller)), name);
   const options = { name, workerData: data, ...(resourceLimits !== undefined && { resourceLimits }) };
-  if (!caller.endsWith('.ts')) return new Worker(`${path}.cjs`, options);
+  const folder = dirname(fileURLToPath(caller));
+  if (!caller.endsWith('.ts')) return new Worker(join(folder, 'thread.cjs'), { ...options, argv: [name] });
   // tsx's CommonJS loader starts ten times faster in a thread than its ESM loader.
   const loader = JSON.stringify(createRequire(import.meta.url).resolve('tsx/cjs'));
-  const code = `require(${loader}); require(${JSON.stringify(`${path}.ts`)});`;
+  const code = `require(${loader}); require(${JSON.stringify(join(folder, `${name}.ts`))});`;
   return new Worker(code, { ...options, eval: true, execArgv: [] });
 }

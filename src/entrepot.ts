@@ -5,9 +5,12 @@
 // it. With 4 it costs no measurable time, and a server with 64 bodies open needs 30 MiB less. V8 takes it only on the
 // command line, so `npm start` says it too.
 //
-// libuv reads the size of its thread pool once, before the first ES module loads, so this starter is CommonJS: file
-// reads for many bodies at once need more than the four threads of the default. It is also all that an older Node runs,
-// so it has no syntax that one would not know.
+// libuv reads the size of its thread pool once, when it is first used: file reads for many bodies at once need more than
+// the four threads of the default. This file is also all that an older Node runs, so it has no syntax that one would not
+// know.
+import { Chunks } from './lib/chunks.ts';
+import { installFault } from './lib/install-fault.ts';
+
 const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
 // `engines` in package.json says the same.
 const isSupported = (major === 20 && minor >= 19) || (major === 22 && minor >= 14) || major > 22;
@@ -19,13 +22,13 @@ if (!isSupported) {
 if (process.argv[2] === 'serve') process.on('SIGHUP', () => {});
 if (process.env['UV_THREADPOOL_SIZE'] === undefined) process.env['UV_THREADPOOL_SIZE'] = '16';
 
-import('./main.ts').catch(async (error: unknown) => {
-  const { installFault } = await import('./lib/install-fault.ts');
+try {
+  new Chunks(import.meta.dirname).load('main.cjs');
+} catch (error) {
   const fault = error instanceof Error ? installFault(error) : undefined;
   if (fault !== undefined) fail(fault);
-  console.error(error);
-  process.exit(1);
-});
+  throw error;
+}
 
 function fail(reason: string): never {
   console.error(`entrepot: ${reason}`);
