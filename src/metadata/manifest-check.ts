@@ -9,7 +9,7 @@ const ALWAYS_BYTES = 8 * 1024;
 const MAX_REMEMBERED = 100;
 
 /** A page that the disk damages later is noticed within this time. */
-const REMEMBERED_FOR_MS = 60_000;
+export const REMEMBERED_FOR_MS = 60_000;
 
 /**
  * Checks the bytes of manifests against their digests, since a disk may have damaged pages of the index. Manifests that

@@ -6,7 +6,7 @@ import type { CredentialUsage } from '../oci/credential.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import type { IssuedCredential, KnownTenant } from '../oci/issued-credential.ts';
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
-import type { TagRow } from '../oci/pull-read.ts';
+import type { BlobPullRead, PullRead, TagRow } from '../oci/pull-read.ts';
 import type { Page } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import type {
@@ -25,9 +25,11 @@ import type {
   SizedDigest,
   Topic,
   Upload,
+  WithGrants,
 } from './metadata-store.ts';
 import { IndexUnusable } from './index-unusable.ts';
-import { ManifestCheck } from './manifest-check.ts';
+import { ManifestCheck, REMEMBERED_FOR_MS } from './manifest-check.ts';
+import { PullMemory } from './pull-memory.ts';
 import type { Reserve } from './reserve.ts';
 import { Notifications } from './sqlite/notifications.ts';
 import { Blobs } from './sqlite/blobs.ts';
@@ -36,6 +38,7 @@ import { CredentialUsages } from './sqlite/credential-usage.ts';
 import { Documents } from './sqlite/documents.ts';
 import { GrantRows } from './sqlite/grants.ts';
 import { IndexFile } from './sqlite/index-file.ts';
+import { IndexVersion } from './sqlite/index-version.ts';
 import { LinkRows } from './sqlite/links.ts';
 import { Manifests } from './sqlite/manifests.ts';
 import { migrate } from './sqlite/migrations.ts';
@@ -185,6 +188,22 @@ interface Parts {
   readonly log: Log;
 }
 
+type ManifestAnswer = PullRead & WithGrants;
+type BlobAnswer = BlobPullRead & WithGrants;
+
+/** What a tag or digest means, whoever asks. */
+type Referred = Pick<PullRead, 'tag' | 'manifest'>;
+
+/** What is known of a blob, whoever asks. */
+type BlobSizes = Pick<BlobPullRead, 'linkedSize' | 'storedSize'>;
+
+/** Manifests of some thousand images, or a few of the largest. */
+const MANIFEST_MEMORY_BYTES = 64 * 1024 * 1024;
+/** Rows only: some ten thousand blobs. */
+const BLOB_MEMORY_BYTES = 16 * 1024 * 1024;
+/** As long as a manifest that was checked once counts as sound. */
+const MEMORY_MS = REMEMBERED_FOR_MS;
+
 /** Combines the groups of synchronous statements into reads and writes. Their meaning is described in the contract. */
 class SqliteMetadataStore implements MetadataStore {
   readonly #connection: Connection;
@@ -211,6 +230,15 @@ class SqliteMetadataStore implements MetadataStore {
   readonly #usages: CredentialUsages;
   readonly #lastUsed: LastUsed;
   readonly #check = new ManifestCheck();
+  readonly #version: IndexVersion;
+  readonly #manifestMemory = new PullMemory<Referred, ManifestAnswer>({
+    maxBytes: MANIFEST_MEMORY_BYTES,
+    maxAgeMs: MEMORY_MS,
+  });
+  readonly #blobMemory = new PullMemory<BlobSizes, BlobAnswer>({
+    maxBytes: BLOB_MEMORY_BYTES,
+    maxAgeMs: MEMORY_MS,
+  });
   #sweeping: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
 
@@ -223,6 +251,7 @@ class SqliteMetadataStore implements MetadataStore {
     this.#heartbeat = heartbeat;
     this.#reserve = reserve;
     this.#log = log;
+    this.#version = new IndexVersion(connection, writer);
     this.#repositories = new Repositories(connection);
     this.#manifests = new Manifests(connection);
     this.#tags = new Tags(connection);
@@ -241,23 +270,30 @@ class SqliteMetadataStore implements MetadataStore {
     this.#sweepBehind();
   }
 
-  async readForPull(repository: Repository, reference: string, query: PullQuery = {}) {
-    const { tag, manifest, isPreloaded, grants } = await this.#read(() => {
-      const found = isDigest(reference)
-        ? { tag: undefined, manifest: this.#manifests.readLinked(repository, reference) }
-        : this.#tags.readTagged(repository, reference);
-      const rest = this.#readForRequester(repository, found?.manifest?.digest, query);
-      return { tag: found?.tag, manifest: found?.manifest, ...rest };
-    });
-    const sound = await this.#sound(manifest);
-    return { tag, manifest: sound, isPreloaded: isPreloaded && sound !== undefined, grants };
+  async readForPull(
+    repository: Repository,
+    reference: string,
+    query: PullQuery = {},
+  ): Promise<ManifestAnswer> {
+    const { answer, isDamaged } = await this.#read(() => this.#findForPull(repository, reference, query));
+    const { manifest } = answer;
+    if (!isDamaged || manifest === undefined) return answer;
+    await this.#quarantine(manifest.digest);
+    return { ...answer, manifest: undefined, isPreloaded: false };
   }
 
-  readBlobForPull(repository: Repository, digest: Digest, query: PullQuery = {}) {
+  readBlobForPull(repository: Repository, digest: Digest, query: PullQuery = {}): Promise<BlobAnswer> {
     return this.#read(() => {
-      const { linked, stored } = this.#links.sizes(repository, digest);
-      const rest = this.#readForRequester(repository, digest, query);
-      return { linkedSize: linked ?? undefined, storedSize: stored ?? undefined, ...rest };
+      const memory = this.#blobMemory;
+      memory.turnTo(this.#version.look());
+      const known = memory.answer(repository, digest, query);
+      if (known !== undefined) return known;
+      const content = memory.content(repository, digest) ?? this.#readSizes(repository, digest);
+      const answer = { ...content, ...this.#readForRequester(repository, digest, query) };
+      // Clients ask for any digest.
+      if (content.linkedSize !== undefined)
+        memory.keep(repository, digest, query, { content, contentBytes: 0, answer });
+      return answer;
     });
   }
 
@@ -757,11 +793,50 @@ class SqliteMetadataStore implements MetadataStore {
     if (manifest === undefined || this.#check.isSound(manifest)) {
       return manifest;
     }
-    const { digest } = manifest;
+    await this.#quarantine(manifest.digest);
+    return undefined;
+  }
+
+  async #quarantine(digest: Digest): Promise<void> {
     const reason = 'its content does not match the digest';
     const loss = await this.quarantine({ kind: 'manifest', digest }, reason).catch((error: unknown) => error);
     this.#log.error({ digest, reason, loss }, 'a manifest in the index is damaged and is not served');
-    return undefined;
+  }
+
+  /** Call within a read. The bytes of what is remembered were checked. */
+  #findForPull(
+    repository: Repository,
+    reference: string,
+    query: PullQuery,
+  ): { readonly answer: ManifestAnswer; readonly isDamaged: boolean } {
+    const memory = this.#manifestMemory;
+    memory.turnTo(this.#version.look());
+    const known = memory.answer(repository, reference, query);
+    if (known !== undefined) return { answer: known, isDamaged: false };
+    const remembered = memory.content(repository, reference);
+    const content = remembered ?? this.#readReferred(repository, reference);
+    const { manifest } = content;
+    const answer = { ...content, ...this.#readForRequester(repository, manifest?.digest, query) };
+    const isDamaged = remembered === undefined && manifest !== undefined && !this.#check.isSound(manifest);
+    if (manifest !== undefined && !isDamaged) {
+      memory.keep(repository, reference, query, { content, contentBytes: manifest.bytes.byteLength, answer });
+    }
+    return { answer, isDamaged };
+  }
+
+  /** Call within a read. */
+  #readSizes(repository: Repository, digest: Digest): BlobSizes {
+    const { linked, stored } = this.#links.sizes(repository, digest);
+    return { linkedSize: linked ?? undefined, storedSize: stored ?? undefined };
+  }
+
+  /** Call within a read. */
+  #readReferred(repository: Repository, reference: string): Referred {
+    if (isDigest(reference)) {
+      return { tag: undefined, manifest: this.#manifests.readLinked(repository, reference) };
+    }
+    const { tag, manifest } = this.#tags.readTagged(repository, reference) ?? {};
+    return { tag, manifest };
   }
 
   #read<T>(work: () => T): Promise<T> {

@@ -157,7 +157,7 @@ export class Heartbeat {
     leases.forEach(({ epoch }) => this.#held.delete(epoch));
     try {
       const giveBack = () => leases.forEach(({ epoch }) => this.#return(epoch, as));
-      await this.#writer.write(giveBack, { outlivesPower: false });
+      await this.#writer.write(giveBack, { outlivesPower: false, bearsOnPulls: false });
     } catch (error) {
       leases.forEach(({ epoch }) => this.#unreturned.set(epoch, as));
       const keys = leases.map(({ key }) => key);
@@ -219,7 +219,7 @@ export class Heartbeat {
       this.#showLife();
       return work();
     };
-    const result = await this.#writer.write(write, { outlivesPower: !this.#hasJoined });
+    const result = await this.#writer.write(write, { outlivesPower: !this.#hasJoined, bearsOnPulls: false });
     this.#shownAtMs = beganAtMs;
     return result;
   }

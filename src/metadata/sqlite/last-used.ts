@@ -50,7 +50,8 @@ export class LastUsed {
   /** Writes a use at once, unless one was written a moment ago. If the disk is full, it is kept in memory. */
   async put(digest: Digest): Promise<void> {
     this.note(digest);
-    await this.#writer.write(() => this.#write(digest, Date.now(), RELIED_RESOLUTION_MS)).catch(() => {});
+    const write = () => this.#write(digest, Date.now(), RELIED_RESOLUTION_MS);
+    await this.#writer.write(write, { bearsOnPulls: false }).catch(() => {});
   }
 
   /** Writes all uses that were noted until now, also those that another call is writing. */
@@ -93,7 +94,8 @@ export class LastUsed {
     try {
       while (noted.length > 0) {
         const rows = noted.splice(-ROWS_PER_WRITE);
-        await this.#writer.write(() => rows.forEach(([digest, atMs]) => this.#write(digest, atMs)));
+        const write = () => rows.forEach(([digest, atMs]) => this.#write(digest, atMs));
+        await this.#writer.write(write, { bearsOnPulls: false });
         if (noted.length > 0 && !this.#isClosing) {
           await delay(PAUSE_MS);
         }

@@ -17,6 +17,7 @@ interface Write {
   /** By `performance.now()`. */
   readonly askedAtMs: number;
   readonly outlivesPower: boolean;
+  readonly bearsOnPulls: boolean;
 }
 
 export interface WriteOptions {
@@ -25,6 +26,8 @@ export interface WriteOptions {
    * sync, unless it shares the commit with others. Default true.
    */
   readonly outlivesPower?: boolean;
+  /** False for a write of what no pull is answered from. Default true. */
+  readonly bearsOnPulls?: boolean;
 }
 
 /**
@@ -42,6 +45,7 @@ export class Writer {
   #draining: Promise<void> | undefined;
   #lockedOutSinceMs: number | undefined;
   readonly #refusal: () => Error | undefined;
+  #changes = 0;
   #isClosed = false;
 
   /** `refusal` returns the reason for which nothing may be written, if there is one; called before each transaction. */
@@ -57,7 +61,7 @@ export class Writer {
    * Resolves with the result of `work` when it is durable. If `work` throws, its changes are undone and this rejects.
    * `work` may be called again after its changes were undone, so whatever else it does must be repeatable.
    */
-  write<T>(work: () => T, { outlivesPower = true }: WriteOptions = {}): Promise<T> {
+  write<T>(work: () => T, { outlivesPower = true, bearsOnPulls = true }: WriteOptions = {}): Promise<T> {
     if (this.#isClosed) {
       return Promise.reject(new Error('the metadata store is closed'));
     }
@@ -66,7 +70,7 @@ export class Writer {
         const value = work();
         return () => resolve(value);
       };
-      this.#waiting.push({ run, reject, askedAtMs: performance.now(), outlivesPower });
+      this.#waiting.push({ run, reject, askedAtMs: performance.now(), outlivesPower, bearsOnPulls });
       this.#draining ??= this.#drain();
     });
   }
@@ -75,6 +79,11 @@ export class Writer {
   async close(): Promise<void> {
     this.#isClosed = true;
     await this.#draining;
+  }
+
+  /** Counts the transactions of this process that bear on pulls. */
+  get changes(): number {
+    return this.#changes;
   }
 
   /** For how long the lock of another process has blocked all writes; 0 if none is waiting. */
@@ -144,6 +153,8 @@ export class Writer {
     if (refusal !== undefined) throw refusal;
     this.#connection.syncsCommits = batch.some(({ outlivesPower }) => outlivesPower);
     this.#begin.run();
+    // Also if the commit fails: then nothing is known to be unchanged.
+    if (batch.some(({ bearsOnPulls }) => bearsOnPulls)) this.#changes += 1;
     try {
       const outcomes = batch.map(write => write.run());
       this.#commit.run();
