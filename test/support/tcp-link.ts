@@ -8,7 +8,7 @@ const SLICE_BYTES = 64 * 1024;
  * A TCP link of a bounded rate in front of a port: all connections together get at most `bytesPerSecond` towards the
  * client. Counts what went through, which is what an upstream's bill would say.
  */
-export class Link {
+export class TcpLink {
   readonly #server: Server;
   readonly #sockets = new Set<Socket>();
   readonly #bytesPerMs: number;
@@ -16,8 +16,8 @@ export class Link {
   /** Bytes passed to clients since the last `reset`. */
   bytes = 0;
 
-  static async open(target: number, bytesPerSecond: number): Promise<Link> {
-    const link = new Link(target, bytesPerSecond);
+  static async open(target: number, bytesPerSecond: number): Promise<TcpLink> {
+    const link = new TcpLink(target, bytesPerSecond);
     await new Promise<void>(resolve => link.#server.listen(0, '127.0.0.1', resolve));
     return link;
   }
