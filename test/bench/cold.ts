@@ -2,7 +2,7 @@ import { TcpLink } from '../support/tcp-link.ts';
 import { load } from './support/load.ts';
 import type { PushedImage } from './support/push.ts';
 import type { Subject } from './support/subjects.ts';
-import { median, spread, table } from './support/table.ts';
+import { largest, median, spread, table } from './support/table.ts';
 
 /** What a cold pull is measured against. */
 export interface ColdCase {
@@ -29,12 +29,14 @@ export async function coldPull(upstreamPort: number, image: PushedImage, test: C
       spread: number[];
       peak: number[];
       cpu: number[];
+      delay: number[];
     }
   >();
   const link = await TcpLink.open(upstreamPort, test.bytesPerSecond);
   for (let round = 0; round < test.rounds; round++) {
     for (const { name, start } of test.subjects) {
       const subject = await start?.(link.port);
+      await subject?.loopDelayP99Ms?.();
       const before = subject?.cpuSeconds() ?? 0;
       link.bytes = 0;
       const result = await load({
@@ -56,6 +58,7 @@ export async function coldPull(upstreamPort: number, image: PushedImage, test: C
         spread: [],
         peak: [],
         cpu: [],
+        delay: [],
       };
       measured.set(name, values);
       values.seconds.push(result.seconds);
@@ -65,6 +68,8 @@ export async function coldPull(upstreamPort: number, image: PushedImage, test: C
       values.spread.push(result.spreadP99Ms);
       values.peak.push((subject?.peakRssBytes() ?? 0) / MIB);
       values.cpu.push(((subject?.cpuSeconds() ?? 0) - before) / (result.bytes / 1e9));
+      const delay = await subject?.loopDelayP99Ms?.();
+      if (delay !== undefined) values.delay.push(delay);
       await subject?.stop();
     }
   }
@@ -80,6 +85,7 @@ export async function coldPull(upstreamPort: number, image: PushedImage, test: C
     median(values.spread).toFixed(0),
     median(values.peak).toFixed(0),
     median(values.cpu).toFixed(2),
+    largest(values.delay),
   ]);
   const columns = [
     '',
@@ -91,6 +97,7 @@ export async function coldPull(upstreamPort: number, image: PushedImage, test: C
     'behind the first p99 ms',
     'peak MiB',
     'CPU s/GB served',
+    'loop delay p99 ms',
   ];
   return table(test.title, columns, rows);
 }

@@ -1,8 +1,9 @@
 import { createHash, randomFillSync } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import { Entrepot } from '../support/entrepot.ts';
+import { loopDelayP99Ms } from './support/loop-delay.ts';
 import { startDockerRegistry, type Subject } from './support/subjects.ts';
-import { spread, table } from './support/table.ts';
+import { largest, spread, table } from './support/table.ts';
 
 const MIB = 2 ** 20;
 const ROUNDS = 3;
@@ -18,7 +19,7 @@ export async function pushes(): Promise<string> {
   const rows = new Map(
     subjects.map(({ name }) => [
       name,
-      { blobs: [] as number[], manifests: [] as number[], cpu: [] as number[] },
+      { blobs: [] as number[], manifests: [] as number[], cpu: [] as number[], delays: [] as number[] },
     ]),
   );
   try {
@@ -29,17 +30,21 @@ export async function pushes(): Promise<string> {
         row?.blobs.push(await pushBlobs(subject, round));
         row?.cpu.push((subject.cpuSeconds() - cpuBefore) / ((BLOBS * BLOB_BYTES) / 2 ** 30));
         row?.manifests.push(await pushManifests(subject, round));
+        const delay = await subject.loopDelayP99Ms?.();
+        // The start of the server is in that of the first round.
+        if (delay !== undefined && round > 0) row?.delays.push(delay);
       }
     }
-    const cells = [...rows].map(([name, { blobs, manifests, cpu }]) => [
+    const cells = [...rows].map(([name, { blobs, manifests, cpu, delays }]) => [
       name,
       spread(blobs),
       spread(cpu, 2),
       spread(manifests),
+      largest(delays),
     ]);
     return table(
       `Push: ${BLOBS} blobs of 64 MiB at once; ${MANIFESTS} manifests by ${PUSHERS}`,
-      ['', 'MB/s', 'CPU s/GiB', 'manifests/s'],
+      ['', 'MB/s', 'CPU s/GiB', 'manifests/s', 'loop delay p99 ms'],
       cells,
     );
   } finally {
@@ -55,6 +60,7 @@ async function startHosted(): Promise<Subject> {
     query: '',
     cpuSeconds: () => entrepot.cpuSeconds(),
     peakRssBytes: () => entrepot.peakRss(),
+    loopDelayP99Ms: () => loopDelayP99Ms(entrepot),
     stop: async () => {
       await entrepot.remove();
       await rm(entrepot.folder, { recursive: true, force: true });

@@ -7,6 +7,7 @@ import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-stor
 import { Entrepot, type EntrepotConfig } from '../support/entrepot.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 import { load } from './support/load.ts';
+import { loopDelayP99Ms } from './support/loop-delay.ts';
 import { median, table } from './support/table.ts';
 import { Database } from '../../src/metadata/sqlite/driver.ts';
 
@@ -157,7 +158,8 @@ async function pageTime({ url }: Entrepot, last: string): Promise<string> {
   return `${median(times).toFixed(1)} ms`;
 }
 
-async function latency({ url }: Entrepot, expectBytes: number): Promise<string> {
+async function latency(entrepot: Entrepot, expectBytes: number): Promise<string> {
+  await loopDelayP99Ms(entrepot);
   const {
     requests,
     seconds: elapsed,
@@ -165,14 +167,16 @@ async function latency({ url }: Entrepot, expectBytes: number): Promise<string> 
     p99Ms,
   } = await load({
     kind: 'rate',
-    port: Number(new URL(url).port),
+    port: Number(new URL(entrepot.url).port),
     path: `/v2/app9/manifests/v99999?ns=${UPSTREAM}`,
     headers: `Accept: ${MANIFEST_TYPE}\r\n`,
     connections: 4,
     seconds: LATENCY_SECONDS,
     expectBytes,
   });
-  return `p50 ${p50Ms.toFixed(1)} ms, p99 ${p99Ms.toFixed(1)} ms, ${Math.round(requests / elapsed)}/s`;
+  const delay = (await loopDelayP99Ms(entrepot)).toFixed(1);
+  const rate = Math.round(requests / elapsed);
+  return `p50 ${p50Ms.toFixed(1)} ms, p99 ${p99Ms.toFixed(1)} ms, ${rate}/s, loop delay p99 ${delay} ms`;
 }
 
 /** Waits until the blobs that are held are as few as `isDone` wants. */

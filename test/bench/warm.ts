@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import type { PushedImage } from './support/push.ts';
 import type { Subject } from './support/subjects.ts';
 import { load } from './support/load.ts';
-import { median, spread, table } from './support/table.ts';
+import { largest, median, spread, table } from './support/table.ts';
 
 const ACCEPT = 'Accept: application/vnd.oci.image.manifest.v1+json\r\n';
 const GIB = 2 ** 30;
@@ -18,9 +18,11 @@ export async function warmManifests(
   for (const reference of [image.tag, image.digest]) {
     const rates = new Map<string, number[]>();
     const cpu = new Map<string, number[]>();
+    const delays = new Map<string, number[]>();
     for (let round = 0; round < rounds; round++) {
       for (const subject of subjects) {
         const path = `/v2/${image.repository}/manifests/${reference}${subject.query}`;
+        await subject.loopDelayP99Ms?.();
         const before = subject.cpuSeconds();
         const result = await load({
           kind: 'rate',
@@ -33,6 +35,7 @@ export async function warmManifests(
         });
         push(rates, subject.name, result.requests / result.seconds);
         push(cpu, subject.name, ((subject.cpuSeconds() - before) / result.requests) * 1e6);
+        pushIfAny(delays, subject.name, await subject.loopDelayP99Ms?.());
       }
     }
     const base = median(rates.get('docker-registry') ?? []);
@@ -41,13 +44,14 @@ export async function warmManifests(
         `${reference.startsWith('sha256:') ? 'by digest' : 'by tag'}, ${name}`,
         spread(values),
         spread(cpu.get(name) ?? []),
+        largest(delays.get(name) ?? []),
         `${(median(values) / base).toFixed(1)} ×`,
       ]);
     }
   }
   return table(
     'Warm manifest GET, 16 connections',
-    ['', 'requests/s', 'CPU µs/request', 'docker-registry'],
+    ['', 'requests/s', 'CPU µs/request', 'loop delay p99 ms', 'docker-registry'],
     rows,
   );
 }
@@ -64,8 +68,10 @@ export async function warmBlobs(
   for (const clients of [1, 8, 64]) {
     const rates = new Map<string, number[]>();
     const cpu = new Map<string, number[]>();
+    const delays = new Map<string, number[]>();
     for (let round = 0; round < rounds; round++) {
       for (const subject of subjects) {
+        await subject.loopDelayP99Ms?.();
         const before = subject.cpuSeconds();
         const result = await load({
           kind: 'rate',
@@ -78,6 +84,7 @@ export async function warmBlobs(
         });
         push(rates, subject.name, result.bytes / result.seconds / 1e9);
         push(cpu, subject.name, (subject.cpuSeconds() - before) / (result.bytes / GIB));
+        pushIfAny(delays, subject.name, await subject.loopDelayP99Ms?.());
       }
     }
     const base = median(rates.get('nginx') ?? []);
@@ -87,12 +94,17 @@ export async function warmBlobs(
         `${clients} client${clients > 1 ? 's' : ''}, ${subject.name}`,
         spread(values, 2),
         spread(cpu.get(subject.name) ?? [], 2),
+        largest(delays.get(subject.name) ?? []),
         (subject.peakRssBytes() / 2 ** 20).toFixed(0),
         `${(median(values) / base).toFixed(2)} ×`,
       ]);
     }
   }
-  return table('Warm blob of 64 MiB', ['', 'GB/s', 'CPU s/GiB', 'peak MiB so far', 'nginx'], rows);
+  return table(
+    'Warm blob of 64 MiB',
+    ['', 'GB/s', 'CPU s/GiB', 'loop delay p99 ms', 'peak MiB so far', 'nginx'],
+    rows,
+  );
 }
 
 /** Where docker-registry keeps a blob's bytes: what nginx is given to serve. */
@@ -103,4 +115,8 @@ export function dockerRegistryFile(dataFolder: string, digest: string): string {
 
 function push(map: Map<string, number[]>, key: string, value: number): void {
   map.set(key, [...(map.get(key) ?? []), value]);
+}
+
+function pushIfAny(map: Map<string, number[]>, key: string, value: number | undefined): void {
+  if (value !== undefined) push(map, key, value);
 }
