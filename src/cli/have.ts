@@ -4,7 +4,7 @@ import { sizeText } from '../lib/units.ts';
 import { countText } from './columns.ts';
 import { type Command, CONFIG_OPTION, EXIT, textOption } from './command.ts';
 import { requireOutsideStore } from './output-file.ts';
-import { withWholeIndex } from './with-parts.ts';
+import { withStored } from './with-parts.ts';
 
 /** `entrepot have`: lists the blobs that a sender may leave out. */
 export const have: Command = {
@@ -20,8 +20,8 @@ export const have: Command = {
   examples: [['entrepot have -o HAVE.json', 'write the list']],
   run: async (input, io) => {
     const output = textOption(input, 'output') ?? '-';
-    const { bytes, count } = await withWholeIndex(input, io, async ({ blobs, metadata, config }) => {
-      await requireOutsideStore(output, config.storage.path);
+    const { bytes, count } = await withStored(input, io, async ({ blobs, metadata, path }) => {
+      await requireOutsideStore(output, path);
       return haveListOf(blobs, metadata);
     });
     if (output === '-') io.out(Buffer.from(bytes).toString());

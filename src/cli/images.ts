@@ -5,7 +5,7 @@ import { type HeldImage, heldImages } from '../upkeep/images.ts';
 import { columnsText, timeText } from './columns.ts';
 import { type Command, CONFIG_OPTION, EXIT, jsonOption, wantsJson } from './command.ts';
 import { interruptible } from './interruptible.ts';
-import { withWholeIndex } from './with-parts.ts';
+import { withStored } from './with-parts.ts';
 
 /** The widths of columns are chosen for this many rows: a store of 100,000 tags is printed while it is read. */
 const ROWS_PER_TABLE = 500;
@@ -32,7 +32,7 @@ export const images: Command = {
     ['entrepot images --json | jq .image', 'for programs'],
   ],
   run: (input, io) =>
-    withWholeIndex(input, io, ({ survey, blobs }) =>
+    withStored(input, io, ({ survey, blobs }) =>
       interruptible(async signal => {
         const isJson = wantsJson(input);
         let rows: string[][] = [];

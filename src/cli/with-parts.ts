@@ -3,6 +3,7 @@ import { silentMeter } from '../lib/meter.ts';
 import { CommandLog } from '../ops/command-log.ts';
 import { TransferTotals } from '../ops/transfer-totals.ts';
 import type { Parts } from '../compose/parts.ts';
+import type { Stored } from '../compose/storage.ts';
 import type { Input, Io } from './command.ts';
 import { requireIndex, storeConfig } from './store-config.ts';
 
@@ -68,4 +69,21 @@ export function withWholeIndex<Result>(
   act: (parts: Parts) => Promise<Result>,
 ): Promise<Result> {
   return withParts(input, io, act, { needsWholeIndex: true });
+}
+
+/** As `withWholeIndex`, for a command that only looks at what is stored; it starts faster. */
+export async function withStored<Result>(
+  input: Input,
+  io: Io,
+  act: (stored: Stored) => Promise<Result>,
+): Promise<Result> {
+  const config = await storeConfig(input, io);
+  await requireIndex(config.storage.path);
+  const { openStored } = await import('../compose/storage.ts');
+  const stored = await openStored(config, new CommandLog(text => io.err(text)));
+  try {
+    return await act(stored);
+  } finally {
+    await stored.close();
+  }
 }

@@ -19,9 +19,7 @@ import { SeenCluster } from '../tenants/kubernetes/seen-cluster.ts';
 import { KubernetesSource } from '../tenants/kubernetes/kubernetes-source.ts';
 import { KnownNamespaces } from '../tenants/known-namespaces.ts';
 import type { SecretSource } from '../tenants/secret-source.ts';
-
-/** The name of the folder in the store. */
-export const SEEN_CLUSTER_FOLDER = 'cluster';
+import { SEEN_CLUSTER_FOLDER } from './storage.ts';
 
 /** A Kubernetes cluster as a source of Secrets and ServiceAccounts. */
 export interface Cluster {

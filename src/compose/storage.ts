@@ -9,17 +9,19 @@ import { openFileStores } from '../blobs/file-stores.ts';
 import type { Spool } from '../blobs/spool.ts';
 import type { Config } from '../config/config.ts';
 import { type Log, silentLog } from '../lib/log.ts';
-import type { Opened } from '../lib/opened.ts';
+import { Opened } from '../lib/opened.ts';
 import { openPrivateFolder } from '../lib/private-folder.ts';
 import { SOCKET_FOLDER } from '../lib/socket-folder.ts';
 import { startThread } from '../lib/thread.ts';
 import type { DiskShare } from '../lib/units.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { Reserve, RESERVE_FILE } from '../metadata/reserve.ts';
+import { storageFault } from '../metadata/storage-probe.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
+import { openSqliteSurvey } from '../metadata/sqlite-survey.ts';
 import { INDEX_FILE, STATE_FILE, StoreIdentity } from '../metadata/store-identity.ts';
+import type { Survey } from '../metadata/survey.ts';
 import { SurveyThread } from '../upkeep/survey-thread.ts';
-import { SEEN_CLUSTER_FOLDER } from './kubernetes.ts';
 
 /** The storage that parts work with. */
 export interface Storage {
@@ -27,6 +29,9 @@ export interface Storage {
   readonly spool: Spool;
   readonly blobs: BlobStore;
 }
+
+/** The folder for what was last seen of a cluster. */
+export const SEEN_CLUSTER_FOLDER = 'cluster';
 
 /** The store's own files and folders besides the index. Its folder may have other contents, too. */
 export const STORE_CONTENTS: readonly string[] = [
@@ -76,6 +81,33 @@ export async function openStorage(
 async function isAny(entries: AsyncIterable<unknown>): Promise<boolean> {
   for await (const _ of entries) return true;
   return false;
+}
+
+/** A store to look at. */
+export interface Stored extends Storage {
+  /** The folder. */
+  readonly path: string;
+  /** In this thread, whose event loop it blocks for a page at a time. */
+  readonly survey: Survey;
+  close(): Promise<void>;
+}
+
+/**
+ * Opens a store for a command that only looks at what is stored: without the other parts, and without a thread, which
+ * both take longer to start than most stores to be read.
+ */
+export async function openStored(config: Pick<Config, 'storage'>, log: Log): Promise<Stored> {
+  const { path } = config.storage;
+  const opened = new Opened();
+  try {
+    const storage = await openStorage(opened, config, { log, onBeat: () => {}, reportsDoubts: true });
+    const survey = opened.add(await openSqliteSurvey(join(path, INDEX_FILE)));
+    return { ...storage, path, survey, close: () => opened.close(0) };
+  } catch (error) {
+    await opened.close(0);
+    // The error may be a consequence of what the file system lacks.
+    throw (await storageFault(path)) ?? error;
+  }
 }
 
 /** A survey of the store in the folder `path`, in a thread of its own. */

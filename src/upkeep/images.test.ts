@@ -5,10 +5,11 @@ import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
 import type { Spool } from '../blobs/spool.ts';
 import { silentLog } from '../lib/log.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
+import { MemoryIndex } from '../metadata/memory-metadata-store.fixture.ts';
 import type { SurveyedManifest } from '../metadata/survey.ts';
 import { digestOf } from '../oci/digest.ts';
 import { OCI_CONFIG, OCI_MANIFEST } from '../oci/media-types.ts';
-import { heldImage } from './images.ts';
+import { heldImage, heldImages } from './images.ts';
 
 let folder: string;
 let files: FileStores;
@@ -72,4 +73,18 @@ describe('an image outside an index', () => {
     const image = await heldImage([await surveyed(config)], blobs);
     expect(image.platforms).toMatchObject([{ platform, isComplete: true }]);
   });
+});
+
+test('timers and signals get their turn between images, of whatever they consist', async () => {
+  const index = new MemoryIndex();
+  const repository = { upstream: '', name: 'team/app' };
+  const digest = digestOf(Buffer.from('an index'));
+  for (const tag of ['a', 'b', 'c']) await index.open().putTag(repository, tag, { digest, checkedAtMs: 1 });
+  const turns: string[] = [];
+  const turnsBefore: Record<string, readonly string[]> = {};
+  for await (const { tag = '' } of heldImages(index.survey(), blobs)) {
+    turnsBefore[tag] = [...turns];
+    setImmediate(() => void turns.push(tag));
+  }
+  expect(turnsBefore).toEqual({ a: [], b: ['a'], c: ['a', 'b'] });
 });

@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import { readWhole } from '../lib/bytes-reader.ts';
 import {
@@ -50,6 +51,8 @@ export async function* heldImages(
   for (const find of ['tags', 'untagged'] as const) {
     for await (const images of everything(after => survey[find](after))) {
       for (const image of images) {
+        // The survey may be in this thread: signals and timers get their turn.
+        await setImmediate();
         const { repository, digest, tag, isPinned } = image;
         const manifests = await survey.image(repository, digest, tag);
         if (isEvicted(repository, manifests) && !isPinned) continue;
