@@ -7,6 +7,7 @@ import { hasPrograms } from '../support/programs.ts';
 import { bundles, prepull } from './bundles.ts';
 import { coldPull, type ColdCase } from './cold.ts';
 import { pushes } from './push.ts';
+import { starts } from './start.ts';
 import { load } from './support/load.ts';
 import { pushImage } from './support/push.ts';
 import {
@@ -55,6 +56,7 @@ console.log(
 );
 
 try {
+  await measure('start', starts);
   await measure('push', pushes);
   await measure('tenants', warmTenants, manyTenants);
   let pushed: ReturnType<typeof pushImage> | undefined;
