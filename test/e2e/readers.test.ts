@@ -155,6 +155,7 @@ beforeAll(async () => {
     },
     tenants: ['a', 'b', 'c'].map(name => ({ name: `team-${name}`, secrets: join(folder, `${name}.json`) })),
     storage: { path: join(folder, 'shared') },
+    log: { level: 'warn' },
   };
   entrepot = await Entrepot.start({ ...config, server: { ...server, listen: host } });
   another = await Entrepot.start({ ...config, server });
