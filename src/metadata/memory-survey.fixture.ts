@@ -7,6 +7,7 @@ import { isIdleLink } from './memory/removals.fixture.ts';
 import { find } from './memory/repositories.fixture.ts';
 import {
   linkKey,
+  type ManifestRow,
   type Reading,
   readingKey,
   type RepositoryRows,
@@ -116,7 +117,7 @@ export class MemorySurvey implements Survey {
   async damagedManifests() {
     const damaged = this.#tables.manifests
       .values()
-      .filter(({ digest, bytes }) => digestOf(bytes, digestAlgorithm(digest)) !== digest)
+      .filter(row => !isSound(row))
       .map(({ digest, bytes }) => ({ kind: 'manifest' as const, digest, size: bytes.byteLength }));
     return all(damaged.toSorted(byDigest));
   }
@@ -204,8 +205,9 @@ export class MemorySurvey implements Survey {
   ): SurveyedManifest {
     const reading = this.#readingIn(rows, digest);
     const row = this.#tables.manifests.get(digest);
-    if (reading === undefined || row === undefined) {
-      const isDamaged = this.#tables.damage.has(digest);
+    const isWrong = row !== undefined && reading?.view.kind === 'index' && !isSound(row);
+    if (reading === undefined || row === undefined || isWrong) {
+      const isDamaged = isWrong || this.#tables.damage.has(digest);
       const nothing = { size: 0, mediaType: undefined, usedAtMs: 0, children: [], blobs: [] };
       return { digest, isHeld: false, isDamaged, isShared, ...nothing };
     }
@@ -328,6 +330,10 @@ export class MemorySurvey implements Survey {
       .values()
       .toSorted((a, b) => compareRepositories(a.repository, b.repository));
   }
+}
+
+function isSound({ digest, bytes }: ManifestRow): boolean {
+  return digestOf(bytes, digestAlgorithm(digest)) === digest;
 }
 
 function all<T>(entries: readonly T[]): Found<T> {

@@ -253,9 +253,7 @@ class SqliteSurvey implements Survey {
     return page(
       rows,
       ({ digest, bytes }) =>
-        isDigest(digest) && digestOf(bytes, digestAlgorithm(digest)) === digest
-          ? undefined
-          : { kind: 'manifest' as const, digest, size: bytes.length },
+        isSound(digest, bytes) ? undefined : { kind: 'manifest' as const, digest, size: bytes.length },
       row => row.digest,
       MANIFESTS_PER_PAGE,
     );
@@ -329,8 +327,9 @@ class SqliteSurvey implements Survey {
     { tree, isKept }: { readonly tree: ReadonlySet<Digest>; readonly isKept: boolean },
   ): SurveyedManifest {
     const row = this.#images.manifest(repository, digest);
-    if (row === undefined) {
-      const isDamaged = this.#images.isDamaged(digest);
+    const isWrong = row !== undefined && isIndexType(row.media_type) && !isSound(digest, row.bytes);
+    if (row === undefined || isWrong) {
+      const isDamaged = isWrong || this.#images.isDamaged(digest);
       return {
         digest,
         isHeld: false,
@@ -365,6 +364,10 @@ class SqliteSurvey implements Survey {
   #all<P, Row>(statement: Statement<[P], Row>, parameters: P): Promise<readonly Row[]> {
     return this.#connection.read(() => statement.all(parameters));
   }
+}
+
+function isSound(digest: string, bytes: Uint8Array): boolean {
+  return isDigest(digest) && digestOf(bytes, digestAlgorithm(digest)) === digest;
 }
 
 /** A page of the rows that `choose` selects; after a full page there may be another. */

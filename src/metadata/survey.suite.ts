@@ -1,7 +1,8 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { leaseOf } from '../lib/lease.suite.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
-import { OCI_MANIFEST } from '../oci/media-types.ts';
+import type { Manifest, ManifestView } from '../oci/manifest.ts';
+import { OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
 import type { MetadataStore } from './metadata-store.ts';
 import { image } from './metadata-store.suite.ts';
 import { everything, type Survey } from './survey.ts';
@@ -74,20 +75,23 @@ export function surveySuite(makeIndex: () => Promise<SurveyedIndex>): void {
       expect(stored).toEqual([...digests, LOOSE].toSorted());
     });
 
+    const evictable = async (sinceMs: number) => (await survey.evictable(sinceMs)).entries;
+
     test('what may be evicted is found least recently used first, with the size of its lists of referrers', async () => {
       const images = ['one', 'two', 'three'].map(name => image(name).manifest);
       for (const [at, manifest] of images.entries()) {
-        await store.putManifest(MIRRORED, manifest, image('any').view, { atMs: [20, 10, 30][at] ?? 0 });
+        await store.putManifest(MIRRORED, manifest, image('any').view, { atMs: [30, 10, 20][at] ?? 0 });
       }
-      const [one, two] = images;
+      const [one, two, three] = images;
       const list = { mediaType: 'a/b', bytes: Buffer.alloc(1000), checkedAtMs: 1 };
       await store.putReferrersList(MIRRORED, one!.digest, list);
-      expect((await survey.evictable(30)).entries).toEqual([
+      expect(await evictable(31)).toEqual([
         { kind: 'manifest', digest: two!.digest, size: two!.bytes.byteLength },
+        { kind: 'manifest', digest: three!.digest, size: three!.bytes.byteLength },
         { kind: 'manifest', digest: one!.digest, size: one!.bytes.byteLength + 1000 },
       ]);
       await store.putPin(MIRRORED, two!.digest);
-      expect((await survey.evictable(30)).entries).toHaveLength(1);
+      expect((await evictable(30)).map(({ digest }) => digest)).toEqual([three!.digest]);
     });
 
     test('Links with a later time are found until they are set back', async () => {
@@ -250,6 +254,20 @@ export function surveySuite(makeIndex: () => Promise<SurveyedIndex>): void {
           { kind: 'blob', digest: config.digest, size: config.size },
         ]),
       );
+    });
+
+    test('an index whose bytes are damaged is shown as such, and what else is in the repository as ever', async () => {
+      const [one, index] = [image('one'), image('index')];
+      await store.putManifest(HOSTED, one.manifest, one.view, { tag: 'v1', atMs: 1 });
+      const damaged: Manifest = { mediaType: OCI_INDEX, digest: LOOSE, bytes: Buffer.from('no JSON') };
+      const manifests = [{ mediaType: OCI_MANIFEST, digest: one.manifest.digest, size: 1 }];
+      const view: ManifestView = { ...index.view, kind: 'index', mediaType: OCI_INDEX, manifests, blobs: [] };
+      await store.putManifest(HOSTED, damaged, view, { tag: 'v2', atMs: 1 });
+      const shown = await survey.image(HOSTED, LOOSE, 'v2');
+      expect(shown).toMatchObject([
+        { digest: LOOSE, isHeld: false, isDamaged: true, children: [] },
+        { digest: one.manifest.digest, isHeld: true, isDamaged: false },
+      ]);
     });
 
     test('damaged manifests, stale damage and digests without a row are found', async () => {

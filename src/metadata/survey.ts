@@ -74,7 +74,7 @@ export interface SurveyedImage {
 export interface SurveyedManifest {
   readonly digest: Digest;
   readonly isHeld: boolean;
-  /** It was stored, and is absent because its bytes are damaged. */
+  /** It was stored, and is absent because its bytes are damaged. Those of an index are checked now. */
   readonly isDamaged: boolean;
   /**
    * Whether it would stay if the image's name were removed, because another name, repository or index needs it or
