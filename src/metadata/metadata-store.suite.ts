@@ -269,6 +269,29 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       });
     });
 
+    test('a manifest whose bytes do not match its digest is absent from the first read on, and damage', async () => {
+      const { view, manifest } = image('one');
+      for (const { digest, size } of view.blobs) await store.putBlob(digest, size);
+      const damaged = { ...manifest, digest: digestOf(Buffer.from('other bytes')) };
+      const { digest } = damaged;
+      const content = { manifests: [{ manifest: damaged, view }], blobs: [], grantee: '' };
+      const tag = { digest, checkedAtMs: 1 };
+      await store.putTag(NGINX, 'v1', tag);
+      for (const read of [
+        () => store.readManifestBytes(digest),
+        () => store.readLinkedManifest(NGINX, digest),
+        async () => (await store.readForPull(NGINX, 'v1')).manifest,
+      ]) {
+        await store.putContent(NGINX, content, 1);
+        expect(await store.readDamage(digest)).toBeUndefined();
+        expect(await read()).toBeUndefined();
+        expect(await store.readDamage(digest)).toMatchObject({ reason: expect.stringContaining('digest') });
+      }
+      await store.putContent(NGINX, content, 1);
+      const pull = await store.readForPull(NGINX, 'v1', { grantees: [''] });
+      expect(pull).toEqual({ tag, isPreloaded: false, grants: [] });
+    });
+
     test('a tag can be moved', async () => {
       const [first, second] = [image('one'), image('two')];
       await store.putManifest(NGINX, first.manifest, first.view, { tag: 'latest', atMs: 1 });
@@ -408,6 +431,17 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.readTotals()).toMatchObject({ blobs: 1, blobBytes: 4 });
     });
 
+    test('a Link that is written again has its new size, and counts with it', async () => {
+      const size = MIN_COUNTED_BYTES + 1;
+      await store.linkBlob(HOSTED, BLOB, 3);
+      await store.putBlob(BLOB, size, HOSTED);
+      expect(await store.namedSize(HOSTED, BLOB)).toBe(size);
+      expect(await store.readBlobForPull(HOSTED, BLOB)).toMatchObject({ linkedSize: size, storedSize: size });
+      expect(await store.readUsage('library', HOSTED)).toMatchObject({ bytes: size });
+      await store.unlinkBlob(HOSTED, BLOB);
+      expect(await store.readUsage('library', HOSTED)).toMatchObject({ bytes: 0, uncollectedBytes: size });
+    });
+
     test('the same digest can be linked as blob and as manifest, independently', async () => {
       const { manifest, view } = image('one');
       await store.putManifest(NGINX, manifest, view, { atMs: 1 });
@@ -503,6 +537,35 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       const contents = [blobOf(BLOB), blobOf(large), manifestOf(one)];
       await store.removeUnneeded(contents, Number.MAX_SAFE_INTEGER);
       expect(await used()).toEqual([0, 0]);
+      expect(await store.readOwnerBytes(['library', 'other'])).toEqual(new Map());
+    });
+
+    test('content of a removed repository counts for its owner until it is collected', async () => {
+      const { manifest, view } = image('one');
+      const second = { ...HOSTED, name: 'library/second' };
+      for (const repository of [HOSTED, second]) await store.putBlob(BLOB, 3, repository);
+      await store.putManifest(second, manifest, view, { tag: 'v1', atMs: 1 });
+      const used = () => store.readUsage('library', HOSTED);
+      await store.removeRepository(second);
+      await expect.poll(used).toMatchObject({ repositories: 1, uncollectedBytes: MIN_COUNTED_BYTES });
+      await store.removeRepository(HOSTED);
+      await expect.poll(used).toMatchObject({
+        repositories: 0,
+        bytes: 0,
+        uncollectedBytes: 2 * MIN_COUNTED_BYTES,
+      });
+      await store.removeUnneeded([blobOf(BLOB), manifestOf({ manifest })], Number.MAX_SAFE_INTEGER);
+      expect(await used()).toMatchObject({ uncollectedBytes: 0 });
+    });
+
+    test('a repository is known, and its owner’s, from the first thing that is recorded in it', async () => {
+      await store.putPin(HOSTED, 'v1');
+      expect(await store.hasRepository(HOSTED)).toBe(false);
+      expect(await store.readUsage('library', HOSTED)).toMatchObject({ isKnown: true, repositories: 1 });
+      await store.putTag(HOSTED, 'v1', { digest: BLOB, checkedAtMs: 1 });
+      await store.removeTag(HOSTED, 'v1');
+      expect(await store.readUsage('library', HOSTED)).toMatchObject({ isKnown: false, repositories: 0 });
+      expect(await store.listPins(HOSTED)).toEqual([]);
     });
 
     test('a repository that was removed starts again empty', async () => {
@@ -717,6 +780,15 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await store.expireLinks(links, LATER_MS)).toBe(2);
       });
 
+      test('a Link is set back, but never forward', async () => {
+        const links = [{ repository: HOSTED, digest: blob }];
+        await store.linkBlob(HOSTED, blob, 4);
+        await store.lowerLinks(links, 10);
+        await store.lowerLinks(links, 20);
+        expect(await store.expireLinks(links, 10)).toBe(0);
+        expect(await store.expireLinks(links, 11)).toBe(1);
+      });
+
       test('a Link that is written again counts as new', async () => {
         const madeAgain = { repository: HOSTED, digest: blob };
         await store.linkBlob(HOSTED, blob, 4);
@@ -771,6 +843,44 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await store.quarantine(blobOf(blob), 'gone')).toBe('hosted');
         await store.endDamage(blob);
         expect(await store.readDamage(blob)).toBeUndefined();
+      });
+
+      test('damaged bytes are taken away only if they are the same, and can be downloaded again', async () => {
+        const taken: string[] = [];
+        const bytes = (isSame: boolean) => ({ isSame: () => isSame, takeAway: () => taken.push('taken') });
+        await store.putBlob(blob, 4, NGINX);
+        expect(await store.quarantine(blobOf(blob), 'wrong bytes', bytes(false))).toBeUndefined();
+        expect(await store.statBlob(blob)).toEqual({ size: 4 });
+        expect(await store.quarantine(blobOf(blob), 'wrong bytes', bytes(true))).toBe('mirrored');
+        expect(taken).toEqual(['taken']);
+        expect(await store.quarantine(blobOf(blob), 'wrong bytes', bytes(true))).toBeUndefined();
+        await store.putBlob(blob, 4, HOSTED);
+        expect(await store.quarantine(blobOf(blob), 'wrong bytes', bytes(true))).toBe('hosted');
+        expect(taken).toEqual(['taken']);
+      });
+
+      test('what is below a pinned index, however deep, is never evicted', async () => {
+        const [one, inner, outer] = ['one', 'inner', 'outer'].map(name => image(name));
+        const listing = (child: Manifest, { view }: typeof one & object): ManifestView => ({
+          ...view,
+          kind: 'index',
+          blobs: [],
+          manifests: [{ mediaType: MANIFEST_TYPE, digest: child.digest, size: 1 }],
+        });
+        const layer = digestOrFail(one!.blobs[1]);
+        await store.putBlob(layer, 20, NGINX);
+        await store.putManifest(NGINX, one!.manifest, one!.view, { atMs: 1 });
+        await store.putManifest(NGINX, inner!.manifest, listing(one!.manifest, inner!), { atMs: 1 });
+        await store.putManifest(NGINX, outer!.manifest, listing(inner!.manifest, outer!), { atMs: 1 });
+        const all = [blobOf(layer), manifestOf(one!), manifestOf(inner!)];
+        await store.putPin(NGINX, outer!.manifest.digest);
+        expect(await store.evict(all, LATER_MS)).toEqual([]);
+        await store.removePin(NGINX, outer!.manifest.digest);
+        await store.putPin(NGINX, inner!.manifest.digest);
+        await store.unlinkManifest(NGINX, outer!.manifest.digest);
+        expect(await store.evict(all, LATER_MS)).toEqual([]);
+        await store.removePin(NGINX, inner!.manifest.digest);
+        expect(await store.evict(all, LATER_MS)).toEqual(all);
       });
 
       test('a setting replaces its former value', async () => {
@@ -1194,12 +1304,122 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       await other.close();
     });
 
-    test('after closing, writes are refused, and closing again has no effect', async () => {
+    test('after closing, nothing is read or written, and closing again has no effect', async () => {
       const other = await place.open();
-      other.noteUse(digestOf(Buffer.from('used')));
       await other.close();
       await other.close();
       await expect(other.putBlob(digestOf(Buffer.from('x')), 1)).rejects.toThrow('closed');
+      await expect(other.statBlob(BLOB)).rejects.toThrow(/closed|not open/);
+    });
+
+    test('a process counts from opening to closing', async () => {
+      expect(await store.countProcesses()).toBe(1);
+      const other = await place.open();
+      expect([await store.countProcesses(), await other.countProcesses()]).toEqual([2, 2]);
+      await other.close();
+      expect(await store.countProcesses()).toBe(1);
+    });
+
+    test('an index that works is neither blocked nor lost', async () => {
+      await store.putBlob(BLOB, 4);
+      expect([store.lockedOutForMs(), store.loss()]).toEqual([0, undefined]);
+    });
+
+    describe('a use', () => {
+      const HOUR_AGO_MS = Date.now() - 3_600_000;
+      const contents = Array.from({ length: 60 }, (_, at) => blobOf(digestOf(Buffer.from(`blob ${at}`))));
+      const links = contents.map(({ digest }) => ({ repository: NGINX, digest }));
+      const one = image('one');
+
+      /** Stores blobs and a manifest that nobody has used for ages. */
+      beforeEach(async () => {
+        await Promise.all(contents.map(({ digest }) => store.putBlob(digest, 4, NGINX)));
+        await store.putManifest(NGINX, one.manifest, one.view, { atMs: 1 });
+        while ((await store.lowerUses(1, 1)) > 0);
+        await store.lowerLinks(links, 1);
+      });
+
+      test('counts in its process at once, for every kind of removal', async () => {
+        const [used, unused] = contents;
+        const loose = blobOf(digestOf(Buffer.from('loose')));
+        await store.putBlob(loose.digest, 4);
+        await store.lowerUses(1, 1);
+        for (const { digest } of [used!, loose, manifestOf(one)]) store.noteUse(digest);
+        expect(await store.evict([used!, manifestOf(one)], HOUR_AGO_MS)).toEqual([]);
+        expect(await store.expireLinks(links.slice(0, 1), HOUR_AGO_MS)).toBe(0);
+        expect(await store.removeUnneeded([used!, loose], HOUR_AGO_MS)).toEqual([]);
+        expect(await store.removeUnlinked([loose], HOUR_AGO_MS)).toEqual([]);
+        expect(await store.evict([unused!], HOUR_AGO_MS)).toEqual([unused]);
+      });
+
+      test('is known to other processes when writeUses resolves, whoever else has begun to write it', async () => {
+        const other = await place.open();
+        for (const { digest } of [...contents, manifestOf(one)]) store.noteUse(digest);
+        const begun = store.writeUses();
+        await store.writeUses();
+        expect(await other.evict([...contents, manifestOf(one)], HOUR_AGO_MS)).toEqual([]);
+        await begun;
+        await other.close();
+      });
+
+      test('is known to other processes when its process closes', async () => {
+        const other = await place.open();
+        const [used, unused] = contents;
+        other.noteUse(used!.digest);
+        other.noteUse(digestOf(Buffer.from('gone meanwhile')));
+        await other.close();
+        expect(await store.evict([used!, unused!], HOUR_AGO_MS)).toEqual([unused]);
+      });
+
+      test('that its caller relies on is known to other processes at once', async () => {
+        const other = await place.open();
+        await store.putUse(links[0]!.digest);
+        expect(await other.expireLinks(links.slice(0, 2), HOUR_AGO_MS)).toBe(1);
+        expect(await other.isLinked(NGINX, links[0]!.digest)).toBe(true);
+        await other.close();
+      });
+
+      test('in the future is found, and set back', async () => {
+        const thanMs = Date.now() + 3_600_000;
+        const upload = { id: '1', repository: HOSTED, requester: 'team-a', startedAtMs: 1 };
+        expect(await store.hasLaterUses(thanMs)).toBe(false);
+        for (const touch of [
+          () => store.putUpload({ ...upload, touchedAtMs: thanMs + 1 }),
+          () => store.putManifest(NGINX, one.manifest, one.view, { atMs: thanMs + 1 }),
+        ]) {
+          await touch();
+          expect(await store.hasLaterUses(thanMs)).toBe(true);
+          expect(await store.lowerUses(thanMs, 5)).toBe(1);
+          expect(await store.hasLaterUses(thanMs)).toBe(false);
+        }
+        expect(await store.hasLaterUses(4)).toBe(true);
+        expect(await store.lowerUses(thanMs, 5)).toBe(0);
+        expect(await store.readUpload('1')).toMatchObject({ touchedAtMs: 5 });
+      });
+    });
+
+    describe('a write that throws', () => {
+      test('changes nothing, and fails no other', async () => {
+        const lease = await leaseOf(store, 'upload-1');
+        const [first, second, third] = ['1', '2', '3'].map(text => digestOf(Buffer.from(text)));
+        const outcomes = await Promise.allSettled([
+          store.putBlob(first!, 1),
+          store.putBlob(second!, 2, HOSTED, { lease, isThere: fail }),
+          store.putBlob(third!, 3),
+        ]);
+        expect(outcomes.map(({ status }) => status)).toEqual(['fulfilled', 'rejected', 'fulfilled']);
+        expect(await store.readTotals()).toMatchObject({ blobs: 2, blobBytes: 4, repositories: 0 });
+      });
+
+      test('leaves what it had removed before', async () => {
+        await store.putBlob(BLOB, 4, NGINX);
+        const taking = store.quarantine(blobOf(BLOB), 'wrong', { isSame: () => true, takeAway: fail });
+        await expect(taking).rejects.toThrow('no such luck');
+        expect(await store.statBlob(BLOB)).toEqual({ size: 4 });
+        expect(await store.readDamage(BLOB)).toBeUndefined();
+        await store.removeBlob(BLOB);
+        await expect(store.ifStray(BLOB, fail)).rejects.toThrow('no such luck');
+      });
     });
   });
 }
@@ -1241,6 +1461,11 @@ export function image(
 
 function manifestOf({ manifest }: { readonly manifest: Manifest }) {
   return { kind: 'manifest', digest: manifest.digest } as const;
+}
+
+/** For what is called within a write. */
+function fail(): never {
+  throw new Error('no such luck');
 }
 
 function blobOf(digest: Digest) {

@@ -578,24 +578,21 @@ class SqliteMetadataStore implements MetadataStore {
 
   expireLinks(links: readonly BlobLink[], unusedSinceMs: number) {
     return this.#write(() => {
-      const isUnneeded = ({ repository, digest }: BlobLink) =>
-        !this.#lastUsed.isNoted(digest) && this.#removals.removeLink(repository, digest, unusedSinceMs);
-      return links.filter(isUnneeded).length;
+      const isRemoved = ({ repository, digest }: BlobLink) =>
+        this.#removals.removeLink(repository, digest, unusedSinceMs);
+      return this.#withoutNoted(links).filter(isRemoved).length;
     });
   }
 
   removeUnneeded(contents: readonly Content[], unusedSinceMs: number) {
-    return this.#removeUnused(contents, unusedSinceMs, (content, sinceMs) =>
+    return this.#removeUnlessImporting(contents, unusedSinceMs, (content, sinceMs) =>
       this.#removals.removeUnneeded(content, sinceMs),
     );
   }
 
   removeUnlinked(contents: readonly Content[], unusedSinceMs: number) {
-    return this.#removeUnused(
-      contents,
-      unusedSinceMs,
-      (content, sinceMs) =>
-        !this.#lastUsed.isNoted(content.digest) && this.#removals.removeUnlinked(content, sinceMs),
+    return this.#removeUnlessImporting(contents, unusedSinceMs, (content, sinceMs) =>
+      this.#removals.removeUnlinked(content, sinceMs),
     );
   }
 
@@ -604,9 +601,8 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   evict(contents: readonly Content[], unusedSinceMs: number) {
-    return this.#removeRows(
-      contents,
-      content => !this.#lastUsed.isNoted(content.digest) && this.#removals.evict(content, unusedSinceMs),
+    return this.#write(() =>
+      this.#withoutNoted(contents).filter(content => this.#removals.evict(content, unusedSinceMs)),
     );
   }
 
@@ -865,23 +861,21 @@ class SqliteMetadataStore implements MetadataStore {
     this.#links.putManifest(repositoryId, manifest);
   }
 
-  #removeRows(
-    contents: readonly Content[],
-    remove: (content: Content) => boolean,
-  ): Promise<readonly Content[]> {
-    return this.#write(() => contents.filter(remove));
-  }
-
-  /** As `#removeRows`; `remove` gets the earlier of the given time and the beginning of the oldest running import. */
-  #removeUnused(
+  /** `remove` gets the earlier of the given time and the beginning of the oldest running import. */
+  #removeUnlessImporting(
     contents: readonly Content[],
     unusedSinceMs: number,
     remove: (content: Content, sinceMs: number) => boolean,
   ): Promise<readonly Content[]> {
     return this.#write(() => {
       const sinceMs = Math.min(unusedSinceMs, this.#removals.importingSinceMs());
-      return contents.filter(content => remove(content, sinceMs));
+      return this.#withoutNoted(contents).filter(content => remove(content, sinceMs));
     });
+  }
+
+  /** Those whose last use is known to the rows. */
+  #withoutNoted<T extends { readonly digest: Digest }>(contents: readonly T[]): readonly T[] {
+    return contents.filter(({ digest }) => !this.#lastUsed.isNoted(digest));
   }
 
   /** Call within a write. */

@@ -51,7 +51,12 @@ export class LastUsed {
   async put(digest: Digest): Promise<void> {
     this.note(digest);
     const write = () => this.#write(digest, Date.now(), RELIED_RESOLUTION_MS);
-    await this.#writer.write(write, { bearsOnPulls: false }).catch(() => {});
+    try {
+      await this.#writer.write(write, { bearsOnPulls: false });
+      this.#noted.delete(digest);
+    } catch {
+      // It is noted.
+    }
   }
 
   /** Writes all uses that were noted until now, also those that another call is writing. */

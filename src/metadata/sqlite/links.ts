@@ -75,7 +75,7 @@ export class LinkRows {
     this.#insert = connection.prepare(`
       INSERT INTO links (repository_id, digest, kind, media_type, size, created_at_ms) VALUES (?, ?, ?, ?, ?, ?)
       ON CONFLICT DO UPDATE SET created_at_ms = excluded.created_at_ms, media_type = excluded.media_type,
-        is_unproved = 0`);
+        size = excluded.size, is_unproved = 0`);
     this.#delete = connection.prepare(
       'DELETE FROM links WHERE repository_id = ? AND digest = ? AND kind = ?',
     );

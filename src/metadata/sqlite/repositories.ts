@@ -61,7 +61,8 @@ export class Repositories {
       'SELECT name FROM repositories WHERE upstream = ? AND entries > 0 AND name > ? ORDER BY name LIMIT ?',
     );
     this.#selectBytes = connection.prepare(`
-      SELECT name, bytes, uncollected_bytes FROM owners WHERE name IN (SELECT value FROM json_each(?))`);
+      SELECT name, bytes, uncollected_bytes FROM owners
+      WHERE name IN (SELECT value FROM json_each(?)) AND (bytes > 0 OR uncollected_bytes > 0)`);
     this.#selectUsage = connection.prepare(`
       SELECT o.repositories, o.bytes, o.uncollected_bytes, r.id, r.tags,
         EXISTS (
