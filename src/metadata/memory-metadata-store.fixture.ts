@@ -475,10 +475,10 @@ export class MemoryMetadataStore implements MetadataStore {
     );
   }
 
-  ifStray(digest: Digest, act?: () => void) {
+  ifStray(digest: Digest, act: () => void) {
     return this.#write(() => {
       const isStray = removals.isStray(this.#tables, digest);
-      if (isStray) act?.();
+      if (isStray) act();
       return isStray;
     });
   }

@@ -681,13 +681,13 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         await store.putBlob(blob, 4);
         const filling = await leaseOf(store, `fill-0123-${blob.replace(':', '-')}`);
         expect(await store.removeUnneeded([blobOf(blob)], LATER_MS)).toEqual([]);
-        expect(await store.ifStray(blob)).toBe(false);
+        expect(await store.ifStray(blob, () => {})).toBe(false);
         await store.linkBlob(NGINX, blob, 4);
         expect(await store.evict([blobOf(blob)], LATER_MS)).toEqual([]);
         await store.unlinkBlob(NGINX, blob);
         await store.release(filling);
         expect(await store.removeUnneeded([blobOf(blob)], LATER_MS)).toEqual([blobOf(blob)]);
-        expect(await store.ifStray(blob)).toBe(true);
+        expect(await store.ifStray(blob, () => {})).toBe(true);
       });
 
       test('content without a Link is removed at once if asked to, but not a Link', async () => {
@@ -754,9 +754,9 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
 
       test('the bytes of a blob that is being imported are no stray', async () => {
         const storing = await leaseOf(store, `import-${blob.replace(':', '-')}`);
-        expect(await store.ifStray(blob)).toBe(false);
+        expect(await store.ifStray(blob, () => {})).toBe(false);
         await store.release(storing);
-        expect(await store.ifStray(blob)).toBe(true);
+        expect(await store.ifStray(blob, () => {})).toBe(true);
       });
 
       test('a Link is kept by a manifest of its repository, a pin, or its age', async () => {
@@ -837,7 +837,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await store.quarantine(blobOf(blob), 'wrong bytes')).toBeUndefined();
         expect(await store.statBlob(blob)).toBeUndefined();
         expect(await store.readDamage(blob)).toMatchObject({ reason: 'wrong bytes' });
-        expect([await store.countDamaged(), await store.ifStray(blob)]).toEqual([1, false]);
+        expect([await store.countDamaged(), await store.ifStray(blob, () => {})]).toEqual([1, false]);
         await store.putBlob(blob, 4, HOSTED);
         expect([await store.readDamage(blob), await store.countDamaged()]).toEqual([undefined, 0]);
         expect(await store.quarantine(blobOf(blob), 'gone')).toBe('hosted');

@@ -2,11 +2,18 @@
  * metadata/: the index, which is what is known about content. May import oci/ and lib/.
  *
  * Manifests with their bytes, tags, Links (content belongs to a repository), Grants (a credential may read a
- * repository), stored blobs, Leases (a process works on something) and last uses. The contract is asynchronous and
- * contains no SQL; `metadata-store.suite.ts` is what every implementation passes.
+ * repository), stored blobs, Leases (a process works on something) and last uses. Any number of processes use an index at
+ * once. `metadata-store.suite.ts` is what every implementation passes; `memory-metadata-store.fixture.ts` is the contract
+ * as plain code, and a model test compares the others with it.
  *
- * Every write is one short transaction and, but for those of Leases, durable when its promise resolves. Absent is
- * `undefined`; a throw means that something is broken.
+ * - A write is done completely, or rejects and has done nothing. When its promise resolves, every process reads what it
+ *   wrote, and it is durable, but for those of Leases.
+ * - A function that is passed to a write runs within it: it is synchronous and fast, and between its call and the end of
+ *   the write no process changes anything that the index says of the same digest. If it throws, the write rejects with
+ *   that. It is called again if the write is repeated, which must do no harm.
+ * - Times are of the clocks of the processes, which differ and may be set back.
+ * - Entries are in any order unless it says which.
+ * - Absent is `undefined`; a throw means that something is broken.
  */
 import type { Lease, Leases } from '../lib/lease.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
@@ -116,13 +123,13 @@ export interface LostContent extends Content {
 export interface BlobProof {
   /** The Lease under which its bytes were written. */
   readonly lease: Lease;
-  /** Whether the bytes are in the BlobStore. Called within the transaction, so that no removal can come in between. */
+  /** Whether the bytes are in the BlobStore. Called within the write, so that no removal can come in between. */
   readonly isThere: () => boolean;
 }
 
 /**
- * Actions on bytes within the transaction in which the index gives them up. Synchronous and fast. If the transaction
- * fails and is repeated, they are called again: bytes that were taken away are the same if no others are there.
+ * Called within the write in which the index gives the bytes up. If it is repeated, bytes that were taken away are the
+ * same as long as no others are there.
  */
 export interface DamagedBytes {
   /** Whether they are still the bytes that were found damaged. */
@@ -152,7 +159,10 @@ export interface OwnerBytes {
 
 /** The usage of the owner of a hosted repository, and of the repository itself. */
 export interface Usage extends OwnerBytes {
-  /** How many the owner has. */
+  /**
+   * How many the owner has. Each is known from the first thing that is recorded in it, be it a pin, until its last Link or
+   * tag is removed.
+   */
   readonly repositories: number;
   /** Whether the repository is one of them. */
   readonly isKnown: boolean;
@@ -193,7 +203,10 @@ export interface WithGrants {
   readonly grants: readonly Grant[];
 }
 
-/** The index. Every write is one transaction and, but for those of Leases, durable when its promise resolves. */
+/**
+ * The index. It knows the meaning of some Leases: `fill-<upstream>-<algorithm>-<hex>` and `import-<algorithm>-<hex>` are
+ * held while a process stores that blob, and those of `acquireImportLease` while an import runs.
+ */
 export interface MetadataStore extends Leases {
   // Pulls: one question each, since a query may be a round trip.
 
@@ -262,14 +275,17 @@ export interface MetadataStore extends Leases {
   readOwnerBytes(owners: readonly string[]): Promise<ReadonlyMap<string, OwnerBytes>>;
   /** The usage of `owner`, the first component of the hosted repository's name. One query, however much it owns. */
   readUsage(owner: string, repository: Repository, coming?: ComingManifest): Promise<Usage>;
-  /** Removes Links, tags, documents and Grants of the repository; content goes with the next garbage collection. */
+  /**
+   * Removes Links, tags, pins, lists of referrers, preloads and Grants of the repository: nothing of it is found when this
+   * resolves, but what it had may count for its owner a moment later. Content goes with the next garbage collection.
+   */
   removeRepository(repository: Repository): Promise<void>;
 
   // Blobs. A row means that the bytes are in the BlobStore, verified and synced.
 
   statBlob(digest: Digest): Promise<{ readonly size: number } | undefined>;
   /**
-   * Writes the row and, with `repository`, the Link in one transaction, after BlobStore's commit. Ends damage. With
+   * Writes the row and, with `repository`, the Link, after BlobStore's commit. Ends damage. With
    * `proof`: returns false and writes nothing if the bytes are gone; rejects with LeaseLost if the Lease belongs to
    * another process.
    */
@@ -280,7 +296,7 @@ export interface MetadataStore extends Leases {
   removeBlob(digest: Digest): Promise<boolean>;
   /** Whether content belongs to the repository, stored or not. */
   isLinked(repository: Repository, digest: Digest): Promise<boolean>;
-  /** `size` is upstream's. */
+  /** Adds the Link, or renews it with this size. `size` is upstream's. */
   linkBlob(repository: Repository, digest: Digest, size: number): Promise<void>;
   unlinkBlob(repository: Repository, digest: Digest): Promise<boolean>;
   /** The size of the blob by its Link, or by a manifest linked in this repository, as found by `isNamed`. */
@@ -352,9 +368,8 @@ export interface MetadataStore extends Leases {
   putCredentialUsage(usage: readonly CredentialUsage[]): Promise<void>;
   removeCredentialUsage(credentialIds: readonly string[]): Promise<void>;
 
-  // Upkeep. Each call is one transaction, so callers pass few items at a time. Whether content is still unneeded is
-  // checked in the same transaction that removes it. `unusedSinceMs`: content that was created or used later stays,
-  // too.
+  // Upkeep. Each call is one write, so callers pass few items at a time. Whether content is still unneeded is checked in
+  // the same write that removes it. `unusedSinceMs`: content that was created or used then or later stays, too.
 
   /** Removes Links of blobs that no manifest of the repository and no pin names. Returns how many. */
   expireLinks(links: readonly BlobLink[], unusedSinceMs: number): Promise<number>;
@@ -380,15 +395,14 @@ export interface MetadataStore extends Leases {
    */
   evict(contents: readonly Content[], unusedSinceMs: number): Promise<readonly Content[]>;
   /**
-   * Calls `act` if nothing says that bytes of this digest should be stored: no row, no damage, no Fill, and no Link of
-   * a hosted repository, whose blob could not be downloaded again. `act` must be synchronous and fast; nothing can
-   * change meanwhile, so only there may bytes be removed. It is called again if the transaction fails and is repeated.
-   * Returns whether it was called.
+   * Calls `act` within the write if nothing says that bytes of this digest should be stored: no row of a blob, no damage,
+   * no process that stores it, and no Link of a hosted repository, whose blob could not be downloaded again. Only there
+   * may bytes be removed. Returns whether it was called.
    */
-  ifStray(digest: Digest, act?: () => void): Promise<boolean>;
+  ifStray(digest: Digest, act: () => void): Promise<boolean>;
   /**
    * Removes the row of damaged content, so that it is absent until it is stored again, and remembers the damage until
-   * then. What a damaged manifest names is still needed. Returns whether a hosted repository has lost it; `undefined`
+   * then, by its digest alone. What a damaged manifest names is still needed. Returns whether a hosted repository has lost it; `undefined`
    * if the row was gone, or `bytes` are others by now.
    */
   quarantine(
@@ -407,12 +421,14 @@ export interface MetadataStore extends Leases {
 
   // With `lease`, writes reject with LeaseLost if it belongs to another process.
 
+  /** Adds the upload, or records that it was touched: nothing else of it changes. */
   putUpload(upload: Upload, lease?: Lease): Promise<void>;
   readUpload(id: string): Promise<Upload | undefined>;
   removeUpload(id: string, lease?: Lease): Promise<boolean>;
   countUploads(repository: Repository): Promise<number>;
   /** How many uploads this requester has, in all repositories. */
   countUploadsOf(requester: string): Promise<number>;
+  /** Least recently touched first. */
   listUploads(touchedBeforeMs: number, limit: number): Promise<readonly Upload[]>;
 
   // Between processes, besides Leases.
@@ -431,9 +447,14 @@ export interface MetadataStore extends Leases {
   putSetting(name: string, value: string): Promise<void>;
   /** Sets it unless it is set; returns the value that is then set. */
   initSetting(name: string, value: string): Promise<string>;
-  /** Records that content was served. Batched in memory; a crash may lose the last seconds. */
+  /**
+   * Records that content was served, to within a minute. Batched in memory, so a crash may lose the last seconds; until
+   * then, no removal by this process takes the content.
+   */
   noteUse(digest: Digest): void;
-  /** The same for a caller that relies on it: upkeep, in any process, knows of it when this resolves. */
+  /**
+   * The same, to within a second, for a caller that relies on it: upkeep, in any process, knows of it when this resolves.
+   */
   putUse(digest: Digest): Promise<void>;
   /** Writes what this process has noted until now: upkeep, in any process, knows of it when this resolves. */
   writeUses(): Promise<void>;
@@ -445,17 +466,21 @@ export interface MetadataStore extends Leases {
   lowerUses(laterThanMs: number, toMs: number): Promise<number>;
   /** Sets the creation time of these Links of blobs to `toMs`, unless it is earlier. */
   lowerLinks(links: readonly BlobLink[], toMs: number): Promise<void>;
-  /** Updated with every write, so reading them takes the same time for any size of store. */
+  /** Takes the same time for any size of store. */
   readTotals(): Promise<Totals>;
-  /** How many live processes use the store, including this one, as far as their heartbeats tell. */
+  /** How many live processes use the index, including this one, as far as is known. */
   countProcesses(): Promise<number>;
-  /** For how long another process has blocked all writes of this one; 0 if none is waiting. */
+  /** For how long other processes have kept all writes of this one waiting; 0 if none waits. */
   lockedOutForMs(): number;
   /**
-   * The error with which all writes are rejected if the index file that this process has open was removed or replaced.
-   * Reads still return what it contains.
+   * The error with which all writes are rejected if what this process has open is known to be the index no longer, such
+   * as a file that was replaced. Reads may still return what it contains.
    */
   loss(): Error | undefined;
+  /**
+   * Does the writes that have begun, and records the uses that were noted. From now on everything else is rejected. Ends
+   * the Leases of this process as if they were set aside.
+   */
   close(): Promise<void>;
 }
 

@@ -606,10 +606,7 @@ class SqliteMetadataStore implements MetadataStore {
     );
   }
 
-  ifStray(digest: Digest, act?: () => void) {
-    if (act === undefined) {
-      return this.#read(() => this.#removals.isStray(digest));
-    }
+  ifStray(digest: Digest, act: () => void) {
     return this.#write(() => {
       const isStray = this.#removals.isStray(digest);
       if (isStray) {

@@ -6,12 +6,13 @@ import type { BlobLink, Content } from './metadata-store.ts';
 /**
  * Queries that read everything, for upkeep and for people. They take time proportional to the store, so they return
  * pages, and run outside the serving event loop. Their results may be out of date: removals go through the
- * MetadataStore, which checks again.
+ * MetadataStore, which checks again. Entries are by digest unless it says otherwise. `survey.suite.ts` is what every
+ * implementation passes.
  */
 export interface Survey {
-  /** Links of blobs with a later time than this, from a wrong clock. */
+  /** Links of blobs with a later time than this, from a wrong clock. In any order. */
   laterLinks(thanMs: number, after?: string): Promise<Found<BlobLink>>;
-  /** Links that `expireLinks` would remove. */
+  /** Links that `expireLinks` would remove. In any order. */
   idleLinks(unusedSinceMs: number, after?: string): Promise<Found<BlobLink>>;
   /** Content that `removeUnneeded` would remove once idle Links and unlinked manifests are gone. */
   unneeded(kind: Content['kind'], unusedSinceMs: number, after?: string): Promise<Found<SizedContent>>;
@@ -23,7 +24,7 @@ export interface Survey {
   evictable(unusedSinceMs: number, after?: string): Promise<Found<SizedContent>>;
   /** Some of the repositories in which it is linked, by name, but none whose manifest of it was evicted. */
   repositoriesOf(digest: Digest): Promise<readonly Repository[]>;
-  /** All blobs that have a row, ordered by digest. */
+  /** All blobs that have a row. */
   blobs(after?: string): Promise<Found<SizedContent>>;
   /** Manifests whose bytes do not match their digest. */
   damagedManifests(after?: string): Promise<Found<SizedContent>>;
@@ -35,7 +36,7 @@ export interface Survey {
   tags(after?: string): Promise<Found<SurveyedImage>>;
   /**
    * Stored manifests without a name in their repository: no tag means them, no index lists them, and they are not
-   * attached to another manifest.
+   * attached to another manifest. In any order.
    */
   untagged(after?: string): Promise<Found<SurveyedImage>>;
   /** Content that is linked in the repository and stored. */
