@@ -8,6 +8,7 @@ import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
 import type { Spool } from '../blobs/spool.ts';
 import { silentLog } from '../lib/log.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
+import { openMemoryMetadataStore } from '../metadata/memory-metadata-store.fixture.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts';
@@ -19,7 +20,7 @@ import { importArchive, type ImportOptions } from './import.ts';
 import { type ArchiveEntry, readArchive } from './open-archive.ts';
 import type { ImagePlace } from './placement.ts';
 
-/** A store of its own, in a temporary folder. */
+/** A store of its own, in a temporary folder; its index is in memory if nobody else opens it. */
 export class ArchiveWorld {
   readonly folder: string;
   readonly metadata: MetadataStore;
@@ -35,9 +36,11 @@ export class ArchiveWorld {
     this.blobs = files.blobs;
   }
 
-  static async open(): Promise<ArchiveWorld> {
+  static async open({ isIndexOnDisk = false } = {}): Promise<ArchiveWorld> {
     const folder = await makeTempFolder('arc');
-    const metadata = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
+    const metadata = isIndexOnDisk
+      ? await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog })
+      : openMemoryMetadataStore();
     return new ArchiveWorld(folder, metadata, await openFileStores(folder, { log: silentLog }));
   }
 

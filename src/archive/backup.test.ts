@@ -6,7 +6,7 @@ import { ArchiveWorld } from './archive.fixture.ts';
 import { Backup } from './backup.ts';
 
 it('a backup reports all lost content, however much that is', async () => {
-  const world = await ArchiveWorld.open();
+  const world = await ArchiveWorld.open({ isIndexOnDisk: true });
   const snapshot = await IndexSnapshot.take(join(world.folder, 'index.db'), join(world.folder, 'copy.db'));
   const one = { kind: 'blob', digest: digestOf(Buffer.from('x')), reason: 'its file is missing' } as const;
   vi.spyOn(snapshot, 'lost').mockReturnValue(Array.from({ length: 200_000 }, () => one));

@@ -25,7 +25,7 @@ let survey: SurveyThread;
 vi.setConfig({ testTimeout: 60_000 });
 
 beforeEach(async () => {
-  world = await ArchiveWorld.open();
+  world = await ArchiveWorld.open({ isIndexOnDisk: true });
   survey = surveyOf(world.folder);
 });
 

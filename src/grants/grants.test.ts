@@ -1,11 +1,7 @@
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { silentLog } from '../lib/log.ts';
+import { openMemoryMetadataStore } from '../metadata/memory-metadata-store.fixture.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
-import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { digestOf } from '../oci/digest.ts';
 import { Grants, isOpenToAll, tenantGrantee } from './grants.ts';
 import { VerificationPolicy, type VerificationPolicyName } from './verification.ts';
@@ -13,22 +9,17 @@ import { VerificationPolicy, type VerificationPolicyName } from './verification.
 const repository = { upstream: 'up.example', name: 'team/app' };
 const rules = { verifyForMs: 1_000, staleGrantForMs: 500 };
 
-let folder: string;
 let metadata: MetadataStore;
 let nowMs: number;
 let grants: Grants;
 
 beforeEach(async () => {
-  folder = await mkdtemp(join(tmpdir(), 'entrepot-grants-'));
-  metadata = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
+  metadata = openMemoryMetadataStore();
   nowMs = 1_000_000;
   grants = new Grants(metadata, rules, () => nowMs);
 });
 
-afterEach(async () => {
-  await metadata.close();
-  await rm(folder, { recursive: true });
-});
+afterEach(() => metadata.close());
 
 const granted = (credentialId: string) =>
   grants.record({

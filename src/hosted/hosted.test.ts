@@ -26,7 +26,7 @@ let bench: HostedBench;
 const catalog = (limit: number, after?: string) => bench.hosted.catalog({ limit, after }, mayPull);
 
 beforeEach(async () => {
-  bench = await HostedBench.open();
+  bench = await HostedBench.open(undefined, { hasMemoryIndex: true });
 });
 
 afterEach(() => bench.remove());
@@ -56,6 +56,8 @@ describe('a hosted repository', () => {
   });
 
   it('keeps what a push has asked for, even if another process collects garbage right after that', async () => {
+    await bench.remove();
+    bench = await HostedBench.open();
     const [asked, unasked] = [randomBlob(100, 'asked'), randomBlob(100, 'unasked')];
     for (const blob of [asked, unasked]) await bench.pushBlob(repository, blob);
     const another = await HostedBench.open(bench.folder);

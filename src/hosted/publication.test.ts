@@ -23,7 +23,7 @@ const everything = { accepts: () => true, platform: undefined };
 let bench: HostedBench;
 
 beforeEach(async () => {
-  bench = await HostedBench.open();
+  bench = await HostedBench.open(undefined, { hasMemoryIndex: true });
 });
 
 afterEach(() => bench.remove());

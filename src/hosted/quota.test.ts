@@ -1,12 +1,11 @@
-import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
 import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
 import { silentLog } from '../lib/log.ts';
 import { MIN_COUNTED_BYTES } from '../oci/counted-bytes.ts';
+import { MemoryIndex } from '../metadata/memory-metadata-store.fixture.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
-import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { digestOf } from '../oci/digest.ts';
 import { OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
 import { Publication } from './publication.ts';
@@ -20,6 +19,7 @@ const repositoryOf = (name: string) => ({ upstream: '', name });
 
 let folder: string;
 let files: FileStores;
+let memory: MemoryIndex;
 let metadata: MetadataStore;
 let uploads: Uploads;
 let quota: PrefixQuota;
@@ -27,7 +27,8 @@ let quota: PrefixQuota;
 beforeEach(async () => {
   folder = await makeTempFolder('quota');
   files = await openFileStores(folder, { log: silentLog });
-  metadata = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
+  memory = new MemoryIndex();
+  metadata = memory.open();
   quota = new PrefixQuota(metadata, owner => (owner === 'a' ? 3 * MIB : undefined));
   uploads = new Uploads({ ...files, metadata, log: silentLog, quota });
 });
@@ -375,7 +376,7 @@ describe('a quota', () => {
     const { id } = await uploads.begin(ANYBODY, repository);
     await uploads.append(ANYBODY, repository, id, chunkOf(Readable.from([contentOf(2 * MIB, 1)])));
     // As `entrepot gc` beside a server, or a second server that the rest was sent to.
-    const elsewhere = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
+    const elsewhere = memory.open();
     const others = new Uploads({ ...files, metadata: elsewhere, log: silentLog });
     try {
       expect(await others.expire(Date.now() + MIB)).toEqual({ items: 1, bytes: 2 * MIB });

@@ -4,8 +4,8 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { silentLog } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
+import { MemoryIndex } from '../metadata/memory-metadata-store.fixture.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
-import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { nameCredential } from '../oci/credential.ts';
 import { FileSecretSource } from './file-secret-source.ts';
 import { dockerConfig, secretManifest } from './tenants.fixture.ts';
@@ -19,6 +19,7 @@ const KEY = 'credential-key';
 const IMAGE = 'reg.example/team/app';
 
 let folder: string;
+let memory: MemoryIndex;
 let store: MetadataStore;
 let tenants: Tenants;
 /** What a source would say that hears of Secrets from elsewhere, such as an API. */
@@ -28,7 +29,8 @@ let nowMs: number;
 
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'entrepot-tenants-'));
-  store = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
+  memory = new MemoryIndex();
+  store = memory.open();
   changes = [];
   nowMs = 1_000_000;
 });
@@ -511,7 +513,7 @@ describe('issued credentials', () => {
 
   test('that another process issues are accepted within seconds', async () => {
     await open();
-    const cli = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
+    const cli = memory.open();
     const other = new Issuer({ store: cli, credentialKey: KEY, nameProblem: () => undefined });
     expect(await other.addTenant('t')).toBe(true);
     expect(await other.addTenant('t')).toBe(false);

@@ -7,11 +7,10 @@ import type { BlobStore } from '../blobs/blob-store.ts';
 import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
 import type { Spool } from '../blobs/spool.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
-import { surveyOf } from '../compose/storage.ts';
 import { silentLog } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
+import { MemoryIndex } from '../metadata/memory-metadata-store.fixture.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
-import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { stopCollecting } from '../metadata/store-identity.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
 import { parseManifest } from '../oci/manifest.ts';
@@ -19,7 +18,8 @@ import { OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST } from '../oci/media-typ
 import type { Repository } from '../oci/repository.ts';
 import { CollectingStopped } from './collection.ts';
 import { ImageRemoval, RemovalRefused } from './image-removal.ts';
-import type { SurveyThread } from './survey-thread.ts';
+import type { ThreadWork } from './survey-messages.ts';
+import { threadWork } from './survey-work.ts';
 
 const APP: Repository = { upstream: '', name: 'team/app' };
 const OTHER: Repository = { upstream: 'docker.io', name: 'library/nginx' };
@@ -40,16 +40,16 @@ let metadata: MetadataStore;
 let files: FileStores;
 let spool: Spool;
 let blobs: BlobStore;
-let survey: SurveyThread;
+let survey: ThreadWork;
 let removal: ImageRemoval;
 
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'entrepot-removal-'));
-  const indexPath = join(folder, 'index.db');
-  metadata = await openSqliteMetadataStore(indexPath, { log: silentLog });
+  const memory = new MemoryIndex();
+  metadata = memory.open();
   files = await openFileStores(folder, { log: silentLog });
   ({ spool, blobs } = files);
-  survey = surveyOf(folder);
+  survey = threadWork({ ...files, survey: memory.survey(), openRows: async () => memory.open() });
   const stores = { metadata, ...files, survey, rows: survey, log: silentLog, meter: silentMeter };
   removal = new ImageRemoval({ ...stores, deletesHosted: true });
 });

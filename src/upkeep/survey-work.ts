@@ -28,7 +28,7 @@ export interface SurveyedStores {
 export function serveSurvey(port: MessagePort, opening: Promise<SurveyedStores>): void {
   // For this thread only (setpriority(2): id 0 is the calling thread), so that serving comes first.
   setPriority(constants.priority.PRIORITY_LOW);
-  const working = opening.then(workOn);
+  const working = opening.then(threadWork);
   // Whoever asks a question gets the error.
   working.catch(() => {});
   port.on('message', (request: SurveyRequest) => {
@@ -54,7 +54,8 @@ async function answer(
   }
 }
 
-function workOn({ survey, spool, blobs, openRows }: SurveyedStores): ThreadWork {
+/** What the thread does, for whoever calls it. */
+export function threadWork({ survey, spool, blobs, openRows }: SurveyedStores): ThreadWork {
   let opened: Promise<MetadataStore> | undefined;
   const rows = (): Promise<MetadataStore> => (opened ??= openRows());
   let walk: AsyncIterator<readonly StrayFile[]> | undefined;

@@ -1,13 +1,12 @@
 import { silentLog } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
-import type { SurveyThread } from './survey-thread.ts';
 import { Upkeep, type UpkeepOptions } from './upkeep.ts';
-import type { Stores } from './stores.ts';
+import type { RowRemoval, Stores, StoreSurvey } from './stores.ts';
 
 /** An Upkeep for tests: nothing has a grace period, there are no uploads, and nothing is reported. */
 export function upkeepOf(
   stores: Pick<Stores, 'metadata' | 'spool' | 'blobs'>,
-  survey: SurveyThread,
+  survey: StoreSurvey & RowRemoval,
   options: Partial<UpkeepOptions> = {},
 ): Upkeep {
   const { metadata, spool, blobs } = stores;

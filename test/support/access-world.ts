@@ -1,5 +1,4 @@
-// Access on a real store, with tenants whose Secrets a test adds and removes.
-import { join } from 'node:path';
+// Access with an index in memory, and with tenants whose Secrets a test adds and removes.
 import { Access, type AccessOptions } from '../../src/access/access.ts';
 import type { ServiceAccount } from '../../src/access/authenticator.ts';
 import { Grants } from '../../src/grants/grants.ts';
@@ -10,15 +9,14 @@ import { VerificationPolicy, type VerificationPolicyName } from '../../src/grant
 import type { Sender } from '../../src/access/subject.ts';
 import { type Log, silentLog } from '../../src/lib/log.ts';
 import { silentMeter } from '../../src/lib/meter.ts';
+import { MemoryIndex } from '../../src/metadata/memory-metadata-store.fixture.ts';
 import type { MetadataStore } from '../../src/metadata/metadata-store.ts';
-import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-store.ts';
 import { type Credential, nameCredential } from '../../src/oci/credential.ts';
 import type { Repository } from '../../src/oci/repository.ts';
 import { Issuer } from '../../src/tenants/issuer.ts';
 import { openTenants } from '../../src/tenants/tenant-directory.ts';
 import type { SecretReading, SecretSink, SecretSource } from '../../src/tenants/secret-source.ts';
 import type { TenantOptions, Tenants } from '../../src/tenants/tenant.ts';
-import { makeTempFolder, removeFolder } from './temp-folder.ts';
 import { basic, type Login } from './tenants.ts';
 
 export const SERVER = 'registry.example:5000';
@@ -58,7 +56,6 @@ export class AccessWorld {
   readonly grants: Grants;
   readonly tokens: Tokens;
   readonly issuer: Issuer;
-  readonly #folder: string;
   readonly #secrets: ScriptedSecrets;
   readonly #stores: readonly MetadataStore[];
   /** The clock of Grants and tokens; move it at will. */
@@ -71,7 +68,6 @@ export class AccessWorld {
       AccessWorld,
       'access' | 'metadata' | 'tenants' | 'grants' | 'tokens' | 'issuer' | 'clock' | 'accountListeners'
     >,
-    folder: string,
     secrets: ScriptedSecrets,
     stores: readonly MetadataStore[],
   ) {
@@ -83,15 +79,14 @@ export class AccessWorld {
     this.issuer = parts.issuer;
     this.clock = parts.clock;
     this.accountListeners = parts.accountListeners;
-    this.#folder = folder;
     this.#secrets = secrets;
     this.#stores = stores;
   }
 
   static async open(options: AccessWorldOptions = {}): Promise<AccessWorld> {
-    const folder = await makeTempFolder('access');
     const log = options.log ?? silentLog;
-    const metadata = await openSqliteMetadataStore(join(folder, 'index.db'), { log });
+    const index = new MemoryIndex();
+    const metadata = index.open();
     const secrets = new ScriptedSecrets();
     const nameProblem = (name: string) =>
       options.prefixes?.includes(name) === true ? 'is a prefix' : undefined;
@@ -154,12 +149,11 @@ export class AccessWorld {
       for (const id of goneCredentialIds) void grants.endAllOf(id);
     });
     // Like the command line: another process on the same store.
-    const commands = await openSqliteMetadataStore(join(folder, 'index.db'), { log });
+    const commands = index.open();
     const issuer = new Issuer({ ...issuing, store: commands });
     const stores = [metadata, commands];
     return new AccessWorld(
       { access, metadata, tenants, grants, tokens, issuer, clock, accountListeners },
-      folder,
       secrets,
       stores,
     );
@@ -209,7 +203,6 @@ export class AccessWorld {
   async close(): Promise<void> {
     await this.tenants.close();
     for (const store of this.#stores) await store.close();
-    await removeFolder(this.#folder);
   }
 }
 

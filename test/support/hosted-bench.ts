@@ -1,4 +1,4 @@
-// The parts of hosted/ on real stores in a temporary folder, without HTTP.
+// The parts of hosted/ on real stores in a temporary folder, or with an index in memory, without HTTP.
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import type { BlobStore } from '../../src/blobs/blob-store.ts';
@@ -10,6 +10,7 @@ import { Publication } from '../../src/hosted/publication.ts';
 import { Removal } from '../../src/hosted/removal.ts';
 import { Uploads, type UploadsOptions } from '../../src/hosted/uploads.ts';
 import { silentLog } from '../../src/lib/log.ts';
+import { openMemoryMetadataStore } from '../../src/metadata/memory-metadata-store.fixture.ts';
 import type { MetadataStore } from '../../src/metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-store.ts';
 import type { Repository } from '../../src/oci/repository.ts';
@@ -27,6 +28,8 @@ export const RIGHT: Right = {
 export interface BenchOptions extends Partial<Omit<UploadsOptions, 'spool' | 'blobs' | 'metadata' | 'log'>> {
   /** Where blobs stay, if not in the folder. */
   readonly blobs?: BlobStore;
+  /** Whether the index is in memory: it ends with the bench, and no other bench knows of it. */
+  readonly hasMemoryIndex?: boolean;
   /** Puts something between hosted/ and its spool, such as a full disk. */
   readonly wrapSpool?: (spool: Spool) => Spool;
 }
@@ -43,7 +46,12 @@ export class HostedBench {
   readonly #files: FileStores;
 
   private constructor(folder: string, files: FileStores, metadata: MetadataStore, options: BenchOptions) {
-    const { wrapSpool = (spool: Spool) => spool, blobs = files.blobs, ...limits } = options;
+    const {
+      wrapSpool = (spool: Spool) => spool,
+      blobs = files.blobs,
+      hasMemoryIndex: _,
+      ...limits
+    } = options;
     const { spool } = files;
     const parts = { spool: wrapSpool(spool), blobs, metadata, log: silentLog };
     this.folder = folder;
@@ -61,7 +69,10 @@ export class HostedBench {
   static async open(folder?: string, options: BenchOptions = {}): Promise<HostedBench> {
     const path = folder ?? (await makeTempFolder('hosted'));
     const files = await openFileStores(path, { log: silentLog });
-    const metadata = await openSqliteMetadataStore(join(path, 'index.db'), { log: silentLog });
+    const metadata =
+      options.hasMemoryIndex === true
+        ? openMemoryMetadataStore()
+        : await openSqliteMetadataStore(join(path, 'index.db'), { log: silentLog });
     return new HostedBench(path, files, metadata, options);
   }
 

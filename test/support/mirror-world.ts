@@ -1,4 +1,4 @@
-// A Mirror with real stores in a temporary folder, in front of real (fake) upstreams.
+// A Mirror with real stores in a temporary folder, or with an index in memory, in front of real (fake) upstreams.
 import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { Grants } from '../../src/grants/grants.ts';
@@ -8,6 +8,7 @@ import type { Spool } from '../../src/blobs/spool.ts';
 import type { BlobReader } from '../../src/lib/blob-reader.ts';
 import { type Log, silentLog } from '../../src/lib/log.ts';
 import { createMetrics } from '../../src/ops/metrics.ts';
+import { openMemoryMetadataStore } from '../../src/metadata/memory-metadata-store.fixture.ts';
 import type { MetadataStore } from '../../src/metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-store.ts';
 import { Mirror, type MirrorOptions } from '../../src/mirror/mirror.ts';
@@ -33,7 +34,9 @@ export interface MirrorWorldOptions extends Partial<Pick<MirrorOptions, 'limits'
   readonly prefetch?: PrefetchRule;
   readonly isOffline?: boolean;
   readonly upstream?: Partial<UpstreamOptions>;
-  /** A folder that another world has made: two processes on one store. */
+  /** Whether the index is a file in the folder, for other processes and later ones, or else in memory. */
+  readonly isIndexOnDisk?: boolean;
+  /** A folder that another world has made, with its index on disk: two processes on one store. */
   readonly folder?: string;
   readonly log?: Log;
   /** Where blobs stay, if not in the folder. */
@@ -100,7 +103,10 @@ export class MirrorWorld {
 
   static async open(fake: FakeUpstream, options: MirrorWorldOptions = {}): Promise<MirrorWorld> {
     const folder = options.folder ?? (await makeTempFolder('mirror'));
-    const metadata = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
+    const isOnDisk = options.isIndexOnDisk ?? options.folder !== undefined;
+    const metadata = isOnDisk
+      ? await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog })
+      : openMemoryMetadataStore();
     const files = await openFileStores(folder, { log: silentLog });
     return new MirrorWorld(folder, { metadata, files }, fake, options);
   }

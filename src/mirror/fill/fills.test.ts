@@ -31,7 +31,7 @@ let worlds: MirrorWorld[] = [];
 
 async function start(fake: FakeUpstreamOptions = {}, options: MirrorWorldOptions = {}): Promise<MirrorWorld> {
   upstream = await FakeUpstream.start(fake);
-  return another(options);
+  return another({ isIndexOnDisk: true, ...options });
 }
 
 async function another(options: MirrorWorldOptions = {}): Promise<MirrorWorld> {
