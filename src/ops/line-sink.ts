@@ -50,7 +50,8 @@ export class LineSink {
       return;
     }
     this.#waiting.push(line);
-    this.#waitingBytes += Buffer.byteLength(line);
+    // Nearly all of a line is ASCII, and the limits are no exact ones.
+    this.#waitingBytes += line.length;
     if (this.#waitingBytes >= BATCH_BYTES && !this.#isFailing) this.#begin();
     else this.#later(this.#isFailing ? RETRY_MS : BATCH_MS);
   }

@@ -1,7 +1,7 @@
 import { spawnSync } from 'node:child_process';
 import { describe, expect, it } from 'vitest';
 import { createLogger } from './logger.ts';
-import { redactText } from './redact.ts';
+import { loggable, redactText } from './redact.ts';
 
 function recorder(format: 'json' | 'pretty' = 'json') {
   const lines: string[] = [];
@@ -119,6 +119,18 @@ describe('the log', () => {
       expect.stringContaining('first'),
       expect.stringContaining('last'),
     ]);
+  });
+
+  it('leaves out what is undefined, and copies only what has something to hide', () => {
+    const { log, lines } = recorder();
+    log.info({ method: 'GET', reason: undefined, err: undefined }, 'response');
+    expect(Object.keys(JSON.parse(lines[0] ?? ''))).toEqual(['level', 'time', 'method', 'msg']);
+    const clean = { method: 'GET', bytes: 1, token: undefined };
+    expect(loggable(clean)).toBe(clean);
+    for (const secret of [{ token: 'abc' }, { url: 'https://u:p@host/' }, { nested: { password: 'abc' } }])
+      expect(JSON.stringify(loggable({ ...clean, ...secret }))).toMatch(
+        /^((?!abc|u:p).)*\*\*\*((?!abc|u:p).)*$/,
+      );
   });
 
   it('leaves ordinary texts as they are', () => {

@@ -4,7 +4,7 @@ import { PinoPretty } from 'pino-pretty';
 import type { Log } from '../lib/log.ts';
 import { fieldsText } from './fields-text.ts';
 import { LineSink } from './line-sink.ts';
-import { redactFields, redactText } from './redact.ts';
+import { loggable, redactFields, redactText } from './redact.ts';
 
 /**
  * The log: one JSON object per line on standard output, or text on a terminal. Lines are batched, and written within a
@@ -59,7 +59,7 @@ export function createLogger(options: LoggerOptions): Logger {
       // `threshold` decides: a child of pino's keeps the level of its parent from when it was created.
       level: 'debug',
       base: null,
-      timestamp: () => `,"time":"${new Date().toISOString()}"`,
+      timestamp: timestamps(),
       formatters: { level: label => ({ level: label }) },
       // Redacted before pino sees the fields: pino's own redaction knows only paths, and comes after errors are
       // serialized.
@@ -74,6 +74,18 @@ export function createLogger(options: LoggerOptions): Logger {
   };
   const setLevel = (level: LogLevel): void => void (threshold.level = level);
   return { log, isPretty, flush: () => sink.flush(), print, setLevel, close: () => sink.close() };
+}
+
+/** pino's field of the time. Written anew only when the clock has moved: many lines are of the same millisecond. */
+function timestamps(): () => string {
+  let writtenMs = Number.NaN;
+  let text = '';
+  return () => {
+    const nowMs = Date.now();
+    if (nowMs !== writtenMs) text = `,"time":"${new Date(nowMs).toISOString()}"`;
+    writtenMs = nowMs;
+    return text;
+  };
 }
 
 interface Sink {
@@ -144,6 +156,6 @@ class RedactingLog implements Log {
 
   #write(level: LogLevel, fields: object, message: string): void {
     if (LEVELS[level] < LEVELS[this.#threshold.level]) return;
-    this.#pino[level](redactFields(fields), redactText(message));
+    this.#pino[level](loggable(fields), redactText(message));
   }
 }
