@@ -1,5 +1,6 @@
 import type { Log } from '../lib/log.ts';
-import type { Meter } from '../lib/meter.ts';
+import type { Labels, Meter } from '../lib/meter.ts';
+import type { Outcome } from '../oci/pull-source.ts';
 import type { Exchange } from './exchange.ts';
 import { referenceOf } from './path.ts';
 
@@ -15,6 +16,8 @@ const NO_UPSTREAM = 'none';
 export class ResponseLog {
   readonly #log: Log;
   readonly #meter: Meter;
+  /** By all labels together, of which there are as many as upstreams, routes and statuses allow. */
+  readonly #samples = new Map<string, Samples>();
 
   constructor(log: Log, meter: Meter) {
     this.#log = log;
@@ -27,6 +30,7 @@ export class ResponseLog {
     const aborted = !res.writableFinished;
     const status = res.headersSent ? res.statusCode : 499;
     this.#sample(exchange, status, totalMs, aborted);
+    // One shape for all lines, which is faster to make and to write. What is undefined is not written.
     this.#log.info(
       {
         method: exchange.method,
@@ -36,13 +40,15 @@ export class ResponseLog {
         reference: route && referenceOf(route),
         status,
         bytes: exchange.bytesSent,
+        outcome,
         // For an error response it is not known how long upstream took.
-        ...(outcome === undefined ? {} : { outcome, upstreamMs: Math.round(exchange.upstreamMs) }),
+        upstreamMs: outcome && Math.round(exchange.upstreamMs),
         totalMs: Math.round(totalMs * 10) / 10,
         requester: requester?.id,
         remote: exchange.sender.remote,
-        ...(aborted ? { aborted } : {}),
-        ...(failure === undefined ? { reason: problem?.reason } : { err: failure }),
+        aborted: aborted ? true : undefined,
+        reason: failure === undefined ? problem?.reason : undefined,
+        err: failure,
       },
       'response',
     );
@@ -51,18 +57,43 @@ export class ResponseLog {
   #sample(exchange: Exchange, status: number, totalMs: number, aborted: boolean): void {
     const route = exchange.route?.kind ?? 'other';
     const upstream = exchange.repository?.upstream || NO_UPSTREAM;
-    const outcome = exchange.outcome ?? 'none';
-    this.#meter.count('http_requests_total', {
-      route,
-      method: methodLabel(exchange.method),
-      status: String(status),
-    });
-    this.#meter.observe('http_request_duration_seconds', totalMs / 1000, { route });
-    if (exchange.bytesSent > 0) this.#meter.count('http_sent_bytes_total', { upstream }, exchange.bytesSent);
-    if (exchange.outcome !== undefined)
-      this.#meter.count('http_outcomes_total', { route, upstream, outcome });
-    if (aborted) this.#meter.count('http_aborted_total', { route });
+    const { outcome } = exchange;
+    const method = methodLabel(exchange.method);
+    const key = `${route} ${method} ${status} ${upstream} ${outcome}`;
+    const samples = this.#samples.get(key) ?? this.#samplesOf({ route, method, status, upstream, outcome });
+    this.#samples.set(key, samples);
+    samples.requests();
+    this.#meter.observe('http_request_duration_seconds', totalMs / 1000, samples.route);
+    if (exchange.bytesSent > 0) samples.sentBytes(exchange.bytesSent);
+    samples.outcomes?.();
+    if (aborted) this.#meter.count('http_aborted_total', samples.route);
   }
+
+  #samplesOf({ route, method, status, upstream, outcome }: SampleLabels): Samples {
+    const meter = this.#meter;
+    return {
+      route: { route },
+      requests: meter.counter('http_requests_total', { route, method, status: String(status) }),
+      sentBytes: meter.counter('http_sent_bytes_total', { upstream }),
+      outcomes: outcome && meter.counter('http_outcomes_total', { route, upstream, outcome }),
+    };
+  }
+}
+
+interface SampleLabels {
+  readonly route: string;
+  readonly method: string;
+  readonly status: number;
+  readonly upstream: string;
+  readonly outcome: Outcome | undefined;
+}
+
+/** The counters for responses with equal labels. */
+interface Samples {
+  readonly route: Labels;
+  readonly requests: (amount?: number) => void;
+  readonly sentBytes: (amount?: number) => void;
+  readonly outcomes: ((amount?: number) => void) | undefined;
 }
 
 /** Methods that are used as labels; clients may invent any number of others. */

@@ -11,6 +11,11 @@ export type Labels = Readonly<Record<string, string>>;
 export interface Meter {
   /** Adds to a counter (`amount` ≥ 0, default 1). */
   count(name: string, labels?: Labels, amount?: number): void;
+  /**
+   * A function that adds to the counter with these labels, which begins at zero; for what is counted with each request.
+   * A few hundred of them at most, since they are kept.
+   */
+  counter(name: string, labels?: Labels): (amount?: number) => void;
   /** Sets a gauge; `undefined` removes the sample with these labels. */
   gauge(name: string, value: number | undefined, labels?: Labels): void;
   /** Adds an observation to a histogram; the unit is in the name. */
@@ -18,4 +23,4 @@ export interface Meter {
 }
 
 /** A meter that discards everything. */
-export const silentMeter: Meter = { count() {}, gauge() {}, observe() {} };
+export const silentMeter: Meter = { count() {}, counter: () => () => {}, gauge() {}, observe() {} };

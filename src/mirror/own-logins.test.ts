@@ -1,5 +1,6 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import type { Log } from '../lib/log.ts';
+import { silentMeter } from '../lib/meter.ts';
 import type { Credential } from '../oci/credential.ts';
 import { UpstreamFailure, type UpstreamFailureKind } from '../upstream/failures.ts';
 import { OwnLogins } from './own-logins.ts';
@@ -44,8 +45,7 @@ beforeEach(() => {
     loginOf: name => (name === 'up' ? login : undefined),
     log,
     meter: {
-      count() {},
-      observe() {},
+      ...silentMeter,
       gauge: (name, value, labels) => void gauges.set(`${name} ${labels?.['upstream']}`, value),
     },
     nowMs: () => nowMs,

@@ -34,6 +34,20 @@ describe('metrics', () => {
     expect(() => meter.gauge('fills_total', 1)).toThrow(/no gauge/);
     expect(() => meter.observe('fills_running', 1)).toThrow(/no histogram/);
     expect(() => meter.count('fills_total', { repository: 'library/nginx' })).toThrow(/repository/);
+    expect(() => meter.counter('fills_running')).toThrow(/no counter/);
+    expect(() => meter.counter('fills_total', { repository: 'library/nginx' })).toThrow(/repository/);
+  });
+
+  it('of a prepared counter begin at zero, and are exact whenever they are read', async () => {
+    const { meter, text } = createMetrics();
+    const add = meter.counter('http_sent_bytes_total', { upstream: 'docker.io' });
+    expect(await text()).toContain('entrepot_http_sent_bytes_total{upstream="docker.io"} 0');
+    add(2);
+    add(3);
+    expect(await text()).toContain('entrepot_http_sent_bytes_total{upstream="docker.io"} 5');
+    meter.count('http_sent_bytes_total', { upstream: 'docker.io' }, 10);
+    meter.counter('http_sent_bytes_total', { upstream: 'docker.io' })();
+    expect(await text()).toContain('entrepot_http_sent_bytes_total{upstream="docker.io"} 16');
   });
 
   it('are independent for two servers in one process', async () => {
@@ -48,7 +62,7 @@ describe('metrics', () => {
       /(?<!\.test)\.ts$/.test(name),
     );
     const text = files.map(file => readFileSync(join(src, file), 'utf8')).join('\n');
-    const reported = [...text.matchAll(/meter\??\.(?:count|gauge|observe)\(\s*'([^']+)'/g)].map(
+    const reported = [...text.matchAll(/meter\??\.(?:count|counter|gauge|observe)\(\s*'([^']+)'/g)].map(
       match => match[1] ?? '',
     );
     expect(reported.length).toBeGreaterThan(3);

@@ -170,9 +170,13 @@ export function createMetrics(): Metrics {
   const instruments = new Map(
     Object.entries(METRICS).map(([name, metric]) => [name, instrument(name, metric, registry)]),
   );
+  const meter = new TableMeter(instruments);
   return {
-    meter: new TableMeter(instruments),
-    text: () => registry.metrics(),
+    meter,
+    text: () => {
+      meter.settle();
+      return registry.metrics();
+    },
     contentType: registry.contentType,
   };
 }
@@ -195,19 +199,47 @@ function instrument(name: string, metric: Metric, registry: Registry): Instrumen
     : new Histogram({ ...options, buckets: [...(metric.buckets ?? SECONDS)] });
 }
 
+/** A counter with labels, and what was added to it since `settle`. */
+interface Prepared {
+  readonly counter: Counter;
+  readonly labels: Record<string, string>;
+  added: number;
+}
+
 class TableMeter implements Meter {
   readonly #instruments: ReadonlyMap<string, Instrument>;
+  readonly #prepared: Prepared[] = [];
 
   constructor(instruments: ReadonlyMap<string, Instrument>) {
     this.#instruments = instruments;
   }
 
   count(name: string, labels: Labels = {}, amount = 1): void {
-    const counter = this.#instruments.get(name);
-    if (!(counter instanceof Counter)) {
-      throw new TypeError(`no counter is called ${name}`);
+    this.#counter(name).inc({ ...labels }, amount);
+  }
+
+  counter(name: string, labels: Labels = {}): (amount?: number) => void {
+    const prepared = { counter: this.#counter(name), labels: { ...labels }, added: 0 };
+    // Refuses labels that are not in the table.
+    prepared.counter.inc(prepared.labels, 0);
+    this.#prepared.push(prepared);
+    return (amount = 1) => {
+      prepared.added += amount;
+    };
+  }
+
+  /** Passes on what was added to prepared counters: prom-client would compare and join the labels at each addition. */
+  settle(): void {
+    for (const prepared of this.#prepared) {
+      if (prepared.added > 0) prepared.counter.inc(prepared.labels, prepared.added);
+      prepared.added = 0;
     }
-    counter.inc({ ...labels }, amount);
+  }
+
+  #counter(name: string): Counter {
+    const counter = this.#instruments.get(name);
+    if (counter instanceof Counter) return counter;
+    throw new TypeError(`no counter is called ${name}`);
   }
 
   gauge(name: string, value: number | undefined, labels: Labels = {}): void {

@@ -39,18 +39,23 @@ const send = (totals: TransferTotals, bytes: number, upstream = 'docker.io') =>
 
 it('counts mirrored content, not hosted content, and passes everything on', () => {
   const counted: string[] = [];
-  const meter = { ...silentMeter, count: (name: string) => void counted.push(name) };
+  const count = (name: string) => void counted.push(name);
+  const meter = { ...silentMeter, count, counter: (name: string) => () => count(name) };
   const totals = new TransferTotals(meter, upstream => upstream === 'docker.io');
   send(totals, 5);
   send(totals, 7, 'none');
   totals.count('bytes_from_upstream_total', { upstream: 'docker.io' }, 3);
   totals.count('fills_total', { outcome: 'verified' });
-  expect(totals.sinceStart).toEqual({ sentBytes: 5, fetchedBytes: 3 });
+  totals.counter('http_sent_bytes_total', { upstream: 'docker.io' })(4);
+  totals.counter('http_sent_bytes_total', { upstream: 'none' })(4);
+  expect(totals.sinceStart).toEqual({ sentBytes: 9, fetchedBytes: 3 });
   expect(counted).toEqual([
     'http_sent_bytes_total',
     'http_sent_bytes_total',
     'bytes_from_upstream_total',
     'fills_total',
+    'http_sent_bytes_total',
+    'http_sent_bytes_total',
   ]);
 });
 

@@ -51,8 +51,15 @@ export class TransferTotals implements Meter {
 
   count(name: string, labels: Labels = {}, amount = 1): void {
     this.#meter.count(name, labels, amount);
-    const counted = name === 'http_sent_bytes_total' || name === 'bytes_from_upstream_total';
-    if (counted && this.#isMirrored(labels['upstream'] ?? '')) this.#sinceStart[COUNTED[name]] += amount;
+    this.#add(name, labels, amount);
+  }
+
+  counter(name: string, labels: Labels = {}): (amount?: number) => void {
+    const add = this.#meter.counter(name, labels);
+    return (amount = 1) => {
+      add(amount);
+      this.#add(name, labels, amount);
+    };
   }
 
   gauge(name: string, value: number | undefined, labels?: Labels): void {
@@ -88,6 +95,11 @@ export class TransferTotals implements Meter {
   async close(): Promise<void> {
     clearInterval(this.#timer);
     await this.#flush();
+  }
+
+  #add(name: string, labels: Labels, amount: number): void {
+    const counted = name === 'http_sent_bytes_total' || name === 'bytes_from_upstream_total';
+    if (counted && this.#isMirrored(labels['upstream'] ?? '')) this.#sinceStart[COUNTED[name]] += amount;
   }
 
   #flush(): Promise<void> {
