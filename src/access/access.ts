@@ -82,7 +82,7 @@ export class Access {
   constructor(options: AccessOptions) {
     const { tenants, grants, upstreamRule, tokens } = options;
     this.#options = options;
-    const imagesOf = (repository: Repository) => upstreamRule(repository).images;
+    const imagesOf = (repository: Repository) => upstreamRule(repository).imagesOf(repository);
     const identification = new Identification({ ...options, imagesOf });
     this.#parts = {
       tenants,
@@ -215,7 +215,7 @@ export class Access {
     // A mirror refuses everything but pulls. With the scope, that is what the client is told; without it, it would be
     // asked to log in.
     if (repository.upstream !== '') return wanted;
-    const principal = await subject.principal(repository);
+    const principal = subject.principal(repository);
     return wanted.filter(action => this.#parts.hosted.refusal(principal, repository, action) === undefined);
   }
 

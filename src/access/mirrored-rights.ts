@@ -20,10 +20,10 @@ export interface UpstreamRule {
   /** Whether to retry anonymously if every credential fails. */
   readonly anonymousFallback: boolean;
   /**
-   * The names that Secrets may use for the repository: within the registry that it is a part of, and under its
+   * The names that Secrets may use for a repository of the upstream: within the registry that it is a part of, and under its
    * upstream's name and aliases.
    */
-  readonly images: readonly string[];
+  readonly imagesOf: (repository: Repository) => readonly string[];
   readonly verification: VerificationPolicy;
 }
 
@@ -89,7 +89,7 @@ export class MirroredRights {
    * The right of any other `principal`, whom upstream may still refuse; NAME_UNKNOWN if its tenant's rules exclude the
    * repository.
    */
-  async pull(
+  pull(
     principal: Exclude<Principal, UpstreamPrincipal>,
     repository: Repository,
     target?: PullTarget,
@@ -101,16 +101,23 @@ export class MirroredRights {
       case 'stranger':
         return this.#anonymous(principal, place);
       case 'unknown':
-        return (await this.#right(principal, place, { attempts: [principal.credential], tenants: [] })).right;
+        return this.#unknown(principal, place);
       case 'tenant':
         break;
     }
+    return this.#ofTenant(principal, place);
+  }
+
+  async #unknown(principal: Extract<Principal, { readonly as: 'unknown' }>, place: Place): Promise<Right> {
+    return (await this.#right(principal, place, { attempts: [principal.credential], tenants: [] })).right;
+  }
+
+  async #ofTenant(principal: Extract<Principal, { readonly as: 'tenant' }>, place: Place): Promise<Right> {
     const { tenant } = principal;
-    const asking = {
-      attempts: await this.#keyring(tenant, repository, rule),
-      tenants: [tenant],
-      own: rule.credential,
-    };
+    const { repository, rule } = place;
+    const known = this.#keyrings.get(keyringKey(tenant, repository));
+    const attempts = known ?? (await this.#keyring(tenant, repository, rule));
+    const asking = { attempts, tenants: [tenant], own: rule.credential };
     return (await this.#right(principal, place, asking)).right;
   }
 
@@ -127,8 +134,8 @@ export class MirroredRights {
   async explain(tenant: Tenant | undefined, repository: Repository): Promise<Explanation> {
     const rule = this.#ruleOf(repository);
     const found = await (tenant === undefined
-      ? this.#lookUpShared(rule.images)
-      : lookup(tenant, rule.images));
+      ? this.#lookUpShared(rule.imagesOf(repository))
+      : lookup(tenant, rule.imagesOf(repository)));
     const attempts =
       tenant === undefined
         ? (await this.pull({ as: 'anonymous' }, repository)).credentials
@@ -178,9 +185,9 @@ export class MirroredRights {
 
   /** Whether there are credentials other than a tenant's, which an anonymous client does not get. */
   async #withholdsOwn(repository: Repository, attempts: readonly Attempt[]): Promise<boolean> {
-    const { credential, images, openToAll } = this.#ruleOf(repository);
+    const { credential, imagesOf, openToAll } = this.#ruleOf(repository);
     if (openToAll || attempts.some(isCredential)) return false;
-    return credential !== undefined || (await this.#shared(images)).some(isCredential);
+    return credential !== undefined || (await this.#shared(imagesOf(repository))).some(isCredential);
   }
 
   /**
@@ -192,7 +199,7 @@ export class MirroredRights {
     id: string,
     repository: Repository,
   ): Promise<Credential | undefined> {
-    const { images } = this.#ruleOf(repository);
+    const images = this.#ruleOf(repository).imagesOf(repository);
     let unread: unknown;
     for (const tenant of tenants) {
       const found = await lookup(tenant, images).catch((error: unknown) => {
@@ -209,8 +216,8 @@ export class MirroredRights {
 
   /** The right of the operator, on the command line: with every credential that is not a tenant's. */
   async operator(repository: Repository): Promise<Right> {
-    const { credential, images } = this.#ruleOf(repository);
-    const own = [credential, ...(await this.#shared(images))].filter(isCredential);
+    const { credential, imagesOf } = this.#ruleOf(repository);
+    const own = [credential, ...(await this.#shared(imagesOf(repository)))].filter(isCredential);
     return {
       requester: { tenant: undefined, id: 'operator' },
       credentials: distinct([...own, undefined]),
@@ -221,9 +228,9 @@ export class MirroredRights {
   }
 
   async #anonymous(principal: Principal, place: Place): Promise<Right> {
-    const { rule } = place;
+    const { repository, rule } = place;
     if (rule.openToAll) {
-      const own = [rule.credential, ...(await this.#shared(rule.images))].filter(isCredential);
+      const own = [rule.credential, ...(await this.#shared(rule.imagesOf(repository)))].filter(isCredential);
       if (own.length > 0) {
         const asking = { attempts: own, tenants: [], own: rule.credential };
         return (await this.#right(principal, place, asking)).right;
@@ -250,32 +257,36 @@ export class MirroredRights {
       policy: verification,
       target,
     });
-    const covers = async ({ id }: Credential) => {
-      const ofOwn = await this.#grants.stateOf(repository, { credentialIds: [id], policy: verification });
-      return ofOwn.proved || ofOwn.provedIfUnreachable;
-    };
     const right = {
       requester: requesterOf(principal),
       credentials: attempts,
       ...state,
-      own: own && { covers: () => covers(own) },
+      own: own && { covers: () => this.#covers(own, repository, verification) },
       ...(only === undefined ? {} : tagRules(tenants)),
     };
     return { right, isPublic };
   }
 
+  async #covers({ id }: Credential, repository: Repository, policy: VerificationPolicy): Promise<boolean> {
+    const { proved, provedIfUnreachable } = await this.#grants.stateOf(repository, {
+      credentialIds: [id],
+      policy,
+    });
+    return proved || provedIfUnreachable;
+  }
+
   /** All credentials that a tenant may use, in the kubelet's order; if there are none, one anonymous attempt. */
   async #keyring(tenant: Tenant, repository: Repository, rule: UpstreamRule): Promise<readonly Attempt[]> {
-    const key = `${tenant.name} ${repositoryText(repository)}`;
+    const key = keyringKey(tenant, repository);
     const known = this.#keyrings.get(key);
     if (known !== undefined) return known;
-    const attempts = await this.#lookUp(tenant, rule);
+    const attempts = await this.#lookUp(tenant, repository, rule);
     this.#keyrings.set(key, attempts);
     return attempts;
   }
 
-  async #lookUp(tenant: Tenant, rule: UpstreamRule): Promise<readonly Attempt[]> {
-    const found = await lookup(tenant, rule.images);
+  async #lookUp(tenant: Tenant, repository: Repository, rule: UpstreamRule): Promise<readonly Attempt[]> {
+    const found = await lookup(tenant, rule.imagesOf(repository));
     const attempts = found.map(({ credential }) => credential);
     const all = distinct(rule.credential === undefined ? attempts : [...attempts, rule.credential]);
     if (all.length === 0) return [undefined];
@@ -289,6 +300,10 @@ export class MirroredRights {
   async #lookUpShared(images: readonly string[]): Promise<readonly HeldCredential[]> {
     return (await Promise.all(images.map(image => this.#tenants.lookupShared(image)))).flat();
   }
+}
+
+function keyringKey(tenant: Tenant, repository: Repository): string {
+  return `${tenant.name} ${repositoryText(repository)}`;
 }
 
 async function lookup(tenant: Tenant, images: readonly string[]): Promise<readonly HeldCredential[]> {

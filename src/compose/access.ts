@@ -2,13 +2,14 @@
 import { randomBytes } from 'node:crypto';
 import { Access } from '../access/access.ts';
 import { Grants } from '../grants/grants.ts';
+import type { UpstreamRule } from '../access/mirrored-rights.ts';
 import { TokenKeys } from '../access/token-keys.ts';
 import { Tokens } from '../access/tokens.ts';
 import { InvalidAllowlist, VerificationPolicy } from '../grants/verification.ts';
 import type { Config, LoginConfig, UpstreamConfig } from '../config/config.ts';
 import { ConfigError } from '../config/problems.ts';
 import { pathName } from '../config/path-name.ts';
-import { repositoryOptions } from '../config/repository-options.ts';
+import { type RepositoryOptions, repositoryOptions } from '../config/repository-options.ts';
 import { plainTenantsProblem, tenantNameProblem } from '../config/rules.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
@@ -69,6 +70,14 @@ export async function openAccess(config: Config, needs: AccessNeeds): Promise<Ac
   let configured = idsOf(credentials);
   const grants = new Grants(metadata, config, Date.now, id => configured.has(id) || tenants.isHeld(id));
   let verification = verificationPolicies(config);
+  const ruleOf = (upstream: UpstreamConfig, options: RepositoryOptions): UpstreamRule => ({
+    ...options,
+    credential: credentials.get(upstream.credentials),
+    imagesOf: repository => imagesOf(upstream, repository),
+    verification: verification(upstream),
+  });
+  /** By the options of an upstream and rule, since every request needs one. */
+  let rules = new Map<RepositoryOptions, UpstreamRule>();
   const access = new Access({
     tenants,
     grants,
@@ -77,12 +86,10 @@ export async function openAccess(config: Config, needs: AccessNeeds): Promise<Ac
     serviceAccounts: cluster?.serviceAccounts,
     upstreamRule: repository => {
       const upstream = upstreamOf(config, repository);
-      return {
-        ...repositoryOptions(upstream, repository.name),
-        credential: credentials.get(upstream.credentials),
-        images: imagesOf(upstream, repository),
-        verification: verification(upstream),
-      };
+      const options = repositoryOptions(upstream, repository.name);
+      const rule = rules.get(options) ?? ruleOf(upstream, options);
+      rules.set(options, rule);
+      return rule;
     },
     hosted: config.hosted,
     serverNames: config.server.serverNames,
@@ -96,6 +103,7 @@ export async function openAccess(config: Config, needs: AccessNeeds): Promise<Ac
   const follow = async (): Promise<void> => {
     configured = idsOf(credentials);
     verification = verificationPolicies(config);
+    rules = new Map();
     tenants.configure(configuredTenants(config));
     await files.follow(config.tenants);
   };

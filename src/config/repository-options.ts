@@ -27,6 +27,17 @@ export interface RepositoryOptions {
  */
 export function repositoryOptions(upstream: UpstreamConfig, repository: string): RepositoryOptions {
   const rule = upstream.repositories.find(({ match }) => matchesName(match, repository));
+  const known = combined.get(upstream) ?? new Map<RepositoryRule | undefined, RepositoryOptions>();
+  combined.set(upstream, known);
+  const options = known.get(rule) ?? combine(upstream, rule);
+  known.set(rule, options);
+  return options;
+}
+
+/** By upstream and rule, since every request needs them several times. A reload makes new upstreams. */
+const combined = new WeakMap<UpstreamConfig, Map<RepositoryRule | undefined, RepositoryOptions>>();
+
+function combine(upstream: UpstreamConfig, rule: RepositoryRule | undefined): RepositoryOptions {
   return {
     pullPolicy: rule?.pullPolicy ?? upstream.pullPolicy,
     freshForMs: rule?.freshForMs ?? upstream.freshForMs,

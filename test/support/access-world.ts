@@ -124,11 +124,11 @@ export class AccessWorld {
           ),
         onChange: listener => void accountListeners.push(listener),
       },
-      upstreamRule: ({ upstream, name }) => ({
+      upstreamRule: () => ({
         credential: undefined,
         openToAll: false,
         anonymousFallback: false,
-        images: [`${upstream}/${name}`],
+        imagesOf: ({ upstream, name }) => [`${upstream}/${name}`],
         verification,
         ...options.rule,
       }),
