@@ -1,6 +1,7 @@
 import type { OutgoingHttpHeaders } from 'node:http';
 import { OciError } from '../oci/errors.ts';
 import type { Exchange } from './exchange.ts';
+import type { Query } from './query.ts';
 
 /** Docker's clients look for it; the distribution spec calls it legacy and harmless. */
 const API_VERSION = 'registry/2.0';
@@ -81,7 +82,7 @@ const MAX_LAST_LENGTH = 255;
  * A `limit` of 0 means that the client asked for nothing.
  */
 export function pageOf(
-  query: URLSearchParams,
+  query: Query,
   open: (last: string) => string = last => last,
 ): { limit: number; after: string | undefined } {
   const n = query.get('n');

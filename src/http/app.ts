@@ -10,6 +10,7 @@ import { Exchange } from './exchange.ts';
 import type { RepositoryResolver } from '../oci/repository-resolver.ts';
 import type { OwnSite } from './own-site.ts';
 import { splitTarget } from './path.ts';
+import { parseQuery } from './query.ts';
 import { writeProblem } from './problem.ts';
 import type { Registry } from './registry.ts';
 import type { ResponseLog } from './response-log.ts';
@@ -65,17 +66,11 @@ export function createApp(parts: AppParts): (req: IncomingMessage, res: ServerRe
   });
 
   const router = new Router<State>();
-  const serve = (ctx: { state: State }): Promise<void> => registry.serve(ctx.state.exchange);
-  router.get(API_PATHS, serve);
-  router.put(API_PATHS, serve);
-  router.post(API_PATHS, serve);
-  router.patch(API_PATHS, serve);
-  router.delete(API_PATHS, serve);
+  // With any method: the registry answers with those that it allows.
+  router.all(API_PATHS, ctx => registry.serve(ctx.state.exchange));
   app.use(router.routes());
 
-  app.use(ctx => {
-    // With any other method as well: the route answers with the methods that it allows.
-    if (API_PATHS.test(ctx.path)) return registry.serve(ctx.state.exchange);
+  app.use(() => {
     throw new OciError('NAME_UNKNOWN', { message: 'this is an OCI registry: its API is under /v2/' });
   });
 
@@ -97,19 +92,21 @@ function refuseWhileWaiting(waitingFor: string | undefined): void {
 function openExchange(parts: AppParts, req: IncomingMessage, res: ServerResponse): Exchange {
   const { resolver, connections, responseLog } = parts;
   const { socket } = req;
-  const query = new URLSearchParams(splitTarget(req.url ?? '').query);
+  const query = parseQuery(splitTarget(req.url ?? '').query);
   const ns = query.get('ns');
   const namespace = ns === null ? undefined : resolver.knownNamespace(ns);
   const hostUpstream =
     parts.listenerUpstream === undefined ? resolver.boundUpstream(req.headers.host) : undefined;
-  const { proxied, ...address } = parts.addresses.of(req);
+  const { remote, secure, loopback, proxied } = parts.addresses.of(req);
   const exchange = new Exchange({
     req,
     res,
     query,
     sender: {
       authorization: req.headers.authorization,
-      ...address,
+      remote,
+      secure,
+      loopback,
       host: req.headers.host,
       upstreamListener: parts.listenerUpstream ?? hostUpstream,
       byHostAlias: hostUpstream !== undefined,

@@ -91,7 +91,8 @@ function contains(list: BlockList | undefined, address: string): boolean {
 
 /** The IPv4 address in `::ffff:192.0.2.1`, by which a dual-stack socket reports it. */
 function plainAddress(address: string | undefined): string {
-  return (address ?? '').replace(/^::ffff:(?=\d+\.)/i, '');
+  if (address === undefined) return '';
+  return address.startsWith('::') ? address.replace(/^::ffff:(?=\d+\.)/i, '') : address;
 }
 
 function headerText(req: IncomingMessage, name: string): string | undefined {

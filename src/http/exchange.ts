@@ -8,13 +8,14 @@ import type { Sender } from '../access/subject.ts';
 import { sourceOf } from '../access/failed-logins.ts';
 import type { Deadlines } from './deadlines.ts';
 import type { Route } from './path.ts';
+import type { Query } from './query.ts';
 
 /** One request and its response, with what the handlers find out and the response log reports. */
 export class Exchange {
   readonly req: IncomingMessage;
   readonly res: ServerResponse;
   readonly method: string;
-  readonly query: URLSearchParams;
+  readonly query: Query;
   readonly sender: Sender;
   /** Why this request must not change anything, whoever sends it: it comes from a page of another web site. */
   readonly siteProblem: string | undefined;
@@ -42,7 +43,7 @@ export class Exchange {
   constructor(options: {
     req: IncomingMessage;
     res: ServerResponse;
-    query: URLSearchParams;
+    query: Query;
     sender: Sender;
     siteProblem?: string | undefined;
     isStopping: () => boolean;

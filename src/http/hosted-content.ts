@@ -6,6 +6,7 @@ import { OciError } from '../oci/errors.ts';
 import { parseTag } from '../oci/reference.ts';
 import { answer, pathTo } from './answer.ts';
 import type { HostedHandlers } from './hosted-handlers.ts';
+import type { Query } from './query.ts';
 import { contentLengthOf } from './uploads.ts';
 
 type ContentHandlers = Pick<HostedHandlers, 'putManifest' | 'deleteManifest' | 'deleteBlob'>;
@@ -45,7 +46,7 @@ export function contentHandlers(publication: Publication, removal: Removal): Con
 }
 
 /** `?tag=1.2.3&tag=1.2` beside a digest (distribution-spec, end-7b). */
-function parseTags(query: URLSearchParams): readonly string[] {
+function parseTags(query: Query): readonly string[] {
   const tags = [...new Set(query.getAll('tag'))];
   if (tags.length > MAX_TAGS_PER_PUSH) {
     throw new OciError('QUERY_INVALID', { message: `at most ${MAX_TAGS_PER_PUSH} tags in one push` });

@@ -1,4 +1,5 @@
 import type { OutgoingHttpHeaders } from 'node:http';
+import { Lru } from '../lib/lru.ts';
 import { isDigest } from '../oci/digest.ts';
 import type { ManifestWant, PullSource } from '../oci/pull-source.ts';
 import { answer } from './answer.ts';
@@ -46,12 +47,26 @@ class AcceptedTypes implements ManifestWant {
 
   accepts(mediaType: string): boolean {
     if (this.#accept === undefined || this.#accept.trim() === '') return true;
-    this.#ranges ??= parseAccept(this.#accept);
+    this.#ranges ??= rangesOf(this.#accept);
     const type = mediaType.toLowerCase();
     const family = `${type.slice(0, type.indexOf('/'))}/*`;
     // The most specific range decides: `*, application/x;q=0` means everything but that type.
     return this.#ranges.get(type) ?? this.#ranges.get(family) ?? this.#ranges.get('*/*') ?? false;
   }
+}
+
+/** The headers of some versions of each client. */
+const MAX_REMEMBERED = 100;
+const MAX_REMEMBERED_LENGTH = 1_000;
+
+const remembered = new Lru<ReadonlyMap<string, boolean>>({ maxEntries: MAX_REMEMBERED });
+
+function rangesOf(accept: string): ReadonlyMap<string, boolean> {
+  const known = remembered.get(accept);
+  if (known !== undefined) return known;
+  const ranges = parseAccept(accept);
+  if (accept.length <= MAX_REMEMBERED_LENGTH) remembered.set(accept, ranges);
+  return ranges;
 }
 
 /** Media ranges in lower case, and whether their weight is above 0. Other parameters are ignored. */

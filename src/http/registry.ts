@@ -70,26 +70,36 @@ export class Registry {
     return exchange.sender.authorization === undefined ? work() : this.#recorded(exchange, 'login', work);
   }
 
-  async #serveRepository(exchange: Exchange, route: RepositoryRoute): Promise<void> {
+  #serveRepository(exchange: Exchange, route: RepositoryRoute): Promise<void> {
     const action = actionOf(route.kind, exchange.method);
     if (action === undefined) throw unsupported(route);
-    await this.#recorded(exchange, action, async () => {
-      requireOwnSite(exchange);
-      const call = await this.#admit(exchange, route, action);
-      try {
-        await (isRead(exchange, route) ? this.#pull(call, route) : this.#write(call, route));
-      } catch (error) {
-        if (!(error instanceof OciError)) throw error;
-        exchange.problem = error;
-        throw await call.subject.refusal(error, call.repository, action, exchange.method === 'HEAD');
-      }
-    });
+    return this.#recorded(exchange, action, () => this.#act(exchange, route, action));
+  }
+
+  async #act(exchange: Exchange, route: RepositoryRoute, action: Action): Promise<void> {
+    requireOwnSite(exchange);
+    const call = await this.#admit(exchange, route, action);
+    try {
+      await (isRead(exchange, route) ? this.#pull(call, route) : this.#write(call, route));
+    } catch (error) {
+      if (!(error instanceof OciError)) throw error;
+      exchange.problem = error;
+      throw await call.subject.refusal(error, call.repository, action, exchange.method === 'HEAD');
+    }
   }
 
   /** Reports the result of the request, whatever it is. */
-  async #recorded(exchange: Exchange, action: string, work: () => Promise<void>): Promise<void> {
+  #recorded(exchange: Exchange, action: string, work: () => Promise<void>): Promise<void> {
     const { recordDeed } = this.#parts;
-    if (recordDeed === undefined) return work();
+    return recordDeed === undefined ? work() : this.#recordedBy(recordDeed, exchange, action, work);
+  }
+
+  async #recordedBy(
+    recordDeed: RecordDeed,
+    exchange: Exchange,
+    action: string,
+    work: () => Promise<void>,
+  ): Promise<void> {
     const tell = (outcome: 'allowed' | 'refused' | 'failed', reason?: string): void => {
       const { requester, repository, route, sender } = exchange;
       const reference = route && referenceOf(route);
@@ -163,29 +173,29 @@ export class Registry {
     }
   }
 
-  async #admit(exchange: Exchange, route: RepositoryRoute, action: Action): Promise<AdmittedCall> {
-    const { resolver, access } = this.#parts;
-    const { name } = route;
+  #admit(exchange: Exchange, route: RepositoryRoute, action: Action): Promise<AdmittedCall> {
     const { sender, query } = exchange;
-    const repository = resolver.resolve({
-      name,
+    exchange.repository = this.#parts.resolver.resolve({
+      name: route.name,
       ns: query.get('ns') ?? undefined,
       host: undefined,
       listenerUpstream: sender.upstreamListener,
     });
-    exchange.repository = repository;
-    const authorize = async (): Promise<AdmittedCall> => {
-      const subject = await access.authenticate(sender);
-      exchange.requester = subject.requester;
-      const right = await subject.authorize(
-        repository,
-        action,
-        isRead(exchange, route) ? targetOf(route) : undefined,
-      );
-      exchange.requester = right.requester;
-      return new AdmittedCall(subject, exchange, name, repository, right);
-    };
-    return exchange.inTime(authorize());
+    return exchange.inTime(this.#authorize(exchange, exchange.repository, route, action));
+  }
+
+  async #authorize(
+    exchange: Exchange,
+    repository: Repository,
+    route: RepositoryRoute,
+    action: Action,
+  ): Promise<AdmittedCall> {
+    const subject = await this.#parts.access.authenticate(exchange.sender);
+    exchange.requester = subject.requester;
+    const target = isRead(exchange, route) ? targetOf(route) : undefined;
+    const right = await subject.authorize(repository, action, target);
+    exchange.requester = right.requester;
+    return new AdmittedCall(subject, exchange, route.name, repository, right);
   }
 
   async #serveCatalog(exchange: Exchange): Promise<void> {

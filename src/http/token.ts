@@ -9,6 +9,7 @@ import { OciError } from '../oci/errors.ts';
 import type { Repository } from '../oci/repository.ts';
 import { answerJson } from './answer.ts';
 import type { Exchange } from './exchange.ts';
+import type { Query } from './query.ts';
 import type { RepositoryResolver } from '../oci/repository-resolver.ts';
 import { parseName } from './path.ts';
 import { contentLengthOf } from './uploads.ts';
@@ -83,7 +84,7 @@ function resolve(
   }
 }
 
-function passwordOf(form: URLSearchParams): LoginRequest['password'] {
+function passwordOf(form: Query): LoginRequest['password'] {
   const grant = form.get('grant_type');
   if (grant !== 'password') {
     throw new OciError('UNAUTHORIZED', { message: 'only the grant type "password" is supported' });

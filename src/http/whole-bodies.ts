@@ -48,6 +48,8 @@ interface Shared {
   senders: number;
 }
 
+const SENT = Promise.resolve();
+
 type Pace = Pick<HttpLimits, 'wholeBodyBytesPerS' | 'wholeBodyFreeMs'>;
 
 /**
@@ -68,19 +70,19 @@ export class WholeBodies {
    * Throws TOOMANYREQUESTS or UNAVAILABLE if there is no memory for another body. Call it last and return its promise:
    * a function that awaits it keeps its own bytes in memory, although those of another sender are used.
    */
-  async send(exchange: Exchange, body: WholeBody): Promise<void> {
+  send(exchange: Exchange, body: WholeBody): Promise<void> {
+    const { status, headers, bytes, part } = body;
+    const length = part?.length ?? bytes.byteLength;
+    if (!exchange.bodyless && length > SMALL_BYTES) return this.#sendLarge(exchange, body);
+    // Copied: a view would keep the whole buffer in memory.
+    const isPart = part !== undefined && length < bytes.byteLength;
+    answer(exchange, status, headers, isPart ? bytes.slice(part.start, part.start + length) : bytes);
+    return SENT;
+  }
+
+  async #sendLarge(exchange: Exchange, body: WholeBody): Promise<void> {
     const { status, headers, bytes, digest } = body;
     const { start, length } = body.part ?? { start: 0, length: bytes.byteLength };
-    if (exchange.bodyless || length <= SMALL_BYTES) {
-      // Copied: a view would keep the whole buffer in memory.
-      answer(
-        exchange,
-        status,
-        headers,
-        length < bytes.byteLength ? bytes.slice(start, start + length) : bytes,
-      );
-      return;
-    }
     headers['Content-Length'] = length;
     const shared = await refusingWhenBusy(() => this.#hold(exchange, bytes, digest));
     return this.#write(exchange, shared, { status, headers, part: { start, length }, digest });
