@@ -133,7 +133,8 @@ export class Authenticator {
   /** What the Authorization header of a request proves. */
   async prove(sender: Sender): Promise<Identity> {
     const authorization = parseAuthorization(sender.authorization);
-    if (authorization === undefined || !(await this.opensTo(authorization))) return NOTHING;
+    if (authorization === undefined) return NOTHING;
+    if (!this.isOpen && !(await this.opensTo(authorization))) return NOTHING;
     if (authorization.scheme === 'basic') return this.identify(sender, authorization);
     const claims = await this.#options.tokens.verify(authorization.token);
     return claims === undefined

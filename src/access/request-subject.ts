@@ -9,7 +9,7 @@ import type { HostedRights } from './hosted-rights.ts';
 import type { Identification } from './identification.ts';
 import { type Identity, requesterOfIdentity } from './identity.ts';
 import type { MirroredRights } from './mirrored-rights.ts';
-import type { Principal } from './principal.ts';
+import type { Principal, UpstreamPrincipal } from './principal.ts';
 import { CATALOG_SCOPE, covers, type Scope, scopeText } from './scope.ts';
 import type { Action, Sender, Subject } from './subject.ts';
 
@@ -104,13 +104,11 @@ export class RequestSubject implements Subject {
     return challenges.demand(this.#sender, { ...demand, message }) ?? error;
   }
 
-  async #settle(repository: Repository, action: Action, target?: PullTarget): Promise<Right> {
+  #settle(repository: Repository, action: Action, target?: PullTarget): Promise<Right> | Right {
     const { hosted } = this.#parts;
-    if (repository.upstream !== '') {
-      if (action !== 'pull') throw readOnlyMirror(repository);
-      return this.#pull(await this.principal(repository), repository, target);
-    }
-    const principal = await this.principal(repository);
+    if (repository.upstream !== '' && action !== 'pull') throw readOnlyMirror(repository);
+    const principal = this.principal(repository);
+    if (repository.upstream !== '') return this.#pull(principal, repository, target);
     const refusal = hosted.refusal(principal, repository, action);
     if (refusal === undefined) {
       if (action !== 'pull' && principal.as === 'tenant') this.#requireEncryption();
@@ -119,9 +117,18 @@ export class RequestSubject implements Subject {
     throw principal.as === 'anonymous' ? this.#askToLogIn(refusal, scopeOf(repository, action)) : refusal;
   }
 
-  async #pull(principal: Principal, repository: Repository, target?: PullTarget): Promise<Right> {
+  #pull(principal: Principal, repository: Repository, target?: PullTarget): Promise<Right> {
+    return principal.as === 'upstream'
+      ? this.#pullWithOwn(principal, repository, target)
+      : this.#parts.mirrored.pull(principal, repository, target);
+  }
+
+  async #pullWithOwn(
+    principal: UpstreamPrincipal,
+    repository: Repository,
+    target: PullTarget | undefined,
+  ): Promise<Right> {
     const { authenticator, mirrored } = this.#parts;
-    if (principal.as !== 'upstream') return mirrored.pull(principal, repository, target);
     const { tenants, credentialId } = principal;
     const credential =
       authenticator.recall(credentialId) ?? (await mirrored.recall(tenants, credentialId, repository));
@@ -133,7 +140,7 @@ export class RequestSubject implements Subject {
    * Who the sender is for `repository`, whose credential counts as used. Throws UNAUTHORIZED if it no longer identifies
    * anybody.
    */
-  async principal(repository: Repository): Promise<Principal> {
+  principal(repository: Repository): Principal {
     const principal = this.#identified(repository);
     if (principal.as === 'tenant' && this.#identity.kind === 'credential') {
       this.#parts.tenants.noteOutcome(principal.credentialId, 'used');

@@ -5,7 +5,7 @@
  * (`pull-record.ts`).
  */
 import { CLOCK_SLACK_MS } from '../lib/clock.ts';
-import type { Grant, MetadataStore, PullQuery } from '../metadata/metadata-store.ts';
+import type { Grant, MetadataStore, PullQuery, WithGrants } from '../metadata/metadata-store.ts';
 import { ANONYMOUS_ID } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import { type PullTarget, ReadAhead } from '../oci/pull-read.ts';
@@ -261,11 +261,20 @@ export class Grants {
       const grants = await this.#read(repository, query.credentialIds);
       return { grants, ahead: undefined, knowsPreloads: false };
     }
-    const { grants, ahead } = await askAhead(this.#metadata, repository, target, query);
+    if ('blob' in target) {
+      const read = await this.#metadata.readBlobForPull(repository, target.blob, query);
+      return this.#readAhead(repository, read, ReadAhead.ofBlob(repository, target.blob, read));
+    }
+    const read = await this.#metadata.readForPull(repository, target.manifest, query);
+    return this.#readAhead(repository, read, ReadAhead.ofManifest(repository, target.manifest, read));
+  }
+
+  #readAhead(repository: Repository, { grants }: WithGrants, ahead: ReadAhead): GrantsAndTarget {
     return { grants: this.#withoutEnded(repository, grants), ahead, knowsPreloads: grants.length === 0 };
   }
 
   #withoutEnded(repository: Repository, grants: readonly Grant[]): readonly Grant[] {
+    if (this.#unremoved.isEmpty) return grants;
     return grants.filter(({ credentialId }) => !this.#unremoved.has(repository, credentialId));
   }
 
@@ -339,20 +348,6 @@ interface GrantsAndTarget {
   readonly ahead: ReadAhead | undefined;
   /** Whether `ahead` says whether the target was imported for the requester. */
   readonly knowsPreloads: boolean;
-}
-
-async function askAhead(
-  metadata: MetadataStore,
-  repository: Repository,
-  target: PullTarget,
-  query: PullQuery,
-): Promise<{ readonly grants: readonly Grant[]; readonly ahead: ReadAhead }> {
-  if ('blob' in target) {
-    const read = await metadata.readBlobForPull(repository, target.blob, query);
-    return { grants: read.grants, ahead: ReadAhead.ofBlob(repository, target.blob, read) };
-  }
-  const read = await metadata.readForPull(repository, target.manifest, query);
-  return { grants: read.grants, ahead: ReadAhead.ofManifest(repository, target.manifest, read) };
 }
 
 /** A repository is public if upstream served it anonymously, whatever else the verification policy allows. */

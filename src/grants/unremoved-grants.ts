@@ -27,6 +27,10 @@ export class UnremovedGrants {
     this.#maxRepositories = maxRepositories;
   }
 
+  get isEmpty(): boolean {
+    return this.#ended.size === 0;
+  }
+
   has(repository: Repository, credentialId: string): boolean {
     return this.#ended.has(credentialId) || this.#ended.has(keyOf({ repository, credentialId }));
   }

@@ -18,7 +18,7 @@ export interface JitteredRetry {
  * Calls `attempt` until it succeeds, fails with another error, or the deadline has passed. The event loop is free in
  * between.
  */
-export async function retryJittered<T>(attempt: () => T, retry: JitteredRetry): Promise<T> {
+export async function retryJittered<T>(attempt: () => T | Promise<T>, retry: JitteredRetry): Promise<T> {
   const startedAtMs = performance.now();
   for (;;) {
     try {

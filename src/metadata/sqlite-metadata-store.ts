@@ -270,16 +270,8 @@ class SqliteMetadataStore implements MetadataStore {
     this.#sweepBehind();
   }
 
-  async readForPull(
-    repository: Repository,
-    reference: string,
-    query: PullQuery = {},
-  ): Promise<ManifestAnswer> {
-    const { answer, isDamaged } = await this.#read(() => this.#findForPull(repository, reference, query));
-    const { manifest } = answer;
-    if (!isDamaged || manifest === undefined) return answer;
-    await this.#quarantine(manifest.digest);
-    return { ...answer, manifest: undefined, isPreloaded: false };
+  readForPull(repository: Repository, reference: string, query: PullQuery = {}): Promise<ManifestAnswer> {
+    return this.#read(() => this.#answerPull(repository, reference, query));
   }
 
   readBlobForPull(repository: Repository, digest: Digest, query: PullQuery = {}): Promise<BlobAnswer> {
@@ -797,24 +789,26 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   /** Call within a read. The bytes of what is remembered were checked. */
-  #findForPull(
+  #answerPull(
     repository: Repository,
     reference: string,
     query: PullQuery,
-  ): { readonly answer: ManifestAnswer; readonly isDamaged: boolean } {
+  ): ManifestAnswer | Promise<ManifestAnswer> {
     const memory = this.#manifestMemory;
     memory.turnTo(this.#version.look());
     const known = memory.answer(repository, reference, query);
-    if (known !== undefined) return { answer: known, isDamaged: false };
+    if (known !== undefined) return known;
     const remembered = memory.content(repository, reference);
     const content = remembered ?? this.#readReferred(repository, reference);
     const { manifest } = content;
     const answer = { ...content, ...this.#readForRequester(repository, manifest?.digest, query) };
-    const isDamaged = remembered === undefined && manifest !== undefined && !this.#check.isSound(manifest);
-    if (manifest !== undefined && !isDamaged) {
-      memory.keep(repository, reference, query, { content, contentBytes: manifest.bytes.byteLength, answer });
+    if (manifest === undefined) return answer;
+    if (remembered === undefined && !this.#check.isSound(manifest)) {
+      const withoutIt = { ...answer, manifest: undefined, isPreloaded: false };
+      return this.#quarantine(manifest.digest).then(() => withoutIt);
     }
-    return { answer, isDamaged };
+    memory.keep(repository, reference, query, { content, contentBytes: manifest.bytes.byteLength, answer });
+    return answer;
   }
 
   /** Call within a read. */
@@ -832,7 +826,7 @@ class SqliteMetadataStore implements MetadataStore {
     return { tag, manifest };
   }
 
-  #read<T>(work: () => T): Promise<T> {
+  #read<T>(work: () => T | Promise<T>): Promise<T> {
     return this.#connection.read(work);
   }
 

@@ -86,7 +86,8 @@ export class ManifestSource {
     want: ManifestWant,
   ): Promise<ServedManifest> {
     const whole = await this.#byReference(repository, reference, right);
-    const found = isDigest(reference) ? whole : await this.#forPlatform(repository, whole, right, want);
+    const isSettled = isDigest(reference) || !isIndexType(whole.manifest.mediaType);
+    const found = isSettled ? whole : await this.#forPlatform(repository, whole, right, want);
     const { digest, mediaType, bytes } = found.manifest;
     const { outcome, stored, upstreamMs } = found;
     this.#metadata.noteUse(digest);

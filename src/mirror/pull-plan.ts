@@ -73,12 +73,12 @@ async function planOfDigest(
 }
 
 /** What the index says of the reference; it may have been asked when the right was. */
-async function readAhead(
+function readAhead(
   repository: Repository,
   reference: string,
   right: Right,
   metadata: MetadataStore,
-): Promise<PullRead> {
+): PullRead | Promise<PullRead> {
   const grantees = granteesOf(right);
   const read = right.ahead?.takeManifest(repository, reference);
   if (read === undefined) return metadata.readForPull(repository, reference, { grantees });

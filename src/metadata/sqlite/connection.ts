@@ -133,22 +133,21 @@ export class Connection {
    * Runs `work`, which only reads; the first attempt is synchronous. In WAL mode a reader waits only for recovery after
    * a crash.
    */
-  async read<T>(work: () => T): Promise<T> {
+  read<T>(work: () => T | Promise<T>): Promise<T> {
     try {
-      return work();
+      return Promise.resolve(work());
     } catch (error) {
-      if (!isBusy(error)) {
-        throw error;
-      }
+      return isBusy(error)
+        ? this.retrying('read the index', work)
+        : Promise.reject(error instanceof Error ? error : new Error(String(error)));
     }
-    return this.retrying('read the index', work);
   }
 
   /**
    * Repeats `work` while another process holds the lock that it needs, until 10 s after `sinceMs` (of
    * `performance.now()`), at least once; then rejects with IndexLocked.
    */
-  retrying<T>(what: string, work: () => T, sinceMs = performance.now()): Promise<T> {
+  retrying<T>(what: string, work: () => T | Promise<T>, sinceMs = performance.now()): Promise<T> {
     return retryJittered(work, {
       isRetryable: isBusy,
       minDelayMs: MIN_RETRY_MS,
