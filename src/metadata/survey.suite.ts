@@ -78,20 +78,24 @@ export function surveySuite(makeIndex: () => Promise<SurveyedIndex>): void {
     const evictable = async (sinceMs: number) => (await survey.evictable(sinceMs)).entries;
 
     test('what may be evicted is found least recently used first, with the size of its lists of referrers', async () => {
-      const images = ['one', 'two', 'three'].map(name => image(name).manifest);
-      for (const [at, manifest] of images.entries()) {
-        await store.putManifest(MIRRORED, manifest, image('any').view, { atMs: [30, 10, 20][at] ?? 0 });
+      const [last, ...first] = ['one', 'two', 'three']
+        .map(name => image(name).manifest)
+        .toSorted((a, b) => (a.digest < b.digest ? -1 : 1));
+      const order = [...first.toReversed(), last!];
+      for (const [at, manifest] of order.entries()) {
+        await store.putManifest(MIRRORED, manifest, image('any').view, { atMs: 10 + at });
       }
-      const [one, two, three] = images;
       const list = { mediaType: 'a/b', bytes: Buffer.alloc(1000), checkedAtMs: 1 };
-      await store.putReferrersList(MIRRORED, one!.digest, list);
-      expect(await evictable(31)).toEqual([
-        { kind: 'manifest', digest: two!.digest, size: two!.bytes.byteLength },
-        { kind: 'manifest', digest: three!.digest, size: three!.bytes.byteLength },
-        { kind: 'manifest', digest: one!.digest, size: one!.bytes.byteLength + 1000 },
-      ]);
-      await store.putPin(MIRRORED, two!.digest);
-      expect((await evictable(30)).map(({ digest }) => digest)).toEqual([three!.digest]);
+      await store.putReferrersList(MIRRORED, last!.digest, list);
+      const [oldest, middle] = order.map(({ digest, bytes }) => ({
+        kind: 'manifest',
+        digest,
+        size: bytes.byteLength,
+      }));
+      const newest = { kind: 'manifest', digest: last!.digest, size: last!.bytes.byteLength + 1000 };
+      expect(await evictable(13)).toEqual([oldest, middle, newest]);
+      await store.putPin(MIRRORED, oldest!.digest);
+      expect(await evictable(12)).toEqual([middle]);
     });
 
     test('Links with a later time are found until they are set back', async () => {
