@@ -1398,6 +1398,48 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       });
     });
 
+    describe('of two processes at once', () => {
+      const LATER_MS = Date.now() + 3_600_000;
+      const blobs = Array.from({ length: 30 }, (_, at) => digestOf(Buffer.from(`blob ${at}`)));
+      let other: MetadataStore;
+
+      beforeEach(async () => {
+        other = await place.open();
+      });
+
+      afterEach(() => other.close());
+
+      test('either one imports a blob, or the other removes it', async () => {
+        await Promise.all(blobs.map(digest => store.putBlob(digest, 4)));
+        const outcomes = blobs.map(async (digest, at) => {
+          const bring = () => store.putContent(NGINX, { manifests: [], blobs: [{ digest, size: 4 }] }, 1);
+          const remove = () => other.removeUnlinked([blobOf(digest)], LATER_MS);
+          const [missing, removed] =
+            at % 2 === 0
+              ? await Promise.all([bring(), remove()])
+              : (await Promise.all([remove(), bring()])).toReversed();
+          const isStored = (await store.statBlob(digest)) !== undefined;
+          return { isStored, isMissing: missing?.length === 1, isRemoved: removed?.length === 1 };
+        });
+        for (const { isStored, isMissing, isRemoved } of await Promise.all(outcomes)) {
+          expect({ isMissing, isRemoved }).toEqual({ isMissing: !isStored, isRemoved: !isStored });
+        }
+      });
+
+      test('one takes no bytes away of which the other writes the row', async () => {
+        const bytes = new Set(blobs);
+        const outcomes = blobs.map(async (digest, at) => {
+          const lease = await leaseOf(store, `upload-${at}`);
+          const proof = { lease, isThere: () => bytes.has(digest) };
+          const put = () => store.putBlob(digest, 4, HOSTED, proof);
+          const take = () => other.ifStray(digest, () => bytes.delete(digest));
+          await (at % 2 === 0 ? Promise.all([put(), take()]) : Promise.all([take(), put()]));
+          return { isThere: bytes.has(digest), isStored: (await store.statBlob(digest)) !== undefined };
+        });
+        for (const { isThere, isStored } of await Promise.all(outcomes)) expect(isStored).toBe(isThere);
+      });
+    });
+
     describe('a write that throws', () => {
       test('changes nothing, and fails no other', async () => {
         const lease = await leaseOf(store, 'upload-1');

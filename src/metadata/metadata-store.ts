@@ -220,7 +220,8 @@ export interface MetadataStore extends Leases {
 
   // Manifests. Their bytes are stored once; bytes that do not match the digest are damage, and the manifest is then
   // absent. What a manifest names, and so needs, depends on the media type under which it is read. Each repository
-  // reads it with the media type that it was last given, whatever other repositories were given.
+  // reads it with the media type that it was last given, whatever other repositories were given. What it names counts as
+  // long as a repository reads it so, damaged or not; if none has it any more, until its bytes are removed.
 
   /** The bytes, whichever repository they belong to. They can be read under any media type. */
   readManifestBytes(digest: Digest): Promise<Uint8Array | undefined>;
@@ -299,7 +300,7 @@ export interface MetadataStore extends Leases {
   /** Adds the Link, or renews it with this size. `size` is upstream's. */
   linkBlob(repository: Repository, digest: Digest, size: number): Promise<void>;
   unlinkBlob(repository: Repository, digest: Digest): Promise<boolean>;
-  /** The size of the blob by its Link, or by a manifest linked in this repository, as found by `isNamed`. */
+  /** The size of the blob by its Link, or else by the newest manifest linked in this repository that names it. */
   namedSize(repository: Repository, digest: Digest): Promise<number | undefined>;
   /**
    * Whether a manifest that is linked in this repository names the blob. If very many manifests name it, only the
