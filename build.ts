@@ -40,7 +40,7 @@ const { output: chunks } = await build({
     chunkFileNames: '[name]-[hash].cjs',
     cleanDir: true,
   },
-  plugins: [licenses('THIRD-PARTY-LICENSES.txt')],
+  plugins: [needed(), licenses('THIRD-PARTY-LICENSES.txt')],
 });
 
 await oneFile('src/entrepot.ts', 'dist/entrepot.cjs');
@@ -54,7 +54,34 @@ async function oneFile(input: string, file: string): Promise<void> {
     input,
     platform: 'node',
     output: { file, format: 'cjs', strict: true, codeSplitting: false },
+    plugins: [needed()],
   });
+}
+
+/**
+ * Instead of modules that take long to load and of which nothing, or little, is used: of undici its client, without its
+ * `fetch`, WebSocket and mocks, and without the client that it makes for `fetch`. Nothing of `node:child_process` by
+ * commander, which would start subcommands that are programs of their own.
+ */
+function needed(): Plugin {
+  const client = `
+    import Agent from 'undici/lib/dispatcher/agent.js';
+    import Dispatcher from 'undici/lib/dispatcher/dispatcher.js';
+    import Pool from 'undici/lib/dispatcher/pool.js';
+    import ProxyAgent from 'undici/lib/dispatcher/proxy-agent.js';
+    import api from 'undici/lib/api/index.js';
+    import buildConnector from 'undici/lib/core/connect.js';
+    import errors from 'undici/lib/core/errors.js';
+    Object.assign(Dispatcher.prototype, api);
+    export { Agent, buildConnector, errors, Pool, ProxyAgent };`;
+  return {
+    name: 'needed',
+    resolveId(id, importer = '') {
+      if (id === 'undici') return 'needed:undici';
+      return id === 'node:child_process' && /\/commander\//.test(importer) ? 'needed:none' : undefined;
+    },
+    load: id => ({ 'needed:undici': client, 'needed:none': 'module.exports = {};' })[id],
+  };
 }
 
 /** In a process with the flags of the starter's first line, for which V8 compiles, and without settings of whoever builds. */
