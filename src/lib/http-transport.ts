@@ -57,7 +57,10 @@ const MAX_HEADER_BYTES = 32 * 1024;
 /** Just below the idle limit of common load balancers (60 s), so that we close first. */
 const KEEP_ALIVE_MS = 50_000;
 
-/** Makes the requests of an HttpClient. The only file that uses undici, which takes a while to load. */
+/**
+ * Makes the requests of an HttpClient. The only file that uses undici, which takes a while to load: `build.ts` bundles
+ * no more of it than is imported here.
+ */
 export class HttpTransport {
   readonly #options: HttpClientOptions;
   readonly #direct: Agent;
