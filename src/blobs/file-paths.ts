@@ -6,23 +6,30 @@ import { type Digest, digestAlgorithm, digestHex, isDigest } from '../oci/digest
 const INGEST_KEY = /^[a-z0-9-]{1,200}$/;
 
 /**
- * `<key>.<epoch>`, with `.copy` while it is still being copied from the previous holder's. Old versions used the key
- * alone.
+ * `<key>.<epoch>`, with `.copy` while it is still being copied from the previous holder's, and `.parts` if it is not
+ * written from the start to the end. Old versions used the key alone.
  */
-const INGEST_NAME = /^(?<key>[a-z0-9-]{1,200})(?:\.(?<epoch>[0-9]{1,15})(?<copy>\.copy)?)?$/;
+const INGEST_NAME = /^(?<key>[a-z0-9-]{1,200})(?:\.(?<epoch>[0-9]{1,15})(?<ending>\.copy|\.parts)?)?$/;
 
 /** The parts of an ingest's file name. */
 export interface IngestName {
   readonly key: string;
   readonly epoch: number | undefined;
   readonly isPartialCopy: boolean;
+  /** Whether it is parts of a blob, in places of their own. */
+  readonly isParts: boolean;
 }
 
 /** `undefined` for a file that is not an ingest. */
 export function parseIngestName(name: string): IngestName | undefined {
-  const { key, epoch, copy } = INGEST_NAME.exec(name)?.groups ?? {};
+  const { key, epoch, ending } = INGEST_NAME.exec(name)?.groups ?? {};
   if (key === undefined) return undefined;
-  return { key, epoch: epoch === undefined ? undefined : Number(epoch), isPartialCopy: copy !== undefined };
+  return {
+    key,
+    epoch: epoch === undefined ? undefined : Number(epoch),
+    isPartialCopy: ending === '.copy',
+    isParts: ending === '.parts',
+  };
 }
 
 /**
@@ -31,6 +38,7 @@ export function parseIngestName(name: string): IngestName | undefined {
  *     root/                                              mode 0700, as are the two folders in it
  *       blobs/<algorithm>/<first two hex digits>/<hex>   a verified blob, read-only; its name is its digest
  *       ingest/<key>.<epoch>                             a write in progress, or one that can be resumed
+ *       ingest/<key>.<epoch>.parts                       some bytes of a blob, and a map of which
  *       ingest/gone-<id>                                 a removed blob that is about to be freed
  *
  * A blob is made by moving an ingest. Blobs are never changed in place, and nothing else is stored here.
@@ -63,6 +71,10 @@ export class FilePaths {
       throw new TypeError('not an ingest key');
     }
     return join(this.ingests, `${key}.${epoch}`);
+  }
+
+  parts(key: string, epoch: number): string {
+    return `${this.ingest(key, epoch)}.parts`;
   }
 
   /** The path of an ingest with this name, as found in the folder. */

@@ -5,14 +5,18 @@ import type { Lease } from '../lib/lease.ts';
 import { digestAlgorithm } from '../oci/digest.ts';
 import type { DiskSpace } from './disk-space.ts';
 import { FileIngest } from './file-ingest.ts';
+import { FileParts, takeOverParts } from './file-parts.ts';
 import { type FilePaths, parseIngestName } from './file-paths.ts';
 import { folderEntries } from './folder-entries.ts';
 import type { Hasher } from './hasher.ts';
-import { earlierIngests, leftIngest } from './left-ingest.ts';
-import type { FoundIngest, Ingest, IngestFollower, IngestOptions, Spool } from './spool.ts';
+import { earlierIngests, earlierParts, leftIngest } from './left-ingest.ts';
+import type { BlobParts, FoundIngest, Ingest, IngestFollower, IngestOptions, Spool } from './spool.ts';
 
 /** What nearly every client uses: hashing begins with it if the digest is not known yet. */
 const USUAL_ALGORITHM = 'sha256';
+
+/** A disk's block, as `stat` counts them, whatever the file system's own are. */
+const BLOCK_BYTES = 512;
 
 /** Ingests as files below `ingest/`. */
 export class FileSpool implements Spool {
@@ -34,9 +38,13 @@ export class FileSpool implements Spool {
     if (lease.left !== undefined || (await this.#isEarlier(lease.key))) {
       await leftIngest(this.#paths, lease, { isWanted: !anew });
     }
-    const grown = (bytes: number): void => this.countUnfinished(this.#unfinishedBytes + bytes);
-    const spool = { paths: this.#paths, hasher: this.#hasher, space: this.space, grown };
-    return FileIngest.open(spool, lease, { algorithm, anew });
+    return FileIngest.open({ ...this.#place, hasher: this.#hasher }, lease, { algorithm, anew });
+  }
+
+  async parts(lease: Lease, size: number): Promise<BlobParts> {
+    const isEarlier = lease.left === undefined && (await this.#isEarlier(lease.key));
+    await takeOverParts(this.#paths, lease, isEarlier ? await earlierParts(this.#paths, lease.key) : []);
+    return FileParts.open(this.#place, lease, size);
   }
 
   async follow(key: string, epoch: number): Promise<IngestFollower | undefined> {
@@ -64,10 +72,17 @@ export class FileSpool implements Spool {
       const parsed = parseIngestName(name);
       const found = await absentAsUndefined(lstat(path));
       if (parsed !== undefined && found?.isFile()) {
-        const { key, epoch } = parsed;
-        yield { name, key, epoch, size: found.size, modifiedAtMs: found.mtimeMs };
+        const { key, epoch, isParts } = parsed;
+        // Parts have holes, which take no space.
+        const size = isParts ? Math.min(found.size, found.blocks * BLOCK_BYTES) : found.size;
+        yield { name, key, epoch, isParts, size, modifiedAtMs: found.mtimeMs };
       }
     }
+  }
+
+  get #place() {
+    const grown = (bytes: number): void => this.countUnfinished(this.#unfinishedBytes + bytes);
+    return { paths: this.#paths, space: this.space, grown };
   }
 
   /**

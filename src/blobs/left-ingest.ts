@@ -2,7 +2,7 @@ import { constants } from 'node:fs';
 import { copyFile, readdir, rename, rm } from 'node:fs/promises';
 import { absentAsUndefined, errorCode } from '../lib/error-code.ts';
 import type { Lease } from '../lib/lease.ts';
-import { type FilePaths, parseIngestName } from './file-paths.ts';
+import { type FilePaths, type IngestName, parseIngestName } from './file-paths.ts';
 
 /**
  * Turns what the previous holder of `lease` left into the ingest of `lease`: the same file if that holder is known not
@@ -34,11 +34,25 @@ export async function earlierIngests(
   key: string,
   epoch = Number.POSITIVE_INFINITY,
 ): Promise<readonly string[]> {
+  return latestFirst(
+    paths,
+    found => found.key === key && !found.isPartialCopy && !found.isParts && (found.epoch ?? 0) < epoch,
+  );
+}
+
+/** The files of parts of all holders of `key`, latest first. Reads the whole folder. */
+export async function earlierParts(paths: FilePaths, key: string): Promise<readonly string[]> {
+  return latestFirst(paths, found => found.key === key && found.isParts);
+}
+
+async function latestFirst(
+  paths: FilePaths,
+  isMeant: (found: IngestName) => boolean,
+): Promise<readonly string[]> {
   const ingests = (await readdir(paths.ingests)).flatMap(name => {
-    const parsed = parseIngestName(name);
+    const found = parseIngestName(name);
     // Old versions named it by its key alone.
-    const found = { name, epoch: parsed?.epoch ?? 0 };
-    return parsed?.key === key && !parsed.isPartialCopy && found.epoch < epoch ? [found] : [];
+    return found !== undefined && isMeant(found) ? [{ name, epoch: found.epoch ?? 0 }] : [];
   });
   return ingests.toSorted((one, other) => other.epoch - one.epoch).map(({ name }) => name);
 }

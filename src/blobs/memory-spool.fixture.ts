@@ -1,9 +1,18 @@
 // A Spool in memory, for tests. Each MemorySpool on the same MemoryIngests is another process.
 import { createHash } from 'node:crypto';
+import { Extents } from '../lib/extents.ts';
 import type { Lease } from '../lib/lease.ts';
 import { type Digest, digestAlgorithm, parseDigest } from '../oci/digest.ts';
 import { FilePaths, parseIngestName } from './file-paths.ts';
-import type { FoundIngest, Ingest, IngestFollower, IngestOptions, Spool, SpoolSpace } from './spool.ts';
+import type {
+  BlobParts,
+  FoundIngest,
+  Ingest,
+  IngestFollower,
+  IngestOptions,
+  Spool,
+  SpoolSpace,
+} from './spool.ts';
 
 /** The rules for keys and names are the same. */
 const NAMES = new FilePaths('/');
@@ -42,9 +51,17 @@ class Bytes {
   }
 }
 
+interface SavedParts {
+  readonly bytes: Uint8Array;
+  /** What was saved. */
+  extents: Extents;
+  modifiedAtMs: number;
+}
+
 /** The state that the processes share: ingests by name. */
 export class MemoryIngests {
   readonly bytes = new Map<string, Bytes>();
+  readonly parts = new Map<string, SavedParts>();
 
   /** Names of the ingests of `key` before `epoch`, latest first. */
   earlier(key: string, epoch = Number.POSITIVE_INFINITY): readonly string[] {
@@ -91,6 +108,28 @@ export class MemorySpool implements Spool {
     });
   }
 
+  async parts(lease: Lease, size: number): Promise<BlobParts> {
+    const { key, epoch, left } = lease;
+    const all = this.#ingests.parts;
+    const name = `${nameOf(key, epoch)}.parts`;
+    const [earlier] = [...all.keys()]
+      .filter(other => parseIngestName(other)?.key === key)
+      .toSorted((one, other) => (parseIngestName(other)?.epoch ?? 0) - (parseIngestName(one)?.epoch ?? 0));
+    const found = earlier === undefined ? undefined : all.get(earlier);
+    if (earlier !== undefined) all.delete(earlier);
+    const isKept = found?.bytes.byteLength === size && left?.mayWrite !== true;
+    const saved = isKept
+      ? found
+      : { bytes: new Uint8Array(size), extents: new Extents(), modifiedAtMs: Date.now() };
+    all.set(name, saved);
+    return new MemoryParts(lease, saved, {
+      grown: by => this.countUnfinished(this.#unfinishedBytes + by),
+      remove: () => {
+        if (all.get(name) === saved) all.delete(name);
+      },
+    });
+  }
+
   async follow(key: string, epoch: number): Promise<IngestFollower | undefined> {
     const bytes = this.#ingests.bytes.get(nameOf(key, epoch));
     return (
@@ -111,12 +150,17 @@ export class MemorySpool implements Spool {
   async abandon({ name }: Pick<FoundIngest, 'name'>): Promise<void> {
     NAMES.foundIngest(name);
     this.#ingests.bytes.delete(name);
+    this.#ingests.parts.delete(name);
   }
 
   async *list(): AsyncIterable<FoundIngest> {
     for (const [name, { length: size, modifiedAtMs }] of this.#ingests.bytes) {
       const parsed = parseIngestName(name);
-      if (parsed !== undefined) yield { name, key: parsed.key, epoch: parsed.epoch, size, modifiedAtMs };
+      if (parsed !== undefined) yield { name, ...parsed, size, modifiedAtMs };
+    }
+    for (const [name, { extents, modifiedAtMs }] of this.#ingests.parts) {
+      const parsed = parseIngestName(name);
+      if (parsed !== undefined) yield { name, ...parsed, size: extents.bytes, modifiedAtMs };
     }
   }
 
@@ -200,6 +244,61 @@ class MemoryIngest implements Ingest {
 
   #requireOpen(): void {
     if (this.#isEnded) throw new Error('the ingest has ended');
+  }
+}
+
+class MemoryParts implements BlobParts {
+  readonly lease: Lease;
+  readonly extents: Extents;
+  readonly #saved: SavedParts;
+  readonly #place: Place;
+  #isEnded = false;
+
+  constructor(lease: Lease, saved: SavedParts, place: Place) {
+    this.lease = lease;
+    this.extents = new Extents(saved.extents);
+    this.#saved = saved;
+    this.#place = place;
+  }
+
+  async write(position: number, chunk: Uint8Array): Promise<void> {
+    if (this.#isEnded) throw new Error('the parts have ended');
+    await this.lease.confirm();
+    this.#saved.bytes.set(chunk, position);
+    const before = this.extents.bytes;
+    this.extents.add({ start: position, end: position + chunk.byteLength });
+    this.#place.grown(this.extents.bytes - before);
+  }
+
+  async read(buffer: Uint8Array, position: number): Promise<number> {
+    const extent = this.extents.next(position);
+    if (extent === undefined || extent.start > position) return 0;
+    const found = this.#saved.bytes.subarray(position, Math.min(extent.end, position + buffer.byteLength));
+    buffer.set(found);
+    return found.byteLength;
+  }
+
+  async save(): Promise<void> {
+    if (this.#isEnded) throw new Error('the parts have ended');
+    this.#saved.extents = new Extents(this.extents);
+    this.#saved.modifiedAtMs = Date.now();
+  }
+
+  async suspend(): Promise<void> {
+    if (this.#isEnded) return;
+    await this.save();
+    this.#isEnded = true;
+    if (this.extents.count === 0) this.#place.remove();
+  }
+
+  async abort(): Promise<void> {
+    this.#isEnded = true;
+    this.#place.remove();
+    this.#place.grown(-this.extents.bytes);
+  }
+
+  async close(): Promise<void> {
+    this.#isEnded = true;
   }
 }
 

@@ -3,7 +3,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { type Lease, LeaseLost } from '../lib/lease.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
 import { digestOf } from '../oci/digest.ts';
-import type { Ingest, Spool } from './spool.ts';
+import type { BlobParts, Ingest, Spool } from './spool.ts';
 
 /** A place where ingests are kept. Each call of `open` is another process's view of it. */
 export interface SpoolPlace {
@@ -273,6 +273,127 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
       expect(await Promise.all(hashed)).toEqual(contents.map(bytes => digestOf(bytes)));
     });
 
+    describe('parts of a blob', () => {
+      const blob = randomBytes(200_000);
+      const part = (start: number, end: number): Uint8Array => blob.subarray(start, end);
+
+      test('are written in any order and read where they are, and nowhere else', async () => {
+        const parts = await spool.parts(steadyLease('part-1'), blob.length);
+        await parts.write(150_000, part(150_000, 200_000));
+        await Promise.all([parts.write(0, part(0, 2)), parts.write(2, part(2, 1_000))]);
+        expect([...parts.extents]).toEqual([
+          { start: 0, end: 1_000 },
+          { start: 150_000, end: 200_000 },
+        ]);
+        expect(await readPart(parts, 990, 500)).toEqual(part(990, 1_000));
+        expect(await readPart(parts, 199_000, 5_000)).toEqual(part(199_000, 200_000));
+        expect((await readPart(parts, 1_000, 500)).length).toBe(0);
+        expect((await readPart(parts, 149_999, 500)).length).toBe(0);
+        await parts.abort();
+        expect(await readPart(parts, 0, 10)).toEqual(part(0, 10));
+        await parts.close();
+        expect(await collect(spool.list())).toEqual([]);
+      });
+
+      test('are found by the next holder as they were saved, in this or another process', async () => {
+        const first = await spool.parts(steadyLease('part-1'), blob.length);
+        await first.write(1_000, part(1_000, 3_000));
+        await first.save();
+        await first.write(50_000, part(50_000, 60_000));
+        await first.suspend();
+        await expect(first.write(0, part(0, 1))).rejects.toThrow('ended');
+        await first.close();
+        const next = await place.open();
+        const second = await next.spool.parts(
+          steadyLease('part-1', 2, { epoch: 1, mayWrite: false }),
+          blob.length,
+        );
+        expect([...second.extents]).toEqual([...first.extents]);
+        expect(await readPart(second, 50_000, 20_000)).toEqual(part(50_000, 60_000));
+        await second.close();
+        await next.close();
+      });
+
+      test('that were not saved before a crash are gone', async () => {
+        const first = await spool.parts(steadyLease('part-1'), blob.length);
+        await first.write(1_000, part(1_000, 3_000));
+        await first.save();
+        await first.write(50_000, part(50_000, 60_000));
+        await first.close();
+        const left = { epoch: 1, mayWrite: false };
+        const second = await spool.parts(steadyLease('part-1', 2, left), blob.length);
+        expect([...second.extents]).toEqual([{ start: 1_000, end: 3_000 }]);
+        await second.close();
+      });
+
+      test('continue although the index forgot their Lease in a power failure', async () => {
+        const lost = await spool.parts(steadyLease('part-1', 7), blob.length);
+        await lost.write(0, part(0, 100));
+        await lost.suspend();
+        await lost.close();
+        const next = await place.open();
+        const found = await next.spool.parts(steadyLease('part-1', 1_000_001), blob.length);
+        expect([...found.extents]).toEqual([{ start: 0, end: 100 }]);
+        await found.abort();
+        await found.close();
+        expect(await collect(next.spool.list())).toEqual([]);
+        await next.close();
+      });
+
+      test('are not taken over from a holder that may still write, nor for a blob of another size', async () => {
+        const paused = await spool.parts(steadyLease('part-1'), blob.length);
+        await paused.write(0, part(0, 100));
+        await paused.save();
+        const second = await spool.parts(steadyLease('part-1', 2, { epoch: 1, mayWrite: true }), blob.length);
+        expect(second.extents.count).toBe(0);
+        await second.write(0, part(0, 50));
+        await paused.write(0, Buffer.alloc(100));
+        expect(await readPart(second, 0, 100)).toEqual(part(0, 50));
+        await paused.close();
+        await second.suspend();
+        await second.close();
+        const other = await spool.parts(steadyLease('part-1', 3, { epoch: 2, mayWrite: false }), 100);
+        expect(other.extents.count).toBe(0);
+        await other.close();
+      });
+
+      test('reject what is written after losing the Lease, and bytes behind the end', async () => {
+        let isLost = false;
+        const parts = await spool.parts(
+          losableLease('part-1', () => isLost),
+          blob.length,
+        );
+        await expect(parts.write(199_999, part(0, 2))).rejects.toThrow(/behind|out of bounds/);
+        isLost = true;
+        await expect(parts.write(0, part(0, 10))).rejects.toThrow(LeaseLost);
+        expect(parts.extents.count).toBe(0);
+        await parts.abort();
+        await parts.close();
+      });
+
+      test('are listed with the space that they take, and counted', async () => {
+        const parts = await spool.parts(steadyLease('part-1'), 100 * 1024);
+        await parts.write(0, part(0, 64 * 1024));
+        await parts.save();
+        const [found] = await collect(spool.list());
+        expect(found).toMatchObject({ key: 'part-1', epoch: 1, isParts: true });
+        expect(found?.size).toBeGreaterThanOrEqual(64 * 1024);
+        expect(found?.size).toBeLessThan(1024 * 1024);
+        expect(spool.unfinishedBytes).toBe(64 * 1024);
+        await parts.abort();
+        expect(spool.unfinishedBytes).toBe(0);
+        await parts.close();
+      });
+
+      test('that nobody wrote leave nothing behind', async () => {
+        const parts = await spool.parts(steadyLease('part-1'), blob.length);
+        await parts.suspend();
+        await parts.close();
+        await parts.close();
+        expect(await collect(spool.list())).toEqual([]);
+      });
+    });
+
     test('an invalid key never reaches the file system', async () => {
       for (const key of ['', '.', '..', '../x', 'a/b', 'a.b', 'A', 'x'.repeat(201), 'a\0']) {
         await expect(spool.ingest(steadyLease(key))).rejects.toThrow('not an ingest key');
@@ -299,6 +420,11 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
       await ingest.close();
     });
   });
+}
+
+async function readPart(parts: BlobParts, start: number, length: number): Promise<Buffer> {
+  const buffer = Buffer.alloc(length);
+  return buffer.subarray(0, await parts.read(buffer, start));
 }
 
 /** A Lease that belongs to another process as soon as `isLost` returns true. */

@@ -1,3 +1,4 @@
+import type { KnownExtents } from '../lib/extents.ts';
 import type { Lease } from '../lib/lease.ts';
 import type { Digest } from '../oci/digest.ts';
 
@@ -14,6 +15,11 @@ export interface Spool {
    */
   ingest(lease: Lease, options?: IngestOptions): Promise<Ingest>;
   /**
+   * Opens the parts of `lease` for a blob of `size` bytes, whose key is of no ingest: with what the previous holder saved
+   * if it is known not to write any more, otherwise without any.
+   */
+  parts(lease: Lease, size: number): Promise<BlobParts>;
+  /**
    * Follows the ingest of the Lease with this epoch, which another process writes; `undefined` if it does not exist
    * (yet): its holder may still be copying what the previous holder had.
    */
@@ -28,7 +34,7 @@ export interface Spool {
    * key.
    */
   abandon(ingest: Pick<FoundIngest, 'name'>): Promise<void>;
-  /** All ingests, for upkeep. */
+  /** All ingests and parts, for upkeep. */
   list(): AsyncIterable<FoundIngest>;
   /**
    * The size of all ingests on disk: as last counted, plus what this process has written and minus what it has ended
@@ -78,7 +84,11 @@ export interface FoundIngest {
   readonly key: string;
   /** The epoch of its Lease; `undefined` if its name has none. */
   readonly epoch: number | undefined;
+  /** Whether it is `BlobParts`. */
+  readonly isParts: boolean;
+  /** What it takes on disk. */
   readonly size: number;
+  /** When it was last written; for parts, when they were last used. */
   readonly modifiedAtMs: number;
 }
 
@@ -118,5 +128,33 @@ export interface IngestFollower {
   /** Its current length. */
   length(): Promise<number>;
   read(buffer: Uint8Array, position: number): Promise<number>;
+  close(): Promise<void>;
+}
+
+/**
+ * Some bytes of a blob, written in any order, each in its place. They are never verified as they are, so nothing may take
+ * them for the blob. The first of `suspend` and `abort` ends writing. Every write rejects with LeaseLost if the Lease
+ * belongs to another process by now.
+ */
+export interface BlobParts {
+  readonly lease: Lease;
+  /** The bytes that are there; grows with each write. */
+  readonly extents: KnownExtents;
+  /**
+   * Writes `chunk` at `position`; resolves when it can be read. Several may be in progress. Rejects on a full disk (see
+   * `isStorageFull`), and if there are so many parts that they cannot be told apart any more.
+   */
+  write(position: number, chunk: Uint8Array): Promise<void>;
+  /**
+   * Reads from `position`, at most to the end of the extent that has it; 0 bytes if none has. Possible until `close`.
+   */
+  read(buffer: Uint8Array, position: number): Promise<number>;
+  /** Makes what is there durable, so that the next holder of the Lease finds it after a crash. */
+  save(): Promise<void>;
+  /** Stops writing and keeps what is there for the next holder. If it rejects, nothing is kept. */
+  suspend(): Promise<void>;
+  /** Stops writing and removes everything. */
+  abort(): Promise<void>;
+  /** Ends reading. Call it after `suspend` or `abort`; may be called twice. */
   close(): Promise<void>;
 }
