@@ -41,6 +41,9 @@ export function openMirror(config: Config, { credentials, ...needs }: MirrorNeed
     get maxBytes() {
       return config.storage.maxBytes;
     },
+    get completeRanged() {
+      return config.pulls.completeRanged;
+    },
     limits: config.pulls,
   });
 }

@@ -66,6 +66,14 @@ export const durationOrForever = textCodec(
   ms => (ms === Number.POSITIVE_INFINITY ? 'forever' : formatDuration(ms)),
 );
 
+/** `never`, `now`, or as `duration`. */
+export const nowOrAfter = textCodec(
+  `never, now, or ${DURATION_FORM}`,
+  value => (value === 'never' || value === 'now' ? value : parseDuration(value)),
+  when => (typeof when === 'number' ? formatDuration(when) : when),
+  when => typeof when === 'number' || when === 'never' || when === 'now',
+);
+
 /** `200GiB`: bytes. */
 export const size = textCodec(SIZE_FORM, parseSize, formatSize);
 

@@ -87,6 +87,16 @@ describe('a configuration file', () => {
     });
   });
 
+  it.each([
+    ['never', 'never'],
+    ['now', 'now'],
+    ['5m', 300_000],
+  ])('takes %s for when ranges are completed, and shows it again', async (text, value) => {
+    const config = await load(`pulls: {completeRanged: ${text}}`);
+    expect(config.pulls.completeRanged).toBe(value);
+    expect(showConfig(config)).toContain(`completeRanged: ${text}`);
+  });
+
   it('disables a preset with false, and adds an upstream by its name alone', async () => {
     const { upstreams } = await load('upstreams:\n  ghcr.io: false\n  registry.gitlab.com:\n');
     expect(upstreams.has('ghcr.io')).toBe(false);

@@ -10,6 +10,7 @@ import {
   flag,
   imagePattern,
   listOf,
+  nowOrAfter,
   oneOf,
   path,
   platform,
@@ -247,6 +248,12 @@ const pulls = section({
   maxConnections: count(1)
     .prefault(128)
     .describe('Number of simultaneous connections to upstreams; further requests queue'),
+  completeRanged: nowOrAfter
+    .prefault('30s')
+    .describe(
+      'When the rest of a layer is downloaded of which clients request only ranges: never, now, or this long after the ' +
+        'last request, if they have read at least a quarter of it',
+    ),
 });
 
 const hosted = section({

@@ -2,6 +2,7 @@ import { type Digest, isDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { formatPlatform, normalizePlatform, type Platform } from '../oci/platform.ts';
 import type {
+  BlobWant,
   ManifestWant,
   Page,
   PullSource,
@@ -72,9 +73,9 @@ export class ArchNames implements PullSource {
     );
   }
 
-  openBlob(repository: Repository, digest: Digest, right: Right): Promise<ServedBlob> {
+  openBlob(repository: Repository, digest: Digest, right: Right, want?: BlobWant): Promise<ServedBlob> {
     return this.#orBase(repository, right, (place, placeRight) =>
-      this.#source.openBlob(place, digest, placeRight),
+      this.#source.openBlob(place, digest, placeRight, want),
     );
   }
 

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { OutgoingHttpHeaders } from 'node:http';
 import { type ByteRange, parseByteRanges } from '../lib/byte-range.ts';
+import type { Extent } from '../lib/extents.ts';
 import { OciError } from '../oci/errors.ts';
 
 /** Some bytes of a blob, and what is sent before them. */
@@ -54,6 +55,22 @@ export function bodyFor(rangeHeader: string | undefined, size: number, contentTy
   }
   if (ranges.reduce((sum, range) => sum + lengthOf(range), 0) > size) throw unsatisfiable(size);
   return multipart(ranges, size, contentType);
+}
+
+/**
+ * A range without an end (`bytes=500-`) of more than this is the rest of a whole pull, as of containerd when it resumes
+ * one, or splits it into parts that each break off.
+ */
+const REST_BYTES = 1024 * 1024;
+const WITHOUT_END = /^bytes\s*=\s*\d+\s*-\s*$/i;
+
+/** The bytes that a `Range` header requests, as a `BlobWant`. Throws as `bodyFor`. */
+export function wantedBy(rangeHeader: string, size: number): readonly Extent[] | undefined {
+  const { status, parts } = bodyFor(rangeHeader, size, '');
+  const wanted = parts.map(({ start, length }) => ({ start, end: start + length }));
+  const [first] = wanted;
+  const isRest = first !== undefined && WITHOUT_END.test(rangeHeader) && first.end - first.start > REST_BYTES;
+  return status === 200 || isRest ? undefined : wanted;
 }
 
 /** The multipart body of a blob that is in memory. */

@@ -3,7 +3,7 @@ import type { BlobReader } from '../lib/blob-reader.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { PullSource, Served, ServedBlob } from '../oci/pull-source.ts';
 import { answer } from './answer.ts';
-import { bodyFor, bodyLength, multipartBytes } from './blob-parts.ts';
+import { bodyFor, bodyLength, multipartBytes, wantedBy } from './blob-parts.ts';
 import type { BodyWriter } from './body-writer.ts';
 import { cacheStatus } from './cache-status.ts';
 import { entityTag, isNotModified, rangeHeader } from './conditional.ts';
@@ -29,12 +29,12 @@ export async function readBlob(
     const body = bodyFor(rangeHeader(exchange.req, digest), stat.size, CONTENT_TYPE);
     return answer(exchange, body.status, { ...headers, ...body.headers });
   }
-  const blob = await exchange.inTime(source.openBlob(repository, digest, right), closeLate);
+  const range = rangeHeader(exchange.req, digest);
+  const want = range === undefined ? undefined : (size: number) => wantedBy(range, size);
+  const blob = await exchange.inTime(source.openBlob(repository, digest, right, want), closeLate);
   exchange.note(blob);
   const { reader } = blob;
-  const body = await orClose(reader, () =>
-    bodyFor(rangeHeader(exchange.req, digest), reader.size, CONTENT_TYPE),
-  );
+  const body = await orClose(reader, () => bodyFor(range, reader.size, CONTENT_TYPE));
   const { status, parts, tail } = body;
   const headers = { ...blobHeaders(blob.digest, blob), ...body.headers };
   const { bytes } = reader;

@@ -2,18 +2,23 @@ import type { BlobStore } from '../blobs/blob-store.ts';
 import { isStorageClosed } from '../blobs/storage-full.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
 import { readerOfBytes } from '../lib/bytes-reader.ts';
+import { type Extent, Extents } from '../lib/extents.ts';
 import type { Meter } from '../lib/meter.ts';
 import { LATE, within } from '../lib/within.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
-import type { Outcome, ServedBlob, ServedBlobStat } from '../oci/pull-source.ts';
+import type { BlobWant, Outcome, ServedBlob, ServedBlobStat } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
+import type { Completion } from './fill/completion.ts';
 import type { Contender } from './fill/contender.ts';
 import type { FillRun } from './fill/fill-run.ts';
 import type { Fills } from './fill/fills.ts';
+import type { Partials } from './fill/partials.ts';
+import { needsWhole, RangeReader } from './fill/range-reader.ts';
+import { RangesUnusable } from './fill/range-request.ts';
 import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './freshness.ts';
 import type { Confirmed, Links } from './links.ts';
 import { granteesOf, withPreload } from './preloads.ts';
@@ -30,6 +35,8 @@ export interface BlobSourceOptions {
   readonly metadata: MetadataStore;
   readonly links: Links;
   readonly fills: Fills;
+  readonly partials: Partials;
+  readonly completion: Completion;
   readonly pullRuleOf: PullRuleOf;
   readonly meter: Meter;
 }
@@ -38,6 +45,19 @@ interface HeldBlob {
   readonly reader: BlobReader;
   /** Whether it is known to belong to the repository and the requester has proved a right to it. */
   readonly belongs: boolean;
+}
+
+/** A request for a blob that is not stored. */
+interface Miss {
+  readonly repository: Repository;
+  readonly digest: Digest;
+  readonly right: Right;
+  /** Whether the right to this blob was proved before. */
+  readonly settled: boolean;
+  /** The size in the Link, if the blob belongs to the repository. */
+  readonly linkedSize: number | undefined;
+  /** By `performance.now()`. */
+  readonly startedMs: number;
 }
 
 interface SizeWait {
@@ -59,14 +79,19 @@ export class BlobSource {
   readonly #metadata: MetadataStore;
   readonly #links: Links;
   readonly #fills: Fills;
+  readonly #partials: Partials;
+  readonly #completion: Completion;
   readonly #pullRuleOf: PullRuleOf;
   readonly #meter: Meter;
 
-  constructor({ blobs, metadata, links, fills, pullRuleOf, meter }: BlobSourceOptions) {
+  constructor(options: BlobSourceOptions) {
+    const { blobs, metadata, links, fills, partials, completion, pullRuleOf, meter } = options;
     this.#blobs = blobs;
     this.#metadata = metadata;
     this.#links = links;
     this.#fills = fills;
+    this.#partials = partials;
+    this.#completion = completion;
     this.#pullRuleOf = pullRuleOf;
     this.#meter = meter;
   }
@@ -90,11 +115,15 @@ export class BlobSource {
     return { digest, size, outcome, stored: false, upstreamMs: performance.now() - startedMs };
   }
 
-  async open(repository: Repository, digest: Digest, given: Right): Promise<ServedBlob> {
+  /** `want` as in `PullSource.openBlob`. */
+  async open(repository: Repository, digest: Digest, given: Right, want?: BlobWant): Promise<ServedBlob> {
     const read = await this.#readForPull(repository, digest, given);
     const { right, settled, linkedSize, storedSize } = read;
     const held = await this.#openHeld(repository, digest, right, storedSize);
-    if (held === undefined) return this.#openFill(repository, digest, right, { settled, linkedSize });
+    if (held === undefined) {
+      const miss = { repository, digest, right, settled, linkedSize, startedMs: performance.now() };
+      return (want && (await this.#openRanges(miss, want))) ?? this.#openFill(miss);
+    }
     const { reader, belongs } = held;
     if (settled || belongs) {
       this.#metadata.noteUse(digest);
@@ -195,14 +224,74 @@ export class BlobSource {
     return stale();
   }
 
-  async #openFill(
-    repository: Repository,
-    digest: Digest,
-    right: Right,
-    { settled, linkedSize }: { readonly settled: boolean; readonly linkedSize: number | undefined },
-  ): Promise<ServedBlob> {
+  /**
+   * Some ranges of a blob that is not stored, requested from upstream as such. `undefined` if it has to be downloaded as a
+   * whole: the client will read all of it, or upstream does not answer with ranges.
+   */
+  async #openRanges(miss: Miss, want: BlobWant): Promise<ServedBlob | undefined> {
+    const { repository, digest, right, settled, startedMs } = miss;
+    const size = await this.#sizeForRanges(miss);
+    const wanted = size === undefined ? undefined : want(size);
+    if (size === undefined || wanted === undefined || !isPartial(wanted, size)) return undefined;
+    const asker = { repository, right, settled };
+    const opened = await this.#partials.open(asker, digest, size);
+    if (opened === undefined) return undefined;
+    const { blob } = opened;
+    const leave = (): void => {
+      opened.leave();
+      this.#completion.read(repository, right, blob);
+    };
+    const along = this.#along(miss, size);
+    const instead = async (): Promise<BlobReader> => (await this.#openFill(miss)).reader;
+    const reader = new RangeReader({ use: { blob, leave }, wanted, asker, along, instead });
+    const outcome = ({ nothing: 'hit', others: 'joined', requests: 'miss' } as const)[reader.needs];
+    this.#completion.requested(repository, right, blob);
+    this.#metadata.noteUse(digest);
+    try {
+      await within(reader.begin(), NAMED_SIZE_AFTER_MS);
+    } catch (error) {
+      await reader.close();
+      if (error instanceof UpstreamFailure) throw ociErrorOf(error, 'BLOB_UNKNOWN');
+      if (error instanceof RangesUnusable && error.isIgnored) this.#partials.noteIgnored(repository.upstream);
+      if (needsWhole(error)) return undefined;
+      throw error;
+    }
+    const upstreamMs = outcome === 'hit' ? 0 : performance.now() - startedMs;
+    return { digest, reader, outcome, stored: true, upstreamMs };
+  }
+
+  /**
+   * The size by which ranges are told apart: one that a requester with a proved right has from a manifest, otherwise
+   * upstream's, which also refuses who may not read the blob.
+   */
+  async #sizeForRanges({
+    repository,
+    digest,
+    right,
+    settled,
+    linkedSize,
+  }: Miss): Promise<number | undefined> {
+    if (this.#isOffline(repository, right)) return undefined;
+    if (right.proved || settled) {
+      const named = linkedSize ?? (await this.#metadata.namedSize(repository, digest));
+      if (named !== undefined) return named;
+    }
+    const asked = this.#confirm(repository, digest, right, () => this.#links.size(repository, digest, right));
+    const { size, outcome } = await asked;
+    // Upstream cannot be asked, so it will send no ranges either.
+    return outcome === 'stale' ? undefined : size;
+  }
+
+  /** The download of the whole blob that is in progress, if the requester may read it as it is. */
+  #along({ repository, digest, right, settled }: Miss, namedSize: number) {
+    const running = this.#fills.find(repository.upstream, digest);
+    const joined = running?.sharing.join({ repository, right, settled, namedSize });
+    if (running === undefined || joined?.state !== 'admitted') return undefined;
+    return { fill: running.fill, leave: running.fill.hold() };
+  }
+
+  async #openFill({ repository, digest, right, settled, linkedSize, startedMs }: Miss): Promise<ServedBlob> {
     if (this.#isOffline(repository, right)) throw notHeld('BLOB_UNKNOWN', repository, digest);
-    const startedMs = performance.now();
     const namedSize = linkedSize ?? (await this.#metadata.namedSize(repository, digest));
     const request = { repository, right, settled, namedSize };
     for (;;) {
@@ -317,6 +406,14 @@ export class BlobSource {
     const size = await within(given, run.isQueued ? 0 : NAMED_SIZE_AFTER_MS);
     return size === LATE ? named : size;
   }
+}
+
+/** A blob of at most this size is downloaded as a whole, whatever is requested of it: a request costs as much. */
+const SMALL_BYTES = 256 * 1024;
+
+/** Whether somebody who wants this reads only parts of the blob. */
+function isPartial(wanted: readonly Extent[], size: number): boolean {
+  return size > SMALL_BYTES && new Extents(wanted).bytes < size;
 }
 
 /** The result of `promise`; UNAVAILABLE as soon as the client that asked at `sinceMs` has waited too long. */

@@ -17,6 +17,7 @@ import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import {
   ANY_MANIFEST,
+  type BlobWant,
   type ManifestWant,
   type Page,
   type PullSource,
@@ -30,10 +31,12 @@ import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import type { Upstream } from '../upstream/upstream.ts';
 import { BlobSource } from './blob-source.ts';
+import { Completion, type CompleteRanged } from './fill/completion.ts';
 import { FillQuota } from './fill/fill-quota.ts';
 import type { Download } from './fill/fill-run.ts';
 import { Fills, type ForeignDownload } from './fill/fills.ts';
 import { Keeping } from './fill/keeping.ts';
+import { Partials } from './fill/partials.ts';
 import { type QueueLimits, PullQueue } from './fill/pull-queue.ts';
 import type { PullRuleOf } from './freshness.ts';
 import { Links } from './links.ts';
@@ -61,6 +64,8 @@ export interface MirrorOptions {
   readonly verifyForMs: number;
   /** How many transfers may run; read each time. */
   readonly limits: QueueLimits;
+  /** When a blob is downloaded of which only ranges are requested; read each time. Never if absent. */
+  readonly completeRanged?: CompleteRanged | undefined;
   /**
    * The limit on the store's size, including downloads in progress; read each time. `undefined` means that only the
    * disk limits.
@@ -93,6 +98,8 @@ export class Mirror implements PullSource {
   readonly #links: Links;
   readonly #queue: PullQueue;
   readonly #fills: Fills;
+  readonly #partials: Partials;
+  readonly #completion: Completion;
   readonly #keeping = new Keeping();
   readonly #blobSource: BlobSource;
   readonly #manifestSource: ManifestSource;
@@ -140,6 +147,7 @@ export class Mirror implements PullSource {
     this.#links = links;
     this.#queue = new PullQueue(limits);
     const quota = new FillQuota(spool, options);
+    this.#partials = new Partials({ asking, spool, metadata, queue: this.#queue, quota, meter, log });
     this.#fills = new Fills({
       asking,
       spool,
@@ -148,11 +156,22 @@ export class Mirror implements PullSource {
       links,
       queue: this.#queue,
       quota,
+      partials: this.#partials,
       keeping: this.#keeping,
       log,
       meter,
     });
-    this.#blobSource = new BlobSource({ blobs, metadata, links, fills: this.#fills, pullRuleOf, meter });
+    this.#completion = new Completion(options, this.#fills);
+    this.#blobSource = new BlobSource({
+      blobs,
+      metadata,
+      links,
+      fills: this.#fills,
+      partials: this.#partials,
+      completion: this.#completion,
+      pullRuleOf,
+      meter,
+    });
     this.#manifestSource = new ManifestSource({
       asking,
       metadata,
@@ -226,8 +245,8 @@ export class Mirror implements PullSource {
     return this.#blobSource.stat(repository, digest, right);
   }
 
-  openBlob(repository: Repository, digest: Digest, right: Right): Promise<ServedBlob> {
-    return this.#blobSource.open(repository, digest, right);
+  openBlob(repository: Repository, digest: Digest, right: Right, want?: BlobWant): Promise<ServedBlob> {
+    return this.#blobSource.open(repository, digest, right, want);
   }
 
   tags(repository: Repository, page: Page, right: Right): Promise<ServedTags> {
@@ -279,8 +298,10 @@ export class Mirror implements PullSource {
   /** Refuses new work, lets readers finish within `deadlineMs`, and keeps what was downloaded of the rest. */
   async close(deadlineMs: number): Promise<void> {
     for (const stop of this.#unlisten) stop();
-    await this.#fills.close(deadlineMs);
-    await this.#asking.close(new OciError('UNAVAILABLE', { message: 'this server is stopping' }));
+    const stopping = new OciError('UNAVAILABLE', { message: 'this server is stopping' });
+    this.#completion.close();
+    await Promise.all([this.#fills.close(deadlineMs), this.#partials.close(deadlineMs, stopping)]);
+    await this.#asking.close(stopping);
   }
 
   #forgetSecrets(): void {

@@ -1,4 +1,5 @@
 import type { BlobReader } from '../lib/blob-reader.ts';
+import type { Extent } from '../lib/extents.ts';
 import type { Descriptor } from './descriptor.ts';
 import type { Digest } from './digest.ts';
 import type { Repository } from './repository.ts';
@@ -39,6 +40,12 @@ export interface ServedBlob extends Served {
    */
   readonly unstored?: Promise<Error | undefined>;
 }
+
+/**
+ * The bytes that a client will read of a blob of `size` bytes, in that order; `undefined` if it wants all, or all from some
+ * byte on. Throws the client's error if it cannot have them.
+ */
+export type BlobWant = (size: number) => readonly Extent[] | undefined;
 
 /** The size of a blob to serve. */
 export interface ServedBlobStat extends Served {
@@ -95,7 +102,8 @@ export interface PullSource {
   ): Promise<ServedManifest>;
   /** Size and media type of a blob, without ever starting its download. */
   statBlob(repository: Repository, digest: Digest, right: Right): Promise<ServedBlobStat>;
-  openBlob(repository: Repository, digest: Digest, right: Right): Promise<ServedBlob>;
+  /** `want`: what will be read; without it, everything. */
+  openBlob(repository: Repository, digest: Digest, right: Right, want?: BlobWant): Promise<ServedBlob>;
   tags(repository: Repository, page: Page, right: Right): Promise<ServedTags>;
   referrers(
     repository: Repository,

@@ -35,10 +35,11 @@ describe.skipIf(!canRun)(
       await mirror.remove();
     });
 
-    test('requests what it requests of the origin', async () => {
+    test('requests what it requests of the origin, and upstream sends little more', async () => {
       first = await pull(mirror.mirrored(`${REPOSITORY}:2`));
       expect(fromOrigin.upstreamBytes).toBeLessThan(LAYER_BYTES / 5);
       expect(first.clientBytes).toBeLessThan(fromOrigin.upstreamBytes * 1.05);
+      expect(first.upstreamBytes).toBeLessThan(fromOrigin.upstreamBytes * 1.3);
     });
 
     test('has what another has requested without asking upstream', async () => {

@@ -29,7 +29,8 @@ export const UPSTREAM = 'up.example';
 export const repositoryOf = (name: string): Repository => ({ upstream: UPSTREAM, name });
 export const APP = repositoryOf('app');
 
-export interface MirrorWorldOptions extends Partial<Pick<MirrorOptions, 'limits' | 'maxBytes'>> {
+export interface MirrorWorldOptions
+  extends Partial<Pick<MirrorOptions, 'limits' | 'maxBytes' | 'completeRanged'>> {
   readonly policy?: Partial<PullRule>;
   readonly prefetch?: PrefetchRule;
   readonly isOffline?: boolean;
@@ -90,6 +91,7 @@ export class MirrorWorld {
       prefetchRuleOf: () => options.prefetch ?? { prefetch: false },
       isOffline: options.isOffline ?? false,
       maxBytes: options.maxBytes,
+      completeRanged: options.completeRanged,
       limits: options.limits ?? {
         maxConnections: 128,
         serializeImagePulls: false,

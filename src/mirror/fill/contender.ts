@@ -13,6 +13,8 @@ const FRESH_FOR_MS = 10_000;
 export class Contender {
   readonly repository: Repository;
   readonly right: Right;
+  /** Whether the right to this blob was proved before. */
+  readonly settled: boolean;
   /** Resolves when admitted; rejects with the client's error when refused. Never causes an unhandled rejection. */
   readonly admission: Promise<void>;
   #state: 'waiting' | 'admitted' | 'refused' = 'waiting';
@@ -21,16 +23,17 @@ export class Contender {
   #resolve: (() => void) | undefined;
   #reject: ((reason: unknown) => void) | undefined;
 
-  /** `isSettled`: the right to this blob was proved before. Otherwise upstream's answer decides. */
-  constructor(repository: Repository, right: Right, isSettled: boolean) {
+  /** Unless `settled`, upstream's answer decides. */
+  constructor(repository: Repository, right: Right, settled: boolean) {
     this.repository = repository;
     this.right = right;
+    this.settled = settled;
     this.admission = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
     });
     this.admission.catch(() => {});
-    if (isSettled) this.admit();
+    if (settled) this.admit();
   }
 
   get state(): 'waiting' | 'admitted' | 'refused' {

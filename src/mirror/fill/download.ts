@@ -60,6 +60,15 @@ export interface Delivery {
   readonly atMs: number;
 }
 
+/** What became of a response: read to the blob's end, or a part of it, or not for this contender. */
+type Read = 'all' | 'part' | 'refused';
+
+/** What was asked for, and whether the server sends everything instead. */
+interface AskedRange {
+  readonly end: number | undefined;
+  readonly isIgnored: boolean;
+}
+
 export interface DownloadOptions {
   readonly asking: UpstreamRequests;
   readonly digest: Digest;
@@ -70,8 +79,20 @@ export interface DownloadOptions {
   readonly resumed: () => void;
   /** Indexes of endpoints to avoid at first, since they sent wrong bytes before. */
   readonly skipEndpoints: Set<number>;
+  /** Under which failures are remembered, if not as those of the whole blob. */
+  readonly reference?: string;
   /** How many bytes are stored: where to continue. */
   readonly length: () => number;
+  /**
+   * Where to stop for now: before bytes that need no download. `undefined`, or absent, for the blob's end. Called before
+   * each request and, with `isUnderWay`, for each chunk of its response, which would have to be broken off.
+   */
+  readonly end?: (isUnderWay: boolean) => number | undefined;
+  /**
+   * Called before each request; may write bytes that need no download. True if nothing is left to be downloaded, which is
+   * otherwise so when a response that was not asked for an end is read.
+   */
+  readonly prepare?: () => Promise<boolean>;
   /** Reads what is already stored, as in `BlobReader.read`; absent if it need not be compared. */
   readonly read?: (buffer: Uint8Array, position: number) => Promise<number>;
   /** The size of the whole blob if known; a response with another size is refused. */
@@ -91,10 +112,11 @@ export interface DownloadOptions {
 /**
  * Downloads all bytes of one blob from `length()` on, whatever fails on the way: it continues with Range at the byte
  * reached, after a delay, with the next endpoint, or in another contender's name if the current one's right or quota
- * ends. Returns the index of the endpoint that sent the last byte. Rejects with the last failure; with MoreThanNamed at
- * the first byte beyond the blob's size; with OtherBytes; or with the error of `write`.
+ * ends. Returns the index of the endpoint that sent the last byte; `undefined` if none sent any. Rejects with the last
+ * failure; with MoreThanNamed at the first byte beyond the blob's size; with OtherBytes; or with the error of `write`,
+ * `given` or `prepare`.
  */
-export async function download(options: DownloadOptions): Promise<number> {
+export async function download(options: DownloadOptions): Promise<number | undefined> {
   return new Download(options).run();
 }
 
@@ -113,12 +135,20 @@ class Download {
     this.#options = options;
   }
 
-  async run(): Promise<number> {
+  async run(): Promise<number | undefined> {
     let lastFailure = nobodyLeft();
+    // What is written from now on is upstream's; only what was there before has to be compared.
+    this.#isShown = this.#options.length() === 0;
     for (let contender = this.#next(); contender !== undefined; contender = this.#next()) {
+      if (await this.#options.prepare?.()) return this.#hasBegun ? this.#endpoint : undefined;
       const before = this.#options.length();
       try {
-        if (await this.#attempt(contender)) return this.#endpoint;
+        const read = await this.#attempt(contender);
+        if (read === 'all') return this.#endpoint;
+        if (read === 'part') {
+          this.#fruitless = 0;
+          continue;
+        }
         lastFailure = unproved();
         await this.#refused(contender, lastFailure);
       } catch (error) {
@@ -144,18 +174,20 @@ class Download {
     await this.#options.refused(contender, failure);
   }
 
-  /** False if the response does not let this contender have the blob. */
-  async #attempt(contender: Contender): Promise<boolean> {
+  async #attempt(contender: Contender): Promise<Read> {
     const { asking, digest, signal, skipEndpoints } = this.#options;
     const { repository, right } = contender;
     const from = this.#options.length();
     const shownBytes = this.#isShown || this.#options.read === undefined ? 0 : Math.min(from, OVERLAP_BYTES);
+    const offset = from - shownBytes;
+    const end = this.#options.end?.(false);
+    const { reference = blobReference(digest) } = this.#options;
     const atMs = performance.now();
     const { answer, credential } = await asking.ask(
       {
         repository,
         // A failure of the comparison says nothing about whether upstream has the blob, so it is remembered separately.
-        reference: shownBytes > 0 ? `rest of ${blobReference(digest)}` : blobReference(digest),
+        reference: shownBytes > 0 ? `rest of ${reference}` : reference,
         shared: undefined,
         // The right is proved by the bytes, once all are there and verified.
         proves: false,
@@ -168,29 +200,29 @@ class Download {
         upstream.fetchBlob(repository.name, digest, {
           credential: ask.credential,
           signal: AbortSignal.any([ask.signal, signal]),
-          offset: from - shownBytes,
+          offset,
+          length: end === undefined ? undefined : end - offset,
           etag: this.#etag,
           size: this.#options.size(),
           skipEndpoints,
         }),
     );
     try {
-      return await this.#pour({ contender, credential, answer, from, shownBytes, atMs });
+      const isRanged = offset > 0 || end !== undefined;
+      const range = { end, isIgnored: isRanged && !answer.isPart };
+      return await this.#pour({ contender, credential, answer, from, shownBytes, atMs }, range);
     } finally {
       answer.destroy();
     }
   }
 
-  /**
-   * Reads a response. A server that ignores Range starts at 0: the bytes that are stored are skipped. False as in
-   * `#attempt`.
-   */
-  async #pour(delivery: Delivery): Promise<boolean> {
+  /** Reads a response. A server that ignores Range starts at 0: the bytes that are stored are skipped. */
+  async #pour(delivery: Delivery, range: AskedRange): Promise<Read> {
     const { answer, from, shownBytes } = delivery;
     let isGiven = false;
     if (shownBytes === 0) {
       isGiven = this.#give(delivery);
-      if (!isGiven) return false;
+      if (!isGiven) return 'refused';
     }
     let position = answer.offset;
     for await (const chunk of answer.body) {
@@ -199,12 +231,26 @@ class Download {
       position += chunk.byteLength;
       if (!isGiven && position >= from) {
         isGiven = this.#give(delivery);
-        if (!isGiven) return false;
+        if (!isGiven) return 'refused';
       }
-      if (known < chunk.byteLength) await this.#write(chunk.subarray(known));
+      if (known < chunk.byteLength && (await this.#take(chunk.subarray(known), range))) return 'part';
     }
     if (!isGiven) throw new OtherBytes();
-    return true;
+    if (range.end === undefined || range.isIgnored) return 'all';
+    // Servers may send less than was asked for, but not nothing.
+    if (this.#options.length() === from) throw this.#nothingSent();
+    return 'part';
+  }
+
+  /** Writes what is wanted of the next bytes. True if no more of this response is wanted. */
+  async #take(bytes: Uint8Array, { end: asked, isIgnored }: AskedRange): Promise<boolean> {
+    const { length, end: nextEnd = () => undefined } = this.#options;
+    const ends = isIgnored ? [] : [asked, nextEnd(true)].filter(position => position !== undefined);
+    const end = Math.min(...ends);
+    const wanted = Math.max(0, end - length());
+    await this.#write(bytes.subarray(0, wanted));
+    // A response that ends by itself leaves a connection that can be used again.
+    return bytes.byteLength > wanted || (bytes.byteLength === wanted && end !== asked);
   }
 
   #give(delivery: Delivery): boolean {
@@ -222,6 +268,11 @@ class Download {
     const skipped = Math.min(Math.max(0, start - position), theirs.byteLength);
     const { read = async () => 0 } = this.#options;
     if (!(await hasBytes({ read }, theirs.subarray(skipped), position + skipped))) throw new OtherBytes();
+  }
+
+  #nothingSent(): UpstreamFailure {
+    const endpoint = this.#endpoint;
+    return new UpstreamFailure('invalid', 'upstream sent nothing of the requested range', { endpoint });
   }
 
   async #write(chunk: Uint8Array): Promise<void> {

@@ -11,6 +11,7 @@ import { UpstreamFailure } from '../../upstream/failures.ts';
 import type { Links } from '../links.ts';
 import { MoreThanNamed, OtherBytes, OVERLAP_BYTES } from './download.ts';
 import type { FillOutcome } from './fill-outcome.ts';
+import type { FillPieces } from './fill-pieces.ts';
 import type { FillQuota, FillSpace } from './fill-quota.ts';
 import type { FillSharing } from './fill-sharing.ts';
 import { type FillTransfer, Unwanted } from './fill-transfer.ts';
@@ -26,6 +27,7 @@ export interface FillLeaderOptions {
   readonly fill: Fill;
   readonly sharing: FillSharing;
   readonly transfer: FillTransfer;
+  readonly pieces: FillPieces;
   readonly outcome: FillOutcome;
   readonly spool: Spool;
   readonly blobs: BlobStore;
@@ -56,10 +58,13 @@ export class FillLeader {
    */
   async lead(lease: Lease): Promise<Led> {
     // Kept until the ingest is removed or stored: otherwise another Fill would take the same space again.
-    const space = await this.#options.quota.enter();
+    const { quota, pieces } = this.#options;
+    const space = await quota.enter();
     try {
+      await pieces.find();
       return await this.#leadIn(space, lease);
     } finally {
+      pieces.leave();
       space.leave();
     }
   }
@@ -74,11 +79,9 @@ export class FillLeader {
     let actual: Digest;
     try {
       if (ingest.offset < seen || !isSame) throw wrongBytes(fill.digest);
-      endpoint = await this.#goOn(ingest, space, seen);
-      if (endpoint === undefined) {
-        ingest = await this.#anew(ingest);
-        endpoint = await transfer.into(ingest, space);
-      }
+      const goneOn = await this.#goOn(ingest, space, seen);
+      if (goneOn === undefined) ingest = await this.#anew(ingest);
+      endpoint = goneOn === undefined ? await transfer.into(ingest, space) : goneOn.endpoint;
       actual = await ingest.hash(fill.digest);
     } catch (error) {
       return this.#end(ingest, error);
@@ -90,23 +93,26 @@ export class FillLeader {
   }
 
   /**
-   * Downloads what is missing after the bytes of an earlier run. Returns the index of the last endpoint; `undefined` if
-   * those bytes turned out to be others than upstream's and no reader has received any of them. `seen`: how many bytes
-   * readers may have received before.
+   * Downloads what is missing after the bytes of an earlier run. Returns the index of the last endpoint, if any was asked;
+   * `undefined` if those bytes turned out to be others than upstream's and no reader has received any of them. `seen`: how
+   * many bytes readers may have received before.
    */
-  async #goOn(ingest: Ingest, space: FillSpace, seen: number): Promise<number | undefined> {
-    const { fill, sharing, transfer, meter } = this.#options;
-    if (ingest.offset === 0) return transfer.into(ingest, space);
+  async #goOn(
+    ingest: Ingest,
+    space: FillSpace,
+    seen: number,
+  ): Promise<{ readonly endpoint: number | undefined } | undefined> {
+    const { fill, sharing, transfer, pieces, meter } = this.#options;
+    if (ingest.offset === 0) return { endpoint: await transfer.into(ingest, space) };
     fill.grow(ingest.offset);
     try {
       // So few bytes prove nothing, and are soon downloaded again.
       if (ingest.offset < OVERLAP_BYTES && seen === 0) throw new OtherBytes();
       meter.count('fills_resumed_total');
-      return await transfer.into(ingest, space);
+      return { endpoint: await transfer.into(ingest, space) };
     } catch (error) {
-      const isOther =
-        error instanceof OtherBytes || (error instanceof UpstreamFailure && error.kind === 'invalid');
-      if (!isOther || sharing.isGiven) throw error;
+      if (!(error instanceof OtherBytes || isInvalid(error)) || sharing.isGiven) throw error;
+      pieces.discard();
       if (seen === 0 && fill.readable === 0) return undefined;
       throw error instanceof OtherBytes ? error : new OtherBytes({ cause: error });
     }
@@ -127,7 +133,7 @@ export class FillLeader {
 
   /** Stores the verified blob. Readers have all of it already, even if that fails. */
   async #commit(ingest: Ingest): Promise<void> {
-    const { fill, sharing, outcome, blobs, metadata, links } = this.#options;
+    const { fill, sharing, pieces, outcome, blobs, metadata, links } = this.#options;
     const { digest, length } = fill;
     try {
       const [first, ...others] = await sharing.verified();
@@ -141,6 +147,7 @@ export class FillLeader {
       if (isStorageFull(error)) await removeStrays(blobs, metadata, [digest]).catch(() => {});
       return error instanceof LeaseLost ? outcome.storedByAnother() : outcome.unstored(error);
     }
+    pieces.obsolete();
     outcome.stored();
   }
 
@@ -156,6 +163,8 @@ export class FillLeader {
     if (error instanceof MoreThanNamed) {
       return this.#discard(ingest, { endpoint: error.endpoint, cause: error });
     }
+    // They may be of another blob than what upstream sends now.
+    if (isInvalid(error)) this.#options.pieces.discard();
     this.#options.outcome.failed(error);
     // A full disk gets its space back, which the index and pushes need; readers continue straight from upstream.
     const isDropped = isStorageClosed(error) || error instanceof Unwanted;
@@ -163,13 +172,17 @@ export class FillLeader {
     return isDropped ? 'done' : 'left';
   }
 
-  /** Removes an ingest whose bytes are not the blob. `endpoint`, if it sent them, is not trusted any more. */
+  /**
+   * Removes an ingest whose bytes are not the blob, and the pieces that it was made of. `endpoint`, if it sent the rest, is
+   * not trusted any more, unless the pieces may be to blame.
+   */
   async #discard(
     ingest: Ingest,
-    { endpoint, cause }: { readonly endpoint?: number; readonly cause?: Error },
+    { endpoint, cause }: { readonly endpoint?: number | undefined; readonly cause?: Error },
   ): Promise<Led> {
-    const { fill, outcome, skipEndpoints } = this.#options;
-    if (endpoint !== undefined) skipEndpoints.add(endpoint);
+    const { fill, outcome, pieces, skipEndpoints } = this.#options;
+    const isByPieces = pieces.discard();
+    if (endpoint !== undefined && !isByPieces) skipEndpoints.add(endpoint);
     outcome.failed(wrongBytes(fill.digest, cause));
     // Truncated first: that tells processes that follow the ingest that their readers have wrong bytes. If the Lease
     // belongs to another process by now, nobody follows it.
@@ -177,6 +190,11 @@ export class FillLeader {
     await ingest.abort();
     return 'done';
   }
+}
+
+/** Whether upstream's response contradicts what was asked, or what is known. */
+function isInvalid(error: unknown): boolean {
+  return error instanceof UpstreamFailure && error.kind === 'invalid';
 }
 
 /** The error when another process has taken over and there is too little to compare with its bytes. */

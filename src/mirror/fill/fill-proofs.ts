@@ -16,6 +16,8 @@ interface Given extends Pick<Delivery, 'contender' | 'from' | 'shownBytes' | 'at
   readonly credential: Credential | undefined;
   /** Whether it came from `url` itself. */
   readonly isProof: boolean;
+  /** Whether upstream sent the bytes earlier, for the repository, but perhaps to another credential. */
+  readonly isEarlier: boolean;
 }
 
 interface FillProofsOptions {
@@ -40,12 +42,21 @@ export class FillProofs {
   }
 
   get isEmpty(): boolean {
-    return this.#given.length === 0;
+    return this.#given.every(({ isEarlier }) => isEarlier);
   }
 
   /** Upstream begins to send the blob to a contender. */
   noteGiven({ contender, credential, answer, from, shownBytes, atMs }: Delivery): void {
-    this.#given.push({ contender, credential, isProof: answer.proof, from, shownBytes, atMs });
+    const isProof = answer.proof;
+    this.#given.push({ contender, credential, isProof, isEarlier: false, from, shownBytes, atMs });
+  }
+
+  /** The bytes from `from` on were sent for the contender's repository before. */
+  noteEarlier(contender: Contender, from: number): void {
+    if (this.#given.at(-1)?.isEarlier === true) return;
+    const atMs = performance.now();
+    const nothing = { credential: undefined, isProof: false, shownBytes: 0 };
+    this.#given.push({ contender, ...nothing, isEarlier: true, from, atMs });
   }
 
   /** Upstream has proved to a contender that it has the bytes that were there. */

@@ -14,11 +14,13 @@ import { fillKey } from './fill-key.ts';
 import { FillFollower } from './fill-follower.ts';
 import { FillLeader, type Led } from './fill-leader.ts';
 import { FillOutcome } from './fill-outcome.ts';
+import { FillPieces } from './fill-pieces.ts';
 import type { FillQuota } from './fill-quota.ts';
 import { type FillRequest, FillSharing } from './fill-sharing.ts';
 import { FillTransfer } from './fill-transfer.ts';
 import { Fill } from './fill.ts';
 import type { Keeping } from './keeping.ts';
+import type { Partials } from './partials.ts';
 import type { PullPlace, PullQueue } from './pull-queue.ts';
 
 export interface FillWorld {
@@ -29,6 +31,7 @@ export interface FillWorld {
   readonly links: Links;
   readonly queue: PullQueue;
   readonly quota: FillQuota;
+  readonly partials: Partials;
   readonly keeping: Keeping;
   readonly log: Log;
   readonly meter: Meter;
@@ -123,8 +126,9 @@ export class FillRun {
     const shared = { ...parts, sharing: this.sharing };
     this.#outcome = new FillOutcome(shared);
     this.#follower = new FillFollower(shared);
-    const transfer = new FillTransfer({ ...shared, disk: world.spool.space });
-    this.#leader = new FillLeader({ ...shared, transfer, outcome: this.#outcome });
+    const pieces = new FillPieces(shared);
+    const transfer = new FillTransfer({ ...shared, pieces, disk: world.spool.space });
+    this.#leader = new FillLeader({ ...shared, pieces, transfer, outcome: this.#outcome });
     this.done = this.#run(from.after);
     this.unstored = this.done.then(() => this.#outcome.whyUnstored);
   }

@@ -160,6 +160,20 @@ export class FillSharing {
     return named.length === 0 ? undefined : Math.max(...named);
   }
 
+  /**
+   * Whether the Fill may have what upstream sent for the starter's repository before: only if the starter may read
+   * everything in it.
+   */
+  get mayTakePieces(): boolean {
+    return this.starter.settled || this.starter.right.proved;
+  }
+
+  /** The bytes from `position` on were copied from what upstream sent for the starter's repository before. */
+  copied(position: number): void {
+    this.#proofs.noteEarlier(this.starter, position);
+    this.starter.admit();
+  }
+
   /** Whether upstream has begun to send the blob to anybody. */
   get isGiven(): boolean {
     return !this.#proofs.isEmpty;

@@ -5,6 +5,7 @@ import type { UpstreamRequests } from '../upstream-requests.ts';
 import { download } from './download.ts';
 import type { FillSpace } from './fill-quota.ts';
 import type { FillSharing } from './fill-sharing.ts';
+import type { FillPieces } from './fill-pieces.ts';
 import type { Fill } from './fill.ts';
 import { IngestWriter } from './ingest-writer.ts';
 
@@ -18,6 +19,8 @@ export interface FillTransferOptions {
   readonly fill: Fill;
   readonly sharing: FillSharing;
   readonly asking: UpstreamRequests;
+  /** What is there already. */
+  readonly pieces: FillPieces;
   /** The free space where ingests are written. */
   readonly disk: SpoolSpace;
   /** The endpoints that sent wrong bytes. */
@@ -42,16 +45,13 @@ export class FillTransfer {
   }
 
   /**
-   * Downloads what `ingest` does not have yet, and takes it from `space`. Returns the index of the endpoint that sent
-   * the last byte. Whatever it rejects with, as `download` does or with Unwanted, everything received is written.
+   * Completes `ingest` with the pieces that are there and what has to be downloaded, and takes that from `space`. Returns
+   * the index of the endpoint that sent the last byte; `undefined` if none had to. Whatever it rejects with, as `download` does or with Unwanted, everything received is written.
    */
-  async into(ingest: Ingest, space: FillSpace): Promise<number> {
-    const { fill, sharing, asking, skipEndpoints, meter, log, signal } = this.#options;
+  async into(ingest: Ingest, space: FillSpace): Promise<number | undefined> {
+    const { fill, sharing, asking, pieces, skipEndpoints, meter, log, signal } = this.#options;
     const labels = { upstream: sharing.starter.repository.upstream };
-    const writer = new IngestWriter(ingest, length => {
-      meter.count('bytes_from_upstream_total', labels, length - fill.length);
-      fill.grow(length);
-    });
+    const writer = new IngestWriter(ingest, length => fill.grow(length));
     const reading = new Reading(fill);
     try {
       return await download({
@@ -62,12 +62,15 @@ export class FillTransfer {
         signal,
         skipEndpoints,
         length: () => writer.length,
+        end: isUnderWay => pieces.endBefore(writer.length, isUnderWay),
+        prepare: () => pieces.copyTo(writer, bytes => this.#admit(bytes, space, reading)),
         read: (buffer, position) => fill.read(buffer, position),
         size: () => fill.size ?? sharing.agreedSize,
         limit: () => sharing.limitBytes,
         write: async chunk => {
-          await this.#admit(chunk, space, reading);
+          await this.#admit(chunk.byteLength, space, reading);
           await writer.add(chunk);
+          meter.count('bytes_from_upstream_total', labels, chunk.byteLength);
         },
         contender: () => sharing.current,
         refused: async (contender, failure) => {
@@ -82,10 +85,10 @@ export class FillTransfer {
   }
 
   /** Reserves space for the next piece. Throws if there is none, or if nobody wants a blob of unknown size any more. */
-  async #admit(chunk: Uint8Array, space: FillSpace, reading: Reading): Promise<void> {
+  async #admit(bytes: number, space: FillSpace, reading: Reading): Promise<void> {
     const { fill, sharing, disk } = this.#options;
     const { limitBytes } = sharing;
-    space.take(chunk.byteLength, limitBytes);
+    space.take(bytes, limitBytes);
     if (limitBytes !== undefined && !this.#isAdmitted) {
       // For the whole blob at once, so that one that cannot fit displaces nothing.
       await disk.admit(limitBytes - fill.length);

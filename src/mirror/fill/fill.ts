@@ -1,5 +1,6 @@
 import type { BlobReader } from '../../lib/blob-reader.ts';
 import { hasBytes } from '../../lib/bytes-reader.ts';
+import { Changes } from '../../lib/changes.ts';
 import type { Digest } from '../../oci/digest.ts';
 import { OciError } from '../../oci/errors.ts';
 import { FillReader } from './fill-reader.ts';
@@ -31,15 +32,16 @@ const COMPARED_BYTES = 64 * 1024;
  */
 export class Fill {
   readonly digest: Digest;
+  /** Told at each change of state, size or length. */
+  readonly changes = new Changes();
   #state: 'queued' | 'filling' | 'verified' | 'failed' = 'queued';
   #size: number | undefined;
   #length = 0;
+  #begun: { readonly length: number; readonly atMs: number } | undefined;
   #failure: unknown;
   readonly #sources: FillSource[] = [];
   #readers = 0;
   #ended = false;
-  /** Called at each change; waiters check their condition again, and leave the set when it holds. */
-  readonly #waiting = new Set<() => void>();
 
   constructor(digest: Digest) {
     this.digest = digest;
@@ -65,6 +67,12 @@ export class Fill {
     return this.#size === undefined ? 0 : Math.max(0, Math.min(this.#length, this.#size - HOLD_BACK_BYTES));
   }
 
+  /** How many bytes a second it has grown by since it began, as the average; 0 before. */
+  get bytesPerSecond(): number {
+    if (this.#begun === undefined) return 0;
+    return ((this.#length - this.#begun.length) * 1000) / Math.max(1, performance.now() - this.#begun.atMs);
+  }
+
   /** The reason for which it failed, if it did. */
   get failure(): unknown {
     return this.#failure;
@@ -84,25 +92,26 @@ export class Fill {
   begin(source: FillSource, length: number): void {
     this.#sources.unshift(source);
     this.#length = length;
+    this.#begun = { length, atMs: performance.now() };
     if (this.#state === 'queued') this.#state = 'filling';
-    this.#changed();
+    this.changes.tell();
   }
 
   learnSize(size: number): void {
     this.#size = size;
-    this.#changed();
+    this.changes.tell();
   }
 
   grow(length: number): void {
     this.#length = length;
-    this.#changed();
+    this.changes.tell();
   }
 
   /** Size and digest are right: everything may be read. */
   verify(): void {
     this.#size = this.#length;
     this.#state = 'verified';
-    this.#changed();
+    this.changes.tell();
   }
 
   /** All readers, current and later, get `failure`. No effect if it is verified or has failed before. */
@@ -110,7 +119,7 @@ export class Fill {
     if (this.#state === 'verified' || this.#state === 'failed') return;
     this.#failure = failure;
     this.#state = 'failed';
-    this.#changed();
+    this.changes.tell();
   }
 
   /** No more bytes or readers will come: the sources are closed after the last reader. */
@@ -147,26 +156,11 @@ export class Fill {
    * or if `signal` aborts.
    */
   until<T>(look: () => T | undefined, signal?: AbortSignal): Promise<T> {
-    return new Promise((resolve, reject) => {
-      const settle = (conclude: () => void): void => {
-        this.#waiting.delete(lookAgain);
-        signal?.removeEventListener('abort', lookAgain);
-        conclude();
-      };
-      const lookAgain = (): void => {
-        try {
-          const found = look();
-          if (signal?.aborted) settle(() => reject(signal.reason));
-          else if (found !== undefined) settle(() => resolve(found));
-          else if (this.#state === 'failed') settle(() => reject(this.#failure));
-        } catch (error) {
-          settle(() => reject(error));
-        }
-      };
-      this.#waiting.add(lookAgain);
-      signal?.addEventListener('abort', lookAgain);
-      lookAgain();
-    });
+    return this.changes.until(() => {
+      const found = look();
+      if (found === undefined && this.#state === 'failed') throw this.#failure;
+      return found;
+    }, signal);
   }
 
   /** For readers, which only ask for what is `readable`. */
@@ -198,10 +192,6 @@ export class Fill {
       // An error on closing a file that was only read does no harm.
       source.close().catch(() => {});
     }
-  }
-
-  #changed(): void {
-    for (const lookAgain of this.#waiting) lookAgain();
   }
 }
 

@@ -61,7 +61,11 @@ export class Fills {
   }
 
   /** Starts a prefetch, which has lower priority than downloads that clients wait for. */
-  startAhead(repository: Repository, { digest, size }: Descriptor, right: Right): FillRun {
+  startAhead(
+    repository: Repository,
+    { digest, size }: Pick<Descriptor, 'digest' | 'size'>,
+    right: Right,
+  ): FillRun {
     return this.#start(digest, { repository, right, settled: false, namedSize: size, isAhead: true });
   }
 

@@ -1,0 +1,63 @@
+import type { Repository } from '../../oci/repository.ts';
+import type { Right } from '../../oci/requester.ts';
+import type { Fills } from './fills.ts';
+import type { PartialBlob } from './partial-blob.ts';
+
+/** Lazy clients read a small part of most layers. Of a layer that is used, the rest will be, too. */
+const MIN_SHARE = 1 / 4;
+
+/** `never`, `now`, or after so many milliseconds without a request for ranges of it. */
+export type CompleteRanged = 'never' | 'now' | number;
+
+export interface CompletionRule {
+  /** Read each time. Never if absent. */
+  readonly completeRanged?: CompleteRanged | undefined;
+}
+
+/** Downloads the rest of blobs of which clients only request ranges, as far as `pulls.completeRanged` wants it. */
+export class Completion {
+  readonly #rule: CompletionRule;
+  readonly #fills: Fills;
+  readonly #quiet = new Map<string, NodeJS.Timeout>();
+  #isClosed = false;
+
+  constructor(rule: CompletionRule, fills: Fills) {
+    this.#rule = rule;
+    this.#fills = fills;
+  }
+
+  /** A client requests ranges of `blob`. */
+  requested(repository: Repository, right: Right, blob: PartialBlob): void {
+    if (this.#rule.completeRanged === 'now') this.#complete(repository, right, blob);
+    else this.#afterQuiet(repository, right, blob);
+  }
+
+  /** A client has read its ranges, or has left. */
+  read(repository: Repository, right: Right, blob: PartialBlob): void {
+    if (this.#rule.completeRanged !== 'now') this.#afterQuiet(repository, right, blob);
+  }
+
+  close(): void {
+    this.#isClosed = true;
+    for (const timer of this.#quiet.values()) clearTimeout(timer);
+    this.#quiet.clear();
+  }
+
+  #afterQuiet(repository: Repository, right: Right, blob: PartialBlob): void {
+    const { completeRanged = 'never' } = this.#rule;
+    const key = `${repository.upstream} ${blob.digest}`;
+    clearTimeout(this.#quiet.get(key));
+    this.#quiet.delete(key);
+    if (typeof completeRanged === 'string' || this.#isClosed) return;
+    const timer = setTimeout(() => {
+      this.#quiet.delete(key);
+      if (blob.bytes >= blob.size * MIN_SHARE) this.#complete(repository, right, blob);
+    }, completeRanged);
+    this.#quiet.set(key, timer.unref());
+  }
+
+  #complete(repository: Repository, right: Right, { digest, size, isOver }: PartialBlob): void {
+    if (this.#isClosed || isOver || this.#fills.find(repository.upstream, digest) !== undefined) return;
+    this.#fills.startAhead(repository, { digest, size }, right);
+  }
+}

@@ -1,0 +1,93 @@
+import type { FillSharing } from './fill-sharing.ts';
+import { type Fill, wrongBytes } from './fill.ts';
+import type { IngestWriter } from './ingest-writer.ts';
+import { partialKey, type Partials, type PartialUse } from './partials.ts';
+
+/** A piece is left out of a request if it is larger than this; a smaller one costs less than another request. */
+const LEFT_OUT_BYTES = 16 * 1024;
+/** A response is broken off before a piece of this size; the rest of a response is on its way, and lost. */
+const WORTH_BREAKING_BYTES = 1024 * 1024;
+const COPY_BYTES = 1024 * 1024;
+
+export interface FillPiecesOptions {
+  readonly fill: Fill;
+  readonly sharing: FillSharing;
+  readonly partials: Partials;
+}
+
+/**
+ * The pieces of a Fill's blob that were requested as ranges, before it or meanwhile, for those who may read what its
+ * starter may. The Fill copies each when it comes to it, and only downloads the rest.
+ */
+export class FillPieces {
+  readonly #options: FillPiecesOptions;
+  readonly #key: string;
+  #use: PartialUse | undefined;
+  #hasCopied = false;
+
+  constructor(options: FillPiecesOptions) {
+    this.#options = options;
+    this.#key = partialKey(options.sharing.starter, options.fill.digest);
+  }
+
+  /** Looks for what earlier requests have left. */
+  async find(): Promise<void> {
+    const { fill, sharing, partials } = this.#options;
+    const size = fill.size ?? sharing.agreedSize;
+    if (size !== undefined && sharing.mayTakePieces)
+      this.#use ??= await partials.find(sharing.starter, fill.digest, size);
+  }
+
+  /** Where the next piece begins for which it is worth it to end a request, or a response that is under way. */
+  endBefore(position: number, isUnderWay: boolean): number | undefined {
+    const minBytes = isUnderWay ? WORTH_BREAKING_BYTES : LEFT_OUT_BYTES;
+    const blob = this.#blob;
+    for (let piece = blob?.next(position); piece !== undefined; piece = blob?.next(piece.end)) {
+      if (piece.end - Math.max(piece.start, position) > minBytes) return piece.start;
+    }
+    return undefined;
+  }
+
+  /** Copies the pieces that are there at the end of what is written. True if that is the end of the blob, too. */
+  async copyTo(writer: IngestWriter, admit: (bytes: number) => Promise<void>): Promise<boolean> {
+    const { fill, sharing } = this.#options;
+    const blob = this.#blob;
+    if (blob === undefined) return false;
+    if (fill.size === undefined) fill.learnSize(blob.size);
+    for (;;) {
+      const buffer = new Uint8Array(Math.min(COPY_BYTES, blob.size - writer.length));
+      const count = await blob.read(buffer, writer.length);
+      if (count === 0) return writer.length === blob.size;
+      this.#hasCopied = true;
+      sharing.copied(writer.length);
+      await admit(count);
+      await writer.add(buffer.subarray(0, count));
+    }
+  }
+
+  /** The Fill's bytes are not the blob: if any are of the pieces, these may be to blame. True if so; they are discarded. */
+  discard(): boolean {
+    if (!this.#hasCopied) return false;
+    this.#use?.blob.fail(wrongBytes(this.#options.fill.digest));
+    this.#hasCopied = false;
+    return true;
+  }
+
+  /** The whole blob is stored: nobody needs its pieces. */
+  obsolete(): void {
+    this.#use?.blob.obsolete();
+  }
+
+  leave(): void {
+    this.#use?.leave();
+    this.#use = undefined;
+  }
+
+  get #blob() {
+    const { fill, sharing, partials } = this.#options;
+    if (this.#use?.blob.isOver === true) this.leave();
+    if (sharing.mayTakePieces) this.#use ??= partials.peek(this.#key);
+    const size = fill.size ?? sharing.agreedSize ?? this.#use?.blob.size;
+    return this.#use?.blob.size === size ? this.#use?.blob : undefined;
+  }
+}

@@ -1,0 +1,149 @@
+import type { BlobParts } from '../../blobs/spool.ts';
+import { Changes } from '../../lib/changes.ts';
+import { type Extent, Extents } from '../../lib/extents.ts';
+import type { Log } from '../../lib/log.ts';
+import type { Meter } from '../../lib/meter.ts';
+import type { Digest } from '../../oci/digest.ts';
+import type { UpstreamRequests } from '../upstream-requests.ts';
+import type { FillSpace } from './fill-quota.ts';
+import type { PullQueue } from './pull-queue.ts';
+import { type RangeAsker, RangeRequest } from './range-request.ts';
+
+/** How much a crash may lose: what came within this time is fetched again. */
+const SAVE_AFTER_MS = 1_000;
+
+export interface PartialBlobOptions {
+  readonly asking: UpstreamRequests;
+  readonly queue: PullQueue;
+  readonly meter: Meter;
+  readonly log: Log;
+  readonly digest: Digest;
+  /** The size of the whole blob. */
+  readonly size: number;
+  readonly parts: BlobParts;
+  readonly space: FillSpace;
+}
+
+/**
+ * The ranges of one blob that clients of one source have asked for: those that are there, and those that are being
+ * requested. Nothing of it is verified: only partial responses, and a Fill, which verifies the whole, may have it.
+ */
+export class PartialBlob {
+  readonly digest: Digest;
+  readonly size: number;
+  /** Told when bytes come or requests end. */
+  readonly changes = new Changes();
+  readonly #options: PartialBlobOptions;
+  readonly #requests = new Set<RangeRequest>();
+  #failure: Error | undefined;
+  #isObsolete = false;
+  #saveTimer: NodeJS.Timeout | undefined;
+
+  constructor(options: PartialBlobOptions) {
+    this.#options = options;
+    this.digest = options.digest;
+    this.size = options.size;
+  }
+
+  /** Why its bytes must not be used any more; `undefined` if they may. */
+  get failure(): Error | undefined {
+    return this.#failure;
+  }
+
+  /** How many bytes are there. */
+  get bytes(): number {
+    return this.#options.parts.extents.bytes;
+  }
+
+  /** The ranges that are being requested. */
+  get requests(): Iterable<RangeRequest> {
+    return this.#requests;
+  }
+
+  /** What is there at `position` or after it; see `KnownExtents.next`. */
+  next(position: number): Extent | undefined {
+    return this.#options.parts.extents.next(position);
+  }
+
+  /** What is there or being requested. */
+  known(): Extents {
+    const known = new Extents(this.#options.parts.extents);
+    for (const { extent } of this.#requests) known.add(extent);
+    return known;
+  }
+
+  /** Reads what is there, as in `BlobParts`. */
+  async read(buffer: Uint8Array, position: number): Promise<number> {
+    if (this.#failure !== undefined) throw this.#failure;
+    return this.#options.parts.read(buffer, position);
+  }
+
+  /** Requests a range of which nothing is `known`. */
+  request(extent: Extent, asker: RangeAsker): RangeRequest {
+    const { asking, queue, meter, log, digest, size } = this.#options;
+    const write = (position: number, chunk: Uint8Array): Promise<void> => this.#write(position, chunk);
+    const request = new RangeRequest({ asking, queue, meter, log, digest, size, extent, asker, write });
+    this.#requests.add(request);
+    void this.#forgetAfter(request);
+    return request;
+  }
+
+  /** Its bytes are wrong: ends all requests and all reading with `failure`, and keeps nothing. */
+  fail(failure: Error): void {
+    this.obsolete();
+    this.stop(failure);
+  }
+
+  /** Ends all requests and all reading with `reason`. What is there is kept for later. */
+  stop(reason: Error): void {
+    this.#failure ??= reason;
+    for (const request of this.#requests) request.stop(reason);
+    this.changes.tell();
+  }
+
+  /** The whole blob is stored, or its bytes are wrong: nothing is kept at the end. */
+  obsolete(): void {
+    this.#isObsolete = true;
+  }
+
+  /** Whether it is of no use to anybody who does not read it already. */
+  get isOver(): boolean {
+    return this.#isObsolete || this.#failure !== undefined;
+  }
+
+  /** Ends it when nobody uses it any more. True if something is kept for later. */
+  async close(): Promise<boolean> {
+    clearTimeout(this.#saveTimer);
+    const { parts, space } = this.#options;
+    try {
+      await Promise.all([...this.#requests].map(({ done }) => done));
+      await (this.#isObsolete ? parts.abort() : parts.suspend());
+      return !this.#isObsolete && this.bytes > 0;
+    } finally {
+      space.leave();
+      await parts.close();
+    }
+  }
+
+  async #forgetAfter(request: RangeRequest): Promise<void> {
+    await request.done;
+    this.#requests.delete(request);
+    this.changes.tell();
+  }
+
+  async #write(position: number, chunk: Uint8Array): Promise<void> {
+    const { parts, space } = this.#options;
+    if (this.#failure !== undefined) throw this.#failure;
+    space.take(chunk.byteLength, this.bytes + chunk.byteLength);
+    await parts.write(position, chunk);
+    this.#saveTimer ??= setTimeout(() => void this.#save(), SAVE_AFTER_MS);
+    this.changes.tell();
+  }
+
+  /** Never rejects: the disk's troubles show when bytes are written, and in the end in `close`. */
+  async #save(): Promise<void> {
+    this.#saveTimer = undefined;
+    const { parts, log } = this.#options;
+    await parts.save().catch((error: unknown) => log.debug({ err: error }, 'parts of a blob were not saved'));
+  }
+}

@@ -1,0 +1,187 @@
+import { isStorageClosed } from '../../blobs/storage-full.ts';
+import type { BlobReader } from '../../lib/blob-reader.ts';
+import { Changes } from '../../lib/changes.ts';
+import type { Extent } from '../../lib/extents.ts';
+import { LeaseLost } from '../../lib/lease.ts';
+import { ociErrorOf, UpstreamFailure } from '../../upstream/failures.ts';
+import type { Fill } from './fill.ts';
+import type { PartialBlob } from './partial-blob.ts';
+import type { PartialUse } from './partials.ts';
+import { planRanges } from './plan-ranges.ts';
+import { type RangeAsker, type RangeRequest, RangesUnusable } from './range-request.ts';
+
+/** How many ranges one reader requests at a time: enough to hide the round trips, few enough for others to have a turn. */
+const MAX_REQUESTS = 4;
+/** A range is left to a Fill if that will be there within this time, which a request of its own would take, too. */
+const NEAR_MS = 200;
+/** The same for a Fill whose rate is not known yet. */
+const NEAR_BYTES = 256 * 1024;
+
+export interface RangeReaderOptions {
+  readonly use: PartialUse;
+  /** The bytes that will be read, in that order. */
+  readonly wanted: readonly Extent[];
+  readonly asker: RangeAsker;
+  /** A download of the whole blob that the requester may read, and the way to give it up. */
+  readonly along: { readonly fill: Fill; readonly leave: () => void } | undefined;
+  /** Opens the whole blob instead, for when ranges turn out to be of no use, or cannot be kept. */
+  readonly instead: () => Promise<BlobReader>;
+}
+
+/**
+ * Reads ranges of a blob: what is there, what others are requesting, what a Fill brings soon; and requests the rest. What
+ * only this reader wants ends when it is closed.
+ */
+export class RangeReader implements BlobReader {
+  readonly size: number;
+  readonly #blob: PartialBlob;
+  readonly #options: RangeReaderOptions;
+  /** The requests that it waits for, its own and others', with the way to give each up. */
+  readonly #requests = new Map<RangeRequest, () => void>();
+  readonly #changes = new Changes();
+  readonly #closing = new AbortController();
+  readonly #unlisten: readonly (() => void)[];
+  #running = 0;
+  #hasRequested = false;
+  #failure: { readonly cause: unknown } | undefined;
+  #instead: BlobReader | undefined;
+
+  constructor(options: RangeReaderOptions) {
+    const { use, along } = options;
+    this.#options = options;
+    this.#blob = use.blob;
+    this.size = use.blob.size;
+    this.#request();
+    this.#unlisten = [
+      use.blob.changes.listen(() => this.#changes.tell()),
+      along?.fill.changes.listen(() => this.#fillChanged(along.fill)) ?? (() => {}),
+    ];
+  }
+
+  /** Whether everything was there from the start, and if not, whether it took requests of its own. */
+  get needs(): 'nothing' | 'others' | 'requests' {
+    if (this.#hasRequested) return 'requests';
+    const isThere = this.#options.wanted.every(({ start, end }) => (this.#thereFrom(start) ?? 0) >= end);
+    return isThere ? 'nothing' : 'others';
+  }
+
+  /** Resolves when the first byte is there; rejects with the failure of the request for it. */
+  begin(): Promise<unknown> {
+    return this.#thereBehind(this.#options.wanted[0]?.start ?? 0);
+  }
+
+  /** Only what was wanted. */
+  async read(buffer: Uint8Array, position: number): Promise<number> {
+    if (position >= this.size) return 0;
+    if (this.#instead !== undefined) return this.#instead.read(buffer, position);
+    try {
+      return await this.#read(buffer, position);
+    } catch (failure) {
+      if (!needsWhole(failure)) throw clientErrorOf(failure);
+      this.#instead = await this.#options.instead();
+      if (this.#closing.signal.aborted) await this.#instead.close();
+      return this.#instead.read(buffer, position);
+    }
+  }
+
+  async close(): Promise<void> {
+    if (this.#closing.signal.aborted) return;
+    this.#closing.abort(new Error('the reader was closed'));
+    for (const leave of [...this.#requests.values(), ...this.#unlisten]) leave();
+    this.#options.along?.leave();
+    this.#options.use.leave();
+    await this.#instead?.close();
+  }
+
+  async #read(buffer: Uint8Array, position: number): Promise<number> {
+    const end = await this.#thereBehind(position);
+    const part = buffer.subarray(0, end - position);
+    const count = await this.#blob.read(part, position);
+    if (count > 0 || this.#options.along === undefined) return count;
+    return this.#options.along.fill.read(part, position);
+  }
+
+  /** The end of what is there from `position` on, as soon as that is something. */
+  async #thereBehind(position: number): Promise<number> {
+    const isWanted = this.#options.wanted.some(({ start, end }) => start <= position && position < end);
+    if (!isWanted)
+      throw new Error(`internal error: byte ${position} was read, which is in no requested range`);
+    return this.#changes.until(() => {
+      if (this.#blob.failure !== undefined) throw this.#blob.failure;
+      const end = this.#thereFrom(position);
+      if (end === undefined && this.#failure !== undefined) throw this.#failure.cause;
+      return end;
+    }, this.#closing.signal);
+  }
+
+  /** The end of what is there at `position`; `undefined` if nothing is. */
+  #thereFrom(position: number): number | undefined {
+    const part = this.#blob.next(position);
+    if (part !== undefined && part.start <= position) return part.end;
+    const readable = this.#fill?.readable ?? 0;
+    return readable > position ? readable : undefined;
+  }
+
+  /** Joins what others are requesting, and requests what nobody brings, a few ranges at a time. */
+  #request(): void {
+    const { wanted, asker } = this.#options;
+    const isWanted = ({ extent }: RangeRequest): boolean =>
+      wanted.some(({ start, end }) => start < extent.end && extent.start < end);
+    for (const request of this.#blob.requests) {
+      if (!this.#requests.has(request) && isWanted(request)) void this.#await(request);
+    }
+    while (this.#running < MAX_REQUESTS && this.#failure === undefined) {
+      const known = this.#blob.known();
+      known.add({ start: 0, end: this.#reach });
+      const [next] = planRanges(wanted, known);
+      if (next === undefined) return;
+      this.#hasRequested = true;
+      void this.#awaitOwn(this.#blob.request(next, asker));
+    }
+  }
+
+  async #awaitOwn(request: RangeRequest): Promise<void> {
+    this.#running += 1;
+    await this.#await(request, () => {
+      this.#running -= 1;
+      this.#failure ??= request.failure;
+    });
+  }
+
+  /** Wants the bytes of a request until it has ended. `onEnd` is called then. */
+  async #await(request: RangeRequest, onEnd: () => void = () => {}): Promise<void> {
+    this.#requests.set(request, request.want());
+    await request.done;
+    this.#requests.delete(request);
+    onEnd();
+    if (this.#closing.signal.aborted) return;
+    this.#request();
+    this.#changes.tell();
+  }
+
+  /** Up to where the Fill will be in a moment: requesting that would not be faster. */
+  get #reach(): number {
+    const fill = this.#fill;
+    if (fill === undefined || fill.state === 'queued') return 0;
+    return fill.length + Math.max(NEAR_BYTES, (fill.bytesPerSecond * NEAR_MS) / 1000);
+  }
+
+  get #fill(): Fill | undefined {
+    const fill = this.#options.along?.fill;
+    return fill?.state === 'failed' ? undefined : fill;
+  }
+
+  #fillChanged({ state }: Fill): void {
+    if (state === 'failed') this.#request();
+    this.#changes.tell();
+  }
+}
+
+/** Whether the failure leaves only the whole blob to be downloaded. */
+export function needsWhole(failure: unknown): boolean {
+  return failure instanceof RangesUnusable || failure instanceof LeaseLost || isStorageClosed(failure);
+}
+
+function clientErrorOf(failure: unknown): unknown {
+  return failure instanceof UpstreamFailure ? ociErrorOf(failure, 'BLOB_UNKNOWN') : failure;
+}

@@ -1,0 +1,140 @@
+import type { Extent } from '../../lib/extents.ts';
+import type { Log } from '../../lib/log.ts';
+import type { Meter } from '../../lib/meter.ts';
+import { unlessAborted } from '../../lib/single-flight.ts';
+import type { Digest } from '../../oci/digest.ts';
+import { type Repository, repositoryText } from '../../oci/repository.ts';
+import type { Right } from '../../oci/requester.ts';
+import { UpstreamFailure } from '../../upstream/failures.ts';
+import { admits } from '../links.ts';
+import { type UpstreamRequests, blobReference } from '../upstream-requests.ts';
+import { Contender } from './contender.ts';
+import { download } from './download.ts';
+import type { PullQueue } from './pull-queue.ts';
+
+/** In whose name ranges are requested. */
+export interface RangeAsker {
+  readonly repository: Repository;
+  readonly right: Right;
+  /** Whether the right to this blob was proved before. */
+  readonly settled: boolean;
+}
+
+/** Upstream answers ranges of this blob with something else: it has to be downloaded as a whole. */
+export class RangesUnusable extends Error {
+  /** Whether it sends the whole blob instead, as it will of any other. */
+  readonly isIgnored: boolean;
+
+  constructor(message: string, { isIgnored = false, cause }: { isIgnored?: boolean; cause?: unknown } = {}) {
+    super(message, { cause });
+    this.name = 'RangesUnusable';
+    this.isIgnored = isIgnored;
+  }
+}
+
+export interface RangeRequestOptions {
+  readonly asking: UpstreamRequests;
+  readonly queue: PullQueue;
+  readonly meter: Meter;
+  readonly log: Log;
+  readonly digest: Digest;
+  /** The size of the whole blob; a response with another is refused. */
+  readonly size: number;
+  readonly extent: Extent;
+  readonly asker: RangeAsker;
+  /** Keeps a piece. */
+  readonly write: (position: number, chunk: Uint8Array) => Promise<void>;
+}
+
+/**
+ * One range that is being requested from upstream, with everything that holds for a download: it waits for its turn,
+ * and continues after failures. Anybody may wait for its bytes; it ends when nobody wants them any more.
+ */
+export class RangeRequest {
+  readonly extent: Extent;
+  /** Resolves when it has ended; never rejects. */
+  readonly done: Promise<void>;
+  readonly #options: RangeRequestOptions;
+  readonly #leaving = new AbortController();
+  #wanted = 0;
+  #failure: { readonly cause: unknown } | undefined;
+
+  constructor(options: RangeRequestOptions) {
+    this.#options = options;
+    this.extent = options.extent;
+    this.done = this.#run();
+  }
+
+  /** Why it brought less than was requested; `undefined` as long as it has not failed. */
+  get failure(): { readonly cause: unknown } | undefined {
+    return this.#failure;
+  }
+
+  /** Wants its bytes until the returned function is called, which may happen more than once. */
+  want(): () => void {
+    this.#wanted += 1;
+    let isWanted = true;
+    return () => {
+      if (!isWanted) return;
+      isWanted = false;
+      this.#wanted -= 1;
+      if (this.#wanted === 0) this.stop(new Error('nobody wants the range any more'));
+    };
+  }
+
+  stop(reason: Error): void {
+    this.#leaving.abort(reason);
+  }
+
+  async #run(): Promise<void> {
+    const { queue, asker } = this.#options;
+    const { id: requester, maxTransfers } = asker.right.requester;
+    const place = queue.enter({ requester, repository: repositoryText(asker.repository), maxTransfers });
+    try {
+      await unlessAborted(place.turn, this.#leaving.signal);
+      await this.#download();
+    } catch (cause) {
+      this.#failure = { cause: isUnusable(cause) ? new RangesUnusable(cause.message, { cause }) : cause };
+    } finally {
+      place.leave();
+    }
+  }
+
+  async #download(): Promise<void> {
+    const { asking, meter, log, digest, size, extent, asker, write } = this.#options;
+    const { repository, right, settled } = asker;
+    const contender = new Contender(repository, right, settled);
+    let position = extent.start;
+    await download({
+      asking,
+      digest,
+      log,
+      signal: this.#leaving.signal,
+      resumed: () => meter.count('fills_resumed_total'),
+      skipEndpoints: new Set(),
+      reference: `ranges of ${blobReference(digest)}`,
+      length: () => position,
+      end: () => extent.end,
+      prepare: async () => position === extent.end,
+      size: () => size,
+      limit: () => size,
+      write: async chunk => {
+        await write(position, chunk);
+        meter.count('bytes_from_upstream_total', { upstream: repository.upstream }, chunk.byteLength);
+        position += chunk.byteLength;
+      },
+      contender: () => contender,
+      refused: async (_, failure) => {
+        throw failure;
+      },
+      given: ({ answer }) => {
+        if (!answer.isPart) throw new RangesUnusable('upstream ignores ranges', { isIgnored: true });
+        return settled || admits(answer, right);
+      },
+    });
+  }
+}
+
+function isUnusable(failure: unknown): failure is UpstreamFailure {
+  return failure instanceof UpstreamFailure && failure.kind === 'invalid';
+}

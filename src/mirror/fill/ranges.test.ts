@@ -1,0 +1,495 @@
+import { readdir, readlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, describe, expect, it } from 'vitest';
+import { bytesOf, type Content, imageOf, randomBlob } from '../../../test/support/content.ts';
+import { FakeUpstream, type FakeUpstreamOptions } from '../../../test/support/fake-upstream.ts';
+import {
+  APP,
+  MirrorWorld,
+  type MirrorWorldOptions,
+  repositoryOf,
+  whole,
+} from '../../../test/support/mirror-world.ts';
+import type { BlobReader } from '../../lib/blob-reader.ts';
+import { type Extent, Extents } from '../../lib/extents.ts';
+import { nameCredential } from '../../oci/credential.ts';
+import { ANY_MANIFEST } from '../../oci/pull-source.ts';
+import type { Repository } from '../../oci/repository.ts';
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+const SLOW = { linkBytesPerS: 8 * MIB };
+let upstream: FakeUpstream;
+let worlds: MirrorWorld[] = [];
+
+async function startWorld(
+  fake: FakeUpstreamOptions = {},
+  options: MirrorWorldOptions = {},
+): Promise<MirrorWorld> {
+  upstream = await FakeUpstream.start(fake);
+  return another(options);
+}
+
+async function another(options: MirrorWorldOptions = {}): Promise<MirrorWorld> {
+  const world = await MirrorWorld.open(upstream, options);
+  worlds.push(world);
+  return world;
+}
+
+/** A layer of an image whose manifest the world has pulled, so that the right to its repository is proved. */
+async function layer(world: MirrorWorld, size: number, seed: string, repository = 'app'): Promise<Content> {
+  const blob = randomBlob(size, seed);
+  upstream.add(repository, imageOf([blob]), seed);
+  await world.manifest(seed, repositoryOf(repository));
+  return blob;
+}
+
+/** What upstream was asked for of blobs: `undefined` for all. */
+const asked = (): (string | undefined)[] =>
+  upstream.requests
+    .filter(({ kind, method }) => kind === 'blob' && method === 'GET')
+    .map(({ headers }) => headers.range?.replace('bytes=', ''));
+/** The bytes that were asked for with ranges that have an end. */
+const askedExtents = (): Extent[] =>
+  asked().flatMap(range => {
+    const [, start, end] = /^(\d+)-(\d+)$/.exec(range ?? '') ?? [];
+    return start === undefined ? [] : [{ start: Number(start), end: Number(end) + 1 }];
+  });
+
+const sum = (extents: readonly Extent[]): number =>
+  extents.reduce((total, { start, end }) => total + end - start, 0);
+
+async function open(
+  world: MirrorWorld,
+  blob: Content,
+  wanted: readonly Extent[],
+  repository: Repository = APP,
+) {
+  const right = await world.right(repository);
+  return world.mirror.openBlob(repository, blob.digest, right, () => wanted);
+}
+
+/** Reads the extents, compares them with the blob's bytes, and closes. */
+async function expectRight(reader: BlobReader, blob: Content, wanted: readonly Extent[]): Promise<void> {
+  const expected = bytesOf(blob);
+  try {
+    for (const { start, end } of wanted) {
+      const buffer = Buffer.alloc(end - start);
+      for (let read = 0; read < buffer.length; ) {
+        const count = await reader.read(buffer.subarray(read), start + read);
+        expect(count).toBeGreaterThan(0);
+        read += count;
+      }
+      expect(buffer.equals(expected.subarray(start, end))).toBe(true);
+    }
+  } finally {
+    await reader.close();
+  }
+}
+
+async function readRanges(world: MirrorWorld, blob: Content, ...wanted: readonly Extent[]): Promise<string> {
+  const { reader, outcome } = await open(world, blob, wanted);
+  await expectRight(reader, blob, wanted);
+  return outcome;
+}
+
+/** Begins a whole pull; resolves when upstream is sending. */
+async function beginPull(world: MirrorWorld, blob: Content, isSent: (bytes: number) => boolean = () => true) {
+  upstream.requests.length = 0;
+  const before = upstream.bytesSent;
+  const pulled = world.pull(blob.digest);
+  await until(() => asked().length > 0 && upstream.bytesSent > before && isSent(upstream.bytesSent - before));
+  return { pulled };
+}
+
+async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  while (!(await condition())) await sleep(5);
+}
+
+/** Which files of the store's `ingest/` this process has open. */
+async function openIngests(world: MirrorWorld): Promise<string[]> {
+  const names = await readdir('/proc/self/fd');
+  const targets = await Promise.all(names.map(name => readlink(join('/proc/self/fd', name)).catch(() => '')));
+  return targets.filter(target => target.startsWith(join(world.folder, 'ingest')));
+}
+
+afterEach(async () => {
+  for (const world of worlds) await world.remove();
+  worlds = [];
+  await upstream.stop();
+});
+
+describe('a range of a blob that is not stored', () => {
+  it('is requested from upstream alone, once, and nothing else is', async () => {
+    const world = await startWorld();
+    const blob = await layer(world, 8 * MIB, 'far');
+    const far = { start: 7 * MIB, end: 7 * MIB + 100 };
+    expect(await readRanges(world, blob, far)).toBe('miss');
+    expect(await readRanges(world, blob, far)).toBe('hit');
+    expect(await readRanges(world, blob, { start: far.start + 10, end: far.end })).toBe('hit');
+    expect(asked()).toEqual([`${far.start}-${far.end - 1}`]);
+    expect(upstream.count('blob', { method: 'HEAD' })).toBe(0);
+    expect(world.mirror.runningFills).toBe(0);
+    expect(await world.fetchedBytes()).toBe(100);
+  });
+
+  it('is one request for all who want it at the same time, whoever of them leaves', async () => {
+    const world = await startWorld(SLOW);
+    const blob = await layer(world, 8 * MIB, 'shared');
+    const wanted = [{ start: 4 * MIB, end: 6 * MIB }];
+    const [first, ...others] = await Promise.all(Array.from({ length: 5 }, () => open(world, blob, wanted)));
+    await first?.reader.close();
+    for (const { reader } of others) await expectRight(reader, blob, wanted);
+    expect(asked()).toEqual([`${4 * MIB}-${6 * MIB - 1}`]);
+  });
+
+  it('that overlaps others is requested where it differs from them', async () => {
+    const world = await startWorld();
+    const blob = await layer(world, 8 * MIB, 'overlap');
+    await readRanges(world, blob, { start: MIB, end: 2 * MIB });
+    await readRanges(world, blob, { start: MIB / 2, end: 3 * MIB });
+    const all = askedExtents();
+    expect(sum(all)).toBe(new Extents(all).bytes);
+    expect([...new Extents(all)]).toEqual([{ start: MIB / 2, end: 3 * MIB }]);
+  });
+
+  it('ends when the only client that wants it leaves, and what came is kept', async () => {
+    const world = await startWorld(SLOW);
+    const blob = await layer(world, 64 * MIB, 'leaver');
+    const { reader } = await open(world, blob, [{ start: MIB, end: 63 * MIB }]);
+    await reader.read(Buffer.alloc(1), MIB);
+    await reader.close();
+    await until(async () => {
+      const sentBefore = upstream.bytesSent;
+      await sleep(100);
+      return upstream.bytesSent === sentBefore;
+    });
+    expect(upstream.bytesSent).toBeLessThan(32 * MIB);
+    expect(await readRanges(world, blob, { start: MIB, end: MIB + 1000 })).toBe('hit');
+  });
+
+  it('is one of many in one request, of which neighbours are requested together', async () => {
+    const world = await startWorld();
+    const blob = await layer(world, 16 * MIB, 'many');
+    const wanted = Array.from({ length: 200 }, (_, at) => {
+      const start = Math.floor(at / 10) * 700 * KIB + (at % 10) * 12 * KIB;
+      return { start, end: start + 8 * KIB };
+    });
+    await readRanges(world, blob, ...wanted);
+    expect(asked()).toHaveLength(20);
+    expect(await readRanges(world, blob, ...wanted.toReversed())).toBe('hit');
+  });
+
+  it('leaves no handle, no lease and no connection behind', async () => {
+    const world = await startWorld();
+    const blob = await layer(world, 4 * MIB, 'handles');
+    await readRanges(world, blob, { start: MIB, end: MIB + 1000 });
+    expect(await openIngests(world)).toHaveLength(1);
+    await world.close();
+    expect(await openIngests(world)).toHaveLength(0);
+  });
+});
+
+describe('a whole pull of a blob of which ranges are there', () => {
+  it('requests only the rest, is verified, stored and linked', async () => {
+    const world = await startWorld();
+    const blob = await layer(world, 8 * MIB, 'rest');
+    await readRanges(world, blob, { start: 2 * MIB, end: 3 * MIB }, { start: 7 * MIB, end: 8 * MIB });
+    upstream.requests.length = 0;
+    expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+    expect(asked()).toEqual([`0-${2 * MIB - 1}`, `${3 * MIB}-${7 * MIB - 1}`]);
+    expect(await world.fetchedBytes()).toBe(blob.size);
+    await until(() => world.mirror.runningFills === 0);
+    upstream.requests.length = 0;
+    expect(await world.pull(blob.digest)).toMatchObject({ ...whole(blob), outcome: 'hit' });
+    expect(upstream.requests).toEqual([]);
+  });
+
+  it('requests nothing if all of them are', async () => {
+    const world = await startWorld();
+    const blob = await layer(world, 3 * MIB, 'all');
+    await readRanges(world, blob, { start: 0, end: 2 * MIB });
+    await readRanges(world, blob, { start: 2 * MIB, end: 3 * MIB });
+    upstream.requests.length = 0;
+    expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+    await until(() => world.mirror.runningFills === 0);
+    expect(await world.pull(blob.digest)).toMatchObject({ outcome: 'hit' });
+    expect(upstream.requests).toEqual([]);
+  });
+});
+
+describe('a range ahead of a download in progress', () => {
+  it('is requested at once, and the download takes it over', async () => {
+    const world = await startWorld({ linkBytesPerS: 4 * MIB });
+    const blob = await layer(world, 8 * MIB, 'ahead');
+    const { pulled } = await beginPull(world, blob);
+    const sentBefore = upstream.bytesSent;
+    const wanted = [{ start: 6 * MIB, end: 6 * MIB + 100 }];
+    const { reader } = await open(world, blob, wanted);
+    await expectRight(reader, blob, wanted);
+    expect(upstream.bytesSent - sentBefore).toBeLessThan(2 * MIB);
+    expect(await pulled).toMatchObject(whole(blob));
+  });
+
+  it('ends its response where a large one begins, so that nothing is fetched twice', async () => {
+    const world = await startWorld({ linkBytesPerS: 8 * MIB });
+    const blob = await layer(world, 12 * MIB, 'break');
+    const { pulled } = await beginPull(world, blob);
+    await readRanges(world, blob, { start: 8 * MIB, end: 11 * MIB });
+    expect(await pulled).toMatchObject(whole(blob));
+    expect(asked()).toEqual([undefined, `${8 * MIB}-${11 * MIB - 1}`, `${11 * MIB}-`]);
+    expect(await world.fetchedBytes()).toBeLessThan(blob.size + MIB / 2);
+  });
+
+  it('is not requested if the download will have it in a moment, or has it', async () => {
+    const world = await startWorld({ linkBytesPerS: 4 * MIB });
+    const blob = await layer(world, 4 * MIB, 'near');
+    const { pulled } = await beginPull(world, blob, bytes => bytes > 2 * MIB);
+    await readRanges(world, blob, { start: 0, end: 1000 });
+    await readRanges(world, blob, { start: 2 * MIB, end: 2 * MIB + 1000 });
+    expect(await pulled).toMatchObject(whole(blob));
+    expect(asked()).toEqual([undefined]);
+  });
+});
+
+describe('an upstream that answers ranges with', () => {
+  const FAR = { start: 3 * MIB, end: 3 * MIB + 1000 };
+  const RANGED = { kind: 'blob', method: 'GET', times: 1 } as const;
+
+  it('the whole blob is asked for that, and for no range of another blob', async () => {
+    const world = await startWorld({ ranges: false });
+    const blob = await layer(world, 4 * MIB, 'ignored');
+    const { reader } = await open(world, blob, [FAR]);
+    await expectRight(reader, blob, [FAR]);
+    expect(asked()).toEqual([`${FAR.start}-${FAR.end - 1}`, undefined]);
+    await until(() => world.mirror.runningFills === 0);
+    const other = await layer(world, 4 * MIB, 'another');
+    upstream.requests.length = 0;
+    await readRanges(world, other, FAR);
+    expect(asked()).toEqual([undefined]);
+  });
+
+  const wrongAnswers = {
+    'another range': { headers: { 'Content-Range': `bytes 0-999/${4 * MIB}` } },
+    'a longer size of the blob': {
+      headers: { 'Content-Range': `bytes ${FAR.start}-${FAR.end - 1}/${5 * MIB}` },
+    },
+    'a size that its range exceeds': {
+      headers: { 'Content-Range': `bytes ${FAR.start}-${FAR.end - 1}/100` },
+    },
+    'several parts': {
+      headers: { 'Content-Range': null, 'Content-Type': 'multipart/byteranges; boundary=x' },
+    },
+    'no Content-Range': { headers: { 'Content-Range': null } },
+    '416': { status: 416 },
+    'a web page': { headers: { 'Content-Type': 'text/html' } },
+    'compressed bytes': { headers: { 'Content-Encoding': 'gzip' } },
+    'fewer bytes than it announces': { contentLength: 2_000 },
+    'more bytes than it announces': { contentLength: 500 },
+  } as const;
+  for (const [what, wrong] of Object.entries(wrongAnswers)) {
+    it(`${what} never has a wrong byte kept`, async () => {
+      const world = await startWorld();
+      const blob = await layer(world, 4 * MIB, 'wrong');
+      upstream.misbehave({ ...RANGED, ...wrong });
+      const { reader } = await open(world, blob, [FAR]);
+      await expectRight(reader, blob, [FAR]);
+      expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+    });
+  }
+
+  it('less than was asked for is asked for the rest', async () => {
+    const world = await startWorld();
+    const blob = await layer(world, 4 * MIB, 'capped');
+    const size = blob.size;
+    upstream.misbehave({
+      ...RANGED,
+      headers: { 'Content-Range': `bytes ${FAR.start}-${FAR.start + 499}/${size}` },
+      contentLength: 500,
+      cutAtByte: 500,
+    });
+    await readRanges(world, blob, FAR);
+    expect(asked()).toEqual([`${FAR.start}-${FAR.end - 1}`, `${FAR.start + 500}-${FAR.end - 1}`]);
+  });
+
+  it('an end in the middle is asked for what is missing', async () => {
+    const world = await startWorld();
+    const blob = await layer(world, 4 * MIB, 'cut');
+    upstream.misbehave({ ...RANGED, cutAtByte: 64 * KIB });
+    const wanted = { start: MIB, end: 2 * MIB };
+    await readRanges(world, blob, wanted);
+    const [, rest] = askedExtents();
+    expect(asked()).toHaveLength(2);
+    expect(rest?.start).toBeGreaterThan(MIB + 32 * KIB);
+    expect(rest?.start).toBeLessThanOrEqual(MIB + 64 * KIB);
+  });
+
+  it('wrong bytes has them discarded by the whole pull that finds that out, and the next one succeeds', async () => {
+    const world = await startWorld();
+    const blob = await layer(world, 4 * MIB, 'lies');
+    upstream.misbehave({ ...RANGED, corruptByte: 10 });
+    const { reader } = await open(world, blob, [{ start: FAR.start, end: FAR.start + 100 * KIB }]);
+    await reader.read(Buffer.alloc(1000), FAR.start);
+    await expect(world.pull(blob.digest)).rejects.toThrow('does not match');
+    await expect(reader.read(Buffer.alloc(1000), FAR.start)).rejects.toThrow('does not match');
+    await reader.close();
+    expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+  });
+
+  it('an error is answered as it is, and nothing is kept', async () => {
+    for (const [status, code] of [
+      [404, 'BLOB_UNKNOWN'],
+      [429, 'TOOMANYREQUESTS'],
+      [503, 'UNAVAILABLE'],
+    ] as const) {
+      const world = await startWorld();
+      const blob = await layer(world, 4 * MIB, `error-${status}`);
+      upstream.misbehave({ kind: 'blob', method: 'GET', status });
+      await expect(open(world, blob, [FAR])).rejects.toMatchObject({ code });
+      expect(asked()).toHaveLength(1);
+      await world.close();
+      expect(await readdir(join(world.folder, 'ingest'))).toEqual([]);
+      await world.remove();
+      await upstream.stop();
+    }
+    await startWorld();
+  });
+});
+
+describe('who may have ranges that are there', () => {
+  const PRIVATE = repositoryOf('private');
+  const FAR = [{ start: 2 * MIB, end: 2 * MIB + 50_000 }];
+  const blob = randomBlob(4 * MIB, 'secret');
+  const users = {
+    ann: { password: 'right', repositories: ['private'] },
+    bob: { password: 'right', repositories: ['private'] },
+    eve: { password: 'right', repositories: [] as string[] },
+  };
+
+  async function startPrivate(): Promise<MirrorWorld> {
+    const world = await startWorld({ auth: { scheme: 'basic', users } });
+    upstream.add('private', imageOf([blob]), '1');
+    return world;
+  }
+
+  async function openAs(world: MirrorWorld, name: string) {
+    const right = await world.right(PRIVATE, [nameCredential('key', name, 'right')], name);
+    return world.mirror.openBlob(PRIVATE, blob.digest, right, () => FAR);
+  }
+
+  const readAs = async (world: MirrorWorld, name: string): Promise<string> => {
+    const { reader, outcome } = await openAs(world, name);
+    await expectRight(reader, blob, FAR);
+    return outcome;
+  };
+
+  it('is everybody with a proved right to the repository', async () => {
+    const world = await startPrivate();
+    for (const name of ['ann', 'bob']) {
+      const right = await world.right(PRIVATE, [nameCredential('key', name, 'right')], name);
+      await world.mirror.manifest(PRIVATE, '1', right, ANY_MANIFEST);
+    }
+    expect(await readAs(world, 'ann')).toBe('miss');
+    expect(await readAs(world, 'bob')).toBe('hit');
+    expect(askedExtents()).toEqual(FAR);
+  });
+
+  it('without one, only who gave the credentials with which they were requested, and upstream is asked each time', async () => {
+    const world = await startPrivate();
+    expect(await readAs(world, 'ann')).toBe('miss');
+    expect(await readAs(world, 'ann')).toBe('hit');
+    expect(await readAs(world, 'bob')).toBe('miss');
+    expect(askedExtents()).toEqual([...FAR, ...FAR]);
+    upstream.misbehave({ kind: 'blob', method: 'HEAD', status: 403 });
+    await expect(openAs(world, 'ann')).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
+  });
+
+  it('is nobody whom upstream refuses', async () => {
+    const world = await startPrivate();
+    await readAs(world, 'ann');
+    await expect(openAs(world, 'eve')).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
+    expect(await readAs(world, 'ann')).toBe('hit');
+  });
+
+  it('is nobody in another repository', async () => {
+    const world = await startWorld();
+    const shared = await layer(world, 4 * MIB, 'in-two');
+    await layer(world, 4 * MIB, 'in-two', 'other');
+    await readRanges(world, shared, ...FAR);
+    const { reader, outcome } = await open(world, shared, FAR, repositoryOf('other'));
+    await expectRight(reader, shared, FAR);
+    expect(outcome).toBe('miss');
+    upstream.remove('other', shared.digest);
+    const right = await world.right(repositoryOf('other'));
+    const opening = world.mirror.openBlob(repositoryOf('other'), shared.digest, right, () => [
+      { start: 0, end: 100 },
+    ]);
+    await expect(opening).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
+  });
+});
+
+describe('the rest of a blob of which ranges were read', () => {
+  const QUARTER = { start: MIB, end: 2 * MIB };
+
+  it('is not downloaded by default', async () => {
+    const world = await startWorld();
+    const blob = await layer(world, 4 * MIB, 'never');
+    await readRanges(world, blob, QUARTER);
+    expect(world.mirror.downloads).toEqual([]);
+  });
+
+  it('is downloaded at once if that is configured, and asks for no byte twice', async () => {
+    const world = await startWorld({}, { completeRanged: 'now' });
+    const blob = await layer(world, 4 * MIB, 'now');
+    await readRanges(world, blob, QUARTER);
+    await until(async () => (await world.metadata.statBlob(blob.digest)) !== undefined);
+    expect(await world.pull(blob.digest)).toMatchObject({ ...whole(blob), outcome: 'hit' });
+  });
+
+  it('is downloaded some time after the last read, if a quarter was read', async () => {
+    const world = await startWorld({}, { completeRanged: 20 });
+    const [read, looked] = [await layer(world, 4 * MIB, 'read'), await layer(world, 4 * MIB, 'looked')];
+    await readRanges(world, looked, { start: MIB, end: MIB + 1000 });
+    await readRanges(world, read, QUARTER);
+    await until(async () => (await world.metadata.statBlob(read.digest)) !== undefined);
+    await until(() => world.mirror.runningFills === 0);
+    expect(await world.metadata.statBlob(looked.digest)).toBeUndefined();
+    expect(await world.fetchedBytes()).toBe(read.size + 1000);
+  });
+});
+
+describe('ranges on disk', () => {
+  it('are there after a restart', async () => {
+    const world = await startWorld({}, { isIndexOnDisk: true });
+    const blob = await layer(world, 4 * MIB, 'restart');
+    await readRanges(world, blob, { start: MIB, end: 2 * MIB });
+    await world.close();
+    const next = await another({ folder: world.folder });
+    upstream.requests.length = 0;
+    expect(await readRanges(next, blob, { start: MIB, end: 2 * MIB })).toBe('hit');
+    expect(upstream.requests).toEqual([]);
+    expect(await next.pull(blob.digest)).toMatchObject(whole(blob));
+    expect(asked()).toEqual([`0-${MIB - 1}`, `${2 * MIB}-`]);
+  });
+
+  it('count against the limit of the store; beyond it, clients get theirs all the same', async () => {
+    const world = await startWorld({}, { maxBytes: 2 * MIB });
+    const blob = await layer(world, 4 * MIB, 'limited');
+    await readRanges(world, blob, { start: 0, end: MIB });
+    expect(world.spool.unfinishedBytes).toBe(MIB);
+    await readRanges(world, blob, { start: 2 * MIB, end: 3.5 * MIB });
+    expect(world.spool.unfinishedBytes).toBeLessThanOrEqual(2 * MIB);
+  });
+
+  it('are removed when the blob is stored', async () => {
+    const world = await startWorld();
+    const blob = await layer(world, 4 * MIB, 'removed');
+    await readRanges(world, blob, { start: MIB, end: 2 * MIB });
+    await world.pull(blob.digest);
+    await until(() => world.mirror.runningFills === 0);
+    await until(async () => (await readdir(join(world.folder, 'ingest'))).length === 0);
+    expect(await openIngests(world)).toEqual([]);
+    expect(world.spool.unfinishedBytes).toBe(0);
+  });
+});
