@@ -83,6 +83,8 @@ export class Grants {
   readonly #unremoved: UnremovedGrants;
   /** The proof that was reported last and is not recorded yet, by credential and repository. */
   readonly #recording = new Map<string, Recording>();
+  /** By the list of valid Grants: while the index does not change, it answers with the same one from memory. */
+  readonly #verdicts = new WeakMap<readonly Grant[], { readonly asker: Asker; readonly mayUse: boolean }>();
   readonly #listeners: ((proof: Proof) => void)[] = [];
 
   /**
@@ -114,26 +116,22 @@ export class Grants {
   ): Promise<GrantState> {
     const keptIds = [...new Set([ANONYMOUS_ID, ...credentialIds.map(id => this.#keptAs(id))])];
     const image = repositoryText(repository);
-    const secrets = keptIds.map(usedCredential).filter(isUsed).map(recordedSecret);
-    const mayUse = (record: PulledRecord | undefined, rule = policy) => {
-      const held = { imageRef: image, record, isPulling: false };
-      const asker = { secrets, serviceAccount: undefined };
-      return !mustAttemptImagePull(image, held, rule, () => asker).mustPull;
-    };
+    const asker = { image, keptIds, policy };
     // To the kubelet, what was imported for everybody is preloaded: there is no record of a pull.
-    const grantees = [...(mayUse(undefined) ? [EVERYBODY] : []), ...(grantee === undefined ? [] : [grantee])];
+    const isOpened = mayUse(asker, undefined);
+    const grantees = [...(isOpened ? [EVERYBODY] : []), ...(grantee === undefined ? [] : [grantee])];
     const read = await this.#readFor(repository, { credentialIds: keptIds, grantees }, target);
     const { grants } = read;
     const { verifyForMs, staleGrantForMs } = this.#rules;
     const isPublic = () => {
       const anonymous = grants.filter(grant => grant.credentialId === ANONYMOUS_ID);
-      return mayUse(this.#recordOf(image, anonymous, verifyForMs), ALWAYS_VERIFY);
+      return this.#mayUse({ ...asker, policy: ALWAYS_VERIFY }, anonymous, verifyForMs);
     };
-    const proved = mayUse(this.#recordOf(image, grants, verifyForMs));
+    const proved = this.#mayUse(asker, grants, verifyForMs);
     if (proved) return { proved, provedIfUnreachable: false, preloadedFor: [], isPublic, ahead: read.ahead };
     return {
       proved,
-      provedIfUnreachable: mayUse(this.#recordOf(image, grants, verifyForMs + staleGrantForMs)),
+      provedIfUnreachable: this.#mayUse(asker, grants, verifyForMs + staleGrantForMs),
       preloadedFor: grantees,
       isPublic,
       ahead: read.knowsPreloads ? read.ahead : undefined,
@@ -278,15 +276,15 @@ export class Grants {
     return grants.filter(({ credentialId }) => !this.#unremoved.has(repository, credentialId));
   }
 
-  /** The kubelet's record of pulls for the Grants that are younger than `maxAgeMs`. */
-  #recordOf(image: string, grants: readonly Grant[], maxAgeMs: number): PulledRecord {
-    const proofs = grants
-      .filter(grant => this.#ageOf(grant) < maxAgeMs)
-      .map(({ credentialId }) => credentialsToRecord(usedCredential(credentialId)));
-    const repository = normalizedName(image);
-    const [first, ...others] = repository === undefined ? [] : proofs;
-    const record = recordImagePulled(undefined, image, repository ?? '', first);
-    return others.reduce((before, added) => mergeCredentials(before, repository ?? '', added), record);
+  /** Whether the kubelet would let `asker` use the image, with the Grants younger than `maxAgeMs` as its record of pulls. */
+  #mayUse(asker: Asker, grants: readonly Grant[], maxAgeMs: number): boolean {
+    const isYoung = (grant: Grant) => this.#ageOf(grant) < maxAgeMs;
+    const valid = grants.every(isYoung) ? grants : grants.filter(isYoung);
+    const known = this.#verdicts.get(valid);
+    if (known !== undefined && isSameAsker(known.asker, asker)) return known.mayUse;
+    const verdict = { asker, mayUse: mayUse(asker, recordOf(asker.image, valid)) };
+    this.#verdicts.set(valid, verdict);
+    return verdict.mayUse;
   }
 
   /** The id under which proofs of a credential are recorded: credentials that nobody holds have a prefix. */
@@ -341,6 +339,42 @@ class Recording {
     this.#hasBegun = true;
     return this.#write();
   }
+}
+
+/** Who asks for an image, by what rules. */
+interface Asker {
+  readonly image: string;
+  /** The ids under which proofs of its credentials are recorded. */
+  readonly keptIds: readonly string[];
+  readonly policy: VerificationPolicy;
+}
+
+function isSameAsker(one: Asker, other: Asker): boolean {
+  return (
+    one.image === other.image &&
+    one.policy === other.policy &&
+    one.keptIds.length === other.keptIds.length &&
+    one.keptIds.every((id, at) => id === other.keptIds[at])
+  );
+}
+
+/** The kubelet's own rule. */
+function mayUse({ image, keptIds, policy }: Asker, record: PulledRecord | undefined): boolean {
+  const held = { imageRef: image, record, isPulling: false };
+  const { mustPull } = mustAttemptImagePull(image, held, policy, () => ({
+    secrets: keptIds.map(usedCredential).filter(isUsed).map(recordedSecret),
+    serviceAccount: undefined,
+  }));
+  return !mustPull;
+}
+
+/** The kubelet's record of pulls for these Grants. */
+function recordOf(image: string, grants: readonly Grant[]): PulledRecord {
+  const proofs = grants.map(({ credentialId }) => credentialsToRecord(usedCredential(credentialId)));
+  const repository = normalizedName(image);
+  const [first, ...others] = repository === undefined ? [] : proofs;
+  const record = recordImagePulled(undefined, image, repository ?? '', first);
+  return others.reduce((before, added) => mergeCredentials(before, repository ?? '', added), record);
 }
 
 interface GrantsAndTarget {

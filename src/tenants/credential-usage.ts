@@ -2,7 +2,7 @@ import type { Log } from '../lib/log.ts';
 import type { CredentialUsage } from '../oci/credential.ts';
 import type { TenantStore } from './tenant-store.ts';
 
-type Times = Omit<CredentialUsage, 'credentialId'>;
+type Times = { -readonly [Time in Exclude<keyof CredentialUsage, 'credentialId'>]?: number };
 
 /** The first use is written soon; after that one write a minute is enough for people to read. */
 const FIRST_WRITE_MS = 2_000;
@@ -46,8 +46,9 @@ export class CredentialUses {
   }
 
   note(credentialId: string, outcome: 'used' | 'refused'): void {
-    const at = outcome === 'used' ? { usedAtMs: this.#nowMs() } : { refusedAtMs: this.#nowMs() };
-    this.#times.set(credentialId, { ...this.#times.get(credentialId), ...at });
+    const times = this.#times.get(credentialId) ?? {};
+    times[outcome === 'used' ? 'usedAtMs' : 'refusedAtMs'] = this.#nowMs();
+    this.#times.set(credentialId, times);
     this.#noted.add(credentialId);
     this.#forgotten.delete(credentialId);
     this.#schedule();
@@ -60,7 +61,7 @@ export class CredentialUses {
     this.#schedule();
   }
 
-  of(credentialId: string): Times | undefined {
+  of(credentialId: string): Readonly<Times> | undefined {
     return this.#times.get(credentialId);
   }
 
