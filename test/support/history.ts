@@ -465,11 +465,11 @@ export class History {
 
 /**
  * On a slow machine a command says now and then how far it is, each time in an indented line, and whom it waits for: a
- * server that makes room, or one that was killed while it did.
+ * server that collects or makes room, or one that was killed while it did.
  */
 function complaints(stderr: string): string {
   return stderr.replaceAll(
-    /^(?: {2}|(?:another process|process \d+ on \S+) is making room: waiting for ).*\n/gm,
+    /^(?: {2}|(?:another process|process \d+ on \S+) is (?:collecting|making room): waiting for ).*\n/gm,
     '',
   );
 }
