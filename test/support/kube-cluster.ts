@@ -52,7 +52,8 @@ export class KubeCluster {
       args: ['-n', String(this.#niceness), RUN, this.folder, String(this.port), ...flags],
       env: { KUBE_APISERVER: BINARY },
       isReady: () => this.#answers(),
-      readyTimeoutMs: 120_000,
+      // No criterion, only an end for what hangs, as for each test.
+      readyTimeoutMs: 600_000,
       deathSignal: 'TERM',
     });
   }
