@@ -3,18 +3,20 @@ import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { absentAsUndefined } from '../lib/error-code.ts';
 import { Extents, type KnownExtents } from '../lib/extents.ts';
 import type { Lease } from '../lib/lease.ts';
+import { openRegularFile } from '../lib/regular-file.ts';
 import type { DiskSpace } from './disk-space.ts';
 import type { FilePaths } from './file-paths.ts';
 import {
   BYTES_START,
   decodePartsMap,
   encodePartsMap,
-  MAP_BYTES,
+  MAP_HEAD_BYTES,
   mapPosition,
   MAX_EXTENTS,
   type PartsMap,
+  partsMapLength,
 } from './parts-map.ts';
-import type { BlobParts } from './spool.ts';
+import type { BlobParts, SavedParts } from './spool.ts';
 import { StorageFull } from './storage-full.ts';
 
 /** Only the store's own process writes parts. */
@@ -186,22 +188,71 @@ export class FileParts implements BlobParts {
   }
 }
 
-/** The newest whole map in a file of parts; `undefined` if there is none. */
-export async function readPartsMap(file: FileHandle): Promise<PartsMap | undefined> {
-  const maps: PartsMap[] = [];
-  for (const place of [0, 1]) {
-    const bytes = Buffer.alloc(MAP_BYTES);
-    const { bytesRead } = await file.read(bytes, 0, MAP_BYTES, mapPosition(place));
-    const map = decodePartsMap(bytes.subarray(0, bytesRead));
-    if (map !== undefined) maps.push(map);
+/** What another process saves, or has left, in a file of parts. */
+export class FileSavedParts implements SavedParts {
+  readonly #file: FileHandle;
+  #map: PartsMap;
+
+  private constructor(file: FileHandle, map: PartsMap) {
+    this.#file = file;
+    this.#map = map;
   }
-  const [newest] = maps.toSorted((one, other) => other.generation - one.generation);
+
+  /** `undefined` if there is no such file, or nothing is saved in it. */
+  static async open(path: string): Promise<FileSavedParts | undefined> {
+    const opened = await absentAsUndefined(openRegularFile(path));
+    if (opened === undefined) return undefined;
+    const map = await readPartsMap(opened.file).catch(() => undefined);
+    if (map !== undefined) return new FileSavedParts(opened.file, map);
+    await opened.file.close();
+    return undefined;
+  }
+
+  get size(): number {
+    return this.#map.size;
+  }
+
+  get extents(): KnownExtents {
+    return this.#map.extents;
+  }
+
+  async refresh(): Promise<boolean> {
+    if ((await this.#file.stat()).nlink === 0) return false;
+    this.#map = (await readPartsMap(this.#file)) ?? this.#map;
+    return true;
+  }
+
+  async read(buffer: Uint8Array, position: number): Promise<number> {
+    return readPart(this.#file, this.#map.extents, buffer, position);
+  }
+
+  close(): Promise<void> {
+    return this.#file.close();
+  }
+}
+
+/** The newest whole map in a file of parts; `undefined` if there is none. */
+async function readPartsMap(file: FileHandle): Promise<PartsMap | undefined> {
+  const maps = [await readMapAt(file, mapPosition(0)), await readMapAt(file, mapPosition(1))];
+  const [newest] = maps
+    .filter(map => map !== undefined)
+    .toSorted((one, other) => other.generation - one.generation);
   const lastByte = [...(newest?.extents ?? [])].at(-1)?.end ?? 0;
   return (await file.stat()).size >= BYTES_START + lastByte || lastByte === 0 ? newest : undefined;
 }
 
+async function readMapAt(file: FileHandle, position: number): Promise<PartsMap | undefined> {
+  const head = Buffer.alloc(MAP_HEAD_BYTES);
+  const { bytesRead } = await file.read(head, 0, head.byteLength, position);
+  const length = partsMapLength(head.subarray(0, bytesRead));
+  if (length === undefined || length <= bytesRead) return decodePartsMap(head.subarray(0, bytesRead));
+  const whole = Buffer.alloc(length);
+  const read = await file.read(whole, 0, length, position);
+  return decodePartsMap(whole.subarray(0, read.bytesRead));
+}
+
 /** Reads from `position` to at most the end of the extent that has it; 0 bytes if there is none. */
-export async function readPart(
+async function readPart(
   file: FileHandle,
   extents: KnownExtents,
   buffer: Uint8Array,

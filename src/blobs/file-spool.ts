@@ -5,12 +5,20 @@ import type { Lease } from '../lib/lease.ts';
 import { digestAlgorithm } from '../oci/digest.ts';
 import type { DiskSpace } from './disk-space.ts';
 import { FileIngest } from './file-ingest.ts';
-import { FileParts, takeOverParts } from './file-parts.ts';
+import { FileParts, FileSavedParts, takeOverParts } from './file-parts.ts';
 import { type FilePaths, parseIngestName } from './file-paths.ts';
 import { folderEntries } from './folder-entries.ts';
 import type { Hasher } from './hasher.ts';
 import { earlierIngests, earlierParts, leftIngest } from './left-ingest.ts';
-import type { BlobParts, FoundIngest, Ingest, IngestFollower, IngestOptions, Spool } from './spool.ts';
+import type {
+  BlobParts,
+  FoundIngest,
+  Ingest,
+  IngestFollower,
+  IngestOptions,
+  SavedParts,
+  Spool,
+} from './spool.ts';
 
 /** What nearly every client uses: hashing begins with it if the digest is not known yet. */
 const USUAL_ALGORITHM = 'sha256';
@@ -45,6 +53,10 @@ export class FileSpool implements Spool {
     const isEarlier = lease.left === undefined && (await this.#isEarlier(lease.key));
     await takeOverParts(this.#paths, lease, isEarlier ? await earlierParts(this.#paths, lease.key) : []);
     return FileParts.open(this.#place, lease, size);
+  }
+
+  async savedParts(key: string, epoch: number): Promise<SavedParts | undefined> {
+    return FileSavedParts.open(this.#paths.parts(key, epoch));
   }
 
   async follow(key: string, epoch: number): Promise<IngestFollower | undefined> {

@@ -10,6 +10,7 @@ import type {
   Ingest,
   IngestFollower,
   IngestOptions,
+  SavedParts,
   Spool,
   SpoolSpace,
 } from './spool.ts';
@@ -51,7 +52,7 @@ class Bytes {
   }
 }
 
-interface SavedParts {
+interface KeptParts {
   readonly bytes: Uint8Array;
   /** What was saved. */
   extents: Extents;
@@ -61,7 +62,7 @@ interface SavedParts {
 /** The state that the processes share: ingests by name. */
 export class MemoryIngests {
   readonly bytes = new Map<string, Bytes>();
-  readonly parts = new Map<string, SavedParts>();
+  readonly parts = new Map<string, KeptParts>();
 
   /** Names of the ingests of `key` before `epoch`, latest first. */
   earlier(key: string, epoch = Number.POSITIVE_INFINITY): readonly string[] {
@@ -128,6 +129,25 @@ export class MemorySpool implements Spool {
         if (all.get(name) === saved) all.delete(name);
       },
     });
+  }
+
+  async savedParts(key: string, epoch: number): Promise<SavedParts | undefined> {
+    const name = `${nameOf(key, epoch)}.parts`;
+    const kept = this.#ingests.parts.get(name);
+    if (kept === undefined || kept.extents.count === 0) return undefined;
+    let extents = kept.extents;
+    return {
+      size: kept.bytes.byteLength,
+      get extents() {
+        return extents;
+      },
+      refresh: async () => {
+        extents = kept.extents;
+        return [...this.#ingests.parts.values()].includes(kept);
+      },
+      read: async (buffer, position) => readFrom(kept.bytes, extents, buffer, position),
+      close: async () => {},
+    };
   }
 
   async follow(key: string, epoch: number): Promise<IngestFollower | undefined> {
@@ -250,11 +270,11 @@ class MemoryIngest implements Ingest {
 class MemoryParts implements BlobParts {
   readonly lease: Lease;
   readonly extents: Extents;
-  readonly #saved: SavedParts;
+  readonly #saved: KeptParts;
   readonly #place: Place;
   #isEnded = false;
 
-  constructor(lease: Lease, saved: SavedParts, place: Place) {
+  constructor(lease: Lease, saved: KeptParts, place: Place) {
     this.lease = lease;
     this.extents = new Extents(saved.extents);
     this.#saved = saved;
@@ -271,11 +291,7 @@ class MemoryParts implements BlobParts {
   }
 
   async read(buffer: Uint8Array, position: number): Promise<number> {
-    const extent = this.extents.next(position);
-    if (extent === undefined || extent.start > position) return 0;
-    const found = this.#saved.bytes.subarray(position, Math.min(extent.end, position + buffer.byteLength));
-    buffer.set(found);
-    return found.byteLength;
+    return readFrom(this.#saved.bytes, this.extents, buffer, position);
   }
 
   async save(): Promise<void> {
@@ -300,6 +316,14 @@ class MemoryParts implements BlobParts {
   async close(): Promise<void> {
     this.#isEnded = true;
   }
+}
+
+function readFrom(bytes: Uint8Array, extents: Extents, buffer: Uint8Array, position: number): number {
+  const extent = extents.next(position);
+  if (extent === undefined || extent.start > position) return 0;
+  const found = bytes.subarray(position, Math.min(extent.end, position + buffer.byteLength));
+  buffer.set(found);
+  return found.byteLength;
 }
 
 function nameOf(key: string, epoch: number): string {

@@ -48,17 +48,28 @@ export function encodePartsMap({ size, generation, extents }: PartsMap): Uint8Ar
   return Buffer.concat([head, createHash(CHECK).update(head).digest()]);
 }
 
+/** How much is enough to tell how long a map is. */
+export const MAP_HEAD_BYTES = 4096;
+
+/** The length of the map that begins like this; `undefined` if none does. */
+export function partsMapLength(head: Uint8Array): number | undefined {
+  const buffer = Buffer.from(head.buffer, head.byteOffset, head.byteLength);
+  if (buffer.byteLength < HEAD_BYTES || !buffer.subarray(0, MAGIC.byteLength).equals(MAGIC)) return undefined;
+  const count = Number(buffer.readBigUInt64LE(HEAD_BYTES - NUMBER_BYTES));
+  return count > MAX_EXTENTS ? undefined : HEAD_BYTES + count * EXTENT_BYTES + CHECK_BYTES;
+}
+
 /** The map in `bytes`, which may be longer; `undefined` if there is none, or not a whole one. */
 export function decodePartsMap(bytes: Uint8Array): PartsMap | undefined {
-  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  if (buffer.byteLength < HEAD_BYTES || !buffer.subarray(0, MAGIC.byteLength).equals(MAGIC)) return undefined;
+  const length = partsMapLength(bytes);
+  if (length === undefined || length > bytes.byteLength) return undefined;
+  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, length);
+  const checkedBytes = length - CHECK_BYTES;
   const numberAt = (at: number): number =>
     Number(buffer.readBigUInt64LE(MAGIC.byteLength + at * NUMBER_BYTES));
   const [size, generation, count] = [numberAt(0), numberAt(1), numberAt(2)];
-  const checkedBytes = HEAD_BYTES + count * EXTENT_BYTES;
-  if (count > MAX_EXTENTS || checkedBytes + CHECK_BYTES > buffer.byteLength) return undefined;
   const check = createHash(CHECK).update(buffer.subarray(0, checkedBytes)).digest();
-  if (!check.equals(buffer.subarray(checkedBytes, checkedBytes + CHECK_BYTES))) return undefined;
+  if (!check.equals(buffer.subarray(checkedBytes))) return undefined;
   const extents = Array.from(
     { length: count },
     (_, at): Extent => ({ start: numberAt(3 + 2 * at), end: numberAt(4 + 2 * at) }),

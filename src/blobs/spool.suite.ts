@@ -371,6 +371,30 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
         await parts.close();
       });
 
+      test('are read by other processes as far as they are saved, until they are removed', async () => {
+        const other = await place.open();
+        const parts = await spool.parts(steadyLease('part-1'), blob.length);
+        expect(await other.spool.savedParts('part-1', 1)).toBeUndefined();
+        await parts.write(1_000, part(1_000, 3_000));
+        await parts.save();
+        const saved = await other.spool.savedParts('part-1', 1);
+        if (saved === undefined) throw new Error('nothing is saved');
+        await parts.write(100_000, part(100_000, 200_000));
+        expect([...saved.extents]).toEqual([{ start: 1_000, end: 3_000 }]);
+        await parts.save();
+        expect(await saved.refresh()).toBe(true);
+        expect([saved.size, saved.extents.count]).toEqual([blob.length, 2]);
+        const buffer = Buffer.alloc(200_000);
+        expect(await saved.read(buffer, 150_000)).toBe(50_000);
+        expect(buffer.subarray(0, 50_000)).toEqual(part(150_000, 200_000));
+        expect(await saved.read(buffer, 3_000)).toBe(0);
+        await parts.abort();
+        expect(await saved.refresh()).toBe(false);
+        await parts.close();
+        await saved.close();
+        await other.close();
+      });
+
       test('are listed with the space that they take, and counted', async () => {
         const parts = await spool.parts(steadyLease('part-1'), 100 * 1024);
         await parts.write(0, part(0, 64 * 1024));

@@ -20,6 +20,11 @@ export interface Spool {
    */
   parts(lease: Lease, size: number): Promise<BlobParts>;
   /**
+   * The parts that the holder of the Lease with this epoch has saved, or has left; `undefined` if there are none. The
+   * caller closes the result.
+   */
+  savedParts(key: string, epoch: number): Promise<SavedParts | undefined>;
+  /**
    * Follows the ingest of the Lease with this epoch, which another process writes; `undefined` if it does not exist
    * (yet): its holder may still be copying what the previous holder had.
    */
@@ -156,5 +161,18 @@ export interface BlobParts {
   /** Stops writing and removes everything. */
   abort(): Promise<void>;
   /** Ends reading. Call it after `suspend` or `abort`; may be called twice. */
+  close(): Promise<void>;
+}
+
+/** What another holder of a Lease has saved of its parts of a blob. */
+export interface SavedParts {
+  /** The size of the whole blob. */
+  readonly size: number;
+  /** The bytes that were there at the last `refresh`. */
+  readonly extents: KnownExtents;
+  /** Looks again. False if they are removed, which may be because they were wrong: they must not be used any more. */
+  refresh(): Promise<boolean>;
+  /** As `BlobParts.read`. */
+  read(buffer: Uint8Array, position: number): Promise<number>;
   close(): Promise<void>;
 }

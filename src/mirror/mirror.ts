@@ -36,7 +36,7 @@ import { FillQuota } from './fill/fill-quota.ts';
 import type { Download } from './fill/fill-run.ts';
 import { Fills, type ForeignDownload } from './fill/fills.ts';
 import { Keeping } from './fill/keeping.ts';
-import { Partials } from './fill/partials.ts';
+import { Partials, type PartialState } from './fill/partials.ts';
 import { type QueueLimits, PullQueue } from './fill/pull-queue.ts';
 import type { PullRuleOf } from './freshness.ts';
 import { Links } from './links.ts';
@@ -211,6 +211,11 @@ export class Mirror implements PullSource {
   /** Downloads of other processes on the store, from upstreams of these names. */
   downloadsElsewhere(upstreams: readonly string[]): Promise<readonly ForeignDownload[]> {
     return this.#fills.downloadsElsewhere(upstreams);
+  }
+
+  /** Blobs of which only ranges are there. */
+  partialBlobs(): Promise<readonly PartialState[]> {
+    return this.#partials.list();
   }
 
   /** How an upstream has answered since the start. */

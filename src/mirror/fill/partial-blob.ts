@@ -1,4 +1,4 @@
-import type { BlobParts } from '../../blobs/spool.ts';
+import type { BlobParts, SavedParts } from '../../blobs/spool.ts';
 import { Changes } from '../../lib/changes.ts';
 import { type Extent, Extents } from '../../lib/extents.ts';
 import type { Log } from '../../lib/log.ts';
@@ -22,11 +22,22 @@ export interface PartialBlobOptions {
   readonly size: number;
   readonly parts: BlobParts;
   readonly space: FillSpace;
+  /** Opens what other processes have saved of the same, except for what has the same key and epoch in `known`. */
+  readonly findSaved: (known: ReadonlyMap<string, FoundParts>) => Promise<ReadonlyMap<string, FoundParts>>;
 }
 
+/** What another process has saved, and the epoch of its Lease. */
+export interface FoundParts {
+  readonly saved: SavedParts;
+  readonly epoch: number;
+}
+
+/** How often it looks for what other processes have saved: they save as often. */
+const LOOK_EACH_MS = 1_000;
+
 /**
- * The ranges of one blob that clients of one source have asked for: those that are there, and those that are being
- * requested. Nothing of it is verified: only partial responses, and a Fill, which verifies the whole, may have it.
+ * The ranges of one blob that clients of one source have asked for: those that are there, here or in what another process
+ * has saved, and those that are being requested. Nothing of it is verified: only partial responses, and a Fill, which verifies the whole, may have it.
  */
 export class PartialBlob {
   readonly digest: Digest;
@@ -35,6 +46,12 @@ export class PartialBlob {
   readonly changes = new Changes();
   readonly #options: PartialBlobOptions;
   readonly #requests = new Set<RangeRequest>();
+  /** What other processes have saved, by the key of their Lease. */
+  readonly #found = new Map<string, FoundParts>();
+  /** All that is there. */
+  #there: Extents;
+  #looking: Promise<void> | undefined;
+  #lookedAtMs = Number.NEGATIVE_INFINITY;
   #failure: Error | undefined;
   #isObsolete = false;
   #saveTimer: NodeJS.Timeout | undefined;
@@ -43,6 +60,7 @@ export class PartialBlob {
     this.#options = options;
     this.digest = options.digest;
     this.size = options.size;
+    this.#there = new Extents(options.parts.extents);
   }
 
   /** Why its bytes must not be used any more; `undefined` if they may. */
@@ -52,7 +70,7 @@ export class PartialBlob {
 
   /** How many bytes are there. */
   get bytes(): number {
-    return this.#options.parts.extents.bytes;
+    return this.#there.bytes;
   }
 
   /** The ranges that are being requested. */
@@ -62,12 +80,12 @@ export class PartialBlob {
 
   /** What is there at `position` or after it; see `KnownExtents.next`. */
   next(position: number): Extent | undefined {
-    return this.#options.parts.extents.next(position);
+    return this.#there.next(position);
   }
 
   /** What is there or being requested. */
   known(): Extents {
-    const known = new Extents(this.#options.parts.extents);
+    const known = new Extents(this.#there);
     for (const { extent } of this.#requests) known.add(extent);
     return known;
   }
@@ -75,7 +93,22 @@ export class PartialBlob {
   /** Reads what is there, as in `BlobParts`. */
   async read(buffer: Uint8Array, position: number): Promise<number> {
     if (this.#failure !== undefined) throw this.#failure;
-    return this.#options.parts.read(buffer, position);
+    let count = await this.#options.parts.read(buffer, position);
+    for (const { saved } of this.#found.values()) {
+      if (count > 0) break;
+      count = await saved.read(buffer, position);
+    }
+    return count;
+  }
+
+  /** Looks for what other processes have saved, unless it did a moment ago. */
+  async look(): Promise<void> {
+    if (performance.now() - this.#lookedAtMs < LOOK_EACH_MS) return;
+    this.#looking ??= this.#lookNow().finally(() => {
+      this.#looking = undefined;
+      this.#lookedAtMs = performance.now();
+    });
+    await this.#looking;
   }
 
   /** Requests a range of which nothing is `known`. */
@@ -106,6 +139,10 @@ export class PartialBlob {
     this.#isObsolete = true;
   }
 
+  get isObsolete(): boolean {
+    return this.#isObsolete;
+  }
+
   /** Whether it is of no use to anybody who does not read it already. */
   get isOver(): boolean {
     return this.#isObsolete || this.#failure !== undefined;
@@ -118,11 +155,28 @@ export class PartialBlob {
     try {
       await Promise.all([...this.#requests].map(({ done }) => done));
       await (this.#isObsolete ? parts.abort() : parts.suspend());
-      return !this.#isObsolete && this.bytes > 0;
+      return !this.#isObsolete && parts.extents.count > 0;
     } finally {
       space.leave();
       await parts.close();
+      for (const { saved } of this.#found.values()) await saved.close();
     }
+  }
+
+  async #lookNow(): Promise<void> {
+    const found = await this.#options.findSaved(this.#found);
+    for (const [key, { saved }] of this.#found) {
+      if (!found.has(key) && (await saved.refresh())) continue;
+      this.#found.delete(key);
+      await saved.close();
+    }
+    for (const [key, one] of found) {
+      if (one.saved.size === this.size) this.#found.set(key, one);
+      else await one.saved.close();
+    }
+    const all = [this.#options.parts, ...[...this.#found.values()].map(({ saved }) => saved)];
+    this.#there = new Extents(all.flatMap(({ extents }) => [...extents]));
+    this.changes.tell();
   }
 
   async #forgetAfter(request: RangeRequest): Promise<void> {
@@ -134,8 +188,9 @@ export class PartialBlob {
   async #write(position: number, chunk: Uint8Array): Promise<void> {
     const { parts, space } = this.#options;
     if (this.#failure !== undefined) throw this.#failure;
-    space.take(chunk.byteLength, this.bytes + chunk.byteLength);
+    space.take(chunk.byteLength, parts.extents.bytes + chunk.byteLength);
     await parts.write(position, chunk);
+    this.#there.add({ start: position, end: position + chunk.byteLength });
     this.#saveTimer ??= setTimeout(() => void this.#save(), SAVE_AFTER_MS);
     this.changes.tell();
   }

@@ -10,14 +10,21 @@ import { credentialId } from '../../oci/credential.ts';
 import type { Digest } from '../../oci/digest.ts';
 import { repositoryText } from '../../oci/repository.ts';
 import type { UpstreamRequests } from '../upstream-requests.ts';
-import { partsKey } from './fill-key.ts';
+import { digestInPartsKey, partsKey } from './fill-key.ts';
 import type { FillQuota } from './fill-quota.ts';
-import { PartialBlob } from './partial-blob.ts';
+import { type FoundParts, PartialBlob } from './partial-blob.ts';
 import type { PullQueue } from './pull-queue.ts';
 import type { RangeAsker } from './range-request.ts';
 
 /** How long one is kept open without a user: lazy clients ask again within seconds. */
 const IDLE_MS = 10_000;
+/**
+ * How many processes may keep parts of the same blob from the same source. Each writes into its own, and reads those of the
+ * others.
+ */
+const SLOTS = [0, 1, 2, 3] as const;
+/** How long what other processes have of a blob is not read after its bytes were found to be wrong. */
+const DISTRUSTED = { maxEntries: 1_000, maxAgeMs: 10 * 60_000 };
 /** How long no ranges are requested from an upstream that ignored one. */
 const IGNORES_RANGES = { maxEntries: 1_000, maxAgeMs: 10 * 60_000 };
 /** How often a stopping process checks whether readers have finished. */
@@ -32,6 +39,22 @@ export interface PartialsOptions {
   readonly meter: Meter;
   readonly log: Log;
 }
+
+/** A blob of which only ranges are there. */
+export interface PartialState {
+  readonly digest: Digest;
+  /** `repositoryText` of where they come from; `undefined` if this process does not use them. */
+  readonly repository: string | undefined;
+  /** What they take on disk. */
+  readonly bytes: number;
+  /** The size of the whole blob; `undefined` like `repository`. */
+  readonly size: number | undefined;
+  /** How many read them in this process. */
+  readonly readers: number;
+}
+
+/** How many are listed. */
+const MAX_LISTED = 100;
 
 /** A PartialBlob that is open as long as somebody uses it. */
 export interface PartialUse {
@@ -50,6 +73,7 @@ export class Partials {
   /** Those that are open already. */
   readonly #live = new Map<string, Opened>();
   readonly #ignoring = new Lru<object>(IGNORES_RANGES);
+  readonly #distrusted = new Lru<object>(DISTRUSTED);
   #isClosing = false;
 
   constructor(options: PartialsOptions) {
@@ -62,12 +86,22 @@ export class Partials {
    */
   async open(asker: RangeAsker, digest: Digest, size: number): Promise<PartialUse | undefined> {
     if (this.#ignoring.get(asker.repository.upstream) !== undefined) return undefined;
-    const key = partialKey(asker, digest);
+    const source = sourceOf(asker);
+    const repository = repositoryText(asker.repository);
+    const key = partsKey(source, digest);
     for (;;) {
       if (this.#isClosing) return undefined;
-      const opened = await (this.#opened.get(key) ?? this.#begin(key, digest, size));
-      if (opened?.closed === undefined) {
-        return opened?.blob.size === size && !opened.blob.isOver ? opened.use() : undefined;
+      const opened = await (this.#opened.get(key) ?? this.#begin(key, { source, repository, digest, size }));
+      if (opened === undefined) return undefined;
+      if (opened.closed === undefined) {
+        const { blob } = opened;
+        if (blob.size !== size || blob.isOver) return undefined;
+        const use = opened.use();
+        await blob.look().catch((error: unknown) => {
+          use.leave();
+          throw error;
+        });
+        return use;
       }
       await opened.closed;
     }
@@ -75,8 +109,11 @@ export class Partials {
 
   /** As `open`, but only if something is there or being requested. */
   async find(asker: RangeAsker, digest: Digest, size: number): Promise<PartialUse | undefined> {
-    const key = partialKey(asker, digest);
-    const isThere = this.#opened.has(key) || (await this.#options.metadata.readLease(key)) !== undefined;
+    const { metadata } = this.#options;
+    const keys = SLOTS.map(slot => partsKey(sourceOf(asker), digest, slot));
+    const isThere =
+      keys.some(key => this.#opened.has(key)) ||
+      (await Promise.all(keys.map(key => metadata.readLease(key)))).some(state => state !== undefined);
     return isThere ? this.open(asker, digest, size) : undefined;
   }
 
@@ -84,6 +121,20 @@ export class Partials {
   peek(key: string): PartialUse | undefined {
     const live = this.#live.get(key);
     return live === undefined || live.closed !== undefined || live.blob.isOver ? undefined : live.use();
+  }
+
+  /** Blobs of which ranges are on disk, those in use here or not. */
+  async list(): Promise<readonly PartialState[]> {
+    const inUse = new Map([...this.#live.values()].map(opened => [opened.leaseKey, opened]));
+    const states: PartialState[] = [];
+    for await (const { key, isParts, size: bytes } of this.#options.spool.list()) {
+      const digest = isParts ? digestInPartsKey(key) : undefined;
+      if (digest === undefined) continue;
+      const { repository, users = 0, blob } = inUse.get(key) ?? {};
+      states.push({ digest, repository, bytes, size: blob?.size, readers: users });
+      if (states.length === MAX_LISTED) break;
+    }
+    return states;
   }
 
   /** Upstream was asked for a range and began to send the whole blob. */
@@ -104,8 +155,8 @@ export class Partials {
     }
   }
 
-  #begin(key: string, digest: Digest, size: number): Promise<Opened | undefined> {
-    const opening = this.#open(key, digest, size).then(
+  #begin(key: string, kept: Kept): Promise<Opened | undefined> {
+    const opening = this.#open(key, kept).then(
       opened => {
         if (opened === undefined) this.#opened.delete(key);
         else this.#live.set(key, opened);
@@ -120,17 +171,35 @@ export class Partials {
     return opening;
   }
 
-  async #open(key: string, digest: Digest, size: number): Promise<Opened | undefined> {
+  async #open(key: string, kept: Kept): Promise<Opened | undefined> {
     const { asking, spool, metadata, queue, quota, meter, log } = this.#options;
+    const { digest, size } = kept;
     let lease: Lease | undefined;
     try {
-      lease = await metadata.acquireLease(key);
+      lease = await this.#acquire(kept);
       if (lease === undefined) return undefined;
       const held = lease;
       const space = await quota.enter();
       const parts = await spool.parts(held, size);
-      const blob = new PartialBlob({ asking, queue, meter, log, digest, size, parts, space });
-      return new Opened(blob, isKept => this.#letGo(key, held, isKept), log);
+      const findSaved = (known: ReadonlyMap<string, FoundParts>) => this.#findSaved(kept, held, known);
+      const blob = new PartialBlob({
+        asking,
+        queue,
+        meter,
+        log,
+        digest,
+        size,
+        parts,
+        space,
+        findSaved,
+      });
+      return new Opened({
+        blob,
+        repository: kept.repository,
+        leaseKey: held.key,
+        letGo: isKept => this.#letGo(key, kept, { lease: held, isKept, blob }),
+        log,
+      });
     } catch (error) {
       if (lease !== undefined) await metadata.release(lease);
       // A Fill copes with a full disk.
@@ -139,31 +208,105 @@ export class Partials {
     }
   }
 
-  async #letGo(key: string, lease: Lease, isKept: boolean): Promise<void> {
+  /** A Lease for parts of this blob, with what was left in its slot. */
+  async #acquire({ source, digest }: Kept): Promise<Lease | undefined> {
+    for (const slot of SLOTS) {
+      const lease = await this.#options.metadata.acquireLease(partsKey(source, digest, slot));
+      if (lease !== undefined) return lease;
+    }
+    return undefined;
+  }
+
+  /** What is saved in the other slots: by other processes, or left by those that have ended. */
+  async #findSaved(
+    { source, digest }: Kept,
+    own: Lease,
+    known: ReadonlyMap<string, FoundParts>,
+  ): Promise<ReadonlyMap<string, FoundParts>> {
+    const { metadata, spool } = this.#options;
+    const found = new Map<string, FoundParts>();
+    if (this.#distrusted.get(partsKey(source, digest)) !== undefined) return found;
+    for (const slot of SLOTS) {
+      const key = partsKey(source, digest, slot);
+      const epoch = key === own.key ? undefined : (await metadata.readLease(key))?.epoch;
+      if (epoch === undefined || known.get(key)?.epoch === epoch) continue;
+      const saved = await spool.savedParts(key, epoch);
+      if (saved !== undefined) found.set(key, { saved, epoch });
+    }
+    return found;
+  }
+
+  async #letGo(
+    key: string,
+    kept: Kept,
+    { lease, isKept, blob }: { lease: Lease; isKept: boolean; blob: PartialBlob },
+  ): Promise<void> {
     const { metadata } = this.#options;
     try {
       await (isKept ? metadata.setAside(lease) : metadata.release(lease));
+      if (blob.isObsolete) await this.#removeLeft(kept);
     } finally {
       this.#opened.delete(key);
       this.#live.delete(key);
     }
   }
+
+  /** Removes what processes that have ended left of a blob that is stored by now, or whose bytes were wrong. */
+  async #removeLeft({ source, digest, size }: Kept): Promise<void> {
+    const { metadata, spool } = this.#options;
+    this.#distrusted.set(partsKey(source, digest), {});
+    for (const slot of SLOTS) {
+      const key = partsKey(source, digest, slot);
+      if ((await metadata.readLease(key))?.isHeld !== false) continue;
+      const lease = await metadata.acquireLease(key);
+      if (lease === undefined) continue;
+      const parts = await spool.parts(lease, size);
+      await parts.abort();
+      await parts.close();
+      await metadata.release(lease);
+    }
+  }
+}
+
+/** What the parts are of. */
+interface Kept {
+  readonly source: string;
+  /** `repositoryText` */
+  readonly repository: string;
+  readonly digest: Digest;
+  /** The size of the whole blob. */
+  readonly size: number;
+}
+
+interface OpenedOptions {
+  readonly blob: PartialBlob;
+  readonly repository: string;
+  readonly leaseKey: string;
+  /** Called when it is closed. */
+  readonly letGo: (isKept: boolean) => Promise<void>;
+  readonly log: Log;
 }
 
 /** An open PartialBlob with its users. It closes some time after the last has left. */
 class Opened {
   readonly blob: PartialBlob;
-  /** Called when it is closed. */
-  readonly #letGo: (isKept: boolean) => Promise<void>;
-  readonly #log: Log;
+  /** `repositoryText` of where it comes from. */
+  readonly repository: string;
+  readonly leaseKey: string;
+  readonly #options: OpenedOptions;
   #users = 0;
   #idle: NodeJS.Timeout | undefined;
   #closed: Promise<void> | undefined;
 
-  constructor(blob: PartialBlob, letGo: (isKept: boolean) => Promise<void>, log: Log) {
-    this.blob = blob;
-    this.#letGo = letGo;
-    this.#log = log;
+  constructor(options: OpenedOptions) {
+    this.#options = options;
+    this.blob = options.blob;
+    this.repository = options.repository;
+    this.leaseKey = options.leaseKey;
+  }
+
+  get users(): number {
+    return this.#users;
   }
 
   /** Resolves when it is closed; `undefined` as long as it may be used. */
@@ -199,21 +342,27 @@ class Opened {
   }
 
   async #closeNow(): Promise<void> {
+    const { letGo, log } = this.#options;
+    const { digest } = this.blob;
     let isKept = false;
     try {
       isKept = await this.blob.close();
     } catch (error) {
-      this.#log.info({ err: error, digest: this.blob.digest }, 'parts of a blob were not kept');
+      log.info({ err: error, digest }, 'parts of a blob were not kept');
     }
-    await this.#letGo(isKept).catch((error: unknown) => {
-      this.#log.info({ err: error, digest: this.blob.digest }, 'a lease could not be given back');
+    await letGo(isKept).catch((error: unknown) => {
+      log.info({ err: error, digest }, 'a lease could not be given back');
     });
   }
 }
 
 /** The key of the PartialBlob for requesters like this one. */
-export function partialKey({ repository, right, settled }: RangeAsker, digest: Digest): string {
+export function partialKey(asker: RangeAsker, digest: Digest): string {
+  return partsKey(sourceOf(asker), digest);
+}
+
+function sourceOf({ repository, right, settled }: RangeAsker): string {
   const source = [repositoryText(repository)];
   if (!right.proved && !settled) source.push(...right.credentials.map(credentialId));
-  return partsKey(source.join(' '), digest);
+  return source.join(' ');
 }

@@ -109,8 +109,11 @@ export class RangeReader implements BlobReader {
     return this.#changes.until(() => {
       if (this.#blob.failure !== undefined) throw this.#blob.failure;
       const end = this.#thereFrom(position);
-      if (end === undefined && this.#failure !== undefined) throw this.#failure.cause;
-      return end;
+      if (end !== undefined) return end;
+      // What another process had saved may be gone.
+      if (this.#requests.size === 0) this.#request();
+      if (this.#failure !== undefined) throw this.#failure.cause;
+      return undefined;
     }, this.#closing.signal);
   }
 

@@ -1,7 +1,7 @@
-import { readdir, readlink } from 'node:fs/promises';
+import { readdir, readlink, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { bytesOf, type Content, imageOf, randomBlob } from '../../../test/support/content.ts';
 import { FakeUpstream, type FakeUpstreamOptions } from '../../../test/support/fake-upstream.ts';
 import {
@@ -107,6 +107,16 @@ async function until(condition: () => boolean | Promise<boolean>): Promise<void>
   while (!(await condition())) await sleep(5);
 }
 
+/** What a map takes on disk: it is written last, so what is larger than the bytes is saved. */
+const MAP_BYTES = 4 * KIB;
+
+/** How much is kept as parts, on disk. */
+async function savedIn(world: MirrorWorld): Promise<number> {
+  let bytes = 0;
+  for await (const { isParts, size } of world.spool.list()) bytes += isParts ? size : 0;
+  return bytes;
+}
+
 /** Which files of the store's `ingest/` this process has open. */
 async function openIngests(world: MirrorWorld): Promise<string[]> {
   const names = await readdir('/proc/self/fd');
@@ -115,6 +125,7 @@ async function openIngests(world: MirrorWorld): Promise<string[]> {
 }
 
 afterEach(async () => {
+  vi.restoreAllMocks();
   for (const world of worlds) await world.remove();
   worlds = [];
   await upstream.stop();
@@ -482,6 +493,23 @@ describe('ranges on disk', () => {
     expect(world.spool.unfinishedBytes).toBeLessThanOrEqual(2 * MIB);
   });
 
+  it('are listed, with the repository and the readers of those that are in use', async () => {
+    const world = await startWorld({}, { isIndexOnDisk: true });
+    const blob = await layer(world, 4 * MIB, 'listed');
+    const wanted = [{ start: MIB, end: 2 * MIB }];
+    const { reader } = await open(world, blob, wanted);
+    await reader.read(Buffer.alloc(10), MIB);
+    const inUse = { digest: blob.digest, repository: 'up.example/app', size: blob.size, readers: 1 };
+    expect(await world.mirror.partialBlobs()).toMatchObject([inUse]);
+    await expectRight(reader, blob, wanted);
+    await world.close();
+    const next = await another({ folder: world.folder });
+    const idle = { digest: blob.digest, repository: undefined, size: undefined, readers: 0 };
+    const [state, ...others] = await next.mirror.partialBlobs();
+    expect([state, others]).toMatchObject([idle, []]);
+    expect(state?.bytes).toBeGreaterThanOrEqual(MIB);
+  });
+
   it('are removed when the blob is stored', async () => {
     const world = await startWorld();
     const blob = await layer(world, 4 * MIB, 'removed');
@@ -491,5 +519,73 @@ describe('ranges on disk', () => {
     await until(async () => (await readdir(join(world.folder, 'ingest'))).length === 0);
     expect(await openIngests(world)).toEqual([]);
     expect(world.spool.unfinishedBytes).toBe(0);
+  });
+});
+
+describe('two processes on one store', () => {
+  const HALVES = [
+    { start: MIB, end: 2 * MIB },
+    { start: 3 * MIB, end: 3.5 * MIB },
+  ] as const;
+
+  it('each have what the other has saved, and a whole pull takes both', async () => {
+    const world = await startWorld({}, { isIndexOnDisk: true });
+    const blob = await layer(world, 4 * MIB, 'both');
+    const other = await another({ folder: world.folder });
+    await readRanges(world, blob, HALVES[0]);
+    await until(async () => (await savedIn(world)) > MIB);
+    expect(await readRanges(other, blob, HALVES[0])).toBe('hit');
+    await readRanges(other, blob, HALVES[1]);
+    expect(askedExtents()).toEqual(HALVES);
+    await until(async () => (await savedIn(world)) > 1.5 * MIB + 2 * MAP_BYTES - 1);
+    // They look no more than once a second.
+    const now = performance.now.bind(performance);
+    vi.spyOn(performance, 'now').mockImplementation(() => now() + 2_000);
+    expect(await readRanges(world, blob, HALVES[1])).toBe('hit');
+    upstream.requests.length = 0;
+    expect(await other.pull(blob.digest)).toMatchObject(whole(blob));
+    expect(asked()).toEqual([`0-${MIB - 1}`, `${2 * MIB}-${3 * MIB - 1}`, `${3.5 * MIB}-`]);
+    for (const one of [world, other]) await one.close();
+    expect(await openIngests(world)).toEqual([]);
+  });
+
+  it('take over what one left that has ended', async () => {
+    const world = await startWorld({}, { isIndexOnDisk: true });
+    const blob = await layer(world, 4 * MIB, 'left');
+    const other = await another({ folder: world.folder });
+    await readRanges(world, blob, HALVES[0]);
+    await world.close();
+    expect(await readRanges(other, blob, HALVES[0])).toBe('hit');
+    expect(askedExtents()).toEqual([HALVES[0]]);
+  });
+
+  it('request again what another has removed while it was being read', async () => {
+    const world = await startWorld({}, { isIndexOnDisk: true });
+    const blob = await layer(world, 4 * MIB, 'gone');
+    const other = await another({ folder: world.folder });
+    await readRanges(world, blob, HALVES[0]);
+    await until(async () => (await savedIn(world)) > MIB);
+    const { reader, outcome } = await open(other, blob, [HALVES[0]]);
+    expect(outcome).toBe('hit');
+    for await (const { name } of world.spool.list()) await rm(join(world.folder, 'ingest', name));
+    const now = performance.now.bind(performance);
+    vi.spyOn(performance, 'now').mockImplementation(() => now() + 2_000);
+    await readRanges(other, blob, HALVES[1]);
+    await expectRight(reader, blob, [HALVES[0]]);
+    expect(askedExtents()).toEqual([HALVES[0], HALVES[1], HALVES[0]]);
+  });
+
+  it('read nothing of each other any more once it was found to be wrong', async () => {
+    const world = await startWorld({}, { isIndexOnDisk: true });
+    const blob = await layer(world, 4 * MIB, 'wrong');
+    const other = await another({ folder: world.folder });
+    upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, corruptByte: 10 });
+    const { reader } = await open(world, blob, [HALVES[0]]);
+    await reader.read(Buffer.alloc(1000), HALVES[0].start);
+    await until(async () => (await savedIn(world)) > MIB);
+    await (await open(other, blob, [HALVES[0]])).reader.close();
+    await expect(other.pull(blob.digest)).rejects.toThrow('does not match');
+    expect(await other.pull(blob.digest)).toMatchObject(whole(blob));
+    await reader.close();
   });
 });
