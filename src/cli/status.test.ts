@@ -55,3 +55,15 @@ it('names the process that downloads what this server only follows', () => {
   expect(text).toMatch(/nginx +512 B of 1\.0 KiB \(50 %\) by process 18 on node-1 +1 +anonymous/);
   expect(text).toMatch(/nginx +512 B of 1\.0 KiB \(50 %\) +1 +anonymous/);
 });
+
+it('lists layers of which only ranges are there', () => {
+  const digest = digestOf(Buffer.from('layer'));
+  const used = { digest, repository: 'docker.io/library/nginx', bytes: 512, size: 1024, readers: 2 };
+  const text = statusText({
+    ...document,
+    partial: [used, { digest, repository: null, bytes: 512, size: null, readers: 0 }],
+  });
+  expect(text).toMatch(/nginx +512 B of 1\.0 KiB \(50 %\) +2 +sha256:/);
+  expect(text).toMatch(/^- +512 B +0 +sha256:/m);
+  expect(statusText(document)).not.toContain('IN PARTS');
+});

@@ -27,7 +27,7 @@ export const status: Command = {
   options: [
     jsonOption(
       'pid, started, processes, servers (pid, host, addresses, started), problems, downloads, downloadsElsewhere ' +
-        '(digest, bytes, upstream, holder), saved (sinceStart, inAll: sentBytes, fetchedBytes, savedBytes, since), ' +
+        '(digest, bytes, upstream, holder), partial (digest, repository, bytes, size, readers), saved (sinceStart, inAll: sentBytes, fetchedBytes, savedBytes, since), ' +
         'store, upstreams (lastError: at, reason, repository), secrets',
     ),
     CONFIG_OPTION,
@@ -76,6 +76,7 @@ export function statusText(document: StoreWideStatus, nowMs = Date.now()): strin
     `saved     ${savedText(saved.sinceStart)} since the start\n          ${savedText(saved.inAll)} since ${shownTime(saved.inAll.since, nowMs)}\n`,
     storeText(store),
     downloadsText(document),
+    partialText(document),
     upstreamsText(upstreams, nowMs),
     secretsText(secrets, nowMs),
     serversText(document, nowMs),
@@ -131,6 +132,17 @@ function downloadsText({ downloads, downloadsElsewhere = [] }: StatusDocument): 
   const rows = [...downloads.map(ownRow), ...downloadsElsewhere.map(foreignRow)];
   if (rows.length === 0) return 'nothing is being downloaded\n';
   return columnsText(['DOWNLOADING', 'PROGRESS', 'READERS', 'FOR', 'DIGEST'], rows);
+}
+
+function partialText({ partial = [] }: StatusDocument): string {
+  if (partial.length === 0) return '';
+  const rows = partial.map(({ repository, bytes, size, readers, digest }) => [
+    repository ?? '-',
+    progressText(bytes, size),
+    String(readers),
+    digest,
+  ]);
+  return columnsText(['READ IN PARTS', 'HAVE', 'READERS', 'DIGEST'], rows);
 }
 
 function foreignRow({ upstream, bytes, digest, holder }: ForeignDownloadStatus): string[] {

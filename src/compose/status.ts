@@ -27,6 +27,8 @@ export interface StatusDocument {
   readonly downloads: readonly DownloadStatus[];
   /** Downloads of other processes on the store, such as `entrepot pull`: the first hundred. Absent from an older version. */
   readonly downloadsElsewhere?: readonly ForeignDownloadStatus[];
+  /** Layers that are not stored, of which ranges were requested: the first hundred. Absent from an older version. */
+  readonly partial?: readonly PartialStatus[];
   readonly saved: { readonly sinceStart: SavedStatus; readonly inAll: SavedStatus };
   readonly store: StoreStatus;
   readonly upstreams: readonly UpstreamStatus[];
@@ -58,6 +60,18 @@ export interface ForeignDownloadStatus {
   readonly upstream: string | null;
   /** `process 1234 on node-1` */
   readonly holder: string;
+}
+
+/** A layer of which only ranges are on the disk. */
+export interface PartialStatus {
+  readonly digest: Digest;
+  /** `null` if this server does not use them at the moment. */
+  readonly repository: string | null;
+  readonly bytes: number;
+  /** Of the whole layer; `null` like `repository`. */
+  readonly size: number | null;
+  /** Clients that currently read them. */
+  readonly readers: number;
 }
 
 /** Bytes sent and fetched since some time, and their difference. */
@@ -160,6 +174,11 @@ export async function statusDocument({
       }),
     ),
     downloadsElsewhere: await elsewhere(parts),
+    partial: (await parts.mirror.partialBlobs()).map(({ repository = null, size = null, ...state }) => ({
+      ...state,
+      repository,
+      size,
+    })),
     saved: {
       sinceStart: savedStatus(totals.sinceStart, started),
       inAll: savedStatus(all, all.sinceMs === undefined ? started : timeOf(all.sinceMs)),

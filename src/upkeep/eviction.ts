@@ -38,7 +38,7 @@ export interface EvictionReport extends Tally {
 
 /**
  * Keeps the store below `storage.maxBytes`, including unfinished transfers, and `storage.minFree` of the disk free.
- * Idle downloads are removed first, oldest first, then what nothing refers to any more, whatever the grace period of
+ * Ranges of blobs that are not stored are removed first, then idle downloads, each the oldest first, then what nothing refers to any more, whatever the grace period of
  * garbage collection, then mirrored content, least recently used first, down to the low-water mark. Links of evicted
  * content stay, so it can be downloaded again without another proof. Hosted and pinned content is never evicted, nor
  * content that is being downloaded, nor content that is being read, since that would free nothing.
@@ -122,7 +122,7 @@ export class Eviction {
     excessBytes: number,
     { counter, run }: { counter: Counter; run: RunOptions },
   ): Promise<void> {
-    for (const file of files.toSorted((one, other) => one.modifiedAtMs - other.modifiedAtMs)) {
+    for (const file of files.toSorted(byWorth)) {
       if (counter.bytes >= excessBytes) return;
       run.signal?.throwIfAborted();
       if (!(await abandonIngest(this.#options, file, run))) continue;
@@ -221,6 +221,11 @@ export async function unlinkedSinceMs(
 ): Promise<number | undefined> {
   if ((await whyNotCollected(metadata)) !== undefined) return undefined;
   return Math.min(nowMs, await metadata.importingSinceMs());
+}
+
+/** Parts of blobs first, since only lazy clients miss them, then the oldest. */
+function byWorth(one: FoundIngest, other: FoundIngest): number {
+  return Number(other.isParts) - Number(one.isParts) || one.modifiedAtMs - other.modifiedAtMs;
 }
 
 /** As many from the front as have `bytes` in total. */

@@ -277,6 +277,27 @@ describe('eviction', () => {
     }
   });
 
+  test('removes ranges of blobs that are not stored before any download, but none in use', async () => {
+    await leaveIngest('fill-1', 2_000);
+    await makeOld('fill-1');
+    for (const key of ['part0-1', 'part0-2']) {
+      const parts = await spool.parts(steadyLease(key), 100_000);
+      await parts.write(50_000, Buffer.alloc(3_000, 'x'));
+      await parts.suspend();
+      await parts.close();
+    }
+    await metadata.acquireLease('part0-2');
+    const report = await upkeep({ maxBytes: 1 }).evict();
+    expect(await ingestKeys()).toEqual(['part0-2']);
+    expect(report).toMatchObject({ items: 2, stuckAt: 'maxBytes' });
+    await leaveIngest('fill-1', 2_000);
+    await makeOld('fill-1');
+    await metadata.release(steadyLease('part0-2', (await metadata.readLease('part0-2'))?.epoch));
+    const { unfinishedBytes } = spool;
+    await upkeep({ maxBytes: unfinishedBytes - 1 }).evict();
+    expect(await ingestKeys()).toEqual(['fill-1']);
+  });
+
   test('can leave out in a dry run what garbage collection would have freed before', async () => {
     await pushBlob(HOSTED, 'garbage'.repeat(1000));
     await pushImage(MIRRORED, 'v1', ['mirrored']);
