@@ -5,27 +5,36 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Chance } from '../../test/support/chance.ts';
 import { silentLog } from '../lib/log.ts';
-import type { MetadataStore } from './metadata-store.ts';
+import type { Grant, MetadataStore, WithGrants } from './metadata-store.ts';
 import { MAKING, obey, type Order, RAISED, type Reply, shuffledKinds } from './pull-memory.fixture.ts';
 import { PullMemory } from './pull-memory.ts';
 import { openSqliteMetadataStore } from './sqlite-metadata-store.ts';
 
 const REPOSITORY = { upstream: 'docker.io', name: 'library/nginx' };
 
+interface Answer extends WithGrants {
+  readonly text: string;
+}
+
+setFlagsFromString('--expose-gc');
+const collectGarbage: () => void = runInNewContext('gc');
+
 describe('a PullMemory', () => {
   let nowMs = 0;
   const open = (maxBytes = 1_000_000) =>
-    new PullMemory<string, string>({ maxBytes, maxAgeMs: 60_000, nowMs: () => nowMs });
+    new PullMemory<string, Answer>({ maxBytes, maxAgeMs: 60_000, nowMs: () => nowMs });
 
   test('knows what it was told at this version of the index, and nothing at another', () => {
     const memory = open();
     memory.turnTo(1);
     keep(memory, 'v1');
     memory.turnTo(1);
-    expect(memory.answer(REPOSITORY, 'v1', {})).toBe('v1!');
+    expect(memory.answer(REPOSITORY, 'v1', {})?.text).toBe('v1!');
     expect(memory.content(REPOSITORY, 'v1')).toBe('v1');
     memory.turnTo(2);
     expect(memory.content(REPOSITORY, 'v1')).toBeUndefined();
@@ -50,7 +59,7 @@ describe('a PullMemory', () => {
     const memory = open();
     memory.turnTo(1);
     keep(memory, 'v1', 10, { credentialIds: ['alice'], grantees: [''] });
-    expect(memory.answer(REPOSITORY, 'v1', { credentialIds: ['alice'], grantees: [''] })).toBe('v1!');
+    expect(memory.answer(REPOSITORY, 'v1', { credentialIds: ['alice'], grantees: [''] })?.text).toBe('v1!');
     for (const query of [
       {},
       { credentialIds: ['alice'] },
@@ -75,10 +84,41 @@ describe('a PullMemory', () => {
     for (let at = 0; at < 1000; at += 1) keep(memory, 'v9', 30_000, { credentialIds: [`${at}`] });
     expect(memory.bytes).toBeLessThanOrEqual(100_000);
   });
+
+  test.each([1, 10, 60])('takes no more memory than it counts, with %i Grants in an answer', credentials => {
+    const memory = open(100_000_000);
+    memory.turnTo(1);
+    const before = heapBytes();
+    for (let at = 0; at < 10_000 / credentials; at += 1) {
+      const credentialIds = Array.from({ length: credentials }, (_, id) => idOf(at, id));
+      // As an index reads them: strings and numbers of their own.
+      const grants = credentialIds.map((_, id) => ({ credentialId: idOf(at, id), verifiedAtMs: Date.now() }));
+      keep(memory, 'v1', 0, { credentialIds, grantees: ['', `tenant:${at}`] }, grants);
+    }
+    expect(heapBytes() - before).toBeLessThan(memory.bytes * 1.1);
+    expect(memory.content(REPOSITORY, 'v1')).toBe('v1');
+  });
 });
 
-function keep(memory: PullMemory<string, string>, reference: string, contentBytes = 10, query = {}): void {
-  memory.keep(REPOSITORY, reference, query, { content: reference, contentBytes, answer: `${reference}!` });
+function keep(
+  memory: PullMemory<string, Answer>,
+  reference: string,
+  contentBytes = 10,
+  query = {},
+  grants: readonly Grant[] = [],
+): void {
+  const answer = { text: `${reference}!`, grants };
+  memory.keep(REPOSITORY, reference, query, { content: reference, contentBytes, answer });
+}
+
+/** As long as the hash that a credential is known by. */
+function idOf(asker: number, credential: number): string {
+  return Buffer.from(`${asker} ${credential}`.padStart(64, '0')).toString('latin1');
+}
+
+function heapBytes(): number {
+  collectGarbage();
+  return process.memoryUsage().heapUsed;
 }
 
 describe('several processes on one index', () => {

@@ -1,5 +1,5 @@
 import type { Repository } from '../oci/repository.ts';
-import type { PullQuery } from './metadata-store.ts';
+import type { PullQuery, WithGrants } from './metadata-store.ts';
 
 export interface PullMemoryOptions {
   /** For content and answers together; what was remembered first goes first. */
@@ -18,7 +18,9 @@ interface Remembered<Content, Answer> {
 }
 
 /** Of an entry or an answer, besides its key and content: about what V8 needs for maps, objects and strings. */
-const OVERHEAD_BYTES = 500;
+const OVERHEAD_BYTES = 750;
+/** The same for a Grant in an answer, with the id of its credential. */
+const GRANT_BYTES = 150;
 
 /**
  * What the index said about pulls, for as long as nothing in it has changed: a pull that is repeated then costs no query.
@@ -27,7 +29,7 @@ const OVERHEAD_BYTES = 500;
  *
  * `Content` is what the index knows of a reference, whoever asks; an `Answer` is that for one requester.
  */
-export class PullMemory<Content, Answer> {
+export class PullMemory<Content, Answer extends WithGrants> {
   readonly #maxBytes: number;
   readonly #maxAgeMs: number;
   readonly #nowMs: () => number;
@@ -79,8 +81,9 @@ export class PullMemory<Content, Answer> {
     const known = this.#entries.get(key);
     const entry = known ?? { content, answers: new Map<string, Answer>(), sizeBytes: 0 };
     const asked = answerKey(query);
-    const addedBytes =
-      (known === undefined ? OVERHEAD_BYTES + key.length + contentBytes : 0) + OVERHEAD_BYTES + asked.length;
+    const entryBytes = known === undefined ? OVERHEAD_BYTES + key.length + contentBytes : 0;
+    const answerBytes = OVERHEAD_BYTES + asked.length + answer.grants.length * GRANT_BYTES;
+    const addedBytes = entryBytes + answerBytes;
     if (entry.sizeBytes + addedBytes > this.#maxBytes) return;
     entry.answers.set(asked, answer);
     entry.sizeBytes += addedBytes;
