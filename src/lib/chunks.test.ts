@@ -78,8 +78,10 @@ describe('chunks', () => {
     expect(Reflect.get(globalThis, 'tries')).toBe(2);
   });
 
-  it('that are missing are reported as Node does', () => {
+  it('that are missing are reported as Node does, but not those that cannot be read', async () => {
     expect(() => load('main.cjs')).toThrow(expect.objectContaining({ code: 'MODULE_NOT_FOUND' }));
+    await mkdir(join(folder, 'main.cjs'));
+    expect(() => load('main.cjs')).toThrow(expect.objectContaining({ code: 'EISDIR' }));
   });
 });
 

@@ -3,6 +3,7 @@ import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { Script } from 'node:vm';
 import { readCode } from './code-cache.ts';
+import { errorCode } from './error-code.ts';
 
 export interface ChunksOptions {
   /** Called with each chunk that is compiled, before it is evaluated. */
@@ -71,6 +72,7 @@ export class Chunks {
     try {
       return readFileSync(path);
     } catch (cause) {
+      if (errorCode(cause) !== 'ENOENT') throw cause;
       throw Object.assign(new Error(`Cannot find module '${path}'`, { cause }), { code: 'MODULE_NOT_FOUND' });
     }
   }
