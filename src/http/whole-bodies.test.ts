@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import http from 'node:http';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { readerOfBytes } from '../lib/bytes-reader.ts';
 import { MemoryBudget } from '../lib/memory-budget.ts';
 import { OCI_MANIFEST } from '../oci/media-types.ts';
@@ -94,6 +94,18 @@ describe('a large body in memory', () => {
         return read.filter(each => each.deref() !== undefined).length === 1;
       });
     }
+  });
+
+  it('is not kept for a client that was sent a small part of it', async () => {
+    await start();
+    const bytes = Buffer.alloc(LARGE, 'x');
+    const digest = source.addBlob('ghcr.io/app', bytes, () => readerOfBytes(bytes));
+    const end = vi.spyOn(http.ServerResponse.prototype, 'end');
+    const headers = { range: 'bytes=5-9' };
+    expect((await request(server.port, `/v2/ghcr.io/app/blobs/${digest}`, { headers })).status).toBe(206);
+    const sent = end.mock.calls.flatMap(([chunk]) => (chunk instanceof Uint8Array ? chunk : []));
+    end.mockRestore();
+    expect(sent.map(({ buffer }) => buffer === bytes.buffer)).toEqual([false]);
   });
 
   it('is refused with Retry-After if its requester has used up its share, until its clients have read', async () => {

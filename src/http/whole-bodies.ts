@@ -74,9 +74,8 @@ export class WholeBodies {
     const { status, headers, bytes, part } = body;
     const length = part?.length ?? bytes.byteLength;
     if (!exchange.bodyless && length > SMALL_BYTES) return this.#sendLarge(exchange, body);
-    // Copied: a view would keep the whole buffer in memory.
     const isPart = part !== undefined && length < bytes.byteLength;
-    answer(exchange, status, headers, isPart ? bytes.slice(part.start, part.start + length) : bytes);
+    answer(exchange, status, headers, isPart ? copyOf(bytes, part) : bytes);
     return SENT;
   }
 
@@ -160,4 +159,10 @@ function isTaken({ res }: Exchange, bytes: Uint8Array): Promise<boolean> {
       resolve(error === null || error === undefined);
     });
   });
+}
+
+/** A view would keep all bytes in memory, until a client that reads nothing has what is left of the part. */
+function copyOf(bytes: Uint8Array, { start, length }: NonNullable<WholeBody['part']>): Uint8Array {
+  // Not `slice`, which is a view if they are a Buffer.
+  return new Uint8Array(bytes.subarray(start, start + length));
 }
