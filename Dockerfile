@@ -42,10 +42,8 @@ FROM ${BASE}
 LABEL org.opencontainers.image.title="Entrepot" \
       org.opencontainers.image.description="A local OCI pull-through caching registry: mirror, air gap and private registry in one process." \
       org.opencontainers.image.licenses="Apache-2.0"
-# UV_THREADPOOL_SIZE: threads for file reads; Node reads it once, before the first ES module loads. The configuration is
-# set here and not in CMD, so that `docker exec … entrepot images` uses the server's store.
+# The configuration is set here and not in CMD, so that `docker exec … entrepot images` uses the server's store.
 ENV NODE_ENV=production \
-    UV_THREADPOOL_SIZE=16 \
     ENTREPOT_CONFIG=/etc/entrepot/container.yaml
 COPY --from=build /out /app
 COPY config/container.yaml /etc/entrepot/container.yaml

@@ -15,8 +15,8 @@ export interface JitteredRetry {
 }
 
 /**
- * Calls `attempt` until it succeeds, fails with another error, or the deadline has passed. The event loop is free in
- * between.
+ * Calls `attempt` until it succeeds, throws another error, or the deadline has passed. The event loop is free in
+ * between. If it returns a promise, it has succeeded: what that rejects with is not retried.
  */
 export async function retryJittered<T>(attempt: () => T | Promise<T>, retry: JitteredRetry): Promise<T> {
   const startedAtMs = performance.now();

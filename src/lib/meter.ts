@@ -13,7 +13,7 @@ export interface Meter {
   count(name: string, labels?: Labels, amount?: number): void;
   /**
    * A function that adds to the counter with these labels, which begins at zero; for what is counted with each request.
-   * A few hundred of them at most, since they are kept.
+   * It is kept as long as the meter: make one for each set of labels, of which there must not be any number.
    */
   counter(name: string, labels?: Labels): (amount?: number) => void;
   /** Sets a gauge; `undefined` removes the sample with these labels. */

@@ -8,7 +8,10 @@ const ALWAYS_BYTES = 8 * 1024;
 /** Larger manifests are few; this many digests take about 10 KB. */
 const MAX_REMEMBERED = 100;
 
-/** A page that the disk damages later is noticed within this time. */
+/**
+ * A page that the disk damages later is noticed within twice this time, since pulls are answered from memory as long
+ * (`pull-memory.ts`).
+ */
 export const REMEMBERED_FOR_MS = 60_000;
 
 /**

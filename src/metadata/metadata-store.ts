@@ -403,8 +403,8 @@ export interface MetadataStore extends Leases {
   ifStray(digest: Digest, act: () => void): Promise<boolean>;
   /**
    * Removes the row of damaged content, so that it is absent until it is stored again, and remembers the damage until
-   * then, by its digest alone. What a damaged manifest names is still needed. Returns whether a hosted repository has lost it; `undefined`
-   * if the row was gone, or `bytes` are others by now.
+   * then, by its digest alone. What a damaged manifest names is still needed. Returns whether a hosted repository has
+   * lost it; `undefined` if the row was gone, or `bytes` are others by now.
    */
   quarantine(
     content: Content,

@@ -201,7 +201,7 @@ type BlobSizes = Pick<BlobPullRead, 'linkedSize' | 'storedSize'>;
 const MANIFEST_MEMORY_BYTES = 64 * 1024 * 1024;
 /** Rows only: some ten thousand blobs. */
 const BLOB_MEMORY_BYTES = 16 * 1024 * 1024;
-/** As long as a manifest that was checked once counts as sound. */
+/** As long as a large manifest that was checked once counts as sound. */
 const MEMORY_MS = REMEMBERED_FOR_MS;
 
 /** Combines the groups of synchronous statements into reads and writes. Their meaning is described in the contract. */
