@@ -61,7 +61,8 @@ async function oneFile(input: string, file: string): Promise<void> {
 /**
  * Instead of modules that take long to load and of which nothing, or little, is used: of undici its client, without its
  * `fetch`, WebSocket and mocks, and without the client that it makes for `fetch`. Nothing of `node:child_process` by
- * commander, which would start subcommands that are programs of their own.
+ * commander, which would start subcommands that are programs of their own. Nothing of `supports-color`, which is not
+ * installed: `debug` would load it from wherever Node finds one, such as `~/.node_modules`.
  */
 function needed(): Plugin {
   const client = `
@@ -78,6 +79,7 @@ function needed(): Plugin {
     name: 'needed',
     resolveId(id, importer = '') {
       if (id === 'undici') return 'needed:undici';
+      if (id === 'supports-color') return 'needed:none';
       return id === 'node:child_process' && /\/commander\//.test(importer) ? 'needed:none' : undefined;
     },
     load: id => ({ 'needed:undici': client, 'needed:none': 'module.exports = {};' })[id],

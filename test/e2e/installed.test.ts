@@ -1,5 +1,6 @@
 // The program as people install and start it. What the build has compiled makes it start faster, and does nothing else.
 import { chmod, cp, mkdir, readdir, readFile, stat, symlink, truncate, writeFile } from 'node:fs/promises';
+import { isBuiltin } from 'node:module';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, it } from 'vitest';
@@ -84,6 +85,19 @@ it('works the same if what the build has compiled does not fit, is damaged or is
   await removeFolder(join(dist, 'code-cache'));
   expect(await collect(FLAG)).toEqual(expected);
   expect(await readdir(dist)).not.toContain('code-cache');
+});
+
+it('requires nothing but its own files, what Node has, and the SQLite driver', async () => {
+  const files = (await readdir(dist)).filter(name => name.endsWith('.cjs'));
+  const texts = await Promise.all(files.map(async name => readFile(join(dist, name), 'utf8')));
+  const required = texts.flatMap(text =>
+    [...text.matchAll(/\brequire\("([^"]+)"\)/g)].map(([, id = '']) => id),
+  );
+  const ofOthers = required.filter(
+    id => !id.startsWith('node:') && !isBuiltin(id) && !files.includes(id.replace('./', '')),
+  );
+  expect(required.length).toBeGreaterThan(files.length);
+  expect([...new Set(ofOthers)]).toEqual(['better-sqlite3']);
 });
 
 it('runs through a link, from any folder, as its first line says', async () => {
