@@ -63,6 +63,20 @@ it('opens what upstream serves anonymously to everybody, whatever they logged in
   }
 });
 
+it('what was read of the Secrets of a tenant while they changed is used once, and not remembered', async () => {
+  await open();
+  // At whatever moment of the reading they change.
+  for (let turns = 0; turns < 20; turns += 1) {
+    await world.put('team-a', { [SERVER]: OURS, 'docker.io': HUB_A });
+    const subject = await world.as(OURS);
+    const reading = pulled(subject);
+    for (let turn = 0; turn < turns; turn += 1) await Promise.resolve();
+    await world.put('team-a', { [SERVER]: OURS, 'docker.io': HUB_B });
+    await reading;
+    expect(await pulled(subject), `after ${turns} turns`).toMatchObject({ tried: [HUB_B[0]] });
+  }
+});
+
 it('a credential that several tenants have works even if the Secrets of another of them cannot be read', async () => {
   await open();
   const broken = 'team-a';

@@ -60,13 +60,16 @@ export class MirroredRights {
   readonly #tenants: Tenants;
   readonly #grants: Grants;
   readonly #ruleOf: (repository: Repository) => UpstreamRule;
-  readonly #keyrings = new Lru<readonly Attempt[]>({ maxEntries: MAX_KEYRINGS, maxAgeMs: KEYRING_MS });
+  /** Replaced at each change of Secrets: what is being read then is kept in the one that nobody asks any more. */
+  #keyrings = noKeyrings();
 
   constructor(tenants: Tenants, grants: Grants, ruleOf: (repository: Repository) => UpstreamRule) {
     this.#tenants = tenants;
     this.#grants = grants;
     this.#ruleOf = ruleOf;
-    tenants.onChange(() => this.#keyrings.clear());
+    tenants.onChange(() => {
+      this.#keyrings = noKeyrings();
+    });
   }
 
   /**
@@ -115,8 +118,7 @@ export class MirroredRights {
   async #ofTenant(principal: Extract<Principal, { readonly as: 'tenant' }>, place: Place): Promise<Right> {
     const { tenant } = principal;
     const { repository, rule } = place;
-    const known = this.#keyrings.get(keyringKey(tenant, repository));
-    const attempts = known ?? (await this.#keyring(tenant, repository, rule));
+    const attempts = await this.#keyring(tenant, repository, rule);
     const asking = { attempts, tenants: [tenant], own: rule.credential };
     return (await this.#right(principal, place, asking)).right;
   }
@@ -276,21 +278,28 @@ export class MirroredRights {
   }
 
   /** All credentials that a tenant may use, in the kubelet's order; if there are none, one anonymous attempt. */
-  async #keyring(tenant: Tenant, repository: Repository, rule: UpstreamRule): Promise<readonly Attempt[]> {
-    const key = keyringKey(tenant, repository);
-    const known = this.#keyrings.get(key);
-    if (known !== undefined) return known;
-    const attempts = await this.#lookUp(tenant, repository, rule);
-    this.#keyrings.set(key, attempts);
-    return attempts;
+  #keyring(
+    tenant: Tenant,
+    repository: Repository,
+    rule: UpstreamRule,
+  ): readonly Attempt[] | Promise<readonly Attempt[]> {
+    const key = `${tenant.name} ${repositoryText(repository)}`;
+    return this.#keyrings.get(key) ?? this.#lookUp(key, tenant, repository, rule);
   }
 
-  async #lookUp(tenant: Tenant, repository: Repository, rule: UpstreamRule): Promise<readonly Attempt[]> {
+  async #lookUp(
+    key: string,
+    tenant: Tenant,
+    repository: Repository,
+    rule: UpstreamRule,
+  ): Promise<readonly Attempt[]> {
+    const keyrings = this.#keyrings;
     const found = await lookup(tenant, rule.imagesOf(repository));
-    const attempts = found.map(({ credential }) => credential);
-    const all = distinct(rule.credential === undefined ? attempts : [...attempts, rule.credential]);
-    if (all.length === 0) return [undefined];
-    return rule.anonymousFallback ? distinct([...all, undefined]) : all;
+    const held = found.map(({ credential }) => credential);
+    const all = distinct(rule.credential === undefined ? held : [...held, rule.credential]);
+    const attempts = all.length === 0 || rule.anonymousFallback ? distinct([...all, undefined]) : all;
+    keyrings.set(key, attempts);
+    return attempts;
   }
 
   async #shared(images: readonly string[]): Promise<readonly Attempt[]> {
@@ -302,8 +311,8 @@ export class MirroredRights {
   }
 }
 
-function keyringKey(tenant: Tenant, repository: Repository): string {
-  return `${tenant.name} ${repositoryText(repository)}`;
+function noKeyrings(): Lru<readonly Attempt[]> {
+  return new Lru({ maxEntries: MAX_KEYRINGS, maxAgeMs: KEYRING_MS });
 }
 
 async function lookup(tenant: Tenant, images: readonly string[]): Promise<readonly HeldCredential[]> {
