@@ -15,6 +15,12 @@ export interface ContainerdPull {
   readonly user?: string;
 }
 
+/** A snapshotter that runs as a process of its own. */
+export interface ProxySnapshotter {
+  readonly name: string;
+  readonly socket: string;
+}
+
 export class Containerd {
   readonly folder: string;
   /** What `config_path` names: a folder with a `hosts.toml` for each registry, read anew on each pull. */
@@ -30,11 +36,11 @@ export class Containerd {
     this.cri = new CriImageService(socketIn(folder));
   }
 
-  static async start(): Promise<Containerd> {
+  static async start(snapshotter?: ProxySnapshotter): Promise<Containerd> {
     const folder = await makeTempFolder('ctd');
     await mkdir(hostsIn(folder));
     const configFile = join(folder, 'config.toml');
-    await writeFile(configFile, configOf(folder));
+    await writeFile(configFile, configOf(folder) + (snapshotter === undefined ? '' : pluginOf(snapshotter)));
     const daemon = await Daemon.start({
       program: 'containerd',
       args: ['--config', configFile],
@@ -62,6 +68,11 @@ export class Containerd {
   async pull(reference: string, options: ContainerdPull = {}): Promise<void> {
     const result = await this.tryPull(reference, options);
     if (result.code !== 0) throw new Error(`${reference}: ${result.stdout}${result.stderr}`);
+  }
+
+  /** Where its API is served. */
+  get socket(): string {
+    return socketIn(this.folder);
   }
 
   /** Any other command of ctr. */
@@ -102,6 +113,10 @@ function socketIn(folder: string): string {
 
 function hostsIn(folder: string): string {
   return join(folder, 'hosts');
+}
+
+function pluginOf({ name, socket }: ProxySnapshotter): string {
+  return `[proxy_plugins.${name}]\ntype = "snapshot"\naddress = "${socket}"\n`;
 }
 
 function configOf(folder: string): string {

@@ -1,4 +1,7 @@
-// Makes the images that many tests of real clients use, so that these find them: `tsx test/support/make-images.ts`.
+// Makes the images that many tests of real clients use, and the snapshotter of nodes that pull lazily, so that these find
+// them: `tsx test/support/make-images.ts`.
 import { imageLayout } from './images.ts';
+import { buildSnapshotter } from './lazy-node.ts';
 
-console.log(await imageLayout());
+const [layout] = await Promise.all([imageLayout(), buildSnapshotter()]);
+console.log(layout);

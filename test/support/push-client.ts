@@ -66,6 +66,14 @@ export async function pushBlob(url: string, repository: string, blob: Content): 
   if (status !== 201) throw new Error(`blob not pushed: status ${status}`);
 }
 
+/** Pushes a blob of any size, as clients do: a session, and all bytes in its last request. */
+export async function streamBlob(url: string, repository: string, blob: Content): Promise<void> {
+  const session = new URL(await beginUpload(url, repository), url);
+  session.searchParams.set('digest', blob.digest);
+  const status = await sendBytes('PUT', session.href, blob);
+  if (status !== 201) throw new Error(`blob not pushed: status ${status}`);
+}
+
 /** Puts a manifest whose blobs are there, under a tag or its digest. */
 export async function putManifest(
   url: string,
