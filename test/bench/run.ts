@@ -6,6 +6,7 @@ import { cpus, totalmem } from 'node:os';
 import { hasPrograms } from '../support/programs.ts';
 import { bundles, prepull } from './bundles.ts';
 import { coldPull, type ColdCase } from './cold.ts';
+import { lazyChunked, lazyEstargz, parallelPull } from './lazy.ts';
 import { pushes } from './push.ts';
 import { starts } from './start.ts';
 import { load } from './support/load.ts';
@@ -155,6 +156,13 @@ try {
         rounds: 1,
         subjects: pick('docker-registry'),
       }),
+  );
+  const { port } = upstream;
+  await measure(
+    'lazy',
+    () => lazyEstargz(port),
+    () => lazyChunked(port),
+    () => parallelPull(port),
   );
   await measure(
     'bundles',

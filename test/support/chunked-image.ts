@@ -39,14 +39,16 @@ export class ChunkedImage {
     return image;
   }
 
-  /** The names of files whose content in `folder` is not that of the second version. */
-  async wrongFiles(folder: string): Promise<readonly string[]> {
-    const wrong: string[] = [];
+  /** Compares every byte of the second version where it was pulled, and removes it there. */
+  async removePulled(podman: Podman, reference: string): Promise<void> {
+    const root = (await podman.run('image', 'mount', reference)).trim();
     for (const name of this.#names()) {
-      const [found, built] = await Promise.all([folder, this.#root].map(from => readFile(join(from, name))));
-      if (found === undefined || built?.equals(found) !== true) wrong.push(name);
+      const [pulled, built] = await Promise.all([root, this.#root].map(from => readFile(join(from, name))));
+      if (pulled === undefined || built?.equals(pulled) !== true)
+        throw new Error(`${name} is not what it was`);
     }
-    return wrong;
+    await podman.run('image', 'unmount', reference);
+    await podman.run('image', 'rm', '--force', reference);
   }
 
   /** Removes what it was made with. */

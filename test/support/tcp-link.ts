@@ -51,11 +51,12 @@ export class TcpLink {
     for (const socket of [client, upstream]) {
       this.#sockets.add(socket);
       socket.on('error', end);
-      socket.on('close', end);
     }
+    client.on('close', end);
     client.pipe(upstream);
-    // Whichever side leaves early, the other is ended too; the measured program says what it makes of that.
-    this.#pass(upstream, client).then(end, end);
+    // Whichever side leaves early, the other is ended too; the measured program says what it makes of that. What upstream
+    // sent before it closed the connection reaches the client.
+    this.#pass(upstream, client).then(() => client.end(), end);
   }
 
   async #pass(from: Socket, to: Socket): Promise<void> {
