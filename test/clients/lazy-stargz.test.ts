@@ -55,9 +55,15 @@ describe.skipIf(!canRun)('nodes that pull lazily, through a mirror', () => {
     expect(fromMirror.all.clientBytes).toBeLessThan(fromOrigin.all.upstreamBytes * 1.05);
   });
 
-  test('get what another node has read without asking upstream', async () => {
+  test('wait for little more than what they request', () => {
+    expect(fromMirror.first.upstreamBytes).toBeLessThan(fromMirror.first.clientBytes * 1.3);
+    expect(fromMirror.all.upstreamBytes).toBeLessThan(fromMirror.all.clientBytes * 1.3);
+  });
+
+  test('get what another node has read from here', async () => {
     const { all } = await read(2, mirror.mirrored(IMAGE));
-    expect(all.upstreamBytes).toBe(0);
+    // Upstream is asked for the size of a layer that is not stored whole.
+    expect(all.upstreamBytes).toBeLessThan(1_000);
     expect(all.clientBytes).toBeLessThan(fromOrigin.all.upstreamBytes * 1.05);
   });
 
