@@ -4,6 +4,8 @@ export interface AuditOptions {
   readonly output: 'none' | 'stdout' | 'file';
   /** A file to append to; required for the output `file`. */
   readonly auditFile?: string | undefined;
+  /** As in `LoggerOptions`. */
+  readonly isShared?: boolean;
 }
 
 /**
@@ -22,10 +24,10 @@ export interface Audit {
 }
 
 /** `undefined` if there is to be no audit log. */
-export function createAudit({ output, auditFile }: AuditOptions): Audit | undefined {
+export function createAudit({ output, auditFile, isShared = false }: AuditOptions): Audit | undefined {
   if (output === 'none') return undefined;
   const file = output === 'file' ? auditFile : undefined;
-  const open = () => createLogger({ level: 'info', format: 'json', file });
+  const open = () => createLogger({ level: 'info', format: 'json', file, isShared });
   let current = open();
   return {
     record: fields => current.log.info(fields, 'audit'),

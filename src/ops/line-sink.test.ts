@@ -52,3 +52,24 @@ test.skipIf(process.platform !== 'linux')(
     closeSync(again);
   },
 );
+
+test('lines stay whole if several processes write to one pipe', async () => {
+  const path = join(folder, 'log');
+  const fd = openSync(path, 'a');
+  const sink = new LineSink(fd, () => {}, 1_000);
+  const wholeLines = () => {
+    const text = readFileSync(path, 'utf8');
+    return text.endsWith('\n') || text === '';
+  };
+  for (let count = 0; count < 100; count += 1) sink.write(LINE);
+  sink.write(`${'y'.repeat(2_000)}\n`);
+  sink.write('last\n');
+  await expect
+    .poll(() => [wholeLines(), readFileSync(path, 'utf8')])
+    .toEqual([true, `${LINE.repeat(100)}${'y'.repeat(2_000)}\nlast\n`]);
+  sink.write(LINE);
+  sink.write(LINE.repeat(10));
+  sink.flush();
+  expect(readFileSync(path, 'utf8').length).toBe(100 * 100 + 2_001 + 5 + 11 * 100);
+  sink.close();
+});

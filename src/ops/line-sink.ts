@@ -25,6 +25,7 @@ const PAUSE_MS = 10;
 export class LineSink {
   readonly #fd: number;
   readonly #onLost: (lines: number) => void;
+  readonly #maxWriteBytes: number;
   #waiting: string[] = [];
   #waitingBytes = 0;
   #inFlight: Buffer | undefined;
@@ -36,9 +37,13 @@ export class LineSink {
   #isClosing = false;
   readonly #atExit = (): void => this.flush();
 
-  /** `onLost` is called with the number of dropped lines when lines can be written again. */
-  constructor(fd: number, onLost: (lines: number) => void) {
+  /**
+   * `onLost` is called with the number of dropped lines when lines can be written again. `maxWriteBytes`: one write has
+   * no more than this, and only whole lines, unless a single line is longer.
+   */
+  constructor(fd: number, onLost: (lines: number) => void, maxWriteBytes = Number.POSITIVE_INFINITY) {
     this.#fd = fd;
+    this.#maxWriteBytes = maxWriteBytes;
     this.#onLost = onLost;
     process.once('exit', this.#atExit);
   }
@@ -62,6 +67,7 @@ export class LineSink {
     for (let rest = this.#take(); rest.byteLength > 0; ) {
       try {
         rest = rest.subarray(writeSync(this.#fd, rest));
+        if (rest.byteLength === 0) rest = this.#take();
       } catch (error) {
         if (!isPassing(error) || performance.now() > untilMs) return this.#keep(rest);
         Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, PAUSE_MS);
@@ -110,7 +116,9 @@ export class LineSink {
       this.#lost = 0;
       this.#onLost(lost);
     }
-    if (this.#waitingBytes >= BATCH_BYTES) this.#begin();
+    if (this.#waitingBytes >= BATCH_BYTES || this.#waitingBytes > this.#maxWriteBytes) this.#begin();
+    // Their time may have come while this batch was being written.
+    else if (this.#waitingBytes > 0) this.#later(BATCH_MS);
   }
 
   #failed(error: NodeJS.ErrnoException, batch: Buffer): void {
@@ -137,10 +145,22 @@ export class LineSink {
     this.#waitingBytes += batch.byteLength;
   }
 
+  /** All that is waiting, as far as one write may have it. */
   #take(): Buffer {
-    const batch = Buffer.from(this.#waiting.join(''));
-    this.#waiting = [];
-    this.#waitingBytes = 0;
+    if (this.#waitingBytes <= this.#maxWriteBytes) {
+      const batch = Buffer.from(this.#waiting.join(''));
+      this.#waiting = [];
+      this.#waitingBytes = 0;
+      return batch;
+    }
+    let bytes = 0;
+    const count = this.#waiting.findIndex((line, index) => {
+      bytes += Buffer.byteLength(line);
+      return index > 0 && bytes > this.#maxWriteBytes;
+    });
+    const lines = this.#waiting.splice(0, count === -1 ? this.#waiting.length : count);
+    const batch = Buffer.from(lines.join(''));
+    this.#waitingBytes -= batch.byteLength;
     return batch;
   }
 }

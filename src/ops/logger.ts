@@ -13,6 +13,9 @@ import { loggable, redactFields, redactText } from './redact.ts';
 
 const STANDARD_OUTPUT = 1;
 
+/** PIPE_BUF of Linux: pipes take up to this many bytes at once or not at all (POSIX, write). */
+const WHOLE_BYTES = 4096;
+
 /** For new log files: who did what is nobody else's business. */
 const PRIVATE_MODE = 0o600;
 
@@ -25,6 +28,8 @@ export interface LoggerOptions {
   readonly output?: { write(text: string): unknown };
   /** A file to append to instead of standard output. Opened at once: throws if it cannot be written. */
   readonly file?: string | undefined;
+  /** Set if other processes write to the same output: lines then stay whole. */
+  readonly isShared?: boolean;
   /** Whether standard output is a terminal; decides `auto`. */
   readonly isTerminal?: boolean;
 }
@@ -94,11 +99,12 @@ interface Sink {
   close(): void;
 }
 
-function sinkOf({ output, file }: LoggerOptions, onLost: (lines: number) => void): Sink {
+function sinkOf({ output, file, isShared = false }: LoggerOptions, onLost: (lines: number) => void): Sink {
   if (output !== undefined) {
     return { write: text => void output.write(text), flush: () => {}, close: () => {} };
   }
-  return new LineSink(file === undefined ? STANDARD_OUTPUT : openSync(file, 'a', PRIVATE_MODE), onLost);
+  const fd = file === undefined ? STANDARD_OUTPUT : openSync(file, 'a', PRIVATE_MODE);
+  return new LineSink(fd, onLost, isShared ? WHOLE_BYTES : undefined);
 }
 
 function prettyStream(sink: Sink, isTerminal: boolean): DestinationStream {
