@@ -2,7 +2,7 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
-import { createMetrics, METRICS } from './metrics.ts';
+import { createMetrics, lastingSum, METRICS } from './metrics.ts';
 
 describe('metrics', () => {
   it('are in the Prometheus text format, with our prefix, and with those of the process', async () => {
@@ -54,6 +54,31 @@ describe('metrics', () => {
     const [first, second] = [createMetrics(), createMetrics()];
     first.meter.gauge('fills_running', 7);
     expect(await second.text()).toContain('entrepot_fills_running 0');
+  });
+
+  it('of several processes are added up, but for what each knows, or only the one that reports', async () => {
+    const [own, other] = [createMetrics(), createMetrics()];
+    for (const { meter } of [own, other]) {
+      meter.count('logins_total', { outcome: 'accepted' }, 2);
+      meter.observe('http_request_duration_seconds', 0.5, { route: 'blob' });
+      meter.gauge('http_bodies_open', 3);
+      meter.gauge('tenants', 4);
+      meter.gauge('store_held_blobs', 5);
+    }
+    other.meter.gauge('upstream_budget_remaining', 7, { upstream: 'docker.io' });
+    const snapshot = structuredClone(await other.snapshot());
+    const text = await own.textOfAll([snapshot, await lastingSum([snapshot, snapshot])]);
+    for (const line of [
+      'logins_total{outcome="accepted"} 8',
+      'http_request_duration_seconds_count{route="blob"} 4',
+      'http_bodies_open 6',
+      'tenants 4',
+      'store_held_blobs 5',
+      'upstream_budget_remaining{upstream="docker.io"} 7',
+    ]) {
+      expect(text).toContain(`entrepot_${line}\n`);
+    }
+    expect(text).toContain('process_start_time_seconds ');
   });
 
   it('in the table are exactly those that the code reports', () => {

@@ -1,4 +1,4 @@
-import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import { AggregatorRegistry, Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
 import type { Labels, Meter } from '../lib/meter.ts';
 
 /**
@@ -16,6 +16,11 @@ interface Metric {
   readonly values?: readonly string[];
   /** Upper bounds of a histogram's buckets. */
   readonly buckets?: readonly number[];
+  /**
+   * What a gauge is for several processes of a server, if it is not the sum: one of their values, since each may know
+   * the same, or that of the process that reports, which alone knows it.
+   */
+  readonly ofAll?: 'max' | 'min' | 'own';
 }
 
 /** From a hit in memory to a cold pull of some gigabytes. */
@@ -65,44 +70,54 @@ export const METRICS = {
     help: 'Requests that joined a download in progress',
   },
   fills_resumed_total: { kind: 'counter', help: 'Downloads resumed after a broken connection' },
-  queue_length: { kind: 'gauge', help: 'Requests waiting for a connection or a pull slot' },
+  queue_length: { kind: 'gauge', help: 'Requests waiting for a connection or a pull slot', ofAll: 'own' },
 
-  tenants: { kind: 'gauge', help: 'Tenants that may log in' },
+  tenants: { kind: 'gauge', help: 'Tenants that may log in', ofAll: 'max' },
   tenants_refused: {
     kind: 'gauge',
     help: 'Namespaces and added tenants that are refused because their name is taken',
+    ofAll: 'max',
   },
   tenant_used_bytes: {
     kind: 'gauge',
     help: 'Bytes that count against the quota of a tenant, for tenants with quotaBytes',
     labels: ['tenant'],
+    ofAll: 'own',
   },
-  tenant_quota_bytes: { kind: 'gauge', help: 'quotaBytes of a tenant', labels: ['tenant'] },
+  tenant_quota_bytes: { kind: 'gauge', help: 'quotaBytes of a tenant', labels: ['tenant'], ofAll: 'own' },
   kubernetes_watches_down: {
     kind: 'gauge',
     help: 'Parts of the cluster that cannot be watched at the moment',
+    ofAll: 'max',
   },
   kubernetes_passed_over: {
     kind: 'gauge',
     help: 'Cluster objects that are skipped because they, or their namespace in total, are too large; at most 100 are listed',
     labels: ['resource', 'namespace', 'name'],
+    ofAll: 'max',
   },
   secrets: {
     kind: 'gauge',
     help: 'Pull secrets by state: loaded, malformed, missing, unread',
     labels: ['state'],
+    ofAll: 'max',
   },
 
-  store_held_bytes: { kind: 'gauge', help: 'Bytes of stored blobs and manifests' },
-  store_unfinished_bytes: { kind: 'gauge', help: 'Bytes of unfinished downloads and uploads' },
-  store_held_blobs: { kind: 'gauge', help: 'Stored blobs' },
-  store_free_bytes: { kind: 'gauge', help: 'Free bytes on the disk of the store' },
-  store_min_free_bytes: { kind: 'gauge', help: 'Bytes of that disk to keep free (storage.minFree)' },
+  store_held_bytes: { kind: 'gauge', help: 'Bytes of stored blobs and manifests', ofAll: 'own' },
+  store_unfinished_bytes: { kind: 'gauge', help: 'Bytes of unfinished downloads and uploads', ofAll: 'own' },
+  store_held_blobs: { kind: 'gauge', help: 'Stored blobs', ofAll: 'own' },
+  store_free_bytes: { kind: 'gauge', help: 'Free bytes on the disk of the store', ofAll: 'own' },
+  store_min_free_bytes: {
+    kind: 'gauge',
+    help: 'Bytes of that disk to keep free (storage.minFree)',
+    ofAll: 'own',
+  },
   store_max_bytes: {
     kind: 'gauge',
     help: 'Size limit of the store in bytes (storage.maxBytes), if set',
+    ofAll: 'own',
   },
-  store_damaged: { kind: 'gauge', help: 'Damaged content that has not been replaced yet' },
+  store_damaged: { kind: 'gauge', help: 'Damaged content that has not been replaced yet', ofAll: 'own' },
   upkeep_freed_bytes_total: {
     kind: 'counter',
     help: 'Bytes freed, by what removed them',
@@ -126,9 +141,14 @@ export const METRICS = {
   prepull_failing: {
     kind: 'gauge',
     help: 'Images and files of prepull that could not be pulled or read at the last attempt',
+    ofAll: 'own',
   },
 
-  backoffs: { kind: 'gauge', help: 'Failures that are remembered, and answered without asking upstream' },
+  backoffs: {
+    kind: 'gauge',
+    help: 'Failures that are remembered, and answered without asking upstream',
+    ofAll: 'max',
+  },
   bytes_from_upstream_total: {
     kind: 'counter',
     help: 'Bytes of blobs received from upstreams',
@@ -138,25 +158,39 @@ export const METRICS = {
     kind: 'gauge',
     help: "1 while upstream refuses Entrepot's own credentials, otherwise 0",
     labels: ['upstream'],
+    ofAll: 'max',
   },
   upstream_budget_remaining: {
     kind: 'gauge',
     help: 'Pulls that the upstream still allows',
     labels: ['upstream'],
+    ofAll: 'min',
   },
 } as const satisfies Record<string, Metric>;
 
 /** The prefix of our metrics; those of the process (`process_…`, `nodejs_…`) keep the names that dashboards know. */
 const PREFIX = 'entrepot_';
 
+/** Names of gauges that only the process knows that reports for all. */
+const OWN: ReadonlySet<string> = new Set(
+  Object.entries<Metric>(METRICS).flatMap(([name, { ofAll }]) => (ofAll === 'own' ? [PREFIX + name] : [])),
+);
+
 /** A meter and its text form. */
 export interface Metrics {
   readonly meter: Meter;
   /** The body of `GET /metrics`. */
   readonly text: () => Promise<string>;
+  /** All values now for `textOfAll` in another process, but those that this one knows itself. */
+  readonly snapshot: () => Promise<MetricsSnapshot>;
+  /** As `text`, for this process and others together. */
+  readonly textOfAll: (others: readonly MetricsSnapshot[]) => Promise<string>;
   /** The Content-Type of `text` (Prometheus text format 0.0.4). */
   readonly contentType: string;
 }
+
+/** The values of a process at one time. It can be cloned. */
+export type MetricsSnapshot = readonly { readonly name: string; readonly type: unknown }[];
 
 type Instrument = Counter | Gauge | Histogram;
 
@@ -177,8 +211,36 @@ export function createMetrics(): Metrics {
       meter.settle();
       return registry.metrics();
     },
+    snapshot: async () => {
+      meter.settle();
+      const all: MetricsSnapshot = await registry.getMetricsAsJSON();
+      return all.filter(({ name }) => !OWN.has(name));
+    },
+    textOfAll: async others => {
+      meter.settle();
+      return aggregate([await registry.getMetricsAsJSON(), ...others]).metrics();
+    },
     contentType: registry.contentType,
   };
+}
+
+function aggregate(snapshots: readonly MetricsSnapshot[]): Registry {
+  // By default left out, and it tells dashboards how long the server has been running.
+  const kept = snapshots.map(snapshot =>
+    snapshot.map(metric => (metric.name === START_TIME ? { ...metric, aggregator: 'min' } : metric)),
+  );
+  return AggregatorRegistry.aggregate(kept);
+}
+
+const START_TIME = 'process_start_time_seconds';
+
+/**
+ * What remains of processes that have ended: the sum of what they have counted. Otherwise counters would go back, and
+ * what the others have counted would look like news.
+ */
+export async function lastingSum(snapshots: readonly MetricsSnapshot[]): Promise<MetricsSnapshot> {
+  const all: MetricsSnapshot = await aggregate(snapshots).getMetricsAsJSON();
+  return all.filter(({ type }) => type !== 'gauge');
 }
 
 function instrument(name: string, metric: Metric, registry: Registry): Instrument {
@@ -195,8 +257,12 @@ function instrument(name: string, metric: Metric, registry: Registry): Instrumen
     return counter;
   }
   return metric.kind === 'gauge'
-    ? new Gauge(options)
+    ? new Gauge({ ...options, aggregator: aggregatorOf(metric) })
     : new Histogram({ ...options, buckets: [...(metric.buckets ?? SECONDS)] });
+}
+
+function aggregatorOf({ ofAll }: Metric): 'sum' | 'max' | 'min' {
+  return ofAll === undefined || ofAll === 'own' ? 'sum' : ofAll;
 }
 
 /** A counter with labels, and what was added to it since `settle`. */

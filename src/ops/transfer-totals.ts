@@ -77,7 +77,7 @@ export class TransferTotals implements Meter {
   /** Including what other processes have saved. `sinceMs` is `undefined` if nothing was saved yet. */
   async inAll(): Promise<Transferred & { readonly sinceMs: number | undefined }> {
     const kept = await this.#keeping?.keeper.read();
-    const more = this.#unkept;
+    const more = this.unkept;
     return {
       sinceMs: kept?.sinceMs,
       sentBytes: (kept?.sentBytes ?? 0) + more.sentBytes,
@@ -108,7 +108,7 @@ export class TransferTotals implements Meter {
   }
 
   async #keepMore(): Promise<void> {
-    const more = this.#unkept;
+    const more = this.unkept;
     if (this.#keeping === undefined || (more.sentBytes === 0 && more.fetchedBytes === 0)) return;
     const { keeper, log } = this.#keeping;
     try {
@@ -121,7 +121,8 @@ export class TransferTotals implements Meter {
     }
   }
 
-  get #unkept(): Transferred {
+  /** What was counted and is not saved yet. */
+  get unkept(): Transferred {
     return {
       sentBytes: this.#sinceStart.sentBytes - this.#kept.sentBytes,
       fetchedBytes: this.#sinceStart.fetchedBytes - this.#kept.fetchedBytes,
