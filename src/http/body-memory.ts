@@ -48,6 +48,8 @@ const EXTRA_PAGE_BYTES = 2 * 1024;
 export class BodyMemory {
   readonly #budgetBytes: number;
   readonly #shareBytes: number;
+  readonly #keptBytes: number;
+  readonly #keptInUseBytes: number;
   /** Free pages by size, least recently used first; they still have their content. */
   readonly #spare = new Map<number, Set<SharedBuffer>>();
   /** Pages that others may find, by their source and position. */
@@ -57,9 +59,17 @@ export class BodyMemory {
   #bodies = 0;
   readonly #lentTo = new Map<string, number>();
 
-  constructor(budgetBytes: number = BUDGET_BYTES, shareBytes = budgetBytes * SHARE) {
+  /** `processes`: among how many processes what is kept for later is divided. */
+  constructor(budgetBytes: number = BUDGET_BYTES, shareBytes = budgetBytes * SHARE, processes = 1) {
+    this.#keptBytes = KEPT_BYTES / processes;
+    this.#keptInUseBytes = KEPT_IN_USE_BYTES / processes;
     this.#budgetBytes = budgetBytes;
     this.#shareBytes = Math.max(MIN_PAGE_BYTES, shareBytes);
+  }
+
+  /** The memory of one of several processes, which together have that of one. */
+  static ofOne(processes: number): BodyMemory {
+    return new BodyMemory(BUDGET_BYTES / processes, undefined, processes);
   }
 
   get bodies(): number {
@@ -78,7 +88,7 @@ export class BodyMemory {
     this.#bodies -= 1;
     for (const spares of this.#spare.values()) {
       for (const page of spares) {
-        if (this.#lentBytes + this.#spareBytes <= KEPT_BYTES) return;
+        if (this.#lentBytes + this.#spareBytes <= this.#keptBytes) return;
         this.#unspare(page);
         this.unshare(page);
       }
@@ -196,13 +206,13 @@ export class BodyMemory {
     const spares = [...(this.#spare.get(bytes) ?? [])];
     if (this.#bodies <= 1) return spares.at(-1);
     const [oldest] = spares;
-    const mayKeepIt = this.#lentBytes + this.#spareBytes + bytes <= KEPT_BYTES;
+    const mayKeepIt = this.#lentBytes + this.#spareBytes + bytes <= this.#keptBytes;
     return oldest?.source !== undefined && mayKeepIt ? undefined : oldest;
   }
 
   #keep(page: SharedBuffer): void {
     const { byteLength } = page.buffer;
-    if (page.isTainted || this.#lentBytes + this.#spareBytes + byteLength > KEPT_IN_USE_BYTES) {
+    if (page.isTainted || this.#lentBytes + this.#spareBytes + byteLength > this.#keptInUseBytes) {
       this.unshare(page);
       return;
     }

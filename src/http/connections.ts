@@ -11,6 +11,7 @@ export class Connections {
   readonly #exchanges = new Map<Socket, Exchange>();
   readonly #turns = new Turns();
   #isDraining = false;
+  readonly #waitingForNone: (() => void)[] = [];
 
   get count(): number {
     return this.#sockets.size;
@@ -29,7 +30,13 @@ export class Connections {
       this.#sockets.delete(socket);
       this.#exchanges.delete(socket);
       this.#turns.close(socket);
+      if (this.#sockets.size === 0) this.#waitingForNone.splice(0).forEach(tell => tell());
     });
+  }
+
+  /** Resolves when there is none. */
+  async gone(): Promise<void> {
+    if (this.#sockets.size > 0) await new Promise<void>(resolve => this.#waitingForNone.push(resolve));
   }
 
   /**

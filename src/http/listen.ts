@@ -1,4 +1,5 @@
 import type { Server } from 'node:net';
+import type { TlsMaterial } from '../ops/tls-files.ts';
 
 /** An address to listen on. */
 export interface ListenAddress {
@@ -27,4 +28,33 @@ export function listen(server: Server, { host, port, setting }: ListenAddress): 
 /** A URL such as `http://127.0.0.1:5000`, with an IPv6 address in brackets. */
 export function urlOf(scheme: 'http' | 'https', host: string, port: number): string {
   return `${scheme}://${host.includes(':') ? `[${host}]` : host}:${port}`;
+}
+
+/** A port of the registry. */
+export interface Listener {
+  /** An address to bind, such as `127.0.0.1` or `::`. */
+  readonly host: string;
+  /** 0 lets the system choose. */
+  readonly port: number;
+  /** Paths without an upstream are names within this one. */
+  readonly upstream?: string | undefined;
+  readonly tls?: TlsMaterial | undefined;
+}
+
+/** A port that is open. */
+export interface BoundAddress {
+  readonly host: string;
+  readonly port: number;
+  readonly upstream: string | undefined;
+  /** `http://127.0.0.1:5000` */
+  readonly url: string;
+}
+
+/** Binds `server` to the address of a listener of the registry. */
+export async function bindListener(
+  server: Server,
+  { host, port, upstream, tls }: Listener,
+): Promise<BoundAddress> {
+  const bound = await listen(server, { host, port, setting: 'server.listen' });
+  return { host, port: bound, upstream, url: urlOf(tls === undefined ? 'http' : 'https', host, bound) };
 }

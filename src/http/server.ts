@@ -12,7 +12,7 @@ import { ClientAddresses } from './client-address.ts';
 import { Connections, LINGER_MS } from './connections.ts';
 import { Handshakes } from './handshakes.ts';
 import { HTTP_LIMITS, type HttpLimits } from './limits.ts';
-import { listen, urlOf } from './listen.ts';
+import { bindListener, type BoundAddress, type Listener } from './listen.ts';
 import { isLoopbackHost, OwnSite } from './own-site.ts';
 import { rawProblem } from './problem.ts';
 import { Registry, type RegistryParts } from './registry.ts';
@@ -20,19 +20,10 @@ import type { TlsMaterial } from '../ops/tls-files.ts';
 import { ResponseLog } from './response-log.ts';
 import { WholeBodies } from './whole-bodies.ts';
 
-/** A port of the registry. */
-export interface Listener {
-  /** An address to bind, such as `127.0.0.1` or `::`. */
-  readonly host: string;
-  /** 0 lets the system choose. */
-  readonly port: number;
-  /** Paths without an upstream are names within this one. */
-  readonly upstream?: string | undefined;
-  readonly tls?: TlsMaterial | undefined;
-}
-
 export interface RegistryServerOptions extends RegistryParts {
   readonly listeners: readonly Listener[];
+  /** Set if another process binds the listeners, and every connection comes through `take`. */
+  readonly isHanded?: boolean;
   /** What the server waits for before it can identify requesters; until then, every request is answered with 503. */
   readonly waitingFor?: () => string | undefined;
   /** As in `ClientAddressOptions`. Default: none. */
@@ -53,21 +44,14 @@ export interface RegistryServerOptions extends RegistryParts {
   readonly meter: Meter;
 }
 
-/** A port that is open. */
-export interface BoundAddress {
-  readonly host: string;
-  readonly port: number;
-  readonly upstream: string | undefined;
-  /** `http://127.0.0.1:5000` */
-  readonly url: string;
-}
-
 /** The registry's ports, until they are closed. */
 export interface RegistryServer {
-  /** In the order of the listeners. */
+  /** In the order of the listeners; none if another process binds them. */
   readonly addresses: readonly BoundAddress[];
   /** Open client connections, including those in a handshake. */
   readonly connections: number;
+  /** Serves a connection to the listener with this index, which another process has accepted. */
+  take(listener: number, socket: Socket): void;
   /** Replaces the certificates of all TLS listeners; open connections keep theirs. */
   renewTls(material: TlsMaterial): void;
   /** Replaces the host names that mean upstreams. */
@@ -112,7 +96,9 @@ export async function createRegistryServer(options: RegistryServerOptions): Prom
   });
   const servers = bindings.map(({ server }) => server);
   try {
-    const addresses = await Promise.all(bindings.map(({ server, listener }) => bind(server, listener)));
+    if (options.isHanded) servers.forEach(beginUnbound);
+    const bound = options.isHanded ? [] : bindings;
+    const addresses = await Promise.all(bound.map(({ server, listener }) => bindListener(server, listener)));
     const setHostAliases = (hostAliases: readonly string[]): void => {
       for (const { listener, ownSite } of sites)
         ownSite.setNames(namesOf(listener, { ...options, hostAliases }));
@@ -172,6 +158,17 @@ class BoundServer implements RegistryServer {
     return this.#connections.count + this.#handshakes.count;
   }
 
+  take(listener: number, socket: Socket): void {
+    const server = this.#servers[listener];
+    if (server === undefined || this.#connections.isDraining()) {
+      socket.destroy();
+      return;
+    }
+    // What a server does with the connections that it accepts itself.
+    socket.setNoDelay(true);
+    server.emit('connection', socket);
+  }
+
   renewTls(material: TlsMaterial): void {
     for (const server of this.#servers) {
       if (server instanceof https.Server) server.setSecureContext(material);
@@ -183,7 +180,8 @@ class BoundServer implements RegistryServer {
     this.#connections.drain();
     this.#handshakes.destroyAll();
     const deadline = setTimeout(() => this.#connections.destroyAll(), deadlineMs);
-    await Promise.all(closed);
+    // A server does not wait for connections that it has not accepted itself.
+    await Promise.all([...closed, this.#connections.gone()]);
     clearTimeout(deadline);
   }
 }
@@ -268,9 +266,9 @@ function faultOf(code: string | undefined): keyof typeof REFUSALS {
   return code === 'ERR_HTTP_REQUEST_TIMEOUT' ? 'timeout' : 'malformed';
 }
 
-async function bind(server: http.Server, { host, port, upstream, tls }: Listener): Promise<BoundAddress> {
-  const bound = await listen(server, { host, port, setting: 'server.listen' });
-  return { host, port: bound, upstream, url: urlOf(tls === undefined ? 'http' : 'https', host, bound) };
+/** Node checks how long headers take only of a server that listens. */
+function beginUnbound(server: http.Server): void {
+  server.emit('listening');
 }
 
 function closeServer(server: http.Server): Promise<void> {

@@ -58,6 +58,9 @@ const DEFAULTS: MemoryBudgetOptions = {
   maxWaiting: 64,
 };
 
+/** One of several processes has room for two of the largest bodies, even if all have more than one would have. */
+const MIN_TOTAL_BYTES = 2 * DEFAULTS.shareBytes;
+
 interface Waiter {
   readonly holder: MemoryHolder;
   readonly bytes: number;
@@ -95,6 +98,12 @@ export class MemoryBudget {
 
   constructor(options: Partial<MemoryBudgetOptions> = {}) {
     this.#options = { ...DEFAULTS, ...options };
+  }
+
+  /** The budget of one of several processes, which together have that of one: as long as they are at most four. */
+  static ofOne(processes: number): MemoryBudget {
+    const totalBytes = Math.max(MIN_TOTAL_BYTES, DEFAULTS.totalBytes / processes);
+    return new MemoryBudget({ totalBytes, groupBytes: totalBytes / 2 });
   }
 
   /** The bytes of all leases. */
