@@ -11,6 +11,7 @@
  */
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
+import type { News } from '../lib/news.ts';
 import type { Credential } from '../oci/credential.ts';
 import { OciError } from '../oci/errors.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
@@ -21,6 +22,7 @@ import { RequestSubject, type RequestSubjectParts } from './request-subject.ts';
 import { Challenges, WRONG_PASSWORD } from './challenge.ts';
 import { Authenticator, type ServiceAccounts } from './authenticator.ts';
 import type { Explanation } from './explanation.ts';
+import type { LoginNews } from './failed-logins.ts';
 import type { Grants } from '../grants/grants.ts';
 import { HostedRights, type HostedRules } from './hosted-rights.ts';
 import { Identification } from './identification.ts';
@@ -53,6 +55,8 @@ export interface AccessOptions {
   readonly allowPlainCredentials: boolean;
   /** A repository name as written in the scopes of challenges (see `ChallengeOptions`). */
   readonly nameInScope: (name: string) => string;
+  /** How processes of one server tell each other of logins. */
+  readonly loginNews?: News<LoginNews> | undefined;
   readonly log: Log;
   readonly meter: Meter;
 }
@@ -94,6 +98,7 @@ export class Access {
         nameCredential: options.nameCredential,
         serviceAccounts: options.serviceAccounts,
         unknownCredentials: options.unknownCredentials,
+        loginNews: options.loginNews,
       }),
       challenges: new Challenges({ ...options, service: tokens.service }),
       mirrored: new MirroredRights(tenants, grants, upstreamRule),

@@ -1,4 +1,5 @@
 import { Lru } from '../lib/lru.ts';
+import type { News } from '../lib/news.ts';
 import type { Credential } from '../oci/credential.ts';
 import { OciError } from '../oci/errors.ts';
 import { isIssuedPassword } from '../tenants/issuer.ts';
@@ -9,7 +10,7 @@ import type { Identity } from './identity.ts';
 import type { TokenClaims, Tokens } from './tokens.ts';
 import type { Sender } from './subject.ts';
 import { claimedAccount } from './tokens.ts';
-import { type Attempt, sourceOf, FailedLogins } from './failed-logins.ts';
+import { type Attempt, FailedLogins, type LoginNews, sourceOf } from './failed-logins.ts';
 
 /**
  * A Kubernetes ServiceAccount whose token was verified: its signature, issuer and audience, and that the account
@@ -44,6 +45,8 @@ export interface AuthenticatorOptions {
   readonly serviceAccounts: ServiceAccounts | undefined;
   /** As in `AccessOptions`. */
   readonly unknownCredentials: 'refuse' | 'verify';
+  /** As in `AccessOptions`. */
+  readonly loginNews?: News<LoginNews> | undefined;
 }
 
 /**
@@ -88,10 +91,8 @@ const JWT = /^eyJ[\w-]+\.[\w-]+\.[\w-]*$/;
  */
 export class Authenticator {
   readonly #options: AuthenticatorOptions;
-  readonly #failedLogins = new FailedLogins();
+  readonly #failedLogins: FailedLogins;
   readonly #presented = new Lru<Credential>({ maxEntries: MAX_PRESENTED, maxAgeMs: PRESENTED_MS });
-  /** From where credentials came that only upstream can judge. */
-  readonly #triedFrom = new Lru<Attempt>({ maxEntries: MAX_PRESENTED, maxAgeMs: PRESENTED_MS });
   /** Credentials by what was sent, since computing an id costs a third of all that is decided about a request. */
   readonly #named = new Lru<Credential>({ maxEntries: MAX_PRESENTED, maxAgeMs: PRESENTED_MS });
   readonly #accounts = new Lru<AccountIdentity>({ maxEntries: MAX_PRESENTED, maxAgeMs: ACCOUNT_MS });
@@ -102,6 +103,7 @@ export class Authenticator {
 
   constructor(options: AuthenticatorOptions) {
     this.#options = options;
+    this.#failedLogins = new FailedLogins(Date.now, options.loginNews);
     const forgetRefusedTokens = () => {
       this.#accountChanges += 1;
       this.#refusedTokens.clear();
@@ -221,8 +223,7 @@ export class Authenticator {
    * guess.
    */
   noteGranted(credentialId: string): void {
-    const from = this.#triedFrom.get(credentialId);
-    if (from !== undefined) this.#failedLogins.noteRight(from.source, credentialId);
+    this.#failedLogins.noteGranted(credentialId);
   }
 
   /** The credential with its password, if it was presented within the life of a token. */
@@ -240,8 +241,7 @@ export class Authenticator {
   }
 
   #unknown(attempt: Attempt, credential: Credential): Identity {
-    this.#failedLogins.count(attempt);
-    this.#triedFrom.set(credential.id, attempt);
+    this.#failedLogins.addTried(attempt);
     return { kind: 'unknown', credential };
   }
 

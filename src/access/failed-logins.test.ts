@@ -1,5 +1,6 @@
 import { expect, it } from 'vitest';
-import { sourceOf, FailedLogins } from './failed-logins.ts';
+import { newsOfTwo } from '../lib/news.fixture.ts';
+import { FailedLogins, type LoginNews, sourceOf } from './failed-logins.ts';
 
 const MINUTE_MS = 60_000;
 
@@ -30,4 +31,23 @@ it.each([
   ['fe80::1%eth0', 'fe80:0:0:0'],
 ])('%s belongs to the source %s', (address, source) => {
   expect(sourceOf(address)).toBe(source);
+});
+
+it('counts what other processes have counted, and knows who was right there', () => {
+  const [news, othersNews] = newsOfTwo<LoginNews>();
+  const [own, others] = [new FailedLogins(() => 0, news), new FailedLogins(() => 0, othersNews)];
+  for (let at = 20; at < 30; at += 2) {
+    own.add(attempt(at));
+    others.add(attempt(at + 1));
+  }
+  expect([own.has(attempt(21)), own.mayTry(attempt(40)), others.mayTry(attempt(40))]).toEqual([
+    true,
+    false,
+    false,
+  ]);
+  own.noteRight('192.0.2.1', 'right');
+  expect(others.wasRight('192.0.2.1', 'right')).toBe(true);
+  own.addTried({ ...attempt(50), source: '192.0.2.2' });
+  others.noteGranted(attempt(50).credentialId);
+  expect(own.wasRight('192.0.2.2', attempt(50).credentialId)).toBe(true);
 });

@@ -1,5 +1,6 @@
 import { hash } from 'node:crypto';
 import { Lru } from '../lib/lru.ts';
+import { noNews, type News } from '../lib/news.ts';
 
 /** How long a wrong password from a source is refused without another check. */
 const REMEMBER_MS = 10_000;
@@ -31,6 +32,10 @@ const MAX_SOURCES = 4_096;
 const MAX_NAMES = 4_096;
 const MAX_RIGHT = 20_000;
 
+/** For how many credentials it is remembered who tried them upstream, and how long: as long as a token lives. */
+const MAX_TRIED = 20_000;
+const TRIED_MS = 300_000;
+
 /** How long a source keeps the benefit of a correct login: over a weekend. */
 const RIGHT_MS = 3 * 24 * 3_600_000;
 
@@ -42,6 +47,11 @@ export interface Attempt {
   readonly username: string | undefined;
   readonly credentialId: string;
 }
+
+/** What a process tells the others, of an attempt or, if it was right, of the id of the credential or account. */
+export type LoginNews =
+  | { readonly counted: Attempt; readonly as: 'guess' | 'wrong' | 'tried' }
+  | { readonly right: { readonly source: string; readonly proof: string } };
 
 interface Source {
   readonly sinceMs: number;
@@ -66,9 +76,14 @@ export class FailedLogins {
   readonly #right = new Lru<object>({ maxEntries: MAX_RIGHT, maxAgeMs: RIGHT_MS });
   readonly #sources = new Lru<Source>({ maxEntries: MAX_SOURCES, maxAgeMs: WINDOW_MS });
   readonly #names = new Lru<Name>({ maxEntries: MAX_NAMES, maxAgeMs: WINDOW_MS });
+  /** From where credentials came that only upstream can judge. */
+  readonly #triedFrom = new Lru<Attempt>({ maxEntries: MAX_TRIED, maxAgeMs: TRIED_MS });
+  readonly #news: News<LoginNews>;
 
-  constructor(nowMs: () => number = Date.now) {
+  constructor(nowMs: () => number = Date.now, news: News<LoginNews> = noNews) {
     this.#nowMs = nowMs;
+    this.#news = news;
+    news.listen(told => this.#learn(told));
   }
 
   /** Whether this source tried this credential in vain within the last seconds. */
@@ -88,27 +103,30 @@ export class FailedLogins {
     return (known.names.get(name) ?? 0) < most;
   }
 
-  /** Counts an attempt that failed, or whose result only upstream knows. */
-  count({ source, username, credentialId }: Attempt): void {
-    const nowMs = this.#nowMs();
-    const known = this.#current(this.#sources.get(source));
-    const counted = known ?? { sinceMs: nowMs, credentials: new Set(), names: new Map() };
-    if (known === undefined) this.#sources.set(source, counted);
-    const credential = numberOf(credentialId);
-    if (counted.credentials.has(credential) || counted.credentials.size >= MAX_PER_SOURCE) return;
-    counted.credentials.add(credential);
-    if (username === undefined) return;
-    const name = numberOf(hash('sha256', username));
-    counted.names.set(name, (counted.names.get(name) ?? 0) + 1);
-    const everywhere = this.#current(this.#names.get(String(name))) ?? { sinceMs: nowMs, count: 0 };
-    everywhere.count += 1;
-    this.#names.set(String(name), everywhere);
+  /** Counts an attempt that failed. */
+  count(attempt: Attempt): void {
+    if (this.#count(attempt)) this.#news.tell({ counted: attempt, as: 'guess' });
   }
 
   /** Counts a failed attempt, and refuses the same one without another check for a while. */
   add(attempt: Attempt): void {
-    this.#failedLogins.set(`${attempt.source} ${attempt.credentialId}`, {});
-    this.count(attempt);
+    this.#remember(attempt);
+    this.#count(attempt);
+    this.#news.tell({ counted: attempt, as: 'wrong' });
+  }
+
+  /** Counts an attempt whose result only upstream knows; until `noteGranted`, it may be a guess. */
+  addTried(attempt: Attempt): void {
+    const isNews =
+      this.#count(attempt) || this.#triedFrom.get(attempt.credentialId)?.source !== attempt.source;
+    this.#triedFrom.set(attempt.credentialId, attempt);
+    if (isNews) this.#news.tell({ counted: attempt, as: 'tried' });
+  }
+
+  /** Upstream has accepted the credential: from the source that sent it last, it no longer counts as a guess. */
+  noteGranted(credentialId: string): void {
+    const from = this.#triedFrom.get(credentialId);
+    if (from !== undefined) this.noteRight(from.source, credentialId);
   }
 
   /** Whether a correct login came from this source before. `proof` is the id of the credential or account. */
@@ -117,6 +135,7 @@ export class FailedLogins {
   }
 
   noteRight(source: string, proof: string): void {
+    if (!this.wasRight(source, proof)) this.#news.tell({ right: { source, proof } });
     this.#right.set(`${source} ${proof}`, {});
   }
 
@@ -129,6 +148,38 @@ export class FailedLogins {
   retryAfterS(source: string): number {
     const sinceMs = this.#sources.get(source)?.sinceMs ?? 0;
     return Math.max(1, Math.ceil((sinceMs + WINDOW_MS - this.#nowMs()) / 1000));
+  }
+
+  #learn(told: LoginNews): void {
+    if ('right' in told) {
+      this.#right.set(`${told.right.source} ${told.right.proof}`, {});
+      return;
+    }
+    this.#count(told.counted);
+    if (told.as === 'wrong') this.#remember(told.counted);
+    if (told.as === 'tried') this.#triedFrom.set(told.counted.credentialId, told.counted);
+  }
+
+  #remember({ source, credentialId }: Attempt): void {
+    this.#failedLogins.set(`${source} ${credentialId}`, {});
+  }
+
+  /** False if it was counted before, or its source has too many already. */
+  #count({ source, username, credentialId }: Attempt): boolean {
+    const nowMs = this.#nowMs();
+    const known = this.#current(this.#sources.get(source));
+    const counted = known ?? { sinceMs: nowMs, credentials: new Set(), names: new Map() };
+    if (known === undefined) this.#sources.set(source, counted);
+    const credential = numberOf(credentialId);
+    if (counted.credentials.has(credential) || counted.credentials.size >= MAX_PER_SOURCE) return false;
+    counted.credentials.add(credential);
+    if (username === undefined) return true;
+    const name = numberOf(hash('sha256', username));
+    counted.names.set(name, (counted.names.get(name) ?? 0) + 1);
+    const everywhere = this.#current(this.#names.get(String(name))) ?? { sinceMs: nowMs, count: 0 };
+    everywhere.count += 1;
+    this.#names.set(String(name), everywhere);
+    return true;
   }
 
   #current<T extends { readonly sinceMs: number }>(counted: T | undefined): T | undefined {

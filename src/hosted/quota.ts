@@ -220,7 +220,8 @@ export class PrefixQuota implements Quota {
   }
 }
 
-function firstComponent(name: string): string {
+/** The owner of a repository with this name. */
+export function firstComponent(name: string): string {
   const slash = name.indexOf('/');
   return slash === -1 ? name : name.slice(0, slash);
 }

@@ -18,6 +18,7 @@ import { type UpstreamRequests, forbidsHeld } from './upstream-requests.ts';
 import { admits, unproved } from './links.ts';
 import { type ContentRight, rightTo, withoutPreload } from './preloads.ts';
 import { maySpare, type PlanParts, planPull } from './pull-plan.ts';
+import type { Packing } from './shared-flights.ts';
 import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './freshness.ts';
 
 export interface ManifestSourceOptions {
@@ -53,6 +54,11 @@ interface Brought extends Answer {
   /** Whether the repository's stored manifest is current. */
   readonly isCurrent: boolean;
   readonly stored: boolean;
+}
+
+/** What another process needs of the answer; the manifest is in the index. */
+interface PackedAnswer extends Pick<Brought, 'proof' | 'isCurrent'> {
+  readonly digest: Digest;
 }
 
 /** Serves manifests of mirrored repositories: a digest never changes, a tag follows its pull policy. */
@@ -126,6 +132,7 @@ export class ManifestSource {
       repository,
       reference,
       shared: needsProof ? this.#proofs : this.#flights,
+      packing: this.#packing(repository, needsProof),
       proves: true,
       known: held !== undefined,
       head: (upstream: Upstream, ask: Ask) => upstream.headManifest(repository.name, reference, ask),
@@ -153,6 +160,19 @@ export class ManifestSource {
       if (!(error instanceof UpstreamFailure) || forbidsHeld(error)) rethrowAsOci(error);
     }
     return { ...hit(spare, right), outcome: 'stale', upstreamMs: performance.now() - startedMs };
+  }
+
+  /** Other processes find the manifest in the index. */
+  #packing(repository: Repository, needsProof: boolean): Packing<Brought> {
+    return {
+      name: needsProof ? 'proof of a manifest' : 'manifest',
+      pack: ({ manifest: { digest }, proof, isCurrent, stored }) =>
+        stored ? ({ digest, proof, isCurrent } satisfies PackedAnswer) : undefined,
+      unpack: async (packed: PackedAnswer) => {
+        const manifest = await this.#metadata.readLinkedManifest(repository, packed.digest);
+        return manifest && { ...packed, manifest, stored: true };
+      },
+    };
   }
 
   #askBehind(repository: Repository, tag: string, right: Right, held: Manifest): void {

@@ -11,6 +11,7 @@ import type { Spool } from '../blobs/spool.ts';
 import type { Grants } from '../grants/grants.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
+import { noNews, type News } from '../lib/news.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Credential } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
@@ -37,15 +38,16 @@ import type { Download } from './fill/fill-run.ts';
 import { Fills, type ForeignDownload } from './fill/fills.ts';
 import { Keeping } from './fill/keeping.ts';
 import { Partials, type PartialState } from './fill/partials.ts';
-import { type QueueLimits, PullQueue } from './fill/pull-queue.ts';
+import { PullQueue, type PullTurns, type QueueLimits } from './fill/pull-queue.ts';
 import type { PullRuleOf } from './freshness.ts';
 import { Links } from './links.ts';
 import { ManifestSource } from './manifest-source.ts';
-import { NegativeCache } from './negative-cache.ts';
+import { type FailureNews, NegativeCache } from './negative-cache.ts';
 import { outlook } from './outlook.ts';
 import { OwnLogins } from './own-logins.ts';
 import { Prefetch, type PrefetchRule } from './prefetch.ts';
 import { Referrers, type ReferrersQuery } from './referrers.ts';
+import type { FlightCalls } from './shared-flights.ts';
 import { TagList } from './tag-list.ts';
 import { UpstreamRecord, type UpstreamState } from './upstream-record.ts';
 import { UpstreamRequests } from './upstream-requests.ts';
@@ -66,6 +68,12 @@ export interface MirrorOptions {
   readonly limits: QueueLimits;
   /** When a blob is downloaded of which only ranges are requested; read each time. Never if absent. */
   readonly completeRanged?: CompleteRanged | undefined;
+  /** The queue of all processes of this server. Default: one of its own, with `limits`. */
+  readonly queue?: PullTurns | undefined;
+  /** How processes of this server agree on who asks an upstream. */
+  readonly flights?: FlightCalls | undefined;
+  /** How processes of this server tell each other of upstreams' failures. */
+  readonly failureNews?: News<FailureNews> | undefined;
   /**
    * The limit on the store's size, including downloads in progress; read each time. `undefined` means that only the
    * disk limits.
@@ -96,7 +104,7 @@ export class Mirror implements PullSource {
   readonly #nowMs: () => number;
   readonly #asking: UpstreamRequests;
   readonly #links: Links;
-  readonly #queue: PullQueue;
+  readonly #queue: PullTurns;
   readonly #fills: Fills;
   readonly #partials: Partials;
   readonly #completion: Completion;
@@ -123,10 +131,11 @@ export class Mirror implements PullSource {
       ownLoginOf = () => undefined,
       prefetchRuleOf = () => ({ prefetch: false }),
       nowMs = Date.now,
+      failureNews = noNews,
     } = options;
     this.#upstreams = upstreams;
     this.#metadata = metadata;
-    this.#failures = new NegativeCache(nowMs);
+    this.#failures = new NegativeCache(nowMs, failureNews);
     this.#record = new UpstreamRecord(nowMs);
     this.#pullRuleOf = pullRuleOf;
     this.#isOffline = isOffline;
@@ -139,13 +148,14 @@ export class Mirror implements PullSource {
       grants,
       ownLogins: this.ownLogins,
       isOffline,
+      flights: options.flights,
       log,
       nowMs,
     });
     const asking = this.#asking;
     const links = new Links(metadata, asking, { rules: options, nowMs, log });
     this.#links = links;
-    this.#queue = new PullQueue(limits);
+    this.#queue = options.queue ?? new PullQueue(limits);
     const quota = new FillQuota(spool, options);
     this.#partials = new Partials({ asking, spool, metadata, queue: this.#queue, quota, meter, log });
     this.#fills = new Fills({
@@ -195,6 +205,7 @@ export class Mirror implements PullSource {
       metadata.onNotification('failures', () => this.#forgetFailures()),
       metadata.onNotification('secrets', () => this.#forgetSecrets()),
       metadata.onNotification('content', () => this.#failures.forgetNegative()),
+      failureNews.listen(news => this.#failures.learn(news)),
     ];
   }
 

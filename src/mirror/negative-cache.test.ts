@@ -1,6 +1,7 @@
 import { beforeEach, describe, expect, it } from 'vitest';
+import { newsOfTwo } from '../lib/news.fixture.ts';
 import { UpstreamFailure, type UpstreamFailureKind } from '../upstream/failures.ts';
-import { NegativeCache } from './negative-cache.ts';
+import { type FailureNews, NegativeCache } from './negative-cache.ts';
 
 const KEY = { upstream: 'up', repository: 'app', reference: '1', credentialId: '' };
 let nowMs = 1_000_000;
@@ -93,4 +94,24 @@ describe('a remembered failure', () => {
     expect(failures.recall({ ...KEY, reference: '0' })).toBeUndefined();
     expect(failures.recall({ ...KEY, reference: '10000' })).toBeDefined();
   });
+});
+
+it('is known to other processes, which ask again when one of them gets an answer', () => {
+  const [news, othersNews] = newsOfTwo<FailureNews>();
+  const [own, others] = [new NegativeCache(() => nowMs, news), new NegativeCache(() => nowMs, othersNews)];
+  for (const [cache, heard] of [
+    [own, news],
+    [others, othersNews],
+  ] as const) {
+    heard.listen(told => cache.learn(told));
+  }
+  const failed = new UpstreamFailure('unavailable', 'failed');
+  own.remember(KEY, failed);
+  expect(others.recall(KEY)).toMatchObject({ kind: 'unavailable', message: 'failed', retryAfterMs: 1_000 });
+  // It had asked at the same time: the delay of both doubles once at most.
+  others.remember(KEY, failed);
+  expect([own.recall(KEY)?.retryAfterMs, others.recall(KEY)?.retryAfterMs]).toEqual([1_000, 2_000]);
+  own.remember({ ...KEY, reference: '2' }, failed);
+  others.succeeded({ ...KEY, reference: '3' });
+  expect([own.waitedOut, others.waitedOut]).toEqual([0, 0]);
 });

@@ -1,3 +1,4 @@
+import { noNews, type News } from '../lib/news.ts';
 import { UpstreamFailure, type UpstreamFailureKind } from '../upstream/failures.ts';
 
 /** What a failure is remembered for: a question with one credential, so that nobody is affected by another's rights. */
@@ -41,15 +42,28 @@ interface Remembered {
   readonly untilMs: number;
 }
 
+/** What a process tells the others: how upstream has answered a question. */
+export interface FailureNews {
+  readonly key: FailureKey;
+  /** `undefined` if it has answered, which ends remembered failures. */
+  readonly failure:
+    | Pick<UpstreamFailure, 'kind' | 'message' | 'status' | 'endpoint' | 'retryAfterMs'>
+    | undefined;
+}
+
 /** Recent refusals and failures of upstream. Not to be consulted for content that is stored and allowed. */
 export class NegativeCache {
   readonly #nowMs: () => number;
   /** In the order of their last failure: the oldest is dropped first. */
   readonly #remembered = new Map<string, Remembered>();
   readonly #lastSuccessMs = new Map<string, number>();
+  /** Upstreams that have been unreachable since they last answered. */
+  readonly #unreachable = new Set<string>();
+  readonly #news: News<FailureNews>;
 
-  constructor(nowMs: () => number) {
+  constructor(nowMs: () => number, news: News<FailureNews> = noNews) {
     this.#nowMs = nowMs;
+    this.#news = news;
   }
 
   /**
@@ -69,6 +83,22 @@ export class NegativeCache {
 
   /** Remembers `failure`, and returns it with its delay. */
   remember(key: FailureKey, failure: UpstreamFailure): UpstreamFailure {
+    const { kind, message, status, endpoint, retryAfterMs } = failure;
+    this.#news.tell({ key, failure: { kind, message, status, endpoint, retryAfterMs } });
+    return this.#remember(key, failure);
+  }
+
+  /** Takes over what another process has found out. */
+  learn({ key, failure }: FailureNews): void {
+    // Processes that asked at the same time count as one.
+    if (failure === undefined) this.#forgetAfterSuccess(key);
+    else if (this.recall(key)?.kind !== failure.kind) {
+      this.#remember(key, new UpstreamFailure(failure.kind, failure.message, failure));
+    }
+  }
+
+  #remember(key: FailureKey, failure: UpstreamFailure): UpstreamFailure {
+    if (failure.kind === 'unavailable') this.#unreachable.add(key.upstream);
     const before = this.#remembered.get(text(key));
     const atMs = this.#nowMs();
     const delayMs = this.#delayOf(failure, before);
@@ -81,8 +111,14 @@ export class NegativeCache {
 
   /** Upstream answered: forgets this failure, and all that said it was unreachable. */
   succeeded(key: FailureKey): void {
-    this.#remembered.delete(text(key));
+    if (this.#forgetAfterSuccess(key)) this.#news.tell({ key, failure: undefined });
+  }
+
+  /** Whether there was something to forget. */
+  #forgetAfterSuccess(key: FailureKey): boolean {
+    const wasRemembered = this.#remembered.delete(text(key));
     this.#lastSuccessMs.set(key.upstream, this.#nowMs());
+    return this.#unreachable.delete(key.upstream) || wasRemembered;
   }
 
   /** Forgets all failures, of one repository or of all. */

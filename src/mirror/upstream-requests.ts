@@ -13,6 +13,7 @@ import type { Answer, BlobHead, Upstream } from '../upstream/upstream.ts';
 import { EndedRights } from './ended-rights.ts';
 import type { FailureKey, NegativeCache } from './negative-cache.ts';
 import { type OwnLogins, refusedText } from './own-logins.ts';
+import { type FlightCalls, type Packing, SharedFlights } from './shared-flights.ts';
 import type { UpstreamRecord } from './upstream-record.ts';
 
 /** How many remembered choices of credentials; more than a cluster pulls repositories in a day. */
@@ -34,6 +35,8 @@ export interface UpstreamRequestsOptions {
   readonly ownLogins: OwnLogins;
   /** If set, no upstream is contacted, whatever a policy says. */
   readonly isOffline: boolean;
+  /** As in `MirrorOptions`. */
+  readonly flights?: FlightCalls | undefined;
   readonly log: Log;
   readonly nowMs: () => number;
 }
@@ -45,6 +48,8 @@ export interface Question<A> {
   readonly reference: string;
   /** Shares one request among equal, concurrent questions with equal credentials; `undefined` never shares. */
   readonly shared: SingleFlight<A> | undefined;
+  /** Shares it with other processes, too; only if it is shared. */
+  readonly packing?: Packing<A>;
   /** Whether success proves the right to read the repository, which is so only for manifests and blobs. */
   readonly proves: boolean;
   /**
@@ -93,6 +98,7 @@ export class UpstreamRequests {
   readonly #ended = new EndedRights();
   /** When upstream last served a repository anonymously. */
   readonly #public = new Lru<{ readonly atMs: number }>({ maxEntries: MAX_PUBLIC });
+  readonly #flights: SharedFlights;
   readonly #running = new Set<Promise<unknown>>();
   readonly #closing = new AbortController();
 
@@ -103,9 +109,11 @@ export class UpstreamRequests {
     grants,
     ownLogins,
     isOffline,
+    flights,
     log,
     nowMs,
   }: UpstreamRequestsOptions) {
+    this.#flights = new SharedFlights(flights);
     this.#upstreams = upstreams;
     this.#failures = failures;
     this.#record = record;
@@ -236,7 +244,9 @@ export class UpstreamRequests {
     const start = (): Promise<A> => this.#tracked(this.#recorded(question, key, ask));
     if (shared === undefined) return { answer: await start(), credential, joined: false };
     const flightKey = [key.upstream, key.repository, reference, key.credentialId].join(' ');
-    const { promise, joined } = shared.run(flightKey, start);
+    const { promise, joined } = shared.run(flightKey, () =>
+      this.#flights.run(flightKey, question.packing, start),
+    );
     return { answer: await promise, credential, joined };
   }
 

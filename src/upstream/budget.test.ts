@@ -1,6 +1,7 @@
 import { Readable } from 'node:stream';
 import { describe, expect, it } from 'vitest';
-import { Budgets, parseRetryAfter, readLimit } from './budget.ts';
+import { newsOfTwo } from '../lib/news.fixture.ts';
+import { Budgets, type LimitNews, parseRetryAfter, readLimit } from './budget.ts';
 
 const NOW = Date.parse('Tue, 24 Nov 2026 12:00:00 GMT');
 
@@ -78,4 +79,15 @@ describe('Budgets', () => {
     budgets.forget();
     expect(budgets.limitedMs('id')).toBe(0);
   });
+});
+
+it('a rate limit is known to other processes', () => {
+  const [news, othersNews] = newsOfTwo<LimitNews>();
+  const own = new Budgets(() => NOW, { endpoint: 1, news });
+  const others = new Budgets(() => NOW);
+  othersNews.listen(limit => others.learn(limit));
+  own.close('robot', 30_000);
+  expect([others.limitedMs('robot'), others.limitedMs('another')]).toEqual([30_000, 0]);
+  // One that asked at the same time has the same limit.
+  expect(others.close('robot', undefined)).toBe(30_000);
 });

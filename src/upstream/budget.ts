@@ -1,6 +1,7 @@
 import { type BackoffSchedule, backoffMs } from '../lib/backoff.ts';
 import type { HttpResponse } from '../lib/http-client.ts';
 import { Lru } from '../lib/lru.ts';
+import { noNews, type News } from '../lib/news.ts';
 import { headerOf } from './body.ts';
 import { UpstreamFailure } from './failures.ts';
 
@@ -32,13 +33,30 @@ const MAX_RETRY_AFTER_MS = 6 * 3600_000;
 /** How many credentials are tracked per upstream. */
 const MAX_ACCOUNTS = 1_000;
 
+/** What a process tells the others: an endpoint wants no requests with a credential for some time. */
+export interface LimitNews {
+  readonly endpoint: number;
+  readonly credentialId: string;
+  readonly forMs: number;
+}
+
+interface BudgetsNews {
+  readonly endpoint?: number;
+  readonly news?: News<LimitNews>;
+}
+
 /** Rate limits by credential: after a 429, no request is sent with that credential until its delay is over. */
 export class Budgets {
   readonly #accounts = new Lru<Account>({ maxEntries: MAX_ACCOUNTS });
   readonly #now: () => number;
+  readonly #endpoint: number;
+  readonly #news: News<LimitNews>;
 
-  constructor(now: () => number = Date.now) {
+  /** `endpoint`: whose limits these are, for `news`. */
+  constructor(now: () => number = Date.now, { endpoint = 0, news = noNews }: BudgetsNews = {}) {
     this.#now = now;
+    this.#endpoint = endpoint;
+    this.#news = news;
   }
 
   /** For how long no request may be sent; 0 if one may be. */
@@ -72,9 +90,21 @@ export class Budgets {
     const closedForMs = this.#closedForMs(account);
     if (closedForMs === 0) account.refusals += 1;
     const waitMs = Math.min(namedMs ?? backoffMs(SILENT_LIMIT, account.refusals), MAX_RETRY_AFTER_MS);
+    const forMs = Math.max(closedForMs, waitMs);
     account.closedAtMs = now;
-    account.closedUntilMs = now + Math.max(closedForMs, waitMs);
-    return account.closedUntilMs - now;
+    account.closedUntilMs = now + forMs;
+    this.#news.tell({ endpoint: this.#endpoint, credentialId, forMs });
+    return forMs;
+  }
+
+  /** Takes over what another process was told by the endpoint. */
+  learn({ credentialId, forMs }: LimitNews): void {
+    const account = this.#accounts.get(credentialId) ?? this.#open(credentialId);
+    const closedForMs = this.#closedForMs(account);
+    // As in `close`.
+    if (closedForMs === 0) account.refusals += 1;
+    account.closedAtMs = this.#now();
+    account.closedUntilMs = account.closedAtMs + Math.max(closedForMs, forMs);
   }
 
   /** 0 if the clock was set back, which would prolong the delay. */

@@ -8,6 +8,7 @@
 import { HttpClient } from '../lib/http-client.ts';
 import { type Lookup, systemLookup } from '../lib/lookup.ts';
 import { MemoryBudget } from '../lib/memory-budget.ts';
+import { noNews, type News } from '../lib/news.ts';
 import type { ProxySettings } from '../lib/proxy.ts';
 import { bareHost } from '../lib/url.ts';
 import type { Credential } from '../oci/credential.ts';
@@ -27,7 +28,7 @@ import type {
 } from './answers.ts';
 import { fetchBlob, headBlob } from './blobs.ts';
 import { discard } from './body.ts';
-import { type Budget, Budgets } from './budget.ts';
+import { type Budget, Budgets, type LimitNews } from './budget.ts';
 import { Endpoints } from './endpoints.ts';
 import { UpstreamFailure } from './failures.ts';
 import { fetchManifest, headManifest } from './manifests.ts';
@@ -82,6 +83,8 @@ export interface UpstreamOptions {
   readonly memory?: MemoryBudget;
   /** Default: the system's resolver. */
   readonly lookup?: Lookup;
+  /** How processes of one server tell each other of this upstream's rate limits. */
+  readonly limitNews?: News<LimitNews>;
 }
 
 /**
@@ -101,9 +104,11 @@ export class Upstream {
   /** Their indexes among the endpoints. */
   readonly #mirrors: ReadonlySet<number>;
   readonly #budgets: readonly Budgets[];
+  readonly #unlisten: () => void;
 
   constructor(options: UpstreamOptions) {
     const { name, url, mirrors = [], realms = [], lookup = systemLookup, userAgent = 'entrepot' } = options;
+    const { limitNews: news = noNews } = options;
     this.name = name;
     const client = new HttpClient({
       ...DEFAULT_TIMEOUTS,
@@ -126,12 +131,13 @@ export class Upstream {
           client,
           realms,
           tokens,
-          budgets: new Budgets(),
+          budgets: new Budgets(Date.now, { endpoint, news }),
           userAgent,
           memory,
         }),
     );
     this.#budgets = transports.map(({ budgets }) => budgets);
+    this.#unlisten = news.listen(limit => this.#budgets[limit.endpoint]?.learn(limit));
     this.#mirrors = new Set(mirrors.map((_, index) => index + 1));
     this.#endpoints = new Endpoints(
       transports.map((transport, index) => ({
@@ -203,6 +209,7 @@ export class Upstream {
 
   /** Aborts all requests. */
   async close(): Promise<void> {
+    this.#unlisten();
     await this.#client.close();
   }
 }

@@ -10,7 +10,7 @@ import type { UpstreamRequests } from '../upstream-requests.ts';
 import type { Contender } from './contender.ts';
 import { download, MoreThanNamed } from './download.ts';
 import { type Fill, HOLD_BACK_BYTES, wrongBytes } from './fill.ts';
-import type { PullQueue } from './pull-queue.ts';
+import type { PullTurns } from './pull-queue.ts';
 
 /** How much may be buffered for a slow client, besides the end that is held back. */
 const MAX_AHEAD_BYTES = 256 * 1024;
@@ -19,7 +19,7 @@ const HASH_STEP_BYTES = 1024 * 1024;
 
 export interface DirectOptions {
   readonly asking: UpstreamRequests;
-  readonly queue: PullQueue;
+  readonly queue: PullTurns;
   readonly log: Log;
   readonly meter: Meter;
   /** The Fill that stopped for lack of space. What it has is served from it. */

@@ -21,7 +21,7 @@ import { FillTransfer } from './fill-transfer.ts';
 import { Fill } from './fill.ts';
 import type { Keeping } from './keeping.ts';
 import type { Partials } from './partials.ts';
-import type { PullPlace, PullQueue } from './pull-queue.ts';
+import type { PullPlace, PullTurns } from './pull-queue.ts';
 
 export interface FillWorld {
   readonly asking: UpstreamRequests;
@@ -29,7 +29,7 @@ export interface FillWorld {
   readonly blobs: BlobStore;
   readonly metadata: MetadataStore;
   readonly links: Links;
-  readonly queue: PullQueue;
+  readonly queue: PullTurns;
   readonly quota: FillQuota;
   readonly partials: Partials;
   readonly keeping: Keeping;
@@ -109,6 +109,7 @@ export class FillRun {
       requester: right.requester.id,
       repository: repositoryText(repository),
       maxTransfers: right.requester.maxTransfers,
+      key: this.key,
       isAhead,
     });
     this.#isQueued = this.#place.queued;

@@ -6,7 +6,7 @@ import type { Meter } from '../../lib/meter.ts';
 import type { Digest } from '../../oci/digest.ts';
 import type { UpstreamRequests } from '../upstream-requests.ts';
 import type { FillSpace } from './fill-quota.ts';
-import type { PullQueue } from './pull-queue.ts';
+import type { PullTurns } from './pull-queue.ts';
 import { type RangeAsker, RangeRequest } from './range-request.ts';
 
 /** How much a crash may lose: what came within this time is fetched again. */
@@ -14,7 +14,7 @@ const SAVE_AFTER_MS = 1_000;
 
 export interface PartialBlobOptions {
   readonly asking: UpstreamRequests;
-  readonly queue: PullQueue;
+  readonly queue: PullTurns;
   readonly meter: Meter;
   readonly log: Log;
   readonly digest: Digest;

@@ -13,7 +13,7 @@ import type { UpstreamRequests } from '../upstream-requests.ts';
 import { digestInPartsKey, partsKey } from './fill-key.ts';
 import type { FillQuota } from './fill-quota.ts';
 import { type FoundParts, PartialBlob } from './partial-blob.ts';
-import type { PullQueue } from './pull-queue.ts';
+import type { PullTurns } from './pull-queue.ts';
 import type { RangeAsker } from './range-request.ts';
 
 /** How long one is kept open without a user: lazy clients ask again within seconds. */
@@ -34,7 +34,7 @@ export interface PartialsOptions {
   readonly asking: UpstreamRequests;
   readonly spool: Spool;
   readonly metadata: MetadataStore;
-  readonly queue: PullQueue;
+  readonly queue: PullTurns;
   readonly quota: FillQuota;
   readonly meter: Meter;
   readonly log: Log;

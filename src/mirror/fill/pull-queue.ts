@@ -18,12 +18,14 @@ export interface PullTicket {
   readonly repository: string;
   /** The requester's own limit of simultaneous downloads. */
   readonly maxTransfers?: number | undefined;
+  /** What is downloaded. Processes that wait for the same share one place. */
+  readonly key?: string | undefined;
   /** Set for a prefetch: it comes after everything that clients wait for. */
   readonly isAhead?: boolean | undefined;
 }
 
 /** A requester that waits, and its limit. */
-type Waiter = Pick<PullTicket, 'requester' | 'maxTransfers'>;
+export type Waiter = Pick<PullTicket, 'requester' | 'maxTransfers'>;
 
 class Waiting {
   readonly repository: string;
@@ -69,6 +71,15 @@ export interface PullPlace {
   leave(): void;
 }
 
+/** Where downloads wait for their turn. */
+export interface PullTurns {
+  /** How many wait. */
+  readonly waiting: number;
+  enter(ticket: PullTicket): PullPlace;
+  /** Starts what raised limits allow. */
+  limitsChanged(): void;
+}
+
 /** The next download, and the requester whose turn it uses. */
 interface Turn {
   readonly waiting: Waiting;
@@ -76,7 +87,7 @@ interface Turn {
 }
 
 /** Limits simultaneous downloads. Further ones wait; requesters take turns, each with a queue of its own. */
-export class PullQueue {
+export class PullQueue implements PullTurns {
   readonly #limits: QueueLimits;
   #running = 0;
   /** Running downloads by repository. */
@@ -130,7 +141,6 @@ export class PullQueue {
     return { queued: waiting.state === 'waiting', turn: waiting.turn, join, leave };
   }
 
-  /** Starts what raised limits allow. */
   limitsChanged(): void {
     this.#serve();
   }

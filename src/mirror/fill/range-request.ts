@@ -10,7 +10,7 @@ import { admits } from '../links.ts';
 import { type UpstreamRequests, blobReference } from '../upstream-requests.ts';
 import { Contender } from './contender.ts';
 import { download } from './download.ts';
-import type { PullQueue } from './pull-queue.ts';
+import type { PullTurns } from './pull-queue.ts';
 
 /** In whose name ranges are requested. */
 export interface RangeAsker {
@@ -34,7 +34,7 @@ export class RangesUnusable extends Error {
 
 export interface RangeRequestOptions {
   readonly asking: UpstreamRequests;
-  readonly queue: PullQueue;
+  readonly queue: PullTurns;
   readonly meter: Meter;
   readonly log: Log;
   readonly digest: Digest;

@@ -1,0 +1,81 @@
+import { setImmediate } from 'node:timers/promises';
+import { expect, it } from 'vitest';
+import { UpstreamFailure } from '../upstream/failures.ts';
+import { FlightBoard, type Packing, SharedFlights } from './shared-flights.ts';
+
+const packing: Packing<string> = {
+  name: 'manifest',
+  pack: answer => (answer === 'not stored' ? undefined : { answer }),
+  unpack: async (packed: { readonly answer: string }) => `${packed.answer} of another`,
+};
+
+const board = new FlightBoard();
+const [one, other, third] = [{}, {}, {}];
+const flightsOf = (process: object) => new SharedFlights(board.of(process));
+
+/** Work that ends when it is told to, and how often it was begun. */
+class Work {
+  count = 0;
+  end: (outcome: string | Error) => void = () => {};
+
+  readonly ask = (): Promise<string> => {
+    this.count += 1;
+    return new Promise<string>((resolve, reject) => {
+      this.end = outcome => (typeof outcome === 'string' ? resolve(outcome) : reject(outcome));
+    });
+  };
+}
+
+it('a question that several processes have is asked by one, and answers all', async () => {
+  const work = new Work();
+  const asking = [one, other, third].map(process => flightsOf(process).run('key', packing, work.ask));
+  await setImmediate();
+  expect(work.count).toBe(1);
+  work.end('digest');
+  expect(await Promise.all(asking)).toEqual(['digest', 'digest of another', 'digest of another']);
+  const again = flightsOf(other).run('key', packing, work.ask);
+  await setImmediate();
+  work.end('new');
+  expect([await again, work.count]).toEqual(['new', 2]);
+});
+
+it('a failure of upstream is shared; any other is not, nor is an answer that others cannot find', async () => {
+  for (const outcome of [new Error('stopping'), 'not stored']) {
+    const work = new Work();
+    const first = flightsOf(one)
+      .run('lost', packing, work.ask)
+      .catch(() => 'failed');
+    const second = flightsOf(other).run('lost', packing, work.ask);
+    await setImmediate();
+    work.end(outcome);
+    await setImmediate();
+    await setImmediate();
+    expect(work.count).toBe(2);
+    work.end('second');
+    expect([await first, await second]).toEqual([typeof outcome === 'string' ? outcome : 'failed', 'second']);
+  }
+  const work = new Work();
+  const asking = [one, other].map(process => flightsOf(process).run('key', packing, work.ask));
+  const failures = Promise.allSettled(asking);
+  await setImmediate();
+  work.end(new UpstreamFailure('limited', 'too many', { status: 429, retryAfterMs: 1_000 }));
+  for (const settled of await failures) {
+    expect(settled).toMatchObject({ reason: { kind: 'limited', status: 429, retryAfterMs: 1_000 } });
+  }
+  expect(work.count).toBe(1);
+});
+
+it('when the process that asks ends, the next one asks', async () => {
+  const [first, second] = [new Work(), new Work()];
+  const lost = flightsOf(one).run('key', packing, first.ask);
+  const waiting = [other, third].map(process => flightsOf(process).run('key', packing, second.ask));
+  await setImmediate();
+  board.forget(one);
+  await setImmediate();
+  expect(second.count).toBe(1);
+  second.end('digest');
+  expect(await Promise.all(waiting)).toEqual(['digest', 'digest of another']);
+  // It was only thought to have ended.
+  first.end('late');
+  expect(await lost).toBe('late');
+});

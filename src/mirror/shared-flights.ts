@@ -1,0 +1,127 @@
+import { LATE, within } from '../lib/within.ts';
+import { UpstreamFailure } from '../upstream/failures.ts';
+import type { FailureNews } from './negative-cache.ts';
+
+/** How a question has ended that one process has asked for all; `lost` if another has to ask it. */
+export type Landing =
+  | { readonly answer: unknown }
+  | { readonly failure: NonNullable<FailureNews['failure']> }
+  | 'lost';
+
+/** How a process agrees with others on who asks. */
+export interface FlightCalls {
+  /** Resolves to `lead` at once if nobody asks this now, otherwise when whoever does has landed. */
+  fly(key: string): Promise<Landing | 'lead'>;
+  /** Call after `lead`. */
+  land(landed: { readonly key: string; readonly landing: Landing }): void;
+}
+
+/** How the answers to a kind of question are passed on to other processes. */
+export interface Packing<T> {
+  /** Of the kind. */
+  readonly name: string;
+  /** What the others need of the answer, which can be cloned; `undefined` if they have to ask for themselves. */
+  pack(answer: T): unknown;
+  /** The answer, from what another process has packed; `undefined` if this one has to ask for itself. */
+  unpack(packed: unknown): Promise<T | undefined>;
+}
+
+/** Longer than an upstream may take; clients wait 20 s. A process that is suspended must not delay all others. */
+const LAND_WITHIN_MS = 10_000;
+
+/**
+ * Shares a question between processes, as SingleFlight does within one: many nodes that pull a new image cost upstream
+ * one request, whichever processes they are connected to.
+ */
+export class SharedFlights {
+  readonly #calls: FlightCalls | undefined;
+
+  /** Without `calls`, there are no other processes. */
+  constructor(calls?: FlightCalls) {
+    this.#calls = calls;
+  }
+
+  /**
+   * The result of `ask`, or what another process has got from it. `key` names the question, and with which credential
+   * it is asked.
+   */
+  async run<T>(key: string, packing: Packing<T> | undefined, ask: () => Promise<T>): Promise<T> {
+    if (this.#calls === undefined || packing === undefined) return ask();
+    const named = `${packing.name} ${key}`;
+    const landing = await within(this.#calls.fly(named), LAND_WITHIN_MS);
+    if (landing === 'lead') return this.#lead(named, packing, ask, this.#calls);
+    if (landing === LATE || landing === 'lost') return ask();
+    if ('failure' in landing) {
+      const { kind, message, ...details } = landing.failure;
+      throw new UpstreamFailure(kind, message, details);
+    }
+    return (await packing.unpack(landing.answer)) ?? ask();
+  }
+
+  async #lead<T>(key: string, packing: Packing<T>, ask: () => Promise<T>, calls: FlightCalls): Promise<T> {
+    let landing: Landing = 'lost';
+    try {
+      const answer = await ask();
+      const packed = packing.pack(answer);
+      if (packed !== undefined) landing = { answer: packed };
+      return answer;
+    } catch (error) {
+      if (error instanceof UpstreamFailure) {
+        const { kind, message, status, endpoint, retryAfterMs } = error;
+        landing = { failure: { kind, message, status, endpoint, retryAfterMs } };
+      }
+      throw error;
+    } finally {
+      calls.land({ key, landing });
+    }
+  }
+}
+
+interface Flight {
+  leader: object;
+  readonly waiting: { readonly process: object; readonly resolve: (landing: Landing | 'lead') => void }[];
+}
+
+/** Decides for all processes who asks; each is named by an object. */
+export class FlightBoard {
+  readonly #flights = new Map<string, Flight>();
+
+  /** The calls of one process. */
+  of(process: object): FlightCalls {
+    return {
+      fly: key => this.#fly(process, key),
+      land: ({ key, landing }) => this.#land(process, key, landing),
+    };
+  }
+
+  /** The process has ended: others lead what it did. */
+  forget(process: object): void {
+    for (const [key, { leader, waiting }] of this.#flights) {
+      const others = waiting.filter(each => each.process !== process);
+      waiting.splice(0, waiting.length, ...others);
+      if (leader === process) this.#land(process, key, 'lost');
+    }
+  }
+
+  async #fly(process: object, key: string): Promise<Landing | 'lead'> {
+    const flight = this.#flights.get(key);
+    if (flight === undefined) {
+      this.#flights.set(key, { leader: process, waiting: [] });
+      return 'lead';
+    }
+    return new Promise(resolve => void flight.waiting.push({ process, resolve }));
+  }
+
+  #land(process: object, key: string, landing: Landing): void {
+    const flight = this.#flights.get(key);
+    if (flight?.leader !== process) return;
+    const next = landing === 'lost' ? flight.waiting.shift() : undefined;
+    if (next !== undefined) {
+      flight.leader = next.process;
+      next.resolve('lead');
+      return;
+    }
+    this.#flights.delete(key);
+    for (const { resolve } of flight.waiting) resolve(landing);
+  }
+}
