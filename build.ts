@@ -3,9 +3,10 @@
 //
 //   dist/entrepot.cjs                      the starter, which people run
 //   dist/main.cjs, dist/*-worker.cjs       the program and its threads, and what they share
+//   dist/serving-process.cjs             a process that serves clients, if there are several
 //   dist/program.cjs                       runs a command line, for the program and for tests in their own process
 //   dist/entrepot-credential-provider.cjs  the kubelet's plugin: one file, which needs nothing but Node
-//   dist/thread.cjs                        what each thread starts with
+//   dist/thread.cjs                        what each thread, and each serving process, starts with
 //   dist/code-cache/                       what V8 compiles of the program (code-cache.ts); it may be missing
 //   dist/THIRD-PARTY-LICENSES.txt          of the packages in them
 import { execFileSync } from 'node:child_process';
@@ -23,6 +24,7 @@ const { output: chunks } = await build({
     'src/oci/document-worker.ts',
     'src/tenants/kubernetes/secret-worker.ts',
     'src/compose/survey-worker.ts',
+    'src/compose/processes/serving-process.ts',
   ],
   platform: 'node',
   // Compiled parts stay where npm put them.

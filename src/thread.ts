@@ -1,4 +1,4 @@
-// What `startThread` starts in dist/, with the name of the thread's module.
+// What `startThread` and `startChildProcess` start in dist/, with the name of the module.
 import { Chunks } from './lib/chunks.ts';
 
 new Chunks(import.meta.dirname).load(`${process.argv[2]}.cjs`);

@@ -1,5 +1,6 @@
 import { ArchiveError } from '../archive/archive-error.ts';
 import { isStorageFull } from '../blobs/storage-full.ts';
+import { ServingFailed } from '../compose/processes/serving-failed.ts';
 import { ConfigError } from '../config/problems.ts';
 import { deniedHint } from '../lib/file-owner.ts';
 import { installFault } from '../lib/install-fault.ts';
@@ -10,7 +11,15 @@ import { OciError } from '../oci/errors.ts';
 import { InvalidReference } from '../oci/reference.ts';
 import { EXIT, type ExitCode } from './command.ts';
 
-const EXPECTED = [ArchiveError, ConfigError, IndexLocked, IndexUnusable, InvalidReference, LeaseLost];
+const EXPECTED = [
+  ArchiveError,
+  ConfigError,
+  IndexLocked,
+  IndexUnusable,
+  InvalidReference,
+  LeaseLost,
+  ServingFailed,
+];
 const USAGE = [ConfigError, InvalidReference];
 
 /** The exit code of a command that failed with this error. */

@@ -42,7 +42,9 @@ export const serve: Command = {
     const hangUps = new HangUps();
     const config = await load(input);
     await requireOwn(config.storage.path);
-    const logger = createLogger(config.log);
+    // With one process nobody else writes there.
+    const isShared = config.server.processes !== 1;
+    const logger = createLogger({ ...config.log, isShared });
     const { log, isPretty, flush, print } = logger;
     if (config.origin.isDefaultPath) log.info({ path: config.storage.path }, 'the default store');
     const metrics = createMetrics();
@@ -50,7 +52,7 @@ export const serve: Command = {
       log.error({ err: error }, 'terminated by an internal error');
       flush();
     });
-    const audit = await openAudit(config);
+    const audit = await openAudit(config, isShared);
     const flushAll = () => {
       flush();
       audit?.flush();
@@ -61,10 +63,14 @@ export const serve: Command = {
     if (isPretty) {
       print(bannerText(config, server, version));
     } else {
-      const { addresses, opsAddress } = server;
-      log.info({ version, addresses, opsAddress, ...(config.offline && { offline: true }) }, 'serving');
+      const { addresses, opsAddress, servingProcesses } = server;
+      const more = {
+        ...(servingProcesses > 1 && { servingProcesses }),
+        ...(config.offline && { offline: true }),
+      };
+      log.info({ version, addresses, opsAddress, ...more }, 'serving');
     }
-    hangUps.begin(() => reload({ input, config, server, logger, audit }));
+    hangUps.begin(() => reload({ input, config, server, logger }));
     return new Promise(resolve => {
       const { shutdownTimeoutMs } = config.server;
       const closers = [{ name: 'server', close: () => server.close(shutdownTimeoutMs) }];
@@ -81,9 +87,9 @@ function load(input: Input): Promise<Config> {
 }
 
 /** Throws ConfigError if its file cannot be opened. */
-async function openAudit(config: Config): Promise<Audit | undefined> {
+async function openAudit(config: Config, isShared: boolean): Promise<Audit | undefined> {
   try {
-    return createAudit(config.audit);
+    return createAudit({ ...config.audit, isShared });
   } catch (error) {
     const { auditProblem } = await import('../compose/check-files.ts');
     throw new ConfigError([auditProblem(config, error)]);
@@ -96,16 +102,15 @@ interface Serving {
   readonly config: Config;
   readonly server: RunningServer;
   readonly logger: Logger;
-  readonly audit: Audit | undefined;
 }
 
 /**
  * Reopens files, and applies the configuration as far as that needs no restart. Never rejects: the result is logged.
  */
-async function reload({ input, config, server, logger, audit }: Serving): Promise<void> {
+async function reload({ input, config, server, logger }: Serving): Promise<void> {
   const { log } = logger;
   try {
-    audit?.reopen();
+    await server.reopenAudit();
   } catch (error) {
     log.error({ err: error }, 'the audit log could not be reopened: writing to the old file');
   }

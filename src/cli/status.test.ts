@@ -35,7 +35,7 @@ it('says why it is not known what would be evicted next', () => {
 });
 
 it('names the server that the rest is about, which may not be the newest', () => {
-  const servers = [18, 17].map(pid => ({ pid, host: 'here', addresses: [], started: null }));
+  const servers = [18, 17].map(pid => ({ pid, servingPids: [], host: 'here', addresses: [], started: null }));
   expect(statusText({ ...document, servers, processes: 2 })).toContain('process 17 reported the above\n');
 });
 

@@ -26,7 +26,7 @@ export const status: Command = {
     'read or were refused. It lists all servers on the store. Only the user who runs the server, and root, can use it.',
   options: [
     jsonOption(
-      'pid, started, processes, servers (pid, host, addresses, started), problems, downloads, downloadsElsewhere ' +
+      'pid, servingPids, started, processes, servers (pid, servingPids, host, addresses, started), problems, downloads, downloadsElsewhere ' +
         '(digest, bytes, upstream, holder), partial (digest, repository, bytes, size, readers), saved (sinceStart, inAll: sentBytes, fetchedBytes, savedBytes, since), ' +
         'store, upstreams (lastError: at, reason, repository), secrets',
     ),
@@ -53,6 +53,8 @@ export const status: Command = {
 /** A server on the store; members are `null` for an older version that does not report them. */
 interface ServerStatus {
   readonly pid: number;
+  /** As in `StatusDocument`. */
+  readonly servingPids: readonly number[];
   readonly host: string | null;
   readonly addresses: readonly string[];
   readonly started: string | null;
@@ -64,15 +66,16 @@ export interface StoreWideStatus extends StatusDocument {
   readonly servers: readonly ServerStatus[];
 }
 
-function serverStatus({ pid, host, addresses, started }: ServerDocument): ServerStatus {
-  return { pid, host: host ?? null, addresses, started: started ?? null };
+function serverStatus({ pid, servingPids = [], host, addresses, started }: ServerDocument): ServerStatus {
+  return { pid, servingPids, host: host ?? null, addresses, started: started ?? null };
 }
 
 /** The text for people: problems first. */
 export function statusText(document: StoreWideStatus, nowMs = Date.now()): string {
-  const { pid, started, problems, saved, store, upstreams, secrets } = document;
+  const { pid, servingPids = [], started, problems, saved, store, upstreams, secrets } = document;
+  const helpers = servingPids.length === 0 ? '' : `, serving with ${servingPids.join(', ')}`;
   const sections = [
-    `running   since ${shownTime(started, nowMs)}, process ${pid}\n${problems.map(line => `problem   ${line}\n`).join('')}`,
+    `running   since ${shownTime(started, nowMs)}, process ${pid}${helpers}\n${problems.map(line => `problem   ${line}\n`).join('')}`,
     `saved     ${savedText(saved.sinceStart)} since the start\n          ${savedText(saved.inAll)} since ${shownTime(saved.inAll.since, nowMs)}\n`,
     storeText(store),
     downloadsText(document),
@@ -86,7 +89,7 @@ export function statusText(document: StoreWideStatus, nowMs = Date.now()): strin
 
 /** Only if there are several: they share the store, and the rest of the text is about one of them. */
 function serversText({ pid: asked, servers, processes }: StoreWideStatus, nowMs: number): string {
-  const others = processes - servers.length;
+  const others = processes - servers.length - servers.flatMap(({ servingPids }) => servingPids).length;
   const rest =
     others > 0 ? `${others} more on this store: commands, or servers that cannot be reached from here\n` : '';
   if (servers.length < 2) return rest;

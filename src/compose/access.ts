@@ -1,6 +1,7 @@
 /** The part of the composition root for authentication and authorization: tenants, rights, tokens. */
 import { randomBytes } from 'node:crypto';
 import { Access } from '../access/access.ts';
+import type { LoginNews } from '../access/failed-logins.ts';
 import { Grants } from '../grants/grants.ts';
 import type { UpstreamRule } from '../access/mirrored-rights.ts';
 import { TokenKeys } from '../access/token-keys.ts';
@@ -13,6 +14,7 @@ import { type RepositoryOptions, repositoryOptions } from '../config/repository-
 import { plainTenantsProblem, tenantNameProblem } from '../config/rules.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
+import type { News } from '../lib/news.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { type Credential, nameCredential } from '../oci/credential.ts';
 import { OciError } from '../oci/errors.ts';
@@ -45,6 +47,8 @@ export interface AccessNeeds {
   readonly startsMeanwhile: boolean;
   /** As in `PartsOptions`. */
   readonly reportsSecretsOf: (tenant: string | undefined) => boolean;
+  /** As in `AccessOptions`. */
+  readonly loginNews: News<LoginNews> | undefined;
   readonly log: Log;
   readonly meter: Meter;
 }
@@ -97,6 +101,7 @@ export async function openAccess(config: Config, needs: AccessNeeds): Promise<Ac
     externalUrl: config.server.externalUrl,
     allowPlainCredentials: config.server.allowPlainCredentials,
     nameInScope: name => nameInScope(config, name),
+    loginNews: needs.loginNews,
     log,
     meter,
   });

@@ -8,13 +8,18 @@ import type { Grants } from '../grants/grants.ts';
 import type { Log } from '../lib/log.ts';
 import type { MemoryBudget } from '../lib/memory-budget.ts';
 import type { Meter } from '../lib/meter.ts';
+import { noNews, type News } from '../lib/news.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
+import type { PullTurns } from '../mirror/fill/pull-queue.ts';
 import { Mirror } from '../mirror/mirror.ts';
+import type { FailureNews } from '../mirror/negative-cache.ts';
+import type { FlightCalls } from '../mirror/shared-flights.ts';
 import { strictestPullPolicy } from '../oci/pull-policy.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { Upstream } from '../upstream/upstream.ts';
 import { type UpstreamCredentials, upstreamOf } from './access.ts';
+import type { NewsBoard } from './processes/news-board.ts';
 
 export interface MirrorNeeds {
   readonly credentials: UpstreamCredentials;
@@ -23,6 +28,12 @@ export interface MirrorNeeds {
   readonly spool: Spool;
   readonly blobs: BlobStore;
   readonly grants: Grants;
+  /** As in `MirrorOptions`. */
+  readonly queue: PullTurns | undefined;
+  /** As in `MirrorOptions`. */
+  readonly flights: FlightCalls | undefined;
+  /** As in `MirrorOptions`. */
+  readonly failureNews: News<FailureNews> | undefined;
   readonly log: Log;
   readonly meter: Meter;
 }
@@ -60,12 +71,19 @@ const REPLACED_MS = 60_000;
 /** The upstreams of a configuration, which a reload may replace. Each keeps connections until it is closed. */
 export class Upstreams {
   readonly #memory: MemoryBudget;
+  readonly #news: Pick<NewsBoard, 'of'> | undefined;
   readonly #made = new Map<string, Made>();
   readonly #byName = new Map<string, Upstream>();
   readonly #open = new Set<Upstream>();
 
-  constructor(config: Config, credentials: UpstreamCredentials, memory: MemoryBudget) {
+  /** `news`: what processes of one server tell each other. */
+  constructor(
+    config: Config,
+    credentials: UpstreamCredentials,
+    { memory, news }: { readonly memory: MemoryBudget; readonly news?: Pick<NewsBoard, 'of'> | undefined },
+  ) {
     this.#memory = memory;
+    this.#news = news;
     this.follow(config, credentials);
   }
 
@@ -86,6 +104,7 @@ export class Upstreams {
         ...settings,
         name,
         memory: this.#memory,
+        limitNews: this.#news?.of(`limits of ${name}`) ?? noNews,
         mirrors: mirrors.map(mirror => ({
           url: mirror.url,
           credential: credentials.get(mirror.credentials),
@@ -112,6 +131,21 @@ export class Upstreams {
       void upstream.close().catch(() => {});
     }, REPLACED_MS).unref();
   }
+}
+
+/** Reports what changes with time, when metrics are requested; of the rate limits of several credentials, the lowest. */
+export function reportUpstreams(
+  { upstreams, mirror }: { readonly upstreams: ReadonlyMap<string, Upstream>; readonly mirror: Mirror },
+  meter: Meter,
+): void {
+  for (const [name, upstream] of upstreams) {
+    const known = upstream.budget().flatMap(({ remaining }) => remaining ?? []);
+    if (known.length > 0) {
+      meter.gauge('upstream_budget_remaining', Math.min(...known), { upstream: name });
+    }
+  }
+  mirror.ownLogins.report();
+  meter.gauge('backoffs', mirror.backoffs);
 }
 
 function pullRuleOf(config: Config, repository: Repository, right: Pick<Right, 'pullPolicy'>) {

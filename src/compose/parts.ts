@@ -11,8 +11,9 @@ import { putInForce } from '../config/reload.ts';
 import { mayNameArch } from '../config/repository-options.ts';
 import { Hosted } from '../hosted/hosted.ts';
 import { Publication } from '../hosted/publication.ts';
-import { PrefixQuota } from '../hosted/quota.ts';
+import { firstComponent, PrefixQuota, type Quota } from '../hosted/quota.ts';
 import { Removal } from '../hosted/removal.ts';
+import { type QuotaCalls, RemoteQuota } from '../hosted/shared-quota.ts';
 import { Uploads } from '../hosted/uploads.ts';
 import { Cursors } from '../http/cursors.ts';
 import { hostedHandlers } from '../http/hosted.ts';
@@ -24,7 +25,9 @@ import type { Meter } from '../lib/meter.ts';
 import { Opened } from '../lib/opened.ts';
 import { storageFault } from '../metadata/storage-probe.ts';
 import { baseOfArchName } from '../http/arch-names.ts';
+import type { PullTurns } from '../mirror/fill/pull-queue.ts';
 import type { Mirror } from '../mirror/mirror.ts';
+import type { FlightCalls } from '../mirror/shared-flights.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { formatPlatform } from '../oci/platform.ts';
@@ -39,6 +42,8 @@ import type { Upstream } from '../upstream/upstream.ts';
 import { openAccess, upstreamCredentials, verificationPolicies } from './access.ts';
 import { knownCluster, openCluster } from './kubernetes.ts';
 import { openMirror, Upstreams } from './mirror.ts';
+import type { NewsBoard } from './processes/news-board.ts';
+import { shareUnfinished } from './processes/unfinished-news.ts';
 import { openStorage, type Storage } from './storage.ts';
 import { openUpkeep } from './upkeep.ts';
 import { repositoryResolverOf } from './repository-resolver.ts';
@@ -63,7 +68,7 @@ export interface Parts extends Storage {
   readonly mirror: Mirror;
   readonly hosted: Hosted;
   readonly uploads: Uploads;
-  /** For the repositories of tenants. */
+  /** For the repositories of tenants. Counts what other processes have begun only if they ask this one. */
   readonly quota: PrefixQuota;
   readonly upkeep: Upkeep;
   readonly survey: SurveyThread;
@@ -92,6 +97,22 @@ export interface PartsOptions {
   readonly reportsDoubts?: boolean;
   /** If set, does not wait for tenants: until `tenants.waitingFor` is `undefined`, nobody can be identified. */
   readonly startsMeanwhile?: boolean;
+  /** What this process has in common with others of its server, if it has any. */
+  readonly common?: Common | undefined;
+}
+
+/** What the processes of one server have in common, as one of them uses it. */
+export interface Common {
+  /** How many serve clients. */
+  readonly processes: number;
+  /** What one process tells the others. */
+  readonly news: Pick<NewsBoard, 'of'>;
+  readonly queue: PullTurns;
+  readonly flights: FlightCalls;
+  /** The quotas of all. Absent in the process that keeps them. */
+  readonly quotaCalls?: QuotaCalls;
+  /** Makes room on the disk, as `makeRoom` in `openUpkeep`. Absent in the process that does upkeep. */
+  readonly makeRoom?: (bytes: number) => Promise<void>;
 }
 
 /** The setting of the store with the secret that encrypts cursors. */
@@ -126,14 +147,15 @@ async function openOn(
     startsMeanwhile = false,
     reportsDoubts = true,
     reportsSecretsOf = () => true,
+    common,
   }: PartsOptions,
 ): Promise<Omit<Parts, 'close'>> {
   const atEachBeat: (() => void)[] = [];
   const onBeat = () => atEachBeat.forEach(act => act());
   const { metadata, spool, blobs } = await openStorage(opened, config, { log, onBeat, reportsDoubts });
   const credentials = await upstreamCredentials(config, metadata);
-  const memory = new MemoryBudget();
-  const upstreams = opened.add(new Upstreams(config, credentials, memory));
+  const memory = MemoryBudget.ofOne(common?.processes ?? 1);
+  const upstreams = opened.add(new Upstreams(config, credentials, { memory, news: common?.news }));
   const needs = { metadata, log, meter };
   const cluster = followsCluster ? await openCluster(config, needs) : knownCluster(config, needs);
   const accessParts = await openAccess(config, {
@@ -142,13 +164,15 @@ async function openOn(
     cluster,
     startsMeanwhile,
     reportsSecretsOf,
+    loginNews: common?.news.of('logins'),
   });
   const { tenants, issuer, grants, access } = accessParts;
   opened.add(tenants);
   atEachBeat.push(() => void grants.removeEnded());
   opened.add({ close: () => grants.removeEnded() });
   const limitOf = (owner: string) => tenants.find(owner)?.options.quotaBytes;
-  const quota = new PrefixQuota(metadata, limitOf, config.hosted, config.upkeep);
+  const ownQuota = new PrefixQuota(metadata, limitOf, config.hosted, config.upkeep);
+  const quota = quotaOf(ownQuota, common, limitOf);
   const uploads = opened.add(
     new Uploads({
       spool,
@@ -170,8 +194,20 @@ async function openOn(
     meter,
   });
   opened.add(survey);
+  if (common?.makeRoom !== undefined) spool.space.makeRoom = common.makeRoom;
+  if (common !== undefined) opened.add(shareUnfinished(spool, common.news.of('unfinished')));
   const mirror = opened.add(
-    openMirror(config, { ...needs, credentials, upstreams: upstreams.byName, spool, blobs, grants }),
+    openMirror(config, {
+      ...needs,
+      credentials,
+      upstreams: upstreams.byName,
+      spool,
+      blobs,
+      grants,
+      queue: common?.queue,
+      flights: common?.flights,
+      failureNews: common?.news.of('failures'),
+    }),
   );
   opened.add({ close: followSecrets({ tenants, grants, mirror, log }) });
   const hosted = new Hosted({ blobs, metadata, log });
@@ -198,7 +234,7 @@ async function openOn(
     mirror,
     hosted,
     uploads,
-    quota,
+    quota: ownQuota,
     upkeep,
     survey,
     removal,
@@ -215,6 +251,8 @@ async function openOn(
         resolver.setUpstreams([...config.upstreams.values()]);
         mirror.limitsChanged();
         await accessParts.follow();
+        // The process that has started this one tells everybody.
+        if (common?.quotaCalls !== undefined) return;
         await mirror.secretsChanged().catch((error: unknown) => {
           log.error(
             { err: error },
@@ -224,6 +262,16 @@ async function openOn(
       };
     },
   };
+}
+
+/** The quotas that this process asks: its own, unless another keeps them. */
+function quotaOf(
+  own: Quota,
+  common: Common | undefined,
+  limitOf: (owner: string) => number | undefined,
+): Quota {
+  if (common?.quotaCalls === undefined) return own;
+  return new RemoteQuota(common.quotaCalls, ({ name }) => limitOf(firstComponent(name)) !== undefined);
 }
 
 /** The commands that take an image reference. */

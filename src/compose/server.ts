@@ -1,40 +1,40 @@
 /** The part of the composition root that serves: the parts of a store, and HTTP in front of them. */
-import { hostname } from 'node:os';
+import { availableParallelism, hostname } from 'node:os';
 import { join } from 'node:path';
 import type { ExplainAnswer } from '../access/explanation.ts';
 import type { Config } from '../config/config.ts';
 import type { LoadOptions } from '../config/load.ts';
 import { PartlyReloaded, planReload, type Reload } from '../config/reload.ts';
-import { mayNameArch } from '../config/repository-options.ts';
 import { createOpsServer, type OpsServer } from '../http/ops-server.ts';
-import { createRegistryServer } from '../http/server.ts';
-import { tokenHandler } from '../http/token.ts';
 import { loadHttpClient } from '../lib/http-client.ts';
 import type { Log } from '../lib/log.ts';
-import type { Meter } from '../lib/meter.ts';
 import { stopText, whyNotCollected } from '../metadata/store-identity.ts';
 import { networkFileSystem, storageFault } from '../metadata/storage-probe.ts';
 import { Opened } from '../lib/opened.ts';
 import { SOCKET_FOLDER } from '../lib/socket-folder.ts';
+import type { PullTurns } from '../mirror/fill/pull-queue.ts';
 import { OciError } from '../oci/errors.ts';
 import { InvalidReference } from '../oci/reference.ts';
 import type { Audit } from '../ops/audit.ts';
+import type { Metrics } from '../ops/metrics.ts';
 import { TlsFiles } from '../ops/tls-files.ts';
 import { TransferTotals } from '../ops/transfer-totals.ts';
 import { tenantsDocument } from '../tenants/tenants-document.ts';
 import { DiskWatch } from '../upkeep/disk-watch.ts';
 import { type Observers, openParts, type Parts } from './parts.ts';
 import { CREDENTIAL_KEY, requireEncryption } from './access.ts';
-import { deedsTo } from './audit.ts';
+import { reportUpstreams } from './mirror.ts';
 import { checkFiles } from './check-files.ts';
 import { prepullOf } from './prepull.ts';
-import { statusDocument, transferKeeper } from './status.ts';
+import type { Together } from './processes/serve-together.ts';
+import { type Serving, serveHere } from './serving.ts';
+import { type ServingReport, statusDocument, transferKeeper } from './status.ts';
 import { QuotaReport } from './quota-report.ts';
 import { reportStore, scheduleOf } from './upkeep.ts';
 
 export interface ServerOptions extends Observers {
   /** The content of `/metrics`. */
-  readonly metrics: { readonly contentType: string; readonly text: () => Promise<string> };
+  readonly metrics: Pick<Metrics, 'contentType' | 'text' | 'textOfAll'>;
   /** Records all requests, if there is to be an audit log. */
   readonly audit?: Audit | undefined;
 }
@@ -46,11 +46,15 @@ export interface RunningServer {
   readonly addresses: readonly { readonly address: string; readonly upstream: string | undefined }[];
   /** `undefined` if the operations port is disabled. */
   readonly opsAddress: string | undefined;
+  /** How many processes serve clients. */
+  readonly servingProcesses: number;
   /**
    * Applies what can be applied of `next` without a restart. If `next` cannot be used, rejects, perhaps with a
    * ConfigError, and nothing has changed; if only a part was applied, rejects with PartlyReloaded.
    */
   reload(next: Config): Promise<Reload>;
+  /** Opens the audit log by its name again; rejects if that fails. */
+  reopenAudit(): Promise<void>;
   /** Accepts no new work; bodies may finish within the deadline; Fills are suspended and can be resumed. */
   close(deadlineMs: number): Promise<void>;
 }
@@ -58,6 +62,8 @@ export interface RunningServer {
 /** What a server reports about itself on its socket. */
 export interface ServerDocument {
   readonly pid: number;
+  /** As in `StatusDocument`. */
+  readonly servingPids?: readonly number[];
   /** The machine or container that it runs in; `undefined` from an older version. */
   readonly host?: string;
   /** ISO 8601; `undefined` from an older version. */
@@ -79,14 +85,20 @@ export async function startServer(config: Config, options: ServerOptions): Promi
   const observers = { ...options, meter: totals };
   let state: 'starting' | 'serving' | 'stopping' = 'starting';
   const addresses: string[] = [];
+  let serving: Serving | undefined;
   try {
     await loadHttpClient();
     await checkFiles(config, options.log);
     await checkStorage(config, options.log);
     const { tls } = config.server;
     const certificate = tls && opened.add(await TlsFiles.open(tls, options.log));
+    const together = await togetherOf(config);
     const parts = opened.add(
-      await openParts(config, observers, { followsCluster: true, startsMeanwhile: true }),
+      await openParts(config, observers, {
+        followsCluster: true,
+        startsMeanwhile: true,
+        common: together?.common,
+      }),
     );
     totals.keep(transferKeeper(parts.metadata, startedAtMs), options.log);
     opened.add(totals);
@@ -95,6 +107,8 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     const whyNotServing = () => (state === 'serving' ? undefined : state);
     const ops = await openOps(config, { ...parts, disk }, observers, {
       whyNotServing,
+      serving: () => serving,
+      queue: together?.common.queue,
       addresses,
       totals,
       startedAtMs,
@@ -102,38 +116,29 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     opened.add(ops);
     // Before the first push, so that quotas cannot be exceeded.
     await parts.uploads.countUnfinished();
-    const server = opened.add(
-      await createRegistryServer({
-        ...observers,
-        ...parts,
-        waitingFor: () => parts.tenants.waitingFor,
-        token: tokenHandler(parts.access, parts.resolver),
-        recordDeed: deedsTo(options.audit),
-        listeners: config.server.listen.map(({ address, upstream }) => ({
-          ...address,
-          upstream,
-          tls: certificate?.material,
-        })),
-        mayNameArch: repository => mayNameArch(config, repository),
-        trustedProxies: config.server.trustedProxies,
-        externalUrl: config.server.externalUrl,
-        serverNames: config.server.serverNames,
-        hostAliases: [...config.upstreams.values()].flatMap(({ hostAliases }) => hostAliases),
-      }),
+    serving = opened.add(
+      together === undefined
+        ? await serveHere(config, parts, {
+            ...observers,
+            audit: options.audit,
+            tls: certificate?.material,
+          })
+        : await together.serve({ parts, tls: () => certificate?.material, startedAtMs, log: options.log }),
     );
-    addresses.push(...server.addresses.map(({ url }) => hostOf(url)));
-    certificate?.follow(material => server.renewTls(material));
+    const clients = serving;
+    addresses.push(...clients.addresses.map(({ url }) => hostOf(url)));
+    certificate?.follow(material => clients.renewTls(material));
     const schedule = opened.add(scheduleOf(config, { upkeep: parts.upkeep, disk, log: options.log }));
     await schedule.follow();
     const prepull = opened.add(prepullOf(parts, observers));
     await prepull.follow();
     const reload = async (next: Config): Promise<Reload> => {
-      await certificate?.look(material => server.renewTls(material));
+      await certificate?.look(material => clients.renewTls(material));
       const plan = planReload(config, next);
       const apply = await parts.prepareReload(plan.config);
       try {
         await apply();
-        server.setHostAliases([...config.upstreams.values()].flatMap(({ hostAliases }) => hostAliases));
+        await clients.reload();
         await schedule.follow();
         await prepull.follow();
       } catch (cause) {
@@ -147,14 +152,16 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     state = 'serving';
     return {
       parts,
-      addresses: server.addresses.map(({ url, upstream }) => ({ address: hostOf(url), upstream })),
+      addresses: clients.addresses.map(({ url, upstream }) => ({ address: hostOf(url), upstream })),
       opsAddress: ops.url && hostOf(ops.url),
+      servingProcesses: together?.common.processes ?? 1,
       reload: async next => {
         if (state !== 'serving') throw new Error('the server is stopping');
         const applied = reload(next);
         reloading = applied;
         return applied;
       },
+      reopenAudit: () => clients.reopenAudit(),
       close: deadlineMs => {
         state = 'stopping';
         parts.uploads.stopWaiting();
@@ -165,6 +172,15 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     await opened.close(0);
     throw error;
   }
+}
+
+/** This process with others that serve; `undefined` if it serves itself. */
+async function togetherOf(config: Config): Promise<Together | undefined> {
+  const { processes } = config.server;
+  const count = processes === 'auto' ? availableParallelism() : processes;
+  if (count === 1) return undefined;
+  const { Together } = await import('./processes/serve-together.ts');
+  return new Together(config, count);
 }
 
 /**
@@ -189,13 +205,18 @@ async function openOps(
   { log, meter, metrics }: ServerOptions,
   server: {
     readonly whyNotServing: () => string | undefined;
+    /** `undefined` until it has been opened. */
+    readonly serving: () => Serving | undefined;
+    /** The queue of several processes. */
+    readonly queue: PullTurns | undefined;
     readonly addresses: readonly string[];
     readonly totals: TransferTotals;
     readonly startedAtMs: number;
   },
 ): Promise<OpsServer> {
-  const { metadata, tenants, quota, upstreams, mirror, disk } = parts;
+  const { metadata, tenants, quota, mirror, disk } = parts;
   const { opsListen } = config.server;
+  const { queue } = server;
   // A single query, so that it takes no longer on a large store; throws if the index is broken.
   const notReady = async () => {
     await metadata.readSetting(CREDENTIAL_KEY);
@@ -204,27 +225,42 @@ async function openOps(
     const lockedOutMs = metadata.lockedOutForMs();
     return lockedOutMs > LOCKED_OUT_MS
       ? `another process has held the write lock of the index for ${Math.round(lockedOutMs / 1000)} s`
-      : (server.whyNotServing() ?? waiting(tenants));
+      : (server.whyNotServing() ?? waiting(tenants) ?? server.serving()?.notReady());
   };
   const quotas = new QuotaReport(tenants, quota, meter);
   const answer = async () => {
-    reportBudgets(upstreams, meter);
-    mirror.ownLogins.report();
-    meter.gauge('backoffs', mirror.backoffs);
+    reportUpstreams(parts, meter);
     await reportStore(parts, meter);
     await quotas.report();
-    return { contentType: metrics.contentType, text: await metrics.text() };
+    if (queue !== undefined) meter.gauge('queue_length', queue.waiting);
+    const others = (await server.serving()?.metrics()) ?? [];
+    const text = others.length === 0 ? metrics.text() : metrics.textOfAll(others);
+    return { contentType: metrics.contentType, text: await text };
   };
-  const problems = async () => {
+  const problems = async (reports?: readonly ServingReport[]) => {
     const index = metadata.loss()?.message ?? (await collectingProblem(metadata)) ?? [];
-    return [index, disk.problem ?? [], mirror.problems, clusterProblem(tenants) ?? []].flat();
+    const serving = server.serving();
+    const reported = (reports ?? (await serving?.reports()) ?? []).flatMap(each => each.problems);
+    const own = [index, disk.problem ?? [], mirror.problems, clusterProblem(tenants) ?? []].flat();
+    return [...new Set([...own, ...(serving?.problems ?? []), ...reported])];
+  };
+  const statusOf = async (serving: Serving | undefined) => {
+    const reports = (await serving?.reports()) ?? [];
+    const servingPids = serving?.servingPids ?? [];
+    return statusDocument({
+      ...server,
+      parts,
+      servingPids,
+      serving: reports,
+      problems: await problems(reports),
+    });
   };
   const extra = async (path: string, query: URLSearchParams): Promise<unknown> => {
     switch (path) {
       case '/debug/server':
-        return serverDocument(config, server);
+        return serverDocument(config, { ...server, servingPids: server.serving()?.servingPids ?? [] });
       case '/debug/status':
-        return statusDocument({ ...server, parts, problems: await problems() });
+        return statusOf(server.serving());
       case '/debug/tenants':
         return tenantsDocument(tenants, await metadata.listIssuedCredentials(), names =>
           quota.usedBytes(names),
@@ -239,7 +275,7 @@ async function openOps(
     address: opsListen === false ? undefined : opsListen,
     socketFolder: join(config.storage.path, SOCKET_FOLDER),
     notReady,
-    problems,
+    problems: () => problems(),
     metrics: answer,
     extra,
     log,
@@ -260,10 +296,19 @@ function clusterProblem({ problems, recalledAtMs }: Parts['tenants']): string | 
 
 function serverDocument(
   { origin: { file, folder, overrides }, environment: env }: Config,
-  { addresses, startedAtMs }: { readonly addresses: readonly string[]; readonly startedAtMs: number },
+  {
+    addresses,
+    servingPids,
+    startedAtMs,
+  }: {
+    readonly addresses: readonly string[];
+    readonly servingPids: readonly number[];
+    readonly startedAtMs: number;
+  },
 ): ServerDocument {
   return {
     pid: process.pid,
+    servingPids,
     host: hostname(),
     started: new Date(startedAtMs).toISOString(),
     addresses,
@@ -283,16 +328,6 @@ async function explained(parts: Parts, query: URLSearchParams): Promise<ExplainA
   } catch (error) {
     if (error instanceof OciError || error instanceof InvalidReference) return { problem: error.message };
     throw error;
-  }
-}
-
-/** Rate limits change with time, so they are read when metrics are requested; of several credentials, the lowest. */
-function reportBudgets(upstreams: Parts['upstreams'], meter: Meter): void {
-  for (const [name, upstream] of upstreams) {
-    const known = upstream.budget().flatMap(({ remaining }) => remaining ?? []);
-    if (known.length > 0) {
-      meter.gauge('upstream_budget_remaining', Math.min(...known), { upstream: name });
-    }
   }
 }
 

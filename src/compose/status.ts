@@ -8,6 +8,9 @@ import { unlessAborted } from '../lib/single-flight.ts';
 import { withLease } from '../lib/with-lease.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { everything, type Survey } from '../metadata/survey.ts';
+import type { Download } from '../mirror/fill/fill-run.ts';
+import type { PartialState } from '../mirror/fill/partials.ts';
+import type { UpstreamState } from '../mirror/upstream-record.ts';
 import type { Digest } from '../oci/digest.ts';
 import { repositoryText } from '../oci/repository.ts';
 import type { KeptTransfers, Transferred, TransferKeeper, TransferTotals } from '../ops/transfer-totals.ts';
@@ -19,6 +22,8 @@ import type { Parts } from './parts.ts';
 /** The state of a server: what it does, what it saved, how full its store is, and its problems. Times are ISO 8601. */
 export interface StatusDocument {
   readonly pid: number;
+  /** Those that serve its clients, if it does not do so itself. Absent from an older version. */
+  readonly servingPids?: readonly number[];
   readonly started: string;
   /** Live processes on the store, including this one and commands. */
   readonly processes: number;
@@ -149,52 +154,139 @@ export interface StatusOptions {
   readonly startedAtMs: number;
   /** As in `StatusDocument`. */
   readonly problems: readonly string[];
+  /** As in `StatusDocument`. */
+  readonly servingPids: readonly number[];
+  /** What they report. */
+  readonly serving: readonly ServingReport[];
+}
+
+/** What a process that serves clients reports of itself; it can be cloned. */
+export interface ServingReport {
+  /** As in `StatusDocument`. */
+  readonly problems: readonly string[];
+  readonly downloads: readonly Download[];
+  readonly partials: readonly PartialState[];
+  readonly upstreams: readonly UpstreamReport[];
+  readonly sinceStart: Transferred;
+  /** What it has not added to the totals in the store yet. */
+  readonly unkept: Transferred;
+}
+
+/** What a process knows of an upstream. */
+export interface UpstreamReport extends UpstreamState {
+  readonly name: string;
+  /** How many pulls it still allows, by credential. */
+  readonly remaining: readonly number[];
+}
+
+/** The report of this process. */
+export async function servingReport({
+  parts,
+  totals,
+}: Pick<StatusOptions, 'totals'> & {
+  readonly parts: Pick<Parts, 'config' | 'mirror' | 'upstreams'>;
+}): Promise<ServingReport> {
+  const { mirror, config, upstreams } = parts;
+  return {
+    problems: mirror.problems,
+    downloads: mirror.downloads,
+    partials: await mirror.partialBlobs(),
+    upstreams: [...config.upstreams.keys()].map(name => ({
+      name,
+      ...mirror.upstreamState(name),
+      remaining: (upstreams.get(name)?.budget() ?? []).flatMap(({ remaining }) => remaining ?? []),
+    })),
+    sinceStart: totals.sinceStart,
+    unkept: totals.unkept,
+  };
 }
 
 /** The current state of a server. */
-export async function statusDocument({
-  parts,
-  totals,
-  startedAtMs,
-  problems,
-}: StatusOptions): Promise<StatusDocument> {
-  const all = await totals.inAll();
+export async function statusDocument(options: StatusOptions): Promise<StatusDocument> {
+  const { parts, totals, startedAtMs, problems, servingPids, serving } = options;
+  const kept = await totals.inAll();
+  const all = serving.map(({ unkept }) => unkept).reduce(sumOf, kept);
   const started = timeOf(startedAtMs);
+  const reports = [await servingReport(options), ...serving];
+  const downloads = allDownloads(reports);
   return {
     pid: process.pid,
+    servingPids,
     started,
     processes: await parts.metadata.countProcesses(),
     problems,
-    downloads: parts.mirror.downloads.map(
-      ({ startedAtMs: atMs, size = null, holder = null, ...download }) => ({
-        ...download,
-        size,
-        holder,
-        started: timeOf(atMs),
-      }),
-    ),
-    downloadsElsewhere: await elsewhere(parts),
-    partial: (await parts.mirror.partialBlobs()).map(({ repository = null, size = null, ...state }) => ({
+    downloads: downloads.map(({ startedAtMs: atMs, size = null, holder = null, ...download }) => ({
+      ...download,
+      size,
+      holder,
+      started: timeOf(atMs),
+    })),
+    downloadsElsewhere: await elsewhere(parts, downloads),
+    partial: allPartials(reports).map(({ repository = null, size = null, ...state }) => ({
       ...state,
       repository,
       size,
     })),
     saved: {
-      sinceStart: savedStatus(totals.sinceStart, started),
-      inAll: savedStatus(all, all.sinceMs === undefined ? started : timeOf(all.sinceMs)),
+      sinceStart: savedStatus(reports.map(({ sinceStart }) => sinceStart).reduce(sumOf), started),
+      inAll: savedStatus(all, kept.sinceMs === undefined ? started : timeOf(kept.sinceMs)),
     },
     store: await storeStatus(parts),
-    upstreams: upstreamStatus(parts),
+    upstreams: upstreamStatus(parts, reports),
     secrets: secretStatus(parts),
   };
 }
 
-async function elsewhere({
-  mirror,
-  config,
-}: StatusOptions['parts']): Promise<readonly ForeignDownloadStatus[]> {
+function sumOf(one: Transferred, other: Transferred): Transferred {
+  return {
+    sentBytes: one.sentBytes + other.sentBytes,
+    fetchedBytes: one.fetchedBytes + other.fetchedBytes,
+  };
+}
+
+/** Each download once: a process that follows that of another has readers of its own. */
+function allDownloads(reports: readonly ServingReport[]): readonly Download[] {
+  const [own, ...others] = reports.map(({ downloads }) => downloads);
+  if (others.length === 0) return own ?? [];
+  const byBlob = new Map<string, Download[]>();
+  for (const download of reports.flatMap(({ downloads }) => downloads)) {
+    byBlob.set(keyOf(download), [...(byBlob.get(keyOf(download)) ?? []), download]);
+  }
+  return [...byBlob.values()].flatMap(same => {
+    const first = same.find(({ holder }) => holder === undefined) ?? same[0];
+    if (first === undefined) return [];
+    return {
+      ...first,
+      readers: same.reduce((sum, { readers }) => sum + readers, 0),
+      requesters: [...new Set(same.flatMap(({ requesters }) => requesters))],
+      startedAtMs: Math.min(...same.map(({ startedAtMs }) => startedAtMs)),
+    };
+  });
+}
+
+function keyOf({ repository, digest }: Download): string {
+  return `${repository.split('/', 1)[0]} ${digest}`;
+}
+
+/** What is on disk is in the list of each process; the one that uses it knows more. */
+function allPartials([own, ...others]: readonly ServingReport[]): readonly PartialState[] {
+  const used = others.flatMap(({ partials }) =>
+    partials.filter(({ repository }) => repository !== undefined),
+  );
+  return (own?.partials ?? []).map(partial => {
+    const at = used.findIndex(({ digest }) => digest === partial.digest);
+    const [known = partial] = partial.repository === undefined && at >= 0 ? used.splice(at, 1) : [];
+    return known;
+  });
+}
+
+async function elsewhere(
+  { mirror, config }: StatusOptions['parts'],
+  here: readonly Download[],
+): Promise<readonly ForeignDownloadStatus[]> {
   const found = await mirror.downloadsElsewhere([...config.upstreams.keys()]);
-  return found.map(({ upstream = null, ...download }) => ({ ...download, upstream }));
+  const others = found.filter(({ digest }) => !here.some(download => download.digest === digest));
+  return others.map(({ upstream = null, ...download }) => ({ ...download, upstream }));
 }
 
 function savedStatus({ sentBytes, fetchedBytes }: Transferred, since: string): SavedStatus {
@@ -270,15 +362,19 @@ async function within<T>(ms: number, work: (signal: AbortSignal) => Promise<T>):
   }
 }
 
-function upstreamStatus({ config, mirror, upstreams }: StatusOptions['parts']): readonly UpstreamStatus[] {
+function upstreamStatus(
+  { config }: Pick<StatusOptions['parts'], 'config'>,
+  reports: readonly ServingReport[],
+): readonly UpstreamStatus[] {
   return [...config.upstreams.values()].map(({ name, url }) => {
-    const { answeredAtMs, failure } = mirror.upstreamState(name);
-    const known = upstreams.get(name)?.budget() ?? [];
-    const remaining = known.flatMap(({ remaining: left }) => left ?? []);
+    const known = reports.flatMap(({ upstreams }) => upstreams.filter(each => each.name === name));
+    const answered = known.flatMap(({ answeredAtMs }) => answeredAtMs ?? []);
+    const failure = known.flatMap(each => each.failure ?? []).sort((one, other) => other.atMs - one.atMs)[0];
+    const remaining = known.flatMap(each => each.remaining);
     return {
       name,
       url,
-      lastAnswer: optionalTime(answeredAtMs),
+      lastAnswer: answered.length === 0 ? null : timeOf(Math.max(...answered)),
       lastError: failure === undefined ? null : { ...withoutTime(failure), at: timeOf(failure.atMs) },
       budgetRemaining: remaining.length === 0 ? null : Math.min(...remaining),
     };

@@ -155,9 +155,10 @@ export const imagePattern = text(
 export const flag = z.boolean({ error: 'expected true or false' });
 
 /** A whole number of at least `minimum`. */
-export function count(minimum: number) {
-  const error = `expected a whole number of at least ${minimum}`;
-  return z.int({ error }).min(minimum, { error });
+export function count(minimum: number, maximum = Number.MAX_SAFE_INTEGER) {
+  const atMost = maximum === Number.MAX_SAFE_INTEGER ? '' : ` and at most ${maximum}`;
+  const error = `expected a whole number of at least ${minimum}${atMost}`;
+  return z.int({ error }).min(minimum, { error }).max(maximum, { error });
 }
 
 export function oneOf<const Values extends readonly [string, ...string[]]>(...values: Values) {

@@ -152,6 +152,9 @@ const tls = section({
   keyFile: path.describe('PEM file of its private key'),
 });
 
+/** Each takes memory for its own; more of them than cores gain nothing. */
+const MAX_PROCESSES = 64;
+
 const server = section(
   {
     listen: listOf(listener).prefault('127.0.0.1:5000').describe('Addresses on which clients connect'),
@@ -159,6 +162,12 @@ const server = section(
       .union([address, z.literal(false, { error: 'expected false' })])
       .prefault('127.0.0.1:5001')
       .describe('Address of /livez, /readyz and /metrics, for everybody who can reach it; false for none'),
+    processes: z
+      .union([count(1, MAX_PROCESSES), z.literal('auto', { error: 'expected auto' })])
+      .prefault(1)
+      .describe(
+        'Number of processes that serve clients: 1, more for a machine with several cores, or auto for one per core',
+      ),
     serverNames: listOf(registryHost)
       .prefault([])
       .describe(

@@ -7,6 +7,7 @@ import { hasPrograms } from '../support/programs.ts';
 import { bundles, prepull } from './bundles.ts';
 import { coldPull, type ColdCase } from './cold.ts';
 import { lazyChunked, lazyEstargz, parallelPull } from './lazy.ts';
+import { processes } from './processes.ts';
 import { pushes } from './push.ts';
 import { starts } from './start.ts';
 import { load } from './support/load.ts';
@@ -59,6 +60,7 @@ console.log(
 try {
   await measure('start', starts);
   await measure('push', pushes);
+  await measure('processes', processes);
   await measure('tenants', warmTenants, manyTenants);
   let pushed: ReturnType<typeof pushImage> | undefined;
   /** Pushed once, and only for a section that pulls it. */

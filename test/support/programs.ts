@@ -90,6 +90,13 @@ export async function run(
   return result.stdout;
 }
 
+/** User and system time that a process used so far. Linux only. */
+export function cpuSecondsOf(pid: number): number {
+  // Fields 14 and 15 of proc(5) stat, counted behind the program's name, which may hold spaces; 100 ticks a second.
+  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1)?.split(' ') ?? [];
+  return (Number(fields[11]) + Number(fields[12])) / 100;
+}
+
 export interface DaemonOptions {
   readonly program: string;
   readonly args: readonly string[];
@@ -186,9 +193,7 @@ export class Daemon {
 
   /** User and system time that it used so far. */
   cpuSeconds(): number {
-    // Fields 14 and 15 of proc(5) stat, counted behind the program's name, which may hold spaces; 100 ticks a second.
-    const fields = readFileSync(`/proc/${this.pid}/stat`, 'utf8').split(') ').at(-1)?.split(' ') ?? [];
-    return (Number(fields[11]) + Number(fields[12])) / 100;
+    return cpuSecondsOf(this.pid);
   }
 
   #statusBytes(field: string): number {

@@ -20,6 +20,8 @@ export interface RateResult {
   readonly seconds: number;
   readonly p50Ms: number;
   readonly p99Ms: number;
+  /** What the load itself took. */
+  readonly cpuSeconds: number;
 }
 
 export interface NodesJob {
@@ -68,6 +70,7 @@ async function rate(job: RateJob): Promise<RateResult> {
   );
   const latencies: number[] = [];
   let bytes = 0;
+  const before = process.cpuUsage();
   const startMs = performance.now();
   const endMs = startMs + job.seconds * 1000;
   await Promise.all(
@@ -82,6 +85,7 @@ async function rate(job: RateJob): Promise<RateResult> {
     }),
   );
   const seconds = (performance.now() - startMs) / 1000;
+  const { user, system } = process.cpuUsage(before);
   for (const connection of connections) {
     connection.close();
   }
@@ -91,6 +95,7 @@ async function rate(job: RateJob): Promise<RateResult> {
     seconds,
     p50Ms: quantile(latencies, 0.5),
     p99Ms: quantile(latencies, 0.99),
+    cpuSeconds: (user + system) / 1e6,
   };
 }
 

@@ -1,0 +1,34 @@
+import type { Spool } from '../../blobs/spool.ts';
+import type { News } from '../../lib/news.ts';
+
+/** As often as it matters: eviction looks at the sum, and downloads stop at `storage.maxBytes`. */
+const TELL_EVERY_MS = 1_000;
+
+/**
+ * Lets each process of a server count the unfinished downloads and uploads of all: each tells the others by how many
+ * bytes its own have grown or shrunk. What a process has not told when it is killed is counted by the next collection.
+ */
+export function shareUnfinished(
+  spool: Pick<Spool, 'unfinishedBytes' | 'countUnfinished'>,
+  news: News<number>,
+): { close(): void } {
+  let knownBytes = spool.unfinishedBytes;
+  const unlisten = news.listen(bytes => {
+    const before = spool.unfinishedBytes;
+    spool.countUnfinished(before + bytes);
+    knownBytes += spool.unfinishedBytes - before;
+  });
+  const tell = (): void => {
+    const { unfinishedBytes } = spool;
+    if (unfinishedBytes !== knownBytes) news.tell(unfinishedBytes - knownBytes);
+    knownBytes = unfinishedBytes;
+  };
+  const timer = setInterval(tell, TELL_EVERY_MS).unref();
+  return {
+    close: () => {
+      clearInterval(timer);
+      tell();
+      unlisten();
+    },
+  };
+}
