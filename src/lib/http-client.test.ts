@@ -46,7 +46,8 @@ async function failure(promise: Promise<unknown>): Promise<HttpFailure> {
   return error;
 }
 
-const get = (url: string) => ({ method: 'GET', url: new URL(url), headers: {} }) as const;
+const file = (name: string) =>
+  readFileSync(new URL(`../../test/support/tls/${name}`, import.meta.url), 'utf8');
 
 describe('HttpClient', () => {
   it('keeps a connection for the next request, even after HEAD', async () => {
@@ -57,124 +58,128 @@ describe('HttpClient', () => {
     });
     const client = httpClient();
     for (const method of ['HEAD', 'GET', 'HEAD'] as const) {
-      const { body } = await client.request({ ...get(url), method });
+      const { body } = await client.request({ method, url: new URL(url), headers: {} });
       await text(body);
       await new Promise(resolve => setTimeout(resolve, 20));
     }
     expect(connections).toBe(1);
   });
+});
 
-  it('distinguishes unreachable, forbidden and broken', async () => {
-    const gone = await serve(() => {});
-    gone.server.closeAllConnections();
-    await new Promise(resolve => gone.server.close(resolve));
-    expect((await failure(httpClient().request(get(gone.url)))).reason).toBe('unreachable');
-    const rude = await serve((request: IncomingMessage) => request.socket.destroy());
-    expect((await failure(httpClient().request(get(rude.url)))).reason).toBe('broken');
-    const guard = {
-      admit: () => {
-        throw new Error('not there');
-      },
-      connected() {},
-    };
-    const { reason, message } = await failure(httpClient({ guard }).request(get(rude.url)));
-    expect([reason, message]).toEqual(['forbidden', 'not there']);
-  });
+describe.each([{ isBulk: false }, { isBulk: true }])(
+  'HttpClient, with bulk bodies: $isBulk',
+  ({ isBulk }) => {
+    const get = (url: string) => ({ method: 'GET', url: new URL(url), headers: {}, isBulk }) as const;
 
-  it('gives up a connection that is not made within its limit', async () => {
-    // Takes connections, and leaves every TLS handshake without an answer.
-    const mute = createTcpServer(() => {}).listen(0, '127.0.0.1');
-    await once(mute, 'listening');
-    cleanups.push(async () => mute.close());
-    const address = mute.address();
-    if (address === null || typeof address === 'string') throw new Error('not listening');
-    const hanging = await serve(() => {});
-    const first = await Promise.race([
-      failure(httpClient({ connectMs: 100 }).request(get(`https://127.0.0.1:${address.port}/`))),
-      failure(httpClient({ headersMs: 4_000 }).request(get(hanging.url))),
-    ]);
-    expect(first.reason).toBe('unreachable');
-  });
-
-  it('connects to the addresses of a name that its guard admits, and reports which', async () => {
-    const { port } = await serve((_, response) => response.end('here'));
-    const seen: string[] = [];
-    const client = httpClient({
-      lookup: async () => ['10.0.0.1', '127.0.0.1'].map(address => ({ address, family: 4 })),
-      guard: {
-        admit: address => {
-          if (address.startsWith('10.')) throw new Error('inner');
+    it('distinguishes unreachable, forbidden and broken', async () => {
+      const gone = await serve(() => {});
+      gone.server.closeAllConnections();
+      await new Promise(resolve => gone.server.close(resolve));
+      expect((await failure(httpClient().request(get(gone.url)))).reason).toBe('unreachable');
+      const rude = await serve((request: IncomingMessage) => request.socket.destroy());
+      expect((await failure(httpClient().request(get(rude.url)))).reason).toBe('broken');
+      const guard = {
+        admit: () => {
+          throw new Error('not there');
         },
-        connected: (address, hostname) => seen.push(`${hostname} ${address}`),
-      },
+        connected() {},
+      };
+      const { reason, message } = await failure(httpClient({ guard }).request(get(rude.url)));
+      expect([reason, message]).toEqual(['forbidden', 'not there']);
     });
-    const { body } = await client.request(get(`http://registry.test:${port}/`));
-    expect([await text(body), seen]).toEqual(['here', ['registry.test 127.0.0.1']]);
-  });
 
-  it('sends the whole URL to a proxy, and resolves nothing itself', async () => {
-    const target = await serve((request, response) => response.end(`${request.headers.host} ${request.url}`));
-    const asked: string[] = [];
-    const proxy = await serve((request, response) => {
-      asked.push(request.url ?? '');
-      const { pathname } = new URL(request.url ?? '');
-      const { headers } = request;
-      forward({ host: '127.0.0.1', port: target.port, path: pathname, headers }, answer =>
-        answer.pipe(response),
-      ).end();
+    it('gives up a connection that is not made within its limit', async () => {
+      // Takes connections, and leaves every TLS handshake without an answer.
+      const mute = createTcpServer(() => {}).listen(0, '127.0.0.1');
+      await once(mute, 'listening');
+      cleanups.push(async () => mute.close());
+      const address = mute.address();
+      if (address === null || typeof address === 'string') throw new Error('not listening');
+      const hanging = await serve(() => {});
+      const first = await Promise.race([
+        failure(httpClient({ connectMs: 100 }).request(get(`https://127.0.0.1:${address.port}/`))),
+        failure(httpClient({ headersMs: 4_000 }).request(get(hanging.url))),
+      ]);
+      expect(first.reason).toBe('unreachable');
     });
-    const client = httpClient({
-      proxy: { http: proxy.url },
-      lookup: async () => {
-        throw new Error('resolved');
-      },
+
+    it('connects to the addresses of a name that its guard admits, and reports which', async () => {
+      const { port } = await serve((_, response) => response.end('here'));
+      const seen: string[] = [];
+      const client = httpClient({
+        lookup: async () => ['10.0.0.1', '127.0.0.1'].map(address => ({ address, family: 4 })),
+        guard: {
+          admit: address => {
+            if (address.startsWith('10.')) throw new Error('inner');
+          },
+          connected: (address, hostname) => seen.push(`${hostname} ${address}`),
+        },
+      });
+      const { body } = await client.request(get(`http://registry.test:${port}/`));
+      expect([await text(body), seen]).toEqual(['here', ['registry.test 127.0.0.1']]);
     });
-    for (let round = 0; round < 2; round += 1) {
-      const { body } = await client.request(get('http://registry.test/v2/'));
-      expect(await text(body)).toBe('registry.test /v2/');
-    }
-    expect(asked).toEqual(Array(2).fill('http://registry.test/v2/'));
-  });
 
-  it('does not send a literal address that its guard refuses through a proxy', async () => {
-    const asked: string[] = [];
-    const proxy = await serve((request, response) => {
-      asked.push(request.url ?? '');
-      response.end();
+    it('sends the whole URL to a proxy, and resolves nothing itself', async () => {
+      const target = await serve((request, response) =>
+        response.end(`${request.headers.host} ${request.url}`),
+      );
+      const asked: string[] = [];
+      const proxy = await serve((request, response) => {
+        asked.push(request.url ?? '');
+        const { pathname } = new URL(request.url ?? '');
+        const { headers } = request;
+        forward({ host: '127.0.0.1', port: target.port, path: pathname, headers }, answer =>
+          answer.pipe(response),
+        ).end();
+      });
+      const client = httpClient({
+        proxy: { http: proxy.url },
+        lookup: async () => {
+          throw new Error('resolved');
+        },
+      });
+      for (let round = 0; round < 2; round += 1) {
+        const { body } = await client.request(get('http://registry.test/v2/'));
+        expect(await text(body)).toBe('registry.test /v2/');
+      }
+      expect(asked).toEqual(Array(2).fill('http://registry.test/v2/'));
     });
-    const guard = {
-      admit: () => {
-        throw new Error('never');
-      },
-      connected() {},
-    };
-    const client = httpClient({ proxy: { http: proxy.url }, guard });
-    expect((await failure(client.request(get('http://169.254.169.254/latest')))).reason).toBe('forbidden');
-    expect(asked).toEqual([]);
-  });
-});
 
-const file = (name: string) =>
-  readFileSync(new URL(`../../test/support/tls/${name}`, import.meta.url), 'utf8');
+    it('does not send a literal address that its guard refuses through a proxy', async () => {
+      const asked: string[] = [];
+      const proxy = await serve((request, response) => {
+        asked.push(request.url ?? '');
+        response.end();
+      });
+      const guard = {
+        admit: () => {
+          throw new Error('never');
+        },
+        connected() {},
+      };
+      const client = httpClient({ proxy: { http: proxy.url }, guard });
+      expect((await failure(client.request(get('http://169.254.169.254/latest')))).reason).toBe('forbidden');
+      expect(asked).toEqual([]);
+    });
 
-describe('over TLS', () => {
-  it('sends its own certificate to a server that requests one', async () => {
-    const [key, cert] = [file('server.key'), file('server.pem')];
-    const server = createTlsServer(
-      { key, cert, requestCert: true, rejectUnauthorized: false },
-      ({ socket }, response) => {
-        const shown = socket instanceof TLSSocket && socket.getPeerCertificate().raw !== undefined;
-        response.end(shown ? 'a certificate' : 'none');
-      },
-    );
-    await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
-    cleanups.push(() => new Promise(resolve => server.close(resolve)));
-    const address = server.address();
-    if (address === null || typeof address === 'string') throw new Error('not listening');
-    const url = `https://127.0.0.1:${address.port}`;
-    const ask = async (options: Partial<HttpClientOptions>) =>
-      text((await httpClient({ ca: file('ca.pem'), ...options }).request(get(url))).body);
-    expect(await ask({ clientCertificate: { cert, key } })).toBe('a certificate');
-    expect(await ask({})).toBe('none');
-  });
-});
+    it('sends its own certificate to a server that requests one', async () => {
+      const [key, cert] = [file('server.key'), file('server.pem')];
+      const server = createTlsServer(
+        { key, cert, requestCert: true, rejectUnauthorized: false },
+        ({ socket }, response) => {
+          const shown = socket instanceof TLSSocket && socket.getPeerCertificate().raw !== undefined;
+          response.end(shown ? 'a certificate' : 'none');
+        },
+      );
+      await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
+      cleanups.push(() => new Promise(resolve => server.close(resolve)));
+      const address = server.address();
+      if (address === null || typeof address === 'string') throw new Error('not listening');
+      const url = `https://127.0.0.1:${address.port}`;
+      const ask = async (options: Partial<HttpClientOptions>) =>
+        text((await httpClient({ ca: file('ca.pem'), ...options }).request(get(url))).body);
+      expect(await ask({ clientCertificate: { cert, key } })).toBe('a certificate');
+      expect(await ask({})).toBe('none');
+    });
+  },
+);

@@ -3,14 +3,11 @@
  * connections are made. Redirects, authentication and status codes are left to the caller.
  */
 import { HttpFailure } from './http-failure.ts';
-import type { HttpClientOptions, HttpRequest, HttpResponse, HttpTransport } from './http-transport.ts';
+import type { HttpRequest, HttpResponse } from './http-message.ts';
+import type { HttpClientOptions, HttpTransport } from './http-transport.ts';
 
-export type {
-  AddressGuard,
-  HttpClientOptions,
-  HttpRequest,
-  HttpResponse,
-} from './http-transport.ts';
+export type { HttpRequest, HttpResponse } from './http-message.ts';
+export type { AddressGuard, HttpClientOptions } from './http-transport.ts';
 
 /** Loads the modules for requests in advance. */
 export async function loadHttpClient(): Promise<void> {

@@ -1,3 +1,5 @@
+import { ResponseError } from './response-parser.ts';
+
 /**
  * `unreachable`: no connection. `forbidden`: the guard refused the address. `timeout`: a phase took too long. `broken`:
  * the connection broke, or the response is not HTTP.
@@ -14,6 +16,9 @@ export class HttpFailure extends Error {
     this.reason = reason;
   }
 }
+
+/** Nothing arrived within the limit of a phase. */
+export class ResponseTimeout extends Error {}
 
 /** The HttpFailure for `error`, from a request or its body; the reason of an aborted signal is returned unchanged. */
 export function failureOf(
@@ -39,10 +44,10 @@ const UNDICI = /^(?:UND_ERR|HPE)(?:_|$)/;
 
 function reasonOf(error: unknown): HttpFailureReason {
   const { syscall, code }: NodeJS.ErrnoException = error instanceof Error ? error : new Error();
-  if (TIMEOUTS.has(code)) return 'timeout';
+  if (TIMEOUTS.has(code) || error instanceof ResponseTimeout) return 'timeout';
   if (code === 'UND_ERR_CONNECT_TIMEOUT') return 'unreachable';
   const isUndici = UNDICI.test(code ?? '') || (error instanceof Error && error.name === 'HTTPParserError');
-  const isBroken = isUndici || code === 'EPIPE';
+  const isBroken = isUndici || error instanceof ResponseError || code === 'EPIPE';
   return isBroken || syscall === 'read' || syscall === 'write' ? 'broken' : 'unreachable';
 }
 

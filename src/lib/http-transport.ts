@@ -1,10 +1,11 @@
 import type { LookupAddress, LookupOptions } from 'node:dns';
-import type { IncomingHttpHeaders } from 'node:http';
-import { isIP } from 'node:net';
-import type { Readable } from 'node:stream';
+import { isIP, type OnReadOpts, type Socket } from 'node:net';
 import { Agent, buildConnector, type Dispatcher, errors, Pool, ProxyAgent } from 'undici';
+import { BulkClient } from './bulk-client.ts';
 import { failureOf, HttpFailure } from './http-failure.ts';
+import type { HttpRequest, HttpResponse } from './http-message.ts';
 import { type Lookup, systemLookup } from './lookup.ts';
+import { PagedBody } from './paged-body.ts';
 import { type ProxySettings, proxyFor } from './proxy.ts';
 import { bareHost } from './url.ts';
 
@@ -37,21 +38,6 @@ export interface HttpClientOptions {
   readonly lookup?: Lookup | undefined;
 }
 
-/** A request; `signal` aborts it and its body. */
-export interface HttpRequest {
-  readonly method: 'GET' | 'HEAD';
-  readonly url: URL;
-  readonly headers: Readonly<Record<string, string>>;
-  readonly signal?: AbortSignal | undefined;
-}
-
-/** The caller reads `body` to its end or destroys it: until then it occupies a connection. */
-export interface HttpResponse {
-  readonly status: number;
-  readonly headers: IncomingHttpHeaders;
-  readonly body: Readable;
-}
-
 /** Headers of registries are below 4 KiB; CDNs and load balancers add some. */
 const MAX_HEADER_BYTES = 32 * 1024;
 /** Just below the idle limit of common load balancers (60 s), so that we close first. */
@@ -64,11 +50,20 @@ const KEEP_ALIVE_MS = 50_000;
 export class HttpTransport {
   readonly #options: HttpClientOptions;
   readonly #direct: Agent;
+  /** For large bodies, unless they come through a proxy. */
+  readonly #bulk: BulkClient;
   readonly #proxies = new Map<string, ProxyAgent>();
 
   constructor(options: HttpClientOptions) {
     this.#options = options;
     this.#direct = new Agent({ ...this.#limits(), connect: this.#connector() });
+    this.#bulk = new BulkClient({
+      connect: (url, onread) => this.#connect(url, onread),
+      headersMs: options.headersMs,
+      idleBodyMs: options.idleBodyMs,
+      maxHeaderBytes: MAX_HEADER_BYTES,
+      keepAliveMs: KEEP_ALIVE_MS,
+    });
   }
 
   /**
@@ -78,19 +73,17 @@ export class HttpTransport {
   async request(request: HttpRequest): Promise<HttpResponse> {
     const dispatcher = await this.#dispatcherFor(request);
     try {
-      return await send(dispatcher, request);
+      if (request.isBulk && dispatcher === this.#direct) return await this.#bulk.request(request);
+      const response = await sendTwice(dispatcher, request);
+      return request.isBulk ? inPages(response) : response;
     } catch (error) {
-      if (!isStaleConnection(error)) throw failureOf(error, request);
-    }
-    // The server closed an idle connection just as it was used again: that says nothing about the request, so it is
-    // repeated.
-    return send(dispatcher, request).catch((error: unknown) => {
       throw failureOf(error, request);
-    });
+    }
   }
 
   /** Aborts all requests. */
   async close(): Promise<void> {
+    this.#bulk.close();
     await Promise.all([this.#direct, ...this.#proxies.values()].map(dispatcher => dispatcher.destroy()));
   }
 
@@ -141,10 +134,21 @@ export class HttpTransport {
     };
   }
 
-  #connector(): buildConnector.connector {
+  #connect(url: URL, onread: OnReadOpts): Promise<Socket> {
+    const { host, protocol, port } = url;
+    return new Promise((resolve, reject) => {
+      this.#connector(onread)({ hostname: bareHost(url), host, protocol, port }, (...[error, socket]) => {
+        if (error !== null) reject(error);
+        else resolve(socket);
+      });
+    });
+  }
+
+  #connector(onread?: OnReadOpts): buildConnector.connector {
     const { guard, connectMs, lookup = systemLookup } = this.#options;
     const connect = buildConnector({
       ...this.#tls(),
+      ...(onread === undefined ? {} : { onread }),
       timeout: connectMs,
       // The checked addresses are the ones that are connected to, so changing DNS answers cannot evade the check.
       lookup: guardedLookup(lookup, guard),
@@ -166,6 +170,19 @@ export class HttpTransport {
   }
 }
 
+/**
+ * If the server closed an idle connection just as it was used again, that says nothing about the request, so it is
+ * repeated.
+ */
+async function sendTwice(dispatcher: Dispatcher, request: HttpRequest): Promise<HttpResponse> {
+  try {
+    return await send(dispatcher, request);
+  } catch (error) {
+    if (!isStaleConnection(error)) throw error;
+  }
+  return send(dispatcher, request);
+}
+
 async function send(
   dispatcher: Dispatcher,
   { method, url, headers, signal }: HttpRequest,
@@ -185,6 +202,21 @@ async function send(
     reset: false,
   });
   return { status: statusCode, headers: received, body };
+}
+
+/** The response with its body in large pieces. */
+function inPages({ status, headers, body }: HttpResponse): HttpResponse {
+  const pages = new PagedBody({
+    length: undefined,
+    wanted: () => body.resume(),
+    closed: error => body.destroy(error ?? undefined),
+  });
+  body.on('data', (bytes: Uint8Array) => {
+    if (!pages.add(bytes)) body.pause();
+  });
+  body.on('end', () => pages.end());
+  body.on('error', error => pages.destroy(error));
+  return { status, headers, body: pages, release: piece => pages.release(piece) };
 }
 
 async function admit(guard: AddressGuard | undefined, address: string, hostname: string): Promise<void> {

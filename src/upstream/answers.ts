@@ -69,7 +69,8 @@ export interface FetchedBlob extends Answer {
   readonly etag: HostETag | undefined;
   /**
    * May be iterated once; ending the iteration frees the connection. Throws an UpstreamFailure if the bytes end before
-   * or after the announced length, or stop arriving. Not verified against the digest.
+   * or after the announced length, or stop arriving. Not verified against the digest. A piece is overwritten as soon as
+   * the next one is requested.
    */
   readonly body: AsyncIterable<Uint8Array>;
   /** Frees the connection if the body is not read to its end. May be called at any time. */

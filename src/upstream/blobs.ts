@@ -52,6 +52,7 @@ export async function fetchBlob(
       path: blobEndpoint(repository, digest),
       headers: offset > 0 || length !== undefined ? { range: `bytes=${offset}-${last}` } : {},
       condition: offset > 0 ? etag : undefined,
+      isBulk: true,
     },
     ask,
   );
@@ -68,7 +69,7 @@ export async function fetchBlob(
       isPart: reply.response.status === 206,
       size: extent.size,
       etag: strongTag(reply),
-      body: pieces(body, extent.length, reply.context),
+      body: pieces(reply.response, extent.length, reply.context),
       destroy,
     };
   } catch (error) {

@@ -37,8 +37,7 @@ export interface BodyContext {
 
 /** The value of a header; of several, the first. */
 export function headerOf(response: HttpResponse, name: string): string | undefined {
-  const value = response.headers[name];
-  return Array.isArray(value) ? value[0] : value;
+  return [response.headers[name] ?? []].flat()[0];
 }
 
 /** A length in the form of HTTP headers; `undefined` if it is not one. */
@@ -105,11 +104,12 @@ export async function collect(
 }
 
 /**
- * The chunks of a large body as they arrive. `length` is what its headers announced: fewer or more bytes are a failure,
- * even if the connection's own framing accepts them.
+ * The pieces of a large body as they arrive. The memory of each is used again as soon as the next one is requested.
+ * `length` is what its headers announced: fewer or more bytes are a failure, even if the connection's own framing accepts
+ * them.
  */
 export async function* pieces(
-  body: Readable,
+  { body, release }: HttpResponse,
   length: number | undefined,
   context: BodyContext,
 ): AsyncGenerator<Uint8Array, void, void> {
@@ -119,6 +119,7 @@ export async function* pieces(
       size += piece.length;
       if (length !== undefined && size > length) break;
       yield piece;
+      release?.(piece);
     }
   } catch (error) {
     throw bodyFailure(error, context);

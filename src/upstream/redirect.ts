@@ -17,6 +17,8 @@ export interface RedirectedRequest {
   /** `If-Range`, sent only to the host that sent the ETag. */
   readonly condition?: { readonly value: string; readonly origin: string } | undefined;
   readonly signal?: AbortSignal | undefined;
+  /** As in HttpRequest. */
+  readonly isBulk?: boolean | undefined;
 }
 
 /** The response at the end of all redirects. */
@@ -32,14 +34,14 @@ export interface Followed {
 
 /** Sends a request and follows redirects, by the rules of which host may see what. */
 export async function follow(client: HttpClient, request: RedirectedRequest): Promise<Followed> {
-  const { method, authorization, condition, signal } = request;
+  const { method, authorization, condition, signal, isBulk } = request;
   let { url } = request;
   let crossed = false;
   for (let hops = 0; ; hops += 1) {
     const headers = { ...request.headers };
     if (authorization !== undefined && !crossed) headers['authorization'] = authorization;
     if (condition?.origin === url.origin) headers['if-range'] = condition.value;
-    const response = await client.request({ method, url, headers, signal });
+    const response = await client.request({ method, url, headers, signal, isBulk });
     if (!REDIRECTS.has(response.status)) return { response, url, crossed, redirected: hops > 0 };
     discard(response.body);
     if (hops === MAX_REDIRECTS)

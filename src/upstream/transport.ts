@@ -36,6 +36,8 @@ export interface TransportRequest {
   readonly path: string;
   readonly headers?: Readonly<Record<string, string>>;
   readonly condition?: { readonly value: string; readonly origin: string } | undefined;
+  /** As in HttpRequest. */
+  readonly isBulk?: boolean | undefined;
   readonly credential: Credential | undefined;
   readonly signal: AbortSignal | undefined;
 }
@@ -216,7 +218,7 @@ export class Transport {
 
   async #follow(request: TransportRequest, authorization: Authorization | undefined): Promise<Followed> {
     const { registry, client, userAgent, endpoint } = this.#options;
-    const { method, condition, signal } = request;
+    const { method, condition, signal, isBulk } = request;
     const headers = { 'user-agent': userAgent, 'accept-encoding': 'identity', ...request.headers };
     try {
       return await follow(client, {
@@ -226,6 +228,7 @@ export class Transport {
         authorization: authorization?.header,
         condition,
         signal,
+        isBulk,
       });
     } catch (error) {
       if (error instanceof UpstreamFailure) {

@@ -35,7 +35,7 @@ export const users = {
 /** All of a body. */
 export async function read(body: AsyncIterable<Uint8Array>): Promise<Buffer> {
   const pieces: Uint8Array[] = [];
-  for await (const piece of body) pieces.push(piece);
+  for await (const piece of body) pieces.push(Uint8Array.from(piece));
   return Buffer.concat(pieces);
 }
 

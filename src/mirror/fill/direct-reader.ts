@@ -151,7 +151,7 @@ export class DirectReader implements BlobReader {
     const { upstream } = contender.repository;
     meter.count('bytes_from_upstream_total', { upstream }, chunk.byteLength);
     this.#hash.update(chunk);
-    this.#window.push(chunk);
+    this.#window.push(chunk.slice());
     this.#received += chunk.byteLength;
     this.#wakeReader?.();
     while (this.#received - this.#windowStart > HOLD_BACK_BYTES + MAX_AHEAD_BYTES) {
@@ -165,9 +165,11 @@ export class DirectReader implements BlobReader {
   /** Reading only goes forwards: nothing before `position` is needed again. */
   #dropBefore(position: number): void {
     for (let [first] = this.#window; first !== undefined; [first] = this.#window) {
-      if (this.#windowStart + first.byteLength > position) break;
-      this.#window.shift();
-      this.#windowStart += first.byteLength;
+      const dropped = Math.min(position - this.#windowStart, first.byteLength);
+      if (dropped <= 0) break;
+      this.#windowStart += dropped;
+      if (dropped === first.byteLength) this.#window.shift();
+      else this.#window[0] = first.subarray(dropped);
     }
     this.#wakeStream?.();
   }

@@ -99,7 +99,7 @@ export interface DownloadOptions {
   readonly size: () => number | undefined;
   /** The maximum number of bytes of the blob, if anything declares its size. */
   readonly limit: () => number | undefined;
-  /** Takes the next bytes; those after them wait until it resolves. */
+  /** Takes the next bytes, which are only valid until it resolves; those after them wait. */
   readonly write: (chunk: Uint8Array) => Promise<void>;
   /** In whose name to ask now. */
   readonly contender: () => Contender | undefined;

@@ -46,42 +46,36 @@ export class FillTransfer {
 
   /**
    * Completes `ingest` with the pieces that are there and what has to be downloaded, and takes that from `space`. Returns
-   * the index of the endpoint that sent the last byte; `undefined` if none had to. Whatever it rejects with, as `download` does or with Unwanted, everything received is written.
+   * the index of the endpoint that sent the last byte; `undefined` if none had to. Whatever it rejects with, as
+   * `download` does or with Unwanted, everything received is written.
    */
   async into(ingest: Ingest, space: FillSpace): Promise<number | undefined> {
     const { fill, sharing, asking, pieces, skipEndpoints, meter, log, signal } = this.#options;
     const labels = { upstream: sharing.starter.repository.upstream };
     const writer = new IngestWriter(ingest, length => fill.grow(length));
     const reading = new Reading(fill);
-    try {
-      return await download({
-        asking,
-        digest: fill.digest,
-        log,
-        resumed: () => meter.count('fills_resumed_total'),
-        signal,
-        skipEndpoints,
-        length: () => writer.length,
-        end: isUnderWay => pieces.endBefore(writer.length, isUnderWay),
-        prepare: () => pieces.copyTo(writer, bytes => this.#admit(bytes, space, reading)),
-        read: (buffer, position) => fill.read(buffer, position),
-        size: () => fill.size ?? sharing.agreedSize,
-        limit: () => sharing.limitBytes,
-        write: async chunk => {
-          await this.#admit(chunk.byteLength, space, reading);
-          await writer.add(chunk);
-          meter.count('bytes_from_upstream_total', labels, chunk.byteLength);
-        },
-        contender: () => sharing.current,
-        refused: async (contender, failure) => {
-          await writer.drain();
-          sharing.refused(contender, failure);
-        },
-        given: delivery => sharing.given(delivery),
-      });
-    } finally {
-      await writer.drain();
-    }
+    return download({
+      asking,
+      digest: fill.digest,
+      log,
+      resumed: () => meter.count('fills_resumed_total'),
+      signal,
+      skipEndpoints,
+      length: () => writer.length,
+      end: isUnderWay => pieces.endBefore(writer.length, isUnderWay),
+      prepare: () => pieces.copyTo(writer, bytes => this.#admit(bytes, space, reading)),
+      read: (buffer, position) => fill.read(buffer, position),
+      size: () => fill.size ?? sharing.agreedSize,
+      limit: () => sharing.limitBytes,
+      write: async chunk => {
+        await this.#admit(chunk.byteLength, space, reading);
+        await writer.add(chunk);
+        meter.count('bytes_from_upstream_total', labels, chunk.byteLength);
+      },
+      contender: () => sharing.current,
+      refused: async (contender, failure) => sharing.refused(contender, failure),
+      given: delivery => sharing.given(delivery),
+    });
   }
 
   /** Reserves space for the next piece. Throws if there is none, or if nobody wants a blob of unknown size any more. */
