@@ -197,6 +197,7 @@ export class Partials {
         blob,
         repository: kept.repository,
         leaseKey: held.key,
+        isStored: async () => (await metadata.statBlob(digest)) !== undefined,
         letGo: isKept => this.#letGo(key, kept, { lease: held, isKept, blob }),
         log,
       });
@@ -282,6 +283,8 @@ interface OpenedOptions {
   readonly blob: PartialBlob;
   readonly repository: string;
   readonly leaseKey: string;
+  /** Whether the whole blob is stored, by whichever process. */
+  readonly isStored: () => Promise<boolean>;
   /** Called when it is closed. */
   readonly letGo: (isKept: boolean) => Promise<void>;
   readonly log: Log;
@@ -342,10 +345,11 @@ class Opened {
   }
 
   async #closeNow(): Promise<void> {
-    const { letGo, log } = this.#options;
+    const { isStored, letGo, log } = this.#options;
     const { digest } = this.blob;
     let isKept = false;
     try {
+      if (await isStored()) this.blob.obsolete();
       isKept = await this.blob.close();
     } catch (error) {
       log.info({ err: error, digest }, 'parts of a blob were not kept');

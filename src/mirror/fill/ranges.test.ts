@@ -559,6 +559,17 @@ describe('two processes on one store', () => {
     expect(askedExtents()).toEqual([HALVES[0]]);
   });
 
+  it('keep nothing of a blob that the other has stored', async () => {
+    const world = await startWorld({}, { isIndexOnDisk: true });
+    const blob = await layer(world, 4 * MIB, 'stored');
+    const other = await another({ folder: world.folder });
+    await readRanges(other, blob, HALVES[0]);
+    await world.pull(blob.digest);
+    await until(() => world.mirror.runningFills === 0);
+    await other.close();
+    expect(await readdir(join(world.folder, 'ingest'))).toEqual([]);
+  });
+
   it('request again what another has removed while it was being read', async () => {
     const world = await startWorld({}, { isIndexOnDisk: true });
     const blob = await layer(world, 4 * MIB, 'gone');
