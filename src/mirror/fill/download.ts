@@ -89,8 +89,9 @@ export interface DownloadOptions {
    */
   readonly end?: (isUnderWay: boolean) => number | undefined;
   /**
-   * Called before each request; may write bytes that need no download. True if nothing is left to be downloaded, which is
-   * otherwise so when a response that was not asked for an end is read.
+   * Called before each request, but not before upstream has proved to have what is stored; may write bytes that need no
+   * download. True if nothing is left to be downloaded, which is otherwise so when a response that was not asked for an end
+   * is read.
    */
   readonly prepare?: () => Promise<boolean>;
   /** Reads what is already stored, as in `BlobReader.read`; absent if it need not be compared. */
@@ -140,7 +141,8 @@ class Download {
     // What is written from now on is upstream's; only what was there before has to be compared.
     this.#isShown = this.#options.length() === 0;
     for (let contender = this.#next(); contender !== undefined; contender = this.#next()) {
-      if (await this.#options.prepare?.()) return this.#hasBegun ? this.#endpoint : undefined;
+      if (this.#isAgreed && (await this.#options.prepare?.()))
+        return this.#hasBegun ? this.#endpoint : undefined;
       const before = this.#options.length();
       try {
         const read = await this.#attempt(contender);
@@ -164,6 +166,11 @@ class Download {
     throw lastFailure;
   }
 
+  /** Whether nothing that is stored has to be compared with what upstream sends. */
+  get #isAgreed(): boolean {
+    return this.#isShown || this.#options.read === undefined;
+  }
+
   #next(): Contender | undefined {
     this.#options.signal.throwIfAborted();
     return this.#options.contender();
@@ -178,9 +185,11 @@ class Download {
     const { asking, digest, signal, skipEndpoints } = this.#options;
     const { repository, right } = contender;
     const from = this.#options.length();
-    const shownBytes = this.#isShown || this.#options.read === undefined ? 0 : Math.min(from, OVERLAP_BYTES);
+    const shownBytes = this.#isAgreed ? 0 : Math.min(from, OVERLAP_BYTES);
     const offset = from - shownBytes;
-    const end = this.#options.end?.(false);
+    const before = this.#options.end?.(false);
+    // A range needs a byte at least.
+    const end = before !== undefined && before > offset ? before : undefined;
     const { reference = blobReference(digest) } = this.#options;
     const atMs = performance.now();
     const { answer, credential } = await asking.ask(
@@ -238,7 +247,7 @@ class Download {
     if (!isGiven) throw new OtherBytes();
     if (range.end === undefined || range.isIgnored) return 'all';
     // Servers may send less than was asked for, but not nothing.
-    if (this.#options.length() === from) throw this.#nothingSent();
+    if (range.end > from && this.#options.length() === from) throw this.#nothingSent();
     return 'part';
   }
 

@@ -38,12 +38,16 @@ export class FillPieces {
       this.#use ??= await partials.find(sharing.starter, fill.digest, size);
   }
 
-  /** Where the next piece begins for which it is worth it to end a request, or a response that is under way. */
+  /**
+   * Where the next piece begins for which it is worth it to end a request, or a response that is under way: `position` itself
+   * if it is in that piece.
+   */
   endBefore(position: number, isUnderWay: boolean): number | undefined {
     const minBytes = isUnderWay ? WORTH_BREAKING_BYTES : LEFT_OUT_BYTES;
     const blob = this.#blob;
     for (let piece = blob?.next(position); piece !== undefined; piece = blob?.next(piece.end)) {
-      if (piece.end - Math.max(piece.start, position) > minBytes) return piece.start;
+      const start = Math.max(piece.start, position);
+      if (piece.end - start > minBytes) return start;
     }
     return undefined;
   }
@@ -55,7 +59,7 @@ export class FillPieces {
     if (blob === undefined) return false;
     if (fill.size === undefined) fill.learnSize(blob.size);
     for (;;) {
-      const buffer = new Uint8Array(Math.min(COPY_BYTES, blob.size - writer.length));
+      const buffer = new Uint8Array(Math.min(COPY_BYTES, Math.max(0, blob.size - writer.length)));
       const count = await blob.read(buffer, writer.length);
       if (count === 0) return writer.length === blob.size;
       this.#hasCopied = true;
@@ -86,7 +90,8 @@ export class FillPieces {
   get #blob() {
     const { fill, sharing, partials } = this.#options;
     if (this.#use?.blob.isOver === true) this.leave();
-    if (sharing.mayTakePieces) this.#use ??= partials.peek(this.#key);
+    if (!sharing.mayTakePieces) return undefined;
+    this.#use ??= partials.peek(this.#key);
     const size = fill.size ?? sharing.agreedSize ?? this.#use?.blob.size;
     return this.#use?.blob.size === size ? this.#use?.blob : undefined;
   }

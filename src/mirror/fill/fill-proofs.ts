@@ -45,6 +45,11 @@ export class FillProofs {
     return this.#given.every(({ isEarlier }) => isEarlier);
   }
 
+  /** Whether upstream has sent anything, now or earlier. */
+  get hasAny(): boolean {
+    return this.#given.length > 0;
+  }
+
   /** Upstream begins to send the blob to a contender. */
   noteGiven({ contender, credential, answer, from, shownBytes, atMs }: Delivery): void {
     const isProof = answer.proof;

@@ -162,10 +162,10 @@ export class FillSharing {
 
   /**
    * Whether the Fill may have what upstream sent for the starter's repository before: only if the starter may read
-   * everything in it.
+   * everything in it, and upstream has not refused it since.
    */
   get mayTakePieces(): boolean {
-    return this.starter.settled || this.starter.right.proved;
+    return this.current === this.starter && (this.starter.settled || this.starter.right.proved);
   }
 
   /** The bytes from `position` on were copied from what upstream sent for the starter's repository before. */
@@ -181,7 +181,8 @@ export class FillSharing {
 
   /** Whether there are readers that upstream has sent too little to be sure that it is the blob. */
   get isDoubtful(): boolean {
-    return this.#options.fill.length < OVERLAP_BYTES && this.isGiven && !this.#contenders.areSettled;
+    const { fill } = this.#options;
+    return fill.length < OVERLAP_BYTES && this.#proofs.hasAny && !this.#contenders.areSettled;
   }
 
   /** Upstream begins to send to a contender. False if that does not let the contender have the blob. */
