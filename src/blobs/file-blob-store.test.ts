@@ -22,6 +22,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { silentLog } from '../lib/log.ts';
+import { Extents } from '../lib/extents.ts';
 import { LeaseLost } from '../lib/lease.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
 import { digestHex, digestOf } from '../oci/digest.ts';
@@ -30,6 +31,7 @@ import { blobStoreSuite, keep, remove } from './blob-store.suite.ts';
 import { type FileStores, openFileStores } from './file-stores.ts';
 import type { Spool } from './spool.ts';
 import { spoolSuite } from './spool.suite.ts';
+import { encodePartsMap, mapPosition, MAX_EXTENTS } from './parts-map.ts';
 import { isStorageFull } from './storage-full.ts';
 import { unreadableReason } from './unreadable.ts';
 
@@ -405,3 +407,31 @@ async function openFilesIn(path: string): Promise<string[]> {
   );
   return targets.filter(target => target.startsWith(path));
 }
+
+test('parts that are written at the same time are never more than the map in front of them has room for', async () => {
+  const size = 3 * MAX_EXTENTS;
+  const extents = new Extents(
+    Array.from({ length: MAX_EXTENTS - 2 }, (_, at) => ({ start: 2 * at, end: 2 * at + 1 })),
+  );
+  const path = join(folder, 'ingest', 'part0-1.1.parts');
+  const left = await spool.parts(steadyLease('part0-1'), size);
+  await left.write(2 * MAX_EXTENTS, Buffer.from('x'));
+  await left.save();
+  await left.close();
+  const file = await open(path, 'r+');
+  const map = encodePartsMap({ size, generation: 2, extents });
+  await file.write(map, 0, map.byteLength, mapPosition(2));
+  await file.close();
+  const parts = await spool.parts(steadyLease('part0-1', 2, { epoch: 1, mayWrite: false }), size);
+  expect(parts.extents.count).toBe(MAX_EXTENTS - 2);
+  await parts.write(0, Buffer.from('f'));
+  const places = Array.from({ length: 20 }, (_, at) => size - 1 - 2 * at);
+  const written = await Promise.allSettled(places.map(at => parts.write(at, Buffer.from('y'))));
+  expect(written.filter(({ status }) => status === 'fulfilled')).toHaveLength(2);
+  await parts.save();
+  const first = Buffer.alloc(1);
+  await parts.read(first, 0);
+  expect(first.toString()).toBe('f');
+  await parts.abort();
+  await parts.close();
+});

@@ -43,6 +43,8 @@ export class FileParts implements BlobParts {
   readonly #size: number;
   readonly #extents: Extents;
   #generation: number;
+  /** Each write in progress may add one extent. */
+  #writing = 0;
   /** Whether there are bytes that the map in the file lacks. */
   #isUnsaved = false;
   #saving: Promise<void> | undefined;
@@ -88,20 +90,14 @@ export class FileParts implements BlobParts {
     this.#assertOpen();
     const end = position + chunk.byteLength;
     if (end > this.#size) throw new RangeError(`${end} is behind the end of ${this.#size} bytes`);
-    if (this.#extents.count >= MAX_EXTENTS)
+    if (this.#extents.count + this.#writing >= MAX_EXTENTS)
       throw new StorageFull(`a blob is kept in ${MAX_EXTENTS} parts at most`);
-    await this.#spool.space.admit(chunk.byteLength);
-    for (let written = 0; written < chunk.byteLength; ) {
-      await this.lease.confirm();
-      const { bytesWritten } = await this.#file.write(
-        chunk,
-        written,
-        chunk.byteLength - written,
-        BYTES_START + position + written,
-      );
-      await this.lease.confirm();
-      this.#wrote(position + written, bytesWritten);
-      written += bytesWritten;
+    this.#writing += 1;
+    try {
+      await this.#spool.space.admit(chunk.byteLength);
+      await this.#writeOut(position, chunk);
+    } finally {
+      this.#writing -= 1;
     }
   }
 
@@ -137,6 +133,21 @@ export class FileParts implements BlobParts {
     this.#isEnded = true;
     this.#closing ??= (this.#saving ?? Promise.resolve()).catch(() => {}).then(() => this.#file.close());
     return this.#closing;
+  }
+
+  async #writeOut(position: number, chunk: Uint8Array): Promise<void> {
+    for (let written = 0; written < chunk.byteLength; ) {
+      await this.lease.confirm();
+      const { bytesWritten } = await this.#file.write(
+        chunk,
+        written,
+        chunk.byteLength - written,
+        BYTES_START + position + written,
+      );
+      await this.lease.confirm();
+      this.#wrote(position + written, bytesWritten);
+      written += bytesWritten;
+    }
   }
 
   #wrote(start: number, count: number): void {
