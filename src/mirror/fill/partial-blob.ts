@@ -1,6 +1,6 @@
 import type { BlobParts, SavedParts } from '../../blobs/spool.ts';
 import { Changes } from '../../lib/changes.ts';
-import { type Extent, Extents } from '../../lib/extents.ts';
+import { type Extent, Extents, type KnownExtents } from '../../lib/extents.ts';
 import type { Log } from '../../lib/log.ts';
 import type { Meter } from '../../lib/meter.ts';
 import type { Digest } from '../../oci/digest.ts';
@@ -50,6 +50,7 @@ export class PartialBlob {
   readonly #found = new Map<string, FoundParts>();
   /** All that is there. */
   #there: Extents;
+  #known: Extents | undefined;
   #looking: Promise<void> | undefined;
   #lookedAtMs = Number.NEGATIVE_INFINITY;
   #failure: Error | undefined;
@@ -83,11 +84,10 @@ export class PartialBlob {
     return this.#there.next(position);
   }
 
-  /** What is there or being requested. */
-  known(): Extents {
-    const known = new Extents(this.#there);
-    for (const { extent } of this.#requests) known.add(extent);
-    return known;
+  /** What is there or being requested. There may be tens of thousands of parts, so it is kept until it becomes less. */
+  get known(): KnownExtents {
+    this.#known ??= new Extents([...this.#there, ...[...this.#requests].map(({ extent }) => extent)]);
+    return this.#known;
   }
 
   /** Reads what is there, as in `BlobParts`. */
@@ -117,6 +117,7 @@ export class PartialBlob {
     const write = (position: number, chunk: Uint8Array): Promise<void> => this.#write(position, chunk);
     const request = new RangeRequest({ asking, queue, meter, log, digest, size, extent, asker, write });
     this.#requests.add(request);
+    this.#known?.add(extent);
     void this.#forgetAfter(request);
     return request;
   }
@@ -176,12 +177,14 @@ export class PartialBlob {
     }
     const all = [this.#options.parts, ...[...this.#found.values()].map(({ saved }) => saved)];
     this.#there = new Extents(all.flatMap(({ extents }) => [...extents]));
+    this.#known = undefined;
     this.changes.tell();
   }
 
   async #forgetAfter(request: RangeRequest): Promise<void> {
     await request.done;
     this.#requests.delete(request);
+    if (request.failure !== undefined) this.#known = undefined;
     this.changes.tell();
   }
 

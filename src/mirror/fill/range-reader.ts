@@ -134,9 +134,8 @@ export class RangeReader implements BlobReader {
       if (!this.#requests.has(request) && isWanted(request)) void this.#await(request);
     }
     while (this.#running < MAX_REQUESTS && this.#failure === undefined) {
-      const known = this.#blob.known();
-      known.add({ start: 0, end: this.#reach });
-      const [next] = planRanges(wanted, known);
+      const ahead = wanted.map(({ start, end }) => ({ start: Math.max(start, this.#reach), end }));
+      const [next] = planRanges(ahead, this.#blob.known);
       if (next === undefined) return;
       this.#hasRequested = true;
       void this.#awaitOwn(this.#blob.request(next, asker));
@@ -157,6 +156,8 @@ export class RangeReader implements BlobReader {
     await request.done;
     this.#requests.delete(request);
     onEnd();
+    // What is wrong with the blob or the disk, rather than with a credential, is so for everybody.
+    if (needsWhole(request.failure?.cause)) this.#failure ??= request.failure;
     if (this.#closing.signal.aborted) return;
     this.#request();
     this.#changes.tell();

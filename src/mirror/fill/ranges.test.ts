@@ -281,6 +281,14 @@ describe('an upstream that answers ranges with', () => {
     expect(asked()).toEqual([undefined]);
   });
 
+  it('the whole blob is asked for a range once, however many clients want it', async () => {
+    const world = await startWorld({ ranges: false });
+    const blob = await layer(world, 4 * MIB, 'crowd');
+    const opened = await Promise.all(Array.from({ length: 8 }, () => open(world, blob, [FAR])));
+    for (const { reader } of opened) await expectRight(reader, blob, [FAR]);
+    expect(asked()).toEqual([`${FAR.start}-${FAR.end - 1}`, undefined]);
+  });
+
   const wrongAnswers = {
     'another range': { headers: { 'Content-Range': `bytes 0-999/${4 * MIB}` } },
     'a longer size of the blob': {
