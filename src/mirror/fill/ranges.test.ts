@@ -217,6 +217,19 @@ describe('a whole pull of a blob of which ranges are there', () => {
     expect(upstream.requests).toEqual([]);
   });
 
+  it('is not split into a request before each of many small ones', async () => {
+    const world = await startWorld();
+    const blob = await layer(world, 17 * MIB, 'small-ones');
+    const pieces = Array.from({ length: 100 }, (_, at) => {
+      const start = (at + 1) * 100 * KIB;
+      return { start, end: start + 17 * KIB };
+    });
+    await readRanges(world, blob, ...pieces);
+    upstream.requests.length = 0;
+    expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+    expect(asked()).toEqual([undefined]);
+  });
+
   it('requests nothing if all of them are', async () => {
     const world = await startWorld();
     const blob = await layer(world, 3 * MIB, 'all');
