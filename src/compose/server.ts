@@ -28,7 +28,7 @@ import { checkFiles } from './check-files.ts';
 import { prepullOf } from './prepull.ts';
 import type { Together } from './processes/serve-together.ts';
 import { type Serving, serveHere } from './serving.ts';
-import { type ServingReport, statusDocument, transferKeeper } from './status.ts';
+import { statusDocument, transferKeeper } from './status.ts';
 import { QuotaReport } from './quota-report.ts';
 import { reportStore, scheduleOf } from './upkeep.ts';
 
@@ -237,12 +237,11 @@ async function openOps(
     const text = others.length === 0 ? metrics.text() : metrics.textOfAll(others);
     return { contentType: metrics.contentType, text: await text };
   };
-  const problems = async (reports?: readonly ServingReport[]) => {
+  const problems = async () => {
     const index = metadata.loss()?.message ?? (await collectingProblem(metadata)) ?? [];
-    const serving = server.serving();
-    const reported = (reports ?? (await serving?.reports()) ?? []).flatMap(each => each.problems);
     const own = [index, disk.problem ?? [], mirror.problems, clusterProblem(tenants) ?? []].flat();
-    return [...new Set([...own, ...(serving?.problems ?? []), ...reported])];
+    // Several processes may have the same.
+    return [...new Set([...own, ...((await server.serving()?.problems()) ?? [])])];
   };
   const statusOf = async (serving: Serving | undefined) => {
     const reports = (await serving?.reports()) ?? [];
@@ -252,7 +251,7 @@ async function openOps(
       parts,
       servingPids,
       serving: reports,
-      problems: await problems(reports),
+      problems: await problems(),
     });
   };
   const extra = async (path: string, query: URLSearchParams): Promise<unknown> => {
@@ -275,7 +274,7 @@ async function openOps(
     address: opsListen === false ? undefined : opsListen,
     socketFolder: join(config.storage.path, SOCKET_FOLDER),
     notReady,
-    problems: () => problems(),
+    problems,
     metrics: answer,
     extra,
     log,

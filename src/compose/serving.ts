@@ -18,9 +18,10 @@ export interface Serving {
   reopenAudit(): Promise<void>;
   /** Why no client can be served now, apart from what this process knows itself; `undefined` if one can. */
   notReady(): Promise<string | undefined>;
-  /** As in `StatusDocument`, of other processes. */
+  /** As in `StatusDocument`. */
   readonly servingPids: readonly number[];
-  readonly problems: readonly string[];
+  /** As in `StatusDocument`: what this process knows of the others, and what each reports that answers soon. */
+  problems(): Promise<readonly string[]>;
   reports(): Promise<readonly ServingReport[]>;
   metrics(): Promise<readonly MetricsSnapshot[]>;
   /** As `RunningServer.close`. */
@@ -41,7 +42,7 @@ export async function serveHere(
     reopenAudit: async () => needs.audit?.reopen(),
     notReady: async () => undefined,
     servingPids: [],
-    problems: [],
+    problems: async () => [],
     reports: async () => [],
     metrics: async () => [],
     close: deadlineMs => server.close(deadlineMs),

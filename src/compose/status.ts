@@ -162,8 +162,6 @@ export interface StatusOptions {
 
 /** What a process that serves clients reports of itself; it can be cloned. */
 export interface ServingReport {
-  /** As in `StatusDocument`. */
-  readonly problems: readonly string[];
   readonly downloads: readonly Download[];
   readonly partials: readonly PartialState[];
   readonly upstreams: readonly UpstreamReport[];
@@ -188,7 +186,6 @@ export async function servingReport({
 }): Promise<ServingReport> {
   const { mirror, config, upstreams } = parts;
   return {
-    problems: mirror.problems,
     downloads: mirror.downloads,
     partials: await mirror.partialBlobs(),
     upstreams: [...config.upstreams.keys()].map(name => ({

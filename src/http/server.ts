@@ -166,6 +166,7 @@ class BoundServer implements RegistryServer {
     }
     // What a server does with the connections that it accepts itself.
     socket.setNoDelay(true);
+    socket.allowHalfOpen = true;
     server.emit('connection', socket);
   }
 

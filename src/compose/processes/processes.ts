@@ -42,8 +42,13 @@ const ASK_EVERY_MS = 5_000;
  */
 const HUNG_AFTER = 6;
 
-/** Prometheus and people wait 10 s, kubelets one. */
-const ANSWER_WITHIN_MS = 700;
+/** Prometheus and people wait 10 s. */
+const ANSWER_WITHIN_MS = 2_000;
+/** Kubelets wait one second for both, of which the server's own checks take a part. */
+const READY_WITHIN_MS = 500;
+const PROBLEMS_WITHIN_MS = 200;
+
+const NO_ANSWER = 'no serving process answers';
 
 /** After its deadline, a process has this long to close its store. */
 const CLOSE_STORE_MS = 4_000;
@@ -115,21 +120,30 @@ export class Processes {
     await this.#each(child => child.channel.ask('reopenAudit', undefined));
   }
 
-  /** Why no client can be served; `undefined` if some process can. */
+  /** Why no client can be served; `undefined` if some process can, whatever the others say. */
   async notReady(): Promise<string | undefined> {
     const serving = this.#serving;
     if (serving.length === 0) return 'no serving process runs';
-    const reasons = await Promise.all(
-      serving.map(child => answer(child.channel.ask('notReady', undefined), 'no serving process answers')),
-    );
-    return reasons.includes(undefined) ? undefined : reasons[0];
+    return new Promise(resolve => {
+      const ask = async (child: ServingChild): Promise<string | undefined> => {
+        const reason = await answer(child.channel.ask('notReady', undefined), NO_ANSWER, READY_WITHIN_MS);
+        if (reason === undefined) resolve(undefined);
+        return reason;
+      };
+      void Promise.all(serving.map(ask)).then(([first]) => resolve(first));
+    });
   }
 
-  /** For `/readyz` and `status`. */
-  get problems(): readonly string[] {
+  /** For `/readyz` and `status`: what is known of them, and what each reports that answers soon. */
+  async problems(): Promise<readonly string[]> {
     const missing = this.#options.count - this.#serving.length;
     const hung = this.#serving.filter(({ unanswered }) => unanswered > 1).length;
+    const reported = await this.#answers(
+      child => child.channel.ask('problems', undefined),
+      PROBLEMS_WITHIN_MS,
+    );
     return [
+      ...reported.flat(),
       ...(missing === 0
         ? []
         : [`serving processes that are being replaced: ${missing} of ${this.#options.count}`]),
@@ -239,8 +253,11 @@ export class Processes {
     await Promise.all([...this.#children.values()].map(work));
   }
 
-  async #answers<T>(ask: (child: ServingChild) => Promise<T>): Promise<readonly T[]> {
-    const all = await Promise.all(this.#serving.map(child => answer(ask(child), undefined)));
+  async #answers<T>(
+    ask: (child: ServingChild) => Promise<T>,
+    withinMs = ANSWER_WITHIN_MS,
+  ): Promise<readonly T[]> {
+    const all = await Promise.all(this.#serving.map(child => answer(ask(child), undefined, withinMs)));
     return all.filter(given => given !== undefined);
   }
 }
@@ -254,10 +271,14 @@ async function requireServing(child: ServingChild): Promise<void> {
 }
 
 /** `instead` if the process fails, or does not answer in time. */
-async function answer<T, Instead>(asked: Promise<T>, instead: Instead): Promise<T | Instead> {
+async function answer<T, Instead>(
+  asked: Promise<T>,
+  instead: Instead,
+  withinMs: number,
+): Promise<T | Instead> {
   const given = await within(
     asked.catch(() => instead),
-    ANSWER_WITHIN_MS,
+    withinMs,
   );
   return given === LATE ? instead : given;
 }

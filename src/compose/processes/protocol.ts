@@ -38,6 +38,8 @@ export interface ServingAnswers {
   lives(): void;
   /** Why it cannot serve now; `undefined` if it can. */
   notReady(): Promise<string | undefined>;
+  /** As in `/readyz`. */
+  problems(): Promise<readonly string[]>;
   report(): Promise<ServingReport>;
   metrics(): Promise<MetricsSnapshot>;
   /** Finishes within the deadline (ms), and ends. */

@@ -67,9 +67,7 @@ export class Together {
         get servingPids() {
           return processes.pids;
         },
-        get problems() {
-          return processes.problems;
-        },
+        problems: () => processes.problems(),
         reports: () => processes.reports(),
         metrics: () => processes.metrics(),
         close: deadlineMs => processes.close(deadlineMs),

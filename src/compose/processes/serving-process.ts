@@ -21,7 +21,10 @@ import { type ParentAnswers, receivedConfig, type ServingAnswers, type ServingOr
 interface Running {
   readonly parts: Parts;
   readonly server: RegistryServer;
-  readonly answers: Pick<ServingAnswers, 'reload' | 'reopenAudit' | 'notReady' | 'report' | 'metrics'>;
+  readonly answers: Pick<
+    ServingAnswers,
+    'reload' | 'reopenAudit' | 'notReady' | 'problems' | 'report' | 'metrics'
+  >;
   readonly close: (deadlineMs: number) => Promise<void>;
 }
 
@@ -51,6 +54,7 @@ class ServingProcess {
       reload: async config => (await this.#running).answers.reload(config),
       reopenAudit: async () => (await this.#running).answers.reopenAudit(),
       notReady: async () => (await this.#running).answers.notReady(),
+      problems: async () => (await this.#running).answers.problems(),
       report: async () => (await this.#running).answers.report(),
       metrics: async () => (await this.#running).answers.metrics(),
       close: deadlineMs => void this.#close(deadlineMs),
@@ -155,6 +159,7 @@ class ServingProcess {
           const { waitingFor } = parts.tenants;
           return parts.metadata.loss()?.message ?? (waitingFor && `waiting for ${waitingFor}`);
         },
+        problems: async () => parts.mirror.problems,
         report: async () => servingReport({ parts, totals }),
         metrics: () => {
           reportUpstreams(parts, totals);
