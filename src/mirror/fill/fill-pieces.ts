@@ -3,10 +3,14 @@ import { type Fill, wrongBytes } from './fill.ts';
 import type { IngestWriter } from './ingest-writer.ts';
 import { partialKey, type Partials, type PartialUse } from './partials.ts';
 
-/** A piece is left out of a request only if it is larger than this; a smaller one costs less than another request. */
+/** A piece of at most this size is never left out of a request: it costs less than another request. */
 const MIN_LEFT_OUT_BYTES = 16 * 1024;
-/** Only larger pieces than this share of the blob are left out, too: requests are made one after the other. */
-const MIN_LEFT_OUT_SHARE = 1 / 1_000;
+/**
+ * Up to this size, a piece must also be a thousandth of the blob, since requests are made one after the other. Lazy
+ * clients request 50 KB and more at once.
+ */
+const MAX_LEFT_OUT_BYTES = 32 * 1024;
+const LEFT_OUT_SHARE = 1 / 1_000;
 /** A response is broken off before a piece of this size; the rest of a response is on its way, and lost. */
 const WORTH_BREAKING_BYTES = 1024 * 1024;
 const COPY_BYTES = 1024 * 1024;
@@ -46,8 +50,9 @@ export class FillPieces {
    */
   endBefore(position: number, isUnderWay: boolean): number | undefined {
     const blob = this.#blob;
-    const leftOutBytes = Math.max(MIN_LEFT_OUT_BYTES, (blob?.size ?? 0) * MIN_LEFT_OUT_SHARE);
-    const minBytes = isUnderWay ? WORTH_BREAKING_BYTES : Math.min(leftOutBytes, WORTH_BREAKING_BYTES);
+    const shareBytes = (blob?.size ?? 0) * LEFT_OUT_SHARE;
+    const leftOutBytes = Math.min(Math.max(shareBytes, MIN_LEFT_OUT_BYTES), MAX_LEFT_OUT_BYTES);
+    const minBytes = isUnderWay ? WORTH_BREAKING_BYTES : leftOutBytes;
     for (let piece = blob?.next(position); piece !== undefined; piece = blob?.next(piece.end)) {
       const start = Math.max(piece.start, position);
       if (piece.end - start > minBytes) return start;
