@@ -1,6 +1,6 @@
 // Real file systems that others fill to the last byte, under a server of an ordinary user. Making them needs root.
 import { readdir } from 'node:fs/promises';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { codeOf, get } from '../support/client.ts';
 import { bytesOf, type Content, type Image, imageOf, randomBlob } from '../support/content.ts';
@@ -65,11 +65,18 @@ describe.skipIf(!canMount).each<FileSystem>(['ext4', 'tmpfs'])('a disk of 64 MiB
     return status;
   }
 
-  async function remove(tag: string): Promise<void> {
-    const digest = acknowledged.get(tag)?.manifest.digest;
+  /** Returns the name of the file of its layer, which nothing needs any more. */
+  async function remove(tag: string): Promise<string | undefined> {
+    const image = acknowledged.get(tag);
     acknowledged.delete(tag);
-    const url = `${entrepot.url}/v2/team/app/manifests/${digest}`;
+    const url = `${entrepot.url}/v2/team/app/manifests/${image?.manifest.digest}`;
     expect((await get(url, { method: 'DELETE' })).status).toBe(202);
+    return image?.layers[0]?.digest.split(':')[1];
+  }
+
+  async function blobFiles(): Promise<readonly string[]> {
+    const paths = await readdir(join(disk.path, 'store', 'blobs'), { recursive: true });
+    return paths.map(path => basename(path));
   }
 
   async function requireAllServed(): Promise<void> {
@@ -135,7 +142,7 @@ describe.skipIf(!canMount).each<FileSystem>(['ext4', 'tmpfs'])('a disk of 64 MiB
     for (let round = 0; round < ROUNDS; round += 1) {
       const image = imageOf([randomBlob(300_000, `layer ${round}`)]);
       expect([round, await push(`v${round}`, image)]).toEqual([round, 201]);
-      if (round % 3 === 2) await remove(`v${round - 1}`);
+      const removed = round % 3 === 2 ? await remove(`v${round - 1}`) : 'nothing';
       expect((await get(`${entrepot.url}/v2/app/manifests/v1?ns=${UPSTREAM}`)).status).toBe(200);
       await disk.fill();
       if (round % 5 === 4) await entrepot.stop();
@@ -160,9 +167,11 @@ describe.skipIf(!canMount).each<FileSystem>(['ext4', 'tmpfs'])('a disk of 64 MiB
           [['rm', `${UPSTREAM}/app:v1`], /: forgotten(?:;|\n$)/],
         ],
         [[['images'], new RegExp(`team/app:v${round}`)]],
-        [[['gc', '--grace-period', '0s'], /^freed [1-9]/]],
+        // The server may have freed it already, to make room.
+        [[['gc', '--grace-period', '0s'], /^freed \d/]],
       ];
       await runAll(round, commands[round % 3] ?? []);
+      expect(await blobFiles()).not.toContain(removed);
       await disk.empty();
     }
     await requireAllServed();
