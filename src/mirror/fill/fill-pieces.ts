@@ -66,9 +66,10 @@ export class FillPieces {
     const blob = this.#blob;
     if (blob === undefined) return false;
     if (fill.size === undefined) fill.learnSize(blob.size);
+    const restBytes = () => Math.max(0, blob.size - writer.length);
+    const buffer = new Uint8Array(Math.min(COPY_BYTES, restBytes()));
     for (;;) {
-      const buffer = new Uint8Array(Math.min(COPY_BYTES, Math.max(0, blob.size - writer.length)));
-      const count = await blob.read(buffer, writer.length);
+      const count = await blob.read(buffer.subarray(0, restBytes()), writer.length);
       if (count === 0) return writer.length === blob.size;
       this.#hasCopied = true;
       sharing.copied(writer.length);
