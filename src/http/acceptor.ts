@@ -153,10 +153,11 @@ export class Acceptor {
     const open: Open = { id: this.#lastId, listener, taker: undefined, socket };
     this.#open.set(open.id, open);
     this.#waiting.add(open);
+    this.#passAll();
+    if (!this.#waiting.has(open)) return;
     setTimeout(() => {
       if (open.taker === undefined) this.#drop(open);
     }, WAIT_MS).unref();
-    this.#passAll();
   }
 
   /** Passes on what waits, as far as there are takers. */
