@@ -3,6 +3,7 @@ import type { OutgoingHttpHeaders } from 'node:http';
 import { type ByteRange, parseByteRanges } from '../lib/byte-range.ts';
 import type { Extent } from '../lib/extents.ts';
 import { OciError } from '../oci/errors.ts';
+import type { BlobWant } from '../oci/pull-source.ts';
 
 /** Some bytes of a blob, and what is sent before them. */
 export interface BlobPart {
@@ -63,9 +64,22 @@ export function bodyFor(rangeHeader: string | undefined, size: number, contentTy
  */
 const REST_BYTES = 1024 * 1024;
 const WITHOUT_END = /^bytes\s*=\s*\d+\s*-\s*$/i;
+const NAMED_FIRST = /^bytes\s*=\s*(\d{1,15})\s*-\s*(\d{1,15})\s*(?:,|$)/i;
 
-/** The bytes that a `Range` header requests, as a `BlobWant`. Throws as `bodyFor`. */
-export function wantedBy(rangeHeader: string, size: number): readonly Extent[] | undefined {
+/** The bytes that a `Range` header requests. It throws as `bodyFor`. */
+export function wantOf(rangeHeader: string): BlobWant {
+  return Object.assign((size: number) => wantedBy(rangeHeader, size), { first: firstNamed(rangeHeader) });
+}
+
+/** The first range of the header if it has both ends. */
+function firstNamed(rangeHeader: string): Extent | undefined {
+  const [, start, end] = NAMED_FIRST.exec(rangeHeader) ?? [];
+  return start === undefined || Number(end) < Number(start)
+    ? undefined
+    : { start: Number(start), end: Number(end) + 1 };
+}
+
+function wantedBy(rangeHeader: string, size: number): readonly Extent[] | undefined {
   const { status, parts } = bodyFor(rangeHeader, size, '');
   const wanted = parts.map(({ start, length }) => ({ start, end: start + length }));
   const [first] = wanted;

@@ -3,7 +3,7 @@ import type { BlobReader } from '../lib/blob-reader.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { PullSource, Served, ServedBlob } from '../oci/pull-source.ts';
 import { answer } from './answer.ts';
-import { bodyFor, bodyLength, multipartBytes, wantedBy } from './blob-parts.ts';
+import { bodyFor, bodyLength, multipartBytes, wantOf } from './blob-parts.ts';
 import type { BodyWriter } from './body-writer.ts';
 import { cacheStatus } from './cache-status.ts';
 import { entityTag, isNotModified, rangeHeader } from './conditional.ts';
@@ -30,7 +30,7 @@ export async function readBlob(
     return answer(exchange, body.status, { ...headers, ...body.headers });
   }
   const range = rangeHeader(exchange.req, digest);
-  const want = range === undefined ? undefined : (size: number) => wantedBy(range, size);
+  const want = range === undefined ? undefined : wantOf(range);
   const blob = await exchange.inTime(source.openBlob(repository, digest, right, want), closeLate);
   exchange.note(blob);
   const { reader } = blob;

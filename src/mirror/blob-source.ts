@@ -16,6 +16,8 @@ import type { Completion } from './fill/completion.ts';
 import type { Contender } from './fill/contender.ts';
 import type { FillRun } from './fill/fill-run.ts';
 import type { Fills } from './fill/fills.ts';
+import type { FirstRange, FirstRanges } from './fill/first-range.ts';
+import type { PartialBlob } from './fill/partial-blob.ts';
 import type { Partials } from './fill/partials.ts';
 import { needsWhole, RangeReader } from './fill/range-reader.ts';
 import { RangesUnusable } from './fill/range-request.ts';
@@ -36,6 +38,7 @@ export interface BlobSourceOptions {
   readonly links: Links;
   readonly fills: Fills;
   readonly partials: Partials;
+  readonly firstRanges: FirstRanges;
   readonly completion: Completion;
   readonly pullRuleOf: PullRuleOf;
   readonly meter: Meter;
@@ -60,6 +63,16 @@ interface Miss {
   readonly startedMs: number;
 }
 
+/** What is known of a blob before ranges of it are read. */
+interface RangesBeginning {
+  /** Of the whole blob. */
+  readonly size: number;
+  /** If bytes came with the size. */
+  readonly outcome?: Outcome;
+  /** Keeps these bytes. */
+  readonly keepIn?: (blob: PartialBlob) => Promise<void>;
+}
+
 interface SizeWait {
   /** The size in a stored manifest that the requester has proved a right to. */
   readonly named: number | undefined;
@@ -80,17 +93,19 @@ export class BlobSource {
   readonly #links: Links;
   readonly #fills: Fills;
   readonly #partials: Partials;
+  readonly #firstRanges: FirstRanges;
   readonly #completion: Completion;
   readonly #pullRuleOf: PullRuleOf;
   readonly #meter: Meter;
 
   constructor(options: BlobSourceOptions) {
-    const { blobs, metadata, links, fills, partials, completion, pullRuleOf, meter } = options;
+    const { blobs, metadata, links, fills, partials, firstRanges, completion, pullRuleOf, meter } = options;
     this.#blobs = blobs;
     this.#metadata = metadata;
     this.#links = links;
     this.#fills = fills;
     this.#partials = partials;
+    this.#firstRanges = firstRanges;
     this.#completion = completion;
     this.#pullRuleOf = pullRuleOf;
     this.#meter = meter;
@@ -99,8 +114,10 @@ export class BlobSource {
   /** The size: from the Link if possible, otherwise by one HEAD to upstream. Never starts a Fill. */
   async stat(repository: Repository, digest: Digest, given: Right): Promise<ServedBlobStat> {
     const { right, linkedSize, settled } = await this.#readForPull(repository, digest, given);
-    // A manifest can tell the size, too, but only a Link says that the blob belongs here.
-    const here = right.proved || settled ? linkedSize : undefined;
+    // A manifest can tell the size, too, but only upstream says that the blob belongs here.
+    const here =
+      (right.proved || settled ? linkedSize : undefined) ??
+      (await this.#sizeOfParts({ repository, digest, right, settled }));
     if (here !== undefined) return { digest, size: here, outcome: 'hit', stored: true, upstreamMs: 0 };
     const startedMs = performance.now();
     const { size, outcome } = await this.#confirm(repository, digest, right, () =>
@@ -230,13 +247,16 @@ export class BlobSource {
    */
   async #openRanges(miss: Miss, want: BlobWant): Promise<ServedBlob | undefined> {
     const { repository, digest, right, settled, startedMs } = miss;
-    const size = await this.#sizeForRanges(miss);
-    const wanted = size === undefined ? undefined : want(size);
-    if (size === undefined || wanted === undefined || !isPartial(wanted, size)) return undefined;
+    const beginning = await this.#beginRanges(miss, want);
+    if (beginning === undefined) return undefined;
+    const { size } = beginning;
+    const wanted = want(size);
+    if (wanted === undefined || !isPartial(wanted, size)) return undefined;
     const asker = { repository, right, settled };
     const opened = await this.#partials.open(asker, digest, size);
     if (opened === undefined) return undefined;
     const { blob } = opened;
+    await beginning.keepIn?.(blob).catch(() => {});
     const leave = (): void => {
       opened.leave();
       this.#completion.read(repository, right, blob);
@@ -244,7 +264,8 @@ export class BlobSource {
     const along = this.#along(miss, size);
     const instead = async (): Promise<BlobReader> => (await this.#openFill(miss)).reader;
     const reader = new RangeReader({ use: { blob, leave }, wanted, asker, along, instead });
-    const outcome = ({ nothing: 'hit', others: 'joined', requests: 'miss' } as const)[reader.needs];
+    const outcome =
+      beginning.outcome ?? ({ nothing: 'hit', others: 'joined', requests: 'miss' } as const)[reader.needs];
     this.#completion.requested(repository, right, blob);
     this.#metadata.noteUse(digest);
     try {
@@ -261,25 +282,49 @@ export class BlobSource {
   }
 
   /**
-   * The size by which ranges are told apart: one that a requester with a proved right has from a manifest, otherwise
-   * upstream's, which also refuses who may not read the blob.
+   * Finds out the size, by which ranges are told apart: a requester whose right is proved has it from what is known of the
+   * repository, or of the parts that are there. Otherwise upstream says it, with the first bytes that are wanted if
+   * possible, and refuses who may not read the blob. `undefined` if no ranges can be had.
    */
-  async #sizeForRanges({
+  async #beginRanges(miss: Miss, want: BlobWant): Promise<RangesBeginning | undefined> {
+    const { repository, digest, right, settled, linkedSize } = miss;
+    if (this.#isOffline(repository, right)) return undefined;
+    const isProved = right.proved || settled;
+    const size =
+      (isProved ? (linkedSize ?? (await this.#metadata.namedSize(repository, digest))) : undefined) ??
+      (await this.#sizeOfParts(miss));
+    if (size !== undefined) return { size };
+    return this.#askForRanges(miss, want.first);
+  }
+
+  /** Asks upstream for the size, with the bytes of `first` if there is one and upstream answers with ranges. */
+  async #askForRanges(miss: Miss, first: Extent | undefined): Promise<RangesBeginning | undefined> {
+    const { repository, digest, right } = miss;
+    let begun: FirstRange | undefined;
+    const confirmed = await this.#confirm(repository, digest, right, async () => {
+      begun = first && (await this.#firstRanges.ask(miss, first));
+      return begun ?? this.#links.size(repository, digest, right);
+    });
+    const { size, outcome } = confirmed;
+    // If upstream cannot be asked, it will send no ranges either.
+    if (size === undefined || outcome === 'stale') return undefined;
+    if (begun?.isIgnored === true) {
+      this.#partials.noteIgnored(repository.upstream);
+      return undefined;
+    }
+    return begun === undefined ? { size } : { size, outcome, keepIn: begun.keepIn };
+  }
+
+  /** The size according to parts that are there and that the requester may have without upstream being asked. */
+  async #sizeOfParts({
     repository,
     digest,
     right,
     settled,
-    linkedSize,
-  }: Miss): Promise<number | undefined> {
+  }: Pick<Miss, 'repository' | 'digest' | 'right' | 'settled'>): Promise<number | undefined> {
     if (this.#isOffline(repository, right)) return undefined;
-    if (right.proved || settled) {
-      const named = linkedSize ?? (await this.#metadata.namedSize(repository, digest));
-      if (named !== undefined) return named;
-    }
-    const asked = this.#confirm(repository, digest, right, () => this.#links.size(repository, digest, right));
-    const { size, outcome } = await asked;
-    // Upstream cannot be asked, so it will send no ranges either.
-    return outcome === 'stale' ? undefined : size;
+    const mayHave = right.proved || settled || this.#links.isPartGiven(repository, digest, right);
+    return mayHave ? this.#partials.sizeOf({ repository, right, settled }, digest) : undefined;
   }
 
   /** The download of the whole blob that is in progress, if the requester may read it as it is. */

@@ -32,6 +32,12 @@ export interface Given {
   readonly sinceMs: number;
 }
 
+/** When upstream began to send something, by `performance.now()`, and when that was noted, by the clock of proofs. */
+interface GivenTime {
+  readonly sinceMs: number;
+  readonly atMs: number;
+}
+
 export interface LinkRules {
   /** For how long a proof is valid; read each time. */
   readonly verifyForMs: number;
@@ -57,7 +63,9 @@ export class Links {
    * Blobs that upstream sent to a credential, if that proves no right to anything else: when the transfer began and
    * ended.
    */
-  readonly #given = new Lru<{ readonly sinceMs: number; readonly atMs: number }>({ maxEntries: MAX_GIVEN });
+  readonly #given = new Lru<GivenTime>({ maxEntries: MAX_GIVEN });
+  /** The same for blobs of which upstream has sent parts. */
+  readonly #partGiven = new Lru<GivenTime>({ maxEntries: MAX_GIVEN });
   readonly #rules: LinkRules;
   readonly #nowMs: () => number;
   readonly #log: Log;
@@ -78,8 +86,20 @@ export class Links {
   /** Whether the right covers the blob, provided that it is linked in the repository. */
   covers(repository: Repository, digest: Digest, right: Right): boolean {
     return (
-      right.proved || right.credentials.some(credential => this.#isGiven(repository, digest, credential))
+      right.proved ||
+      right.credentials.some(credential => this.#isGiven(this.#given, repository, digest, credential))
     );
+  }
+
+  /**
+   * Whether `url` has sent a part of the blob to one of the credentials. What it sent to requesters with the same
+   * credentials may then be served without asking it again; as long as that is not known to be the blob, nothing else.
+   */
+  isPartGiven(repository: Repository, digest: Digest, { credentials, isLent }: Right): boolean {
+    const isGiven = (credential: Credential | undefined): boolean =>
+      this.#isGiven(this.#partGiven, repository, digest, credential);
+    // What lent credentials were given is not for those to whom they are lent.
+    return isLent !== true && credentials.some(isGiven);
   }
 
   /**
@@ -146,12 +166,23 @@ export class Links {
     } else this.#remember(repository, digest, credential, sinceMs);
   }
 
+  /** `url` sends a part of the blob, and its size, to the credential. `sinceMs`: when it began. */
+  notePartGiven(
+    repository: Repository,
+    digest: Digest,
+    { credential, sinceMs }: Pick<Given, 'credential' | 'sinceMs'>,
+  ): void {
+    const given = { sinceMs, atMs: this.#nowMs() };
+    this.#partGiven.set(givenText(repository, digest, credential), given, this.#rules.verifyForMs);
+  }
+
   /**
    * Call when Secrets have changed: somebody may still know the password of one that is gone, so upstream is asked
    * again.
    */
   forgetGiven(): void {
     this.#given.clear();
+    this.#partGiven.clear();
   }
 
   #remember(
@@ -164,8 +195,13 @@ export class Links {
     this.#given.set(givenText(repository, digest, credential), given, this.#rules.verifyForMs);
   }
 
-  #isGiven(repository: Repository, digest: Digest, credential: Credential | undefined): boolean {
-    const given = this.#given.get(givenText(repository, digest, credential));
+  #isGiven(
+    times: Lru<GivenTime>,
+    repository: Repository,
+    digest: Digest,
+    credential: Credential | undefined,
+  ): boolean {
+    const given = times.get(givenText(repository, digest, credential));
     if (given === undefined) return false;
     // The wall clock, since the machine may have been suspended. If it was set back, the age is unknown.
     const ageMs = this.#nowMs() - given.atMs;

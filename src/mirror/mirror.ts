@@ -36,6 +36,7 @@ import { Completion, type CompleteRanged } from './fill/completion.ts';
 import { FillQuota } from './fill/fill-quota.ts';
 import type { Download } from './fill/fill-run.ts';
 import { Fills, type ForeignDownload } from './fill/fills.ts';
+import { FirstRanges } from './fill/first-range.ts';
 import { Keeping } from './fill/keeping.ts';
 import { Partials, type PartialState } from './fill/partials.ts';
 import { PullQueue, type PullTurns, type QueueLimits } from './fill/pull-queue.ts';
@@ -47,7 +48,6 @@ import { outlook } from './outlook.ts';
 import { OwnLogins } from './own-logins.ts';
 import { Prefetch, type PrefetchRule } from './prefetch.ts';
 import { Referrers, type ReferrersQuery } from './referrers.ts';
-import type { EndedRight } from './ended-rights.ts';
 import type { FlightCalls } from './shared-flights.ts';
 import { TagList } from './tag-list.ts';
 import { UpstreamRecord, type UpstreamState } from './upstream-record.ts';
@@ -75,8 +75,6 @@ export interface MirrorOptions {
   readonly flights?: FlightCalls | undefined;
   /** How processes of this server tell each other of upstreams' failures. */
   readonly failureNews?: News<FailureNews> | undefined;
-  /** The same of rights that upstreams have withdrawn. */
-  readonly endNews?: News<EndedRight> | undefined;
   /**
    * The limit on the store's size, including downloads in progress; read each time. `undefined` means that only the
    * disk limits.
@@ -135,7 +133,6 @@ export class Mirror implements PullSource {
       prefetchRuleOf = () => ({ prefetch: false }),
       nowMs = Date.now,
       failureNews = noNews,
-      endNews = noNews,
     } = options;
     this.#upstreams = upstreams;
     this.#metadata = metadata;
@@ -153,7 +150,6 @@ export class Mirror implements PullSource {
       ownLogins: this.ownLogins,
       isOffline,
       flights: options.flights,
-      endNews,
       log,
       nowMs,
     });
@@ -162,7 +158,16 @@ export class Mirror implements PullSource {
     this.#links = links;
     this.#queue = options.queue ?? new PullQueue(limits);
     const quota = new FillQuota(spool, options);
-    this.#partials = new Partials({ asking, spool, metadata, queue: this.#queue, quota, meter, log });
+    this.#partials = new Partials({
+      asking,
+      links,
+      spool,
+      metadata,
+      queue: this.#queue,
+      quota,
+      meter,
+      log,
+    });
     this.#fills = new Fills({
       asking,
       spool,
@@ -183,6 +188,7 @@ export class Mirror implements PullSource {
       links,
       fills: this.#fills,
       partials: this.#partials,
+      firstRanges: new FirstRanges(asking, links, meter),
       completion: this.#completion,
       pullRuleOf,
       meter,
@@ -211,7 +217,6 @@ export class Mirror implements PullSource {
       metadata.onNotification('secrets', () => this.#forgetSecrets()),
       metadata.onNotification('content', () => this.#failures.forgetNegative()),
       failureNews.listen(news => this.#failures.learn(news)),
-      endNews.listen(right => this.#asking.noteEnd(right)),
     ];
   }
 

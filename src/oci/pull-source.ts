@@ -45,7 +45,11 @@ export interface ServedBlob extends Served {
  * The bytes that a client will read of a blob of `size` bytes, in that order; `undefined` if it wants all, or all from some
  * byte on. Throws the client's error if it cannot have them.
  */
-export type BlobWant = (size: number) => readonly Extent[] | undefined;
+export interface BlobWant {
+  (size: number): readonly Extent[] | undefined;
+  /** The first of them, if the client has named its bytes, whatever the size is; it may end after the blob. */
+  readonly first?: Extent | undefined;
+}
 
 /** The size of a blob to serve. */
 export interface ServedBlobStat extends Served {

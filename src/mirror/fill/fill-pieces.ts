@@ -39,9 +39,7 @@ export class FillPieces {
   /** Looks for what earlier requests have left. */
   async find(): Promise<void> {
     const { fill, sharing, partials } = this.#options;
-    const size = fill.size ?? sharing.agreedSize;
-    if (size !== undefined && sharing.mayTakePieces)
-      this.#use ??= await partials.find(sharing.starter, fill.digest, size);
+    if (sharing.mayTakePieces) this.#use ??= await partials.find(sharing.starter, fill.digest);
   }
 
   /**

@@ -161,11 +161,15 @@ export class FillSharing {
   }
 
   /**
-   * Whether the Fill may have what upstream sent for the starter's repository before: only if the starter may read
-   * everything in it, and upstream has not refused it since.
+   * Whether the Fill may have what upstream sent before to requesters like the starter: only if its right to that is
+   * proved, and upstream has not refused it since.
    */
   get mayTakePieces(): boolean {
-    return this.current === this.starter && (this.starter.settled || this.starter.right.proved);
+    const { starter } = this;
+    if (this.current !== starter) return false;
+    const { repository, right, settled } = starter;
+    const { links, fill } = this.#options;
+    return settled || right.proved || links.isPartGiven(repository, fill.digest, right);
   }
 
   /** The bytes from `position` on were copied from what upstream sent for the starter's repository before. */

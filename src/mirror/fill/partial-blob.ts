@@ -4,6 +4,7 @@ import { type Extent, Extents, type KnownExtents } from '../../lib/extents.ts';
 import type { Log } from '../../lib/log.ts';
 import type { Meter } from '../../lib/meter.ts';
 import type { Digest } from '../../oci/digest.ts';
+import type { Links } from '../links.ts';
 import type { UpstreamRequests } from '../upstream-requests.ts';
 import type { FillSpace } from './fill-quota.ts';
 import type { PullTurns } from './pull-queue.ts';
@@ -14,6 +15,7 @@ const SAVE_AFTER_MS = 1_000;
 
 export interface PartialBlobOptions {
   readonly asking: UpstreamRequests;
+  readonly links: Links;
   readonly queue: PullTurns;
   readonly meter: Meter;
   readonly log: Log;
@@ -111,11 +113,30 @@ export class PartialBlob {
     await this.#looking;
   }
 
+  /** Keeps bytes that upstream has sent otherwise, as far as they are not `known`. */
+  async keep(position: number, bytes: Uint8Array): Promise<void> {
+    for (const extent of this.known.missing({ start: position, end: position + bytes.byteLength })) {
+      await this.#write(extent.start, bytes.subarray(extent.start - position, extent.end - position));
+      this.#known?.add(extent);
+    }
+  }
+
   /** Requests a range of which nothing is `known`. */
   request(extent: Extent, asker: RangeAsker): RangeRequest {
-    const { asking, queue, meter, log, digest, size } = this.#options;
+    const { asking, links, queue, meter, log, digest, size } = this.#options;
     const write = (position: number, chunk: Uint8Array): Promise<void> => this.#write(position, chunk);
-    const request = new RangeRequest({ asking, queue, meter, log, digest, size, extent, asker, write });
+    const request = new RangeRequest({
+      asking,
+      links,
+      queue,
+      meter,
+      log,
+      digest,
+      size,
+      extent,
+      asker,
+      write,
+    });
     this.#requests.add(request);
     this.#known?.add(extent);
     void this.#forgetAfter(request);

@@ -9,6 +9,7 @@ import type { MetadataStore } from '../../metadata/metadata-store.ts';
 import { credentialId } from '../../oci/credential.ts';
 import type { Digest } from '../../oci/digest.ts';
 import { repositoryText } from '../../oci/repository.ts';
+import type { Links } from '../links.ts';
 import type { UpstreamRequests } from '../upstream-requests.ts';
 import { digestInPartsKey, partsKey } from './fill-key.ts';
 import type { FillQuota } from './fill-quota.ts';
@@ -32,6 +33,7 @@ const STOP_POLL_MS = 20;
 
 export interface PartialsOptions {
   readonly asking: UpstreamRequests;
+  readonly links: Links;
   readonly spool: Spool;
   readonly metadata: MetadataStore;
   readonly queue: PullTurns;
@@ -107,14 +109,30 @@ export class Partials {
     }
   }
 
-  /** As `open`, but only if something is there or being requested. */
-  async find(asker: RangeAsker, digest: Digest, size: number): Promise<PartialUse | undefined> {
-    const { metadata } = this.#options;
-    const keys = SLOTS.map(slot => partsKey(sourceOf(asker), digest, slot));
-    const isThere =
-      keys.some(key => this.#opened.has(key)) ||
-      (await Promise.all(keys.map(key => metadata.readLease(key)))).some(state => state !== undefined);
-    return isThere ? this.open(asker, digest, size) : undefined;
+  /** As `open`, but only if something is there or being requested, and with the size that this has. */
+  async find(asker: RangeAsker, digest: Digest): Promise<PartialUse | undefined> {
+    const size = (await this.#current(asker, digest))?.size ?? (await this.sizeOf(asker, digest));
+    return size === undefined ? undefined : this.open(asker, digest, size);
+  }
+
+  /**
+   * The size of the blob that upstream has told requesters like `asker` with bytes that are there, in whichever process;
+   * `undefined` if there are none.
+   */
+  async sizeOf(asker: RangeAsker, digest: Digest): Promise<number | undefined> {
+    const blob = await this.#current(asker, digest);
+    if (blob !== undefined && blob.bytes > 0) return blob.size;
+    const { metadata, spool } = this.#options;
+    const source = sourceOf(asker);
+    if (this.#distrusted.get(partsKey(source, digest)) !== undefined) return undefined;
+    for (const slot of SLOTS) {
+      const key = partsKey(source, digest, slot);
+      const epoch = (await metadata.readLease(key))?.epoch;
+      const saved = epoch === undefined ? undefined : await spool.savedParts(key, epoch);
+      await saved?.close();
+      if (saved !== undefined && saved.extents.count > 0) return saved.size;
+    }
+    return undefined;
   }
 
   /** As `find`, but by its key, and only if it is open now. */
@@ -155,6 +173,15 @@ export class Partials {
     }
   }
 
+  /** The one that is open, or about to be; after the end of one that is being closed, none. */
+  async #current(asker: RangeAsker, digest: Digest): Promise<PartialBlob | undefined> {
+    const opened = await this.#opened.get(partialKey(asker, digest));
+    await opened?.closed;
+    return opened === undefined || opened.closed !== undefined || opened.blob.isOver
+      ? undefined
+      : opened.blob;
+  }
+
   #begin(key: string, kept: Kept): Promise<Opened | undefined> {
     const opening = this.#open(key, kept).then(
       opened => {
@@ -172,7 +199,7 @@ export class Partials {
   }
 
   async #open(key: string, kept: Kept): Promise<Opened | undefined> {
-    const { asking, spool, metadata, queue, quota, meter, log } = this.#options;
+    const { asking, links, spool, metadata, queue, quota, meter, log } = this.#options;
     const { digest, size } = kept;
     let lease: Lease | undefined;
     try {
@@ -184,6 +211,7 @@ export class Partials {
       const findSaved = (known: ReadonlyMap<string, FoundParts>) => this.#findSaved(kept, held, known);
       const blob = new PartialBlob({
         asking,
+        links,
         queue,
         meter,
         log,

@@ -6,7 +6,7 @@ import type { Digest } from '../../oci/digest.ts';
 import { type Repository, repositoryText } from '../../oci/repository.ts';
 import type { Right } from '../../oci/requester.ts';
 import { UpstreamFailure } from '../../upstream/failures.ts';
-import { admits } from '../links.ts';
+import { admits, type Links } from '../links.ts';
 import { type UpstreamRequests, blobReference } from '../upstream-requests.ts';
 import { Contender } from './contender.ts';
 import { download } from './download.ts';
@@ -34,6 +34,7 @@ export class RangesUnusable extends Error {
 
 export interface RangeRequestOptions {
   readonly asking: UpstreamRequests;
+  readonly links: Links;
   readonly queue: PullTurns;
   readonly meter: Meter;
   readonly log: Log;
@@ -101,8 +102,9 @@ export class RangeRequest {
   }
 
   async #download(): Promise<void> {
-    const { asking, meter, log, digest, size, extent, asker, write } = this.#options;
-    const { repository, right, settled } = asker;
+    const { asking, links, meter, log, digest, size, extent, asker, write } = this.#options;
+    const { repository, right } = asker;
+    const settled = asker.settled || links.isPartGiven(repository, digest, right);
     const contender = new Contender(repository, right, settled);
     let position = extent.start;
     await download({
@@ -112,7 +114,7 @@ export class RangeRequest {
       signal: this.#leaving.signal,
       resumed: () => meter.count('fills_resumed_total'),
       skipEndpoints: new Set(),
-      reference: `ranges of ${blobReference(digest)}`,
+      reference: rangesReference(digest),
       length: () => position,
       end: () => extent.end,
       prepare: async () => position === extent.end,
@@ -127,12 +129,21 @@ export class RangeRequest {
       refused: async (_, failure) => {
         throw failure;
       },
-      given: ({ answer }) => {
+      given: ({ answer, credential, atMs: sinceMs }) => {
         if (!answer.isPart) throw new RangesUnusable('upstream ignores ranges', { isIgnored: true });
+        // The size is told to clients later.
+        if (answer.size === undefined)
+          throw new RangesUnusable('upstream does not say how large the blob is');
+        if (answer.proof) links.notePartGiven(repository, digest, { credential, sinceMs });
         return settled || admits(answer, right);
       },
     });
   }
+}
+
+/** Some ranges of a blob as the reference of a question: upstream may refuse them otherwise than the whole. */
+export function rangesReference(digest: Digest): string {
+  return `ranges of ${blobReference(digest)}`;
 }
 
 function isUnusable(failure: unknown): failure is UpstreamFailure {

@@ -14,7 +14,8 @@ import {
 import type { BlobReader } from '../../lib/blob-reader.ts';
 import { type Extent, Extents } from '../../lib/extents.ts';
 import { nameCredential } from '../../oci/credential.ts';
-import { ANY_MANIFEST } from '../../oci/pull-source.ts';
+import { ANY_MANIFEST, type BlobWant } from '../../oci/pull-source.ts';
+import { OciError } from '../../oci/errors.ts';
 import type { Repository } from '../../oci/repository.ts';
 
 const KIB = 1024;
@@ -67,7 +68,17 @@ async function open(
   repository: Repository = APP,
 ) {
   const right = await world.right(repository);
-  return world.mirror.openBlob(repository, blob.digest, right, () => wanted);
+  return world.mirror.openBlob(repository, blob.digest, right, wantOf(wanted));
+}
+
+/** As of a client that names the bytes of each range. */
+function wantOf(wanted: readonly Extent[]): BlobWant {
+  const [first] = wanted;
+  const want = (size: number) => {
+    if (first !== undefined && first.start >= size) throw new OciError('RANGE_INVALID');
+    return wanted;
+  };
+  return Object.assign(want, { first });
 }
 
 /** Reads the extents, compares them with the blob's bytes, and closes. */
@@ -92,6 +103,10 @@ async function readRanges(world: MirrorWorld, blob: Content, ...wanted: readonly
   const { reader, outcome } = await open(world, blob, wanted);
   await expectRight(reader, blob, wanted);
   return outcome;
+}
+
+async function statOf(world: MirrorWorld, blob: Content) {
+  return world.mirror.statBlob(APP, blob.digest, await world.right());
 }
 
 /** Begins a whole pull; resolves when upstream is sending. */
@@ -199,6 +214,110 @@ describe('a range of a blob that is not stored', () => {
     expect(await openIngests(world)).toHaveLength(1);
     await world.close();
     expect(await openIngests(world)).toHaveLength(0);
+  });
+});
+
+describe('the size of a blob of which ranges are there', () => {
+  it('is known without asking upstream, in each process and after a restart', async () => {
+    const world = await startWorld({}, { isIndexOnDisk: true });
+    const blob = await layer(world, 4 * MIB, 'sized');
+    await readRanges(world, blob, { start: MIB, end: 2 * MIB });
+    upstream.requests.length = 0;
+    const known = { size: blob.size, outcome: 'hit', upstreamMs: 0 };
+    expect(await statOf(world, blob)).toMatchObject(known);
+    await until(async () => (await savedIn(world)) > MIB);
+    const other = await another({ folder: world.folder });
+    expect(await statOf(other, blob)).toMatchObject(known);
+    for (const one of [world, other]) await one.close();
+    expect(await statOf(await another({ folder: world.folder }), blob)).toMatchObject(known);
+    expect(upstream.requests).toEqual([]);
+  });
+
+  it('is asked for if nothing came yet', async () => {
+    const world = await startWorld();
+    const blob = await layer(world, 4 * MIB, 'unsized');
+    upstream.misbehave({ kind: 'blob', method: 'GET', status: 503 });
+    await expect(open(world, blob, [{ start: 0, end: 100 }])).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    expect(await statOf(world, blob)).toMatchObject({ size: blob.size, outcome: 'miss' });
+    expect(upstream.count('blob', { method: 'HEAD' })).toBe(1);
+  });
+});
+
+describe('ranges of a blob of which nothing is known', () => {
+  const NEAR = { start: 0, end: 2 };
+  const FAR = { start: 3 * MIB, end: 3 * MIB + 200 * KIB };
+
+  function strange(seed: string): Content {
+    const blob = randomBlob(4 * MIB, seed);
+    upstream.add('app', blob);
+    return blob;
+  }
+
+  it('are requested at once, and tell its size and the right to it', async () => {
+    const world = await startWorld();
+    const blob = strange('by-digest');
+    expect(await readRanges(world, blob, NEAR)).toBe('miss');
+    expect(await statOf(world, blob)).toMatchObject({ size: blob.size, outcome: 'hit' });
+    expect(await readRanges(world, blob, FAR)).toBe('miss');
+    expect(await readRanges(world, blob, NEAR, FAR)).toBe('hit');
+    expect(asked()).toEqual(['0-1', `${FAR.start}-${FAR.end - 1}`]);
+    expect(upstream.count('blob', { method: 'HEAD' })).toBe(0);
+    expect(await world.fetchedBytes()).toBe(2 + 200 * KIB);
+  });
+
+  it('are left out of a whole pull', async () => {
+    const world = await startWorld();
+    const blob = strange('left-out');
+    await readRanges(world, blob, FAR);
+    upstream.requests.length = 0;
+    expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+    expect(asked()).toEqual([`0-${FAR.start - 1}`, `${FAR.end}-`]);
+    expect(await world.fetchedBytes()).toBe(blob.size);
+    await until(() => world.mirror.runningFills === 0);
+    expect(await world.pull(blob.digest)).toMatchObject({ ...whole(blob), outcome: 'hit' });
+  });
+
+  it('are one request for all who ask at the same time', async () => {
+    const world = await startWorld();
+    const blob = strange('crowd');
+    upstream.misbehave({ kind: 'blob', delayMs: 50 });
+    const opened = await Promise.all(Array.from({ length: 5 }, () => open(world, blob, [NEAR])));
+    for (const { reader } of opened) await expectRight(reader, blob, [NEAR]);
+    expect(asked()).toEqual(['0-1']);
+  });
+
+  it('are requested one after the other if the first is long', async () => {
+    const world = await startWorld();
+    const blob = strange('long');
+    await readRanges(world, blob, FAR);
+    const all = askedExtents();
+    expect(sum(all)).toBe(new Extents(all).bytes);
+    expect([...new Extents(all)]).toEqual([FAR]);
+  });
+
+  it('that begin after its end do not keep others from being requested', async () => {
+    const world = await startWorld();
+    const blob = strange('behind');
+    const behind = open(world, blob, [{ start: 9 * MIB, end: 9 * MIB + 1 }]);
+    await expect(behind).rejects.toMatchObject({ code: 'RANGE_INVALID' });
+    expect(upstream.count('blob', { method: 'HEAD' })).toBe(1);
+    await readRanges(world, blob, NEAR);
+    expect(asked().slice(-1)).toEqual(['0-1']);
+  });
+
+  it('are the whole blob if upstream sends that, or tells no size', async () => {
+    const world = await startWorld();
+    for (const [seed, wrong] of [
+      ['no-size', { times: 2, headers: { 'Content-Range': `bytes ${FAR.start}-${FAR.end - 1}/*` } }],
+      ['all', { times: 1, status: 200, body: 'x'.repeat(300 * KIB) }],
+    ] as const) {
+      const blob = strange(seed);
+      upstream.misbehave({ kind: 'blob', method: 'GET', ...wrong });
+      const { reader } = await open(world, blob, [FAR]);
+      await expectRight(reader, blob, [FAR]);
+      expect(asked().slice(-1)).toEqual([undefined]);
+      upstream.requests.length = 0;
+    }
   });
 });
 
@@ -405,9 +524,15 @@ describe('who may have ranges that are there', () => {
     return world;
   }
 
-  async function openAs(world: MirrorWorld, name: string) {
-    const right = await world.right(PRIVATE, [nameCredential('key', name, 'right')], name);
-    return world.mirror.openBlob(PRIVATE, blob.digest, right, () => FAR);
+  const rightOf = (world: MirrorWorld, name: string) =>
+    world.right(PRIVATE, [nameCredential('key', name, 'right')], name);
+
+  async function openAs(world: MirrorWorld, name: string, wanted: readonly Extent[] = FAR) {
+    return world.mirror.openBlob(PRIVATE, blob.digest, await rightOf(world, name), wantOf(wanted));
+  }
+
+  async function statAs(world: MirrorWorld, name: string) {
+    return world.mirror.statBlob(PRIVATE, blob.digest, await rightOf(world, name));
   }
 
   const readAs = async (world: MirrorWorld, name: string): Promise<string> => {
@@ -419,28 +544,74 @@ describe('who may have ranges that are there', () => {
   it('is everybody with a proved right to the repository', async () => {
     const world = await startPrivate();
     for (const name of ['ann', 'bob']) {
-      const right = await world.right(PRIVATE, [nameCredential('key', name, 'right')], name);
-      await world.mirror.manifest(PRIVATE, '1', right, ANY_MANIFEST);
+      await world.mirror.manifest(PRIVATE, '1', await rightOf(world, name), ANY_MANIFEST);
     }
     expect(await readAs(world, 'ann')).toBe('miss');
     expect(await readAs(world, 'bob')).toBe('hit');
     expect(askedExtents()).toEqual(FAR);
   });
 
-  it('without one, only who gave the credentials with which they were requested, and upstream is asked each time', async () => {
+  it('without one, only who gave the credentials with which they were requested', async () => {
     const world = await startPrivate();
     expect(await readAs(world, 'ann')).toBe('miss');
     expect(await readAs(world, 'ann')).toBe('hit');
     expect(await readAs(world, 'bob')).toBe('miss');
-    expect(askedExtents()).toEqual([...FAR, ...FAR]);
-    upstream.misbehave({ kind: 'blob', method: 'HEAD', status: 403 });
+    expect(await readAs(world, 'bob')).toBe('hit');
+    expect(upstream.requests.filter(({ status }) => status === 206)).toHaveLength(2);
+    expect(upstream.count('blob', { method: 'HEAD' })).toBe(0);
+  });
+
+  it('is nobody whose right upstream has ended', async () => {
+    const world = await startPrivate();
+    await readAs(world, 'ann');
+    const end = upstream.misbehave({ kind: 'blob', status: 403 });
+    const near = openAs(world, 'ann', [{ start: 0, end: 100 }]);
+    await expect(near).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
     await expect(openAs(world, 'ann')).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
+    await expect(statAs(world, 'ann')).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
+    end();
+  });
+
+  it('is nobody for longer than a proof is valid, or after Secrets have changed', async () => {
+    const world = await startPrivate();
+    await readAs(world, 'ann');
+    world.nowMs += 25 * 3_600_000;
+    upstream.requests.length = 0;
+    await statAs(world, 'ann');
+    expect(upstream.requests.filter(({ status }) => status === 200)).toHaveLength(1);
+    await readAs(world, 'ann');
+    await world.mirror.secretsChanged();
+    upstream.requests.length = 0;
+    await statAs(world, 'ann');
+    expect(upstream.requests.filter(({ status }) => status === 200)).toHaveLength(1);
+  });
+
+  it('do not have the blob itself, which others have made to be stored, unless upstream shows that it has it', async () => {
+    const world = await startWorld();
+    const shared = await layer(world, 4 * MIB, 'whole-elsewhere');
+    upstream.add('evil', shared);
+    const evil = repositoryOf('evil');
+    // It makes up bytes, and tells the right size, for a digest that it does not have.
+    upstream.misbehave({
+      kind: 'blob',
+      repository: 'evil',
+      status: 206,
+      headers: { 'Content-Range': `bytes ${2 * MIB}-${2 * MIB + 49_999}/${shared.size}` },
+      body: 'x'.repeat(50_000),
+    });
+    const { reader } = await open(world, shared, FAR, evil);
+    await reader.close();
+    await world.pull(shared.digest);
+    await until(() => world.mirror.runningFills === 0);
+    await expect(open(world, shared, FAR, evil)).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+    await expect(world.pull(shared.digest, evil)).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
   });
 
   it('is nobody whom upstream refuses', async () => {
     const world = await startPrivate();
     await readAs(world, 'ann');
     await expect(openAs(world, 'eve')).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
+    await expect(statAs(world, 'eve')).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
     expect(await readAs(world, 'ann')).toBe('hit');
   });
 
@@ -454,9 +625,12 @@ describe('who may have ranges that are there', () => {
     expect(outcome).toBe('miss');
     upstream.remove('other', shared.digest);
     const right = await world.right(repositoryOf('other'));
-    const opening = world.mirror.openBlob(repositoryOf('other'), shared.digest, right, () => [
-      { start: 0, end: 100 },
-    ]);
+    const opening = world.mirror.openBlob(
+      repositoryOf('other'),
+      shared.digest,
+      right,
+      wantOf([{ start: 0, end: 100 }]),
+    );
     await expect(opening).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
   });
 });
