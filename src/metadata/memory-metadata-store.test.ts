@@ -1,7 +1,8 @@
 import { MemoryIndex } from './memory-metadata-store.fixture.ts';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { metadataStoreSuite } from './metadata-store.suite.ts';
 
 metadataStoreSuite(async () => {
   const index = new MemoryIndex();
-  return { open: async () => index.open(), remove: async () => {} };
+  return { open: async () => index.open(), passSecond: () => nextTurn(), remove: async () => {} };
 });

@@ -1,5 +1,4 @@
-import { setTimeout as delay } from 'node:timers/promises';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { LeaseLost } from '../lib/lease.ts';
 import { leaseOf, leasesSuite } from '../lib/lease.suite.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
@@ -8,11 +7,13 @@ import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { Repository } from '../oci/repository.ts';
 import { MIN_COUNTED_BYTES } from '../oci/counted-bytes.ts';
 import { acquireImportLease } from './import-lease.ts';
-import type { MetadataStore } from './metadata-store.ts';
+import type { MetadataStore, Topic } from './metadata-store.ts';
 
 /** A place where metadata is stored. Each call of `open` is another process's view of it. */
 export interface MetadataPlace {
   open(): Promise<MetadataStore>;
+  /** Lets a second pass, in which processes poll notifications. */
+  passSecond(): Promise<void>;
   remove(): Promise<void>;
 }
 
@@ -708,10 +709,11 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       test('while an import runs, what was stored or used since it began stays', async () => {
         const [old, found, stored] = ['old', 'found', 'stored'].map(name => digestOf(Buffer.from(name)));
         const all = [blobOf(old!), blobOf(found!), blobOf(stored!)];
+        // A use within a second of another may not be recorded.
+        vi.useFakeTimers({ toFake: ['Date'], now: Date.now() - 10_000 });
         await store.putBlob(old!, 4);
         await store.putBlob(found!, 4);
-        // A use within a second of another may not be recorded.
-        await delay(2_100);
+        vi.useRealTimers();
         const importing = await acquireImportLease(store);
         const shorter = await acquireImportLease(store);
         expect(importing.key).not.toBe(shorter.key);
@@ -1280,14 +1282,14 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       other.onNotification('secrets', () => heard.push('wrong topic'));
       const stop = other.onNotification('content', () => heard.push('stopped'));
       stop();
-      await new Promise<void>(resolve => {
-        other.onNotification('content', resolve);
-        void store.notify('content');
-      });
-      await new Promise<void>(resolve => {
-        store.onNotification('failures', resolve);
-        void other.notify('failures');
-      });
+      const reaches = async (topic: Topic, from: MetadataStore, to: MetadataStore) => {
+        const listener = vi.fn<() => void>();
+        to.onNotification(topic, listener);
+        await from.notify(topic);
+        while (listener.mock.calls.length === 0) await place.passSecond();
+      };
+      await reaches('content', store, other);
+      await reaches('failures', other, store);
       expect(heard).toEqual([]);
       await other.close();
     });

@@ -7,6 +7,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { isLeased, LeaseLost } from '../lib/lease.ts';
 import { type Log, silentLog } from '../lib/log.ts';
+import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { digestOf } from '../oci/digest.ts';
 import type { Repository } from '../oci/repository.ts';
 import { image, metadataStoreSuite } from './metadata-store.suite.ts';
@@ -22,12 +23,16 @@ import { Writer, type WriteOptions } from './sqlite/writer.ts';
 
 metadataStoreSuite(async () => {
   const place = await mkdtemp(join(tmpdir(), 'entrepot-index-'));
+  const clock = new ManualClock();
   return {
-    open: () => openSqliteMetadataStore(join(place, 'index.db'), { log: silentLog }),
+    open: () => openSqliteMetadataStore(join(place, 'index.db'), { log: silentLog, clock }),
+    passSecond: () => clock.advance(BEAT_MS),
     remove: () => rm(place, { recursive: true }),
   };
 });
 
+/** How often a process writes its heartbeat. */
+const BEAT_MS = 1_000;
 const REPOSITORY = { upstream: '', name: 'team/app' };
 const DIGEST = digestOf(Buffer.from('blob'));
 /** Uses wait for no longer to be written. */
@@ -506,25 +511,31 @@ test('a heartbeat that cannot be written is reported once, and again after one t
   const writer = new Writer(connection);
   const warn = vi.fn<Log['warn']>();
   const onBeat = vi.fn<() => void>();
+  const clock = new ManualClock();
   const heartbeat = await Heartbeat.join({
     isThread: false,
     connection,
     writer,
     indexPath: path,
     log: { ...silentLog, warn },
+    clock,
     mayBeat: () => true,
     onBeat,
   });
-  const soon = { timeout: 10_000 };
   const failTwice = async () => {
+    await clock.timer(BEAT_MS);
     const write = vi.spyOn(writer, 'write').mockRejectedValue(new Error('the disk is full'));
-    await vi.waitUntil(() => write.mock.calls.length === 3, soon);
+    for (let beat = 0; beat < 2; beat += 1) await clock.pass(BEAT_MS);
+    await clock.timer(BEAT_MS);
+    expect(write).toHaveBeenCalledTimes(2);
     write.mockRestore();
   };
   await failTwice();
   expect(warn).toHaveBeenCalledTimes(1);
-  onBeat.mockClear();
-  await vi.waitUntil(() => onBeat.mock.calls.length > 0, soon);
+  expect(onBeat).not.toHaveBeenCalled();
+  await clock.pass(BEAT_MS);
+  await clock.timer(BEAT_MS);
+  expect(onBeat).toHaveBeenCalledTimes(1);
   await failTwice();
   expect(warn).toHaveBeenCalledTimes(2);
   await heartbeat.close();
@@ -572,17 +583,17 @@ test('a process that opens the index can acquire what a killed process held', as
 }, 30_000);
 
 test('the Leases of a suspended process are free when its heartbeat has not changed for 5 s; it may still write', async () => {
-  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const clock = new ManualClock();
+  const store = await openSqliteMetadataStore(path, { log: silentLog, clock });
   const child = spawnScript(CLAIMER);
   await nextLine(child);
   child.kill('SIGSTOP');
-  const stoppedAtMs = performance.now();
   let lease = await store.acquireLease('fill-1');
   while (lease === undefined) {
-    await delay(100);
+    await clock.pass(BEAT_MS);
     lease = await store.acquireLease('fill-1');
   }
-  expect(performance.now() - stoppedAtMs).toBeGreaterThan(4_000);
+  expect(clock.monotonicMs()).toBeGreaterThan(5_000);
   expect(lease.left?.mayWrite).toBe(true);
   child.kill('SIGCONT');
   await expect.poll(() => isLeased(store, 'fill-2')).toBe(true);
@@ -596,18 +607,19 @@ test('a suspended process counts as dead no earlier because transactions are rep
   await nextLine(child);
   child.kill('SIGSTOP');
   const connection = await Connection.open(path);
-  let beats = 0;
+  const clock = new ManualClock();
   const heartbeat = await Heartbeat.join({
     connection,
     writer: new RepeatingWriter(connection),
     indexPath: path,
     log: silentLog,
+    clock,
     isThread: false,
     mayBeat: () => true,
-    onBeat: () => void (beats += 1),
+    onBeat: () => {},
   });
-  while ((await heartbeat.read('fill-1'))?.isHeld === true) await delay(100);
-  expect(beats).toBeGreaterThanOrEqual(5);
+  while ((await heartbeat.read('fill-1'))?.isHeld === true) await clock.pass(BEAT_MS);
+  expect(clock.monotonicMs()).toBeGreaterThan(5_000);
   await heartbeat.close();
   connection.close();
 }, 30_000);
@@ -624,7 +636,8 @@ class RepeatingWriter extends Writer {
 }
 
 test('a Lease is confirmed at no cost while heartbeats are written, and by the index when they are late', async () => {
-  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const clock = new ManualClock();
+  const store = await openSqliteMetadataStore(path, { log: silentLog, clock });
   const other = await openSqliteMetadataStore(path, { log: silentLog });
   const [kept, lost] = await Promise.all([store.acquireLease('kept'), store.acquireLease('lost')]);
   expect(kept?.confirm()).toBeUndefined();
@@ -632,10 +645,8 @@ test('a Lease is confirmed at no cost while heartbeats are written, and by the i
     database.exec("DELETE FROM processes WHERE id IN (SELECT process_id FROM leases WHERE key = 'lost')"),
   );
   await other.acquireLease('lost');
-  const nowMs = performance.now();
-  const clock = vi.spyOn(performance, 'now').mockReturnValue(nowMs + 4_500);
+  clock.skip(4_500);
   await expect(lost?.confirm()).rejects.toThrow(LeaseLost);
-  clock.mockRestore();
   expect(() => lost?.confirm()).toThrow(LeaseLost);
   await kept?.confirm();
   await other.close();
@@ -643,13 +654,16 @@ test('a Lease is confirmed at no cost while heartbeats are written, and by the i
 });
 
 test('a live process keeps its Leases for longer than a dead one', async () => {
-  const store = await openSqliteMetadataStore(path, { log: silentLog });
-  const child = spawnScript(CLAIMER);
-  await nextLine(child);
-  await delay(7_000);
-  expect(await store.acquireLease('fill-1')).toBeUndefined();
-  await store.close();
-}, 30_000);
+  const clocks = [new ManualClock(), new ManualClock()];
+  const [store, other] = await Promise.all(
+    clocks.map(clock => openSqliteMetadataStore(path, { log: silentLog, clock })),
+  );
+  await other?.acquireLease('fill-1');
+  for (let beat = 0; beat < 7; beat += 1) for (const clock of clocks) await clock.pass(BEAT_MS);
+  expect(await store?.acquireLease('fill-1')).toBeUndefined();
+  await other?.close();
+  await store?.close();
+});
 
 test('a process that others considered dead gets back what nobody has taken', async () => {
   const store = await openSqliteMetadataStore(path, { log: silentLog });
@@ -834,7 +848,6 @@ const CLAIMER = `${STORE}
   setInterval(() => {}, 1000);
 `;
 
-/** Lets the event loop turn, which it cannot while something waits inside SQLite. */
 /** Of ten times, since others have the processor too. */
 async function fastestMs(work: () => Promise<unknown>): Promise<number> {
   let leastMs = Number.POSITIVE_INFINITY;
@@ -846,6 +859,7 @@ async function fastestMs(work: () => Promise<unknown>): Promise<number> {
   return leastMs;
 }
 
+/** Lets the event loop turn, which it cannot while something waits inside SQLite. */
 async function turns(count: number): Promise<'turns'> {
   for (let turn = 0; turn < count; turn += 1) {
     await delay(5);

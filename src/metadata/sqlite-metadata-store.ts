@@ -1,4 +1,5 @@
 import { setTimeout as delay } from 'node:timers/promises';
+import { type Clock, systemClock } from '../lib/clock.ts';
 import { errorCode } from '../lib/error-code.ts';
 import type { Lease } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
@@ -59,6 +60,8 @@ const SWEEP_PAUSE_MS = 20;
 
 export interface OpenOptions {
   readonly log: Log;
+  /** That of the heartbeat. Default: the system's. */
+  readonly clock?: Clock;
   /**
    * Whether its pages may be from different moments: reads and checks all of it first (40 s for a GiB), and refuses it
    * if they are.
@@ -78,7 +81,7 @@ export interface OpenOptions {
  */
 export async function openSqliteMetadataStore(
   path: string,
-  { log, isCopied = false, reserve, isThread = false, onBeat = () => {} }: OpenOptions,
+  { log, clock = systemClock, isCopied = false, reserve, isThread = false, onBeat = () => {} }: OpenOptions,
 ): Promise<MetadataStore> {
   if (isCopied) log.warn({ path }, 'the index was copied or changed by another program: checking all of it');
   const connection = await openCurrent(path, isCopied, reserve);
@@ -103,6 +106,7 @@ export async function openSqliteMetadataStore(
       writer,
       indexPath: path,
       log,
+      clock,
       isThread,
       mayBeat,
       onBeat: beat,

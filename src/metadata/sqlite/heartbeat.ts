@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
+import type { Clock, Timer } from '../../lib/clock.ts';
 import { errorCode } from '../../lib/error-code.ts';
 import { type Lease, LeaseLost } from '../../lib/lease.ts';
 import type { Log } from '../../lib/log.ts';
@@ -37,6 +38,7 @@ export interface HeartbeatParts {
   readonly writer: Writer;
   readonly indexPath: string;
   readonly log: Log;
+  readonly clock: Clock;
   /** Whether a thread joins whose process has joined already. */
   readonly isThread: boolean;
   /** Called before each heartbeat, once a second: whether it may be written. */
@@ -59,6 +61,7 @@ export class Heartbeat {
   readonly #indexPath: string;
   readonly #leases: LeaseRows;
   readonly #log: Log;
+  readonly #clock: Clock;
   readonly #mayBeat: () => boolean;
   readonly #onBeat: () => void;
   readonly #id: string;
@@ -68,20 +71,22 @@ export class Heartbeat {
   readonly #unreturned = new Map<number, GivenBack>();
   /** Other processes, with how many of our beats ago their heartbeat changed. */
   #others: OtherProcesses = new Map();
-  /** When the last heartbeat that was written began, by `performance.now()`. */
+  /** When the last heartbeat that was written began, by `Clock.monotonicMs`. */
   #shownAtMs = Number.NEGATIVE_INFINITY;
   #showing: Promise<void> | undefined;
-  #timer: NodeJS.Timeout | undefined;
+  #timer: Timer | undefined;
   /** Set while heartbeats cannot be written and the log says so. */
   #isFailing = false;
   #isClosed = false;
 
-  private constructor({ connection, writer, indexPath, log, isThread, mayBeat, onBeat }: HeartbeatParts) {
+  private constructor(parts: HeartbeatParts) {
+    const { connection, writer, indexPath, log, clock, isThread, mayBeat, onBeat } = parts;
     this.#connection = connection;
     this.#writer = writer;
     this.#indexPath = indexPath;
     this.#leases = new LeaseRows(connection);
     this.#log = log;
+    this.#clock = clock;
     this.#mayBeat = mayBeat;
     this.#onBeat = onBeat;
     this.#id = `${randomUUID()}${isThread ? THREAD : ''}`;
@@ -184,7 +189,7 @@ export class Heartbeat {
   /** Gives up everything that this process holds. Call when it writes nothing any more. */
   async close(): Promise<void> {
     this.#isClosed = true;
-    clearTimeout(this.#timer);
+    this.#timer?.cancel();
     try {
       await this.#writer.write(() => {
         const ours = this.#leases.processes().filter(({ id }) => id === this.#id);
@@ -197,7 +202,7 @@ export class Heartbeat {
 
   #confirm(lease: OwnLease): Promise<void> | undefined {
     if (lease.isLost) throw new LeaseLost(lease.key);
-    if (performance.now() - this.#shownAtMs < SURE_MS) return undefined;
+    if (this.#clock.monotonicMs() - this.#shownAtMs < SURE_MS) return undefined;
     return this.#confirmInIndex(lease);
   }
 
@@ -214,7 +219,7 @@ export class Heartbeat {
    * process is left, and every Lease is free.
    */
   async #write<T>(work: () => T): Promise<T> {
-    const beganAtMs = performance.now();
+    const beganAtMs = this.#clock.monotonicMs();
     const write = () => {
       this.#showLife();
       return work();
@@ -231,8 +236,7 @@ export class Heartbeat {
 
   #schedule(): void {
     if (!this.#isClosed) {
-      this.#timer = setTimeout(() => void this.#beat(), BEAT_MS);
-      this.#timer.unref();
+      this.#timer = this.#clock.after(BEAT_MS, () => void this.#beat()).unref();
     }
   }
 
