@@ -5,6 +5,7 @@ import { dirname, join } from 'node:path';
 import { absentAsUndefined } from '../lib/error-code.ts';
 import type { Log } from '../lib/log.ts';
 import { PRIVATE_FILE_MODE } from '../lib/private-folder.ts';
+import { IndexUnusable } from './index-unusable.ts';
 
 /** The name of the file, beside the index. */
 export const RESERVE_FILE = 'reserve';
@@ -19,10 +20,11 @@ const RESERVE_BYTES = 2 * STEP_BYTES;
 /** Space for the log, free or allocated: more than one step of upkeep writes. */
 const LOG_BYTES = 512 * 1024;
 /**
- * SQLite creates this file for the first process. Without space for it, SQLite fails, or the process is killed
- * (SIGBUS).
+ * SQLite creates this file for the first process, and writes a few pages to the log before it uses all of it. Without
+ * space for both, SQLite fails, or the process is killed (SIGBUS).
  */
 const SHARED_MEMORY_BYTES = 32 * 1024;
+const FIRST_PAGES_BYTES = 32 * 1024;
 
 /** The block size in which stat(2) counts. */
 const BLOCK_BYTES = 512;
@@ -57,13 +59,20 @@ export class Reserve {
 
   /**
    * Call before the index is opened: gives up a step unless there is space for the files that SQLite creates, or they
-   * exist.
+   * exist. Rejects with IndexUnusable if the disk is so full that SQLite must not be tried.
    */
   async giveUpToOpen(): Promise<void> {
-    const freeBytes = await this.#freeBytes();
-    const hasLog = freeBytes + this.#size(`${this.#indexPath}-wal`) >= LOG_BYTES;
-    const hasSharedMemory = freeBytes + this.#allocated(`${this.#indexPath}-shm`) >= SHARED_MEMORY_BYTES;
-    if (!hasLog || !hasSharedMemory) this.giveUp();
+    const hasLog = (await this.#freeBytes()) + this.#size(`${this.#indexPath}-wal`) >= LOG_BYTES;
+    if (hasLog && (await this.#hasSharedMemory())) return;
+    this.giveUp();
+    if (await this.#hasSharedMemory()) return;
+    throw new IndexUnusable('the disk is full: the index needs a few MiB');
+  }
+
+  async #hasSharedMemory(): Promise<boolean> {
+    const allocated = this.#allocated(`${this.#indexPath}-shm`);
+    if (allocated >= SHARED_MEMORY_BYTES) return true;
+    return (await this.#freeBytes()) + allocated >= SHARED_MEMORY_BYTES + FIRST_PAGES_BYTES;
   }
 
   /**

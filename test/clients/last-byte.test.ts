@@ -1,5 +1,5 @@
 // Real file systems that others fill to the last byte, under a server of an ordinary user. Making them needs root.
-import { readdir } from 'node:fs/promises';
+import { readdir, truncate } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { codeOf, get } from '../support/client.ts';
@@ -12,6 +12,12 @@ import { AS_NOBODY, canMount, type FileSystem, SmallDisk } from '../support/smal
 const UPSTREAM = 'up.example';
 const MIB = 1024 * 1024;
 const ROUNDS = 20;
+
+/** What others may have left of the reserve: too little for SQLite's shared memory, just enough, and for its log, too. */
+const RESERVES = [
+  ...[0, 20, 28, 40, 64, 72, 96, 256].map(kibibytes => kibibytes * 1024),
+  ...[764, 780, 796, 812, 814, 816, 820, 900].map(kibibytes => 2 * MIB + kibibytes * 1024),
+];
 
 type Command = readonly [args: readonly string[], says: RegExp];
 
@@ -183,5 +189,22 @@ describe.skipIf(!canMount).each<FileSystem>(['ext4', 'tmpfs'])('a disk of 64 MiB
     await requireAllServed();
     const { code, stdout } = await entrepot.spawnCommand('scrub', '--rate', '1GiB');
     expect([code, stdout]).toEqual([0, expect.stringContaining('0 damaged')]);
+  });
+
+  test('whatever is left of the reserve, a command works or says that the disk is full', async () => {
+    const reserve = join(disk.path, 'store', 'reserve');
+    await entrepot.stop();
+    for (const bytes of RESERVES) {
+      // With space it completes the reserve.
+      expect((await entrepot.spawnCommand('images')).code).toBe(0);
+      await truncate(reserve, bytes);
+      await disk.fill();
+      const { code, stderr } = await entrepot.spawnCommand('images');
+      expect([bytes, stderr, code]).toEqual([bytes, stderr, bytes < 64 * 1024 ? 1 : 0]);
+      expect(stderr).toMatch(code === 0 ? /^$/ : /index\.db: the disk is full/);
+      await disk.empty();
+    }
+    entrepot = await entrepot.startAgain();
+    await requireAllServed();
   });
 });

@@ -39,7 +39,7 @@ export interface RunOptions {
 }
 
 export interface RunResult {
-  /** The exit code; -1 when a signal ended it. */
+  /** The exit code; -1 when a signal ended it, which `stderr` names at its end. */
   readonly code: number;
   readonly stdout: string;
   readonly stderr: string;
@@ -67,12 +67,13 @@ export async function tryRun(
     late = true;
     child.kill('SIGKILL');
   }, timeoutMs);
-  const code = await new Promise<number>((resolve, reject) => {
+  const [code, signal] = await new Promise<[number | null, string | null]>((resolve, reject) => {
     child.once('error', reject);
-    child.once('close', exitCode => resolve(exitCode ?? -1));
+    child.once('close', (...end) => resolve(end));
   }).finally(() => clearTimeout(timer));
   if (late) throw new Error(`${program} ${args.join(' ')}: not done after ${timeoutMs} ms\n${stderr.text}`);
-  return { code, stdout: stdout.text, stderr: stderr.text };
+  const killed = signal === null ? '' : `killed by ${signal}\n`;
+  return { code: code ?? -1, stdout: stdout.text, stderr: stderr.text + killed };
 }
 
 /** Runs a program that must succeed; its standard output. The error of one that fails carries what it printed. */

@@ -95,11 +95,14 @@ export class Connection {
   /**
    * Makes the index allocate space for its log and for new pages while the disk has some, since other programs that
    * fill the disk would take it at once. Writes a row of that size and deletes it again: files and free pages stay
-   * allocated. Takes what there is; nothing if another process is writing, which has the space then.
+   * allocated. Takes what there is; nothing if another process is writing, which has the space then. A small row comes
+   * first: with the first page in the log SQLite writes to all of its shared memory, which kills the process (SIGBUS)
+   * if the log has taken the space for it. It is random, since SQLite does not write what is there already.
    */
   takeRoom(): void {
     try {
       this.checkpoint();
+      this.execute(`INSERT OR REPLACE INTO settings (name, value) VALUES ('room', hex(randomblob(8)))`);
       this.execute(`
         INSERT OR REPLACE INTO settings (name, value) VALUES ('room', printf('%.*c', ${ROOM_BYTES}, 'x'))`);
       this.checkpoint();
