@@ -5,11 +5,12 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { parse, stringify } from 'yaml';
 import { absentAsUndefined } from '../../src/lib/error-code.ts';
+import { loadBuiltImage } from '../support/built-image.ts';
 import { DockerRegistry, REGISTRY_PROGRAMS } from '../support/docker-registry.ts';
 import { DOCKER_PROGRAMS, Dockerd } from '../support/dockerd.ts';
-import { debianWithNode, IMAGE_PROGRAMS, pushImage } from '../support/images.ts';
+import { IMAGE_PROGRAMS, pushImage } from '../support/images.ts';
 import { FIXED, UPSTREAM } from '../support/mirrored-registry.ts';
-import { answers, freePort, hasPrograms, run, until } from '../support/programs.ts';
+import { answers, freePort, hasPrograms, until } from '../support/programs.ts';
 import { Skopeo } from '../support/skopeo.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 
@@ -80,9 +81,7 @@ describe.skipIf(!canRun)('the image, built by docker and run by docker compose',
   }
 
   test('is built from the Dockerfile to run as a numeric user, without what only the build needs', async () => {
-    await docker.run('import', await debianWithNode(), 'node-on-debian');
-    const base = ['--network', 'host', '--build-arg', 'BASE=node-on-debian'];
-    await docker.run('build', '--quiet', ...base, ...(await buildSecrets()), '--tag', 'entrepot', PROJECT);
+    await loadBuiltImage(docker, 'entrepot');
     expect(await inspect('image', 'entrepot', '{{.Config.User}}')).toBe('1000:1000');
     const inImage = (...args: string[]) => docker.tryRun('run', '--rm', '--network', 'none', ...args);
     expect((await inImage('--entrypoint', 'ls', 'entrepot', '/app/node_modules/typescript')).code).not.toBe(
@@ -136,14 +135,3 @@ describe.skipIf(!canRun)('the image, built by docker and run by docker compose',
     expect(existsSync(join(copy, 'manifest.json'))).toBe(true);
   });
 });
-
-/** How this machine reaches npm's registry, where it has something to say about it. */
-async function buildSecrets(): Promise<readonly string[]> {
-  const files = {
-    npmrc: (await run('npm', ['config', 'get', 'userconfig'])).trim(),
-    ca: process.env['NODE_EXTRA_CA_CERTS'] ?? '/etc/ssl/certs/ca-certificates.crt',
-  };
-  return Object.entries(files)
-    .filter(([, file]) => existsSync(file))
-    .flatMap(([id, file]) => ['--secret', `id=${id},src=${file}`]);
-}
