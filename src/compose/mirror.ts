@@ -12,6 +12,7 @@ import { noNews, type News } from '../lib/news.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { PullTurns } from '../mirror/fill/pull-queue.ts';
 import { Mirror } from '../mirror/mirror.ts';
+import type { EndedRight } from '../mirror/ended-rights.ts';
 import type { FailureNews } from '../mirror/negative-cache.ts';
 import type { FlightCalls } from '../mirror/shared-flights.ts';
 import { strictestPullPolicy } from '../oci/pull-policy.ts';
@@ -34,6 +35,8 @@ export interface MirrorNeeds {
   readonly flights: FlightCalls | undefined;
   /** As in `MirrorOptions`. */
   readonly failureNews: News<FailureNews> | undefined;
+  /** As in `MirrorOptions`. */
+  readonly endNews: News<EndedRight> | undefined;
   readonly log: Log;
   readonly meter: Meter;
 }

@@ -207,6 +207,7 @@ async function openOn(
       queue: common?.queue,
       flights: common?.flights,
       failureNews: common?.news.of('failures'),
+      endNews: common?.news.of('ended rights'),
     }),
   );
   opened.add({ close: followSecrets({ tenants, grants, mirror, log }) });

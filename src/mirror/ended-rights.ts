@@ -1,3 +1,10 @@
+/** That upstream has withdrawn a credential's right to a repository, as processes of one server tell each other. */
+export interface EndedRight {
+  readonly upstream: string;
+  readonly repository: string;
+  readonly credentialId: string;
+}
+
 /** More than the number of repositories being pulled from. */
 const MAX_ENDED = 10_000;
 

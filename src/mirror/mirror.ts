@@ -48,6 +48,7 @@ import { outlook } from './outlook.ts';
 import { OwnLogins } from './own-logins.ts';
 import { Prefetch, type PrefetchRule } from './prefetch.ts';
 import { Referrers, type ReferrersQuery } from './referrers.ts';
+import type { EndedRight } from './ended-rights.ts';
 import type { FlightCalls } from './shared-flights.ts';
 import { TagList } from './tag-list.ts';
 import { UpstreamRecord, type UpstreamState } from './upstream-record.ts';
@@ -75,6 +76,8 @@ export interface MirrorOptions {
   readonly flights?: FlightCalls | undefined;
   /** How processes of this server tell each other of upstreams' failures. */
   readonly failureNews?: News<FailureNews> | undefined;
+  /** The same of rights that upstreams have withdrawn. */
+  readonly endNews?: News<EndedRight> | undefined;
   /**
    * The limit on the store's size, including downloads in progress; read each time. `undefined` means that only the
    * disk limits.
@@ -133,6 +136,7 @@ export class Mirror implements PullSource {
       prefetchRuleOf = () => ({ prefetch: false }),
       nowMs = Date.now,
       failureNews = noNews,
+      endNews = noNews,
     } = options;
     this.#upstreams = upstreams;
     this.#metadata = metadata;
@@ -150,6 +154,7 @@ export class Mirror implements PullSource {
       ownLogins: this.ownLogins,
       isOffline,
       flights: options.flights,
+      endNews,
       log,
       nowMs,
     });
@@ -217,6 +222,7 @@ export class Mirror implements PullSource {
       metadata.onNotification('secrets', () => this.#forgetSecrets()),
       metadata.onNotification('content', () => this.#failures.forgetNegative()),
       failureNews.listen(news => this.#failures.learn(news)),
+      endNews.listen(right => this.#asking.noteEnd(right)),
     ];
   }
 

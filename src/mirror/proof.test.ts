@@ -18,11 +18,13 @@ import {
   whole,
 } from '../../test/support/mirror-world.ts';
 import { until } from '../../test/support/programs.ts';
+import { newsOfTwo } from '../lib/news.fixture.ts';
 import type { Credential } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OCI_CONFIG } from '../oci/media-types.ts';
 import { ANY_MANIFEST } from '../oci/pull-source.ts';
 import type { Right } from '../oci/requester.ts';
+import type { EndedRight } from './ended-rights.ts';
 
 const MIB = 1024 * 1024;
 const HOUR_MS = 3_600_000;
@@ -261,6 +263,29 @@ describe('a right that upstream withdraws', () => {
     expect(await pulling).toEqual(whole(big));
     await idle();
     expect(await opens('ann')).toBe(false);
+  });
+
+  it('is not renewed by a download in another process of the server either', async () => {
+    const [here, there] = newsOfTwo<EndedRight>();
+    await world.remove();
+    world = await MirrorWorld.open(upstream, { isIndexOnDisk: true, endNews: here });
+    const other = await MirrorWorld.open(upstream, { folder: world.folder, endNews: there });
+    try {
+      await manifestAs('ann');
+      upstream.misbehave({ kind: 'blob', bytesPerS: 2 * MIB });
+      const pulling = pullAs('ann', big.digest);
+      await until('bytes to come', 20_000, async () => upstream.bytesSent > MIB);
+      upstream.misbehave({ kind: 'manifest', status: 401 });
+      await expect(other.mirror.refresh(PRIVATE, '1', await rightOf('ann'))).rejects.toMatchObject({
+        code: 'MANIFEST_UNKNOWN',
+      });
+      expect(await opens('ann')).toBe(false);
+      expect(await pulling).toEqual(whole(big));
+      await idle();
+      expect(await opens('ann')).toBe(false);
+    } finally {
+      await other.close();
+    }
   });
 });
 

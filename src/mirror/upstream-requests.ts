@@ -2,6 +2,7 @@ import { setMaxListeners } from 'node:events';
 import type { Grants } from '../grants/grants.ts';
 import type { Log } from '../lib/log.ts';
 import { Lru } from '../lib/lru.ts';
+import { noNews, type News } from '../lib/news.ts';
 import type { SingleFlight } from '../lib/single-flight.ts';
 import { ANONYMOUS_ID, type Credential, credentialId } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
@@ -10,7 +11,7 @@ import { type Repository, repositoryText } from '../oci/repository.ts';
 import { MAX_ATTEMPTS, type Proof, type Right } from '../oci/requester.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { Answer, BlobHead, Upstream } from '../upstream/upstream.ts';
-import { EndedRights } from './ended-rights.ts';
+import { type EndedRight, EndedRights } from './ended-rights.ts';
 import type { FailureKey, NegativeCache } from './negative-cache.ts';
 import { type OwnLogins, refusedText } from './own-logins.ts';
 import { type FlightCalls, type Packing, SharedFlights } from './shared-flights.ts';
@@ -37,6 +38,8 @@ export interface UpstreamRequestsOptions {
   readonly isOffline: boolean;
   /** As in `MirrorOptions`. */
   readonly flights?: FlightCalls | undefined;
+  /** As in `MirrorOptions`. */
+  readonly endNews?: News<EndedRight> | undefined;
   readonly log: Log;
   readonly nowMs: () => number;
 }
@@ -96,6 +99,7 @@ export class UpstreamRequests {
   /** By requester and repository, the credential that worked last, so that dead ones are not tried first again. */
   readonly #winners = new Lru<{ readonly credentialId: string }>({ maxEntries: MAX_WINNERS });
   readonly #ended = new EndedRights();
+  readonly #endNews: News<EndedRight>;
   /** When upstream last served a repository anonymously. */
   readonly #public = new Lru<{ readonly atMs: number }>({ maxEntries: MAX_PUBLIC });
   readonly #flights: SharedFlights;
@@ -110,10 +114,12 @@ export class UpstreamRequests {
     ownLogins,
     isOffline,
     flights,
+    endNews = noNews,
     log,
     nowMs,
   }: UpstreamRequestsOptions) {
     this.#flights = new SharedFlights(flights);
+    this.#endNews = endNews;
     this.#upstreams = upstreams;
     this.#failures = failures;
     this.#record = record;
@@ -299,21 +305,27 @@ export class UpstreamRequests {
     return this.#ended.hasEndedSince(rightText(keyOf({ repository, reference: '' }, credential)), sinceMs);
   }
 
+  /** Forgets what rested on the right. What the index says of it, whoever has seen the end removes. */
+  noteEnd(right: EndedRight): void {
+    const { upstream, repository: name, credentialId: id } = right;
+    this.#ended.note(rightText(right));
+    if (id === ANONYMOUS_ID) this.#public.delete(repositoryText({ upstream, name }));
+  }
+
   /** Reports a proof. A failure to record it only costs another question later. */
   async #prove(key: FailureKey, outcome: Proof['outcome']): Promise<void> {
     const { upstream, repository, credentialId: id } = key;
-    if (outcome === 'ended') this.#ended.note(rightText(key));
-    if (id === ANONYMOUS_ID) this.#noteOfAll({ upstream, name: repository }, outcome);
+    if (outcome === 'ended') {
+      this.noteEnd(key);
+      this.#endNews.tell({ upstream, repository, credentialId: id });
+    } else if (id === ANONYMOUS_ID) {
+      this.#public.set(repositoryText({ upstream, name: repository }), { atMs: this.#nowMs() });
+    }
     try {
       await this.#grants.record({ upstream, repository, credentialId: id, outcome });
     } catch (error) {
       this.#log.error({ err: error, upstream, repository, outcome }, 'a grant could not be recorded');
     }
-  }
-
-  #noteOfAll(repository: Repository, outcome: Proof['outcome']): void {
-    if (outcome === 'granted') this.#public.set(repositoryText(repository), { atMs: this.#nowMs() });
-    else this.#public.delete(repositoryText(repository));
   }
 }
 
@@ -338,7 +350,7 @@ function publicReference(reference: string): string {
   return `public ${reference}`;
 }
 
-function rightText({ upstream, repository, credentialId: id }: FailureKey): string {
+function rightText({ upstream, repository, credentialId: id }: EndedRight): string {
   return [upstream, repository, id].join(' ');
 }
 

@@ -30,7 +30,7 @@ export const repositoryOf = (name: string): Repository => ({ upstream: UPSTREAM,
 export const APP = repositoryOf('app');
 
 export interface MirrorWorldOptions
-  extends Partial<Pick<MirrorOptions, 'limits' | 'maxBytes' | 'completeRanged'>> {
+  extends Partial<Pick<MirrorOptions, 'limits' | 'maxBytes' | 'completeRanged' | 'endNews'>> {
   readonly policy?: Partial<PullRule>;
   readonly prefetch?: PrefetchRule;
   readonly isOffline?: boolean;
@@ -92,6 +92,7 @@ export class MirrorWorld {
       isOffline: options.isOffline ?? false,
       maxBytes: options.maxBytes,
       completeRanged: options.completeRanged,
+      endNews: options.endNews,
       limits: options.limits ?? {
         maxConnections: 128,
         serializeImagePulls: false,
