@@ -53,6 +53,15 @@ it('what a process has reserved is released when it ends, except for uploads, wh
   expect(await used('a')).toBe(MIB);
 });
 
+it('what a process asked for when it ended is not reserved for ever', async () => {
+  const { quota: remote, reservations } = one!();
+  const asking = remote.reserve('manifest 1', app, 2 * MIB);
+  const upload = remote.reserve('upload-00000000-0000-4000-8000-000000000000', app, MIB);
+  reservations.releaseAll();
+  await Promise.all([asking, upload]);
+  expect(await used('a')).toBe(MIB);
+});
+
 it('an upload asks once for an owner without a limit', async () => {
   const { quota: remote } = one!();
   for (let bytes = 0; bytes < 5; bytes += 1) await remote.reserve('upload', free, bytes * MIB);

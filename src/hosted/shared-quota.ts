@@ -31,6 +31,7 @@ export class ReservationsOfProcess implements QuotaCalls {
   readonly #quota: Quota;
   /** Without those of uploads, which any process may end. */
   readonly #keys = new Set<string>();
+  #hasEnded = false;
 
   constructor(quota: Quota) {
     this.#quota = quota;
@@ -39,6 +40,8 @@ export class ReservationsOfProcess implements QuotaCalls {
   async reserve({ key, repository, bytes, manifest }: QuotaRequest): Promise<QuotaRefusal> {
     const refusal = await refusalOf(this.#quota.reserve(key, repository, bytes, manifest));
     if (refusal === undefined && uploadOf(key) === undefined) this.#keys.add(key);
+    // The index was asked meanwhile.
+    if (this.#hasEnded) this.releaseAll();
     return refusal;
   }
 
@@ -57,6 +60,7 @@ export class ReservationsOfProcess implements QuotaCalls {
 
   /** The process has ended. Its uploads are still there, and count until they end. */
   releaseAll(): void {
+    this.#hasEnded = true;
     for (const key of this.#keys) this.release(key);
   }
 }
