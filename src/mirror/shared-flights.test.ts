@@ -1,5 +1,5 @@
 import { setImmediate } from 'node:timers/promises';
-import { expect, it } from 'vitest';
+import { expect, it, vi } from 'vitest';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import { FlightBoard, type Packing, SharedFlights } from './shared-flights.ts';
 
@@ -78,4 +78,26 @@ it('when the process that asks ends, the next one asks', async () => {
   // It was only thought to have ended.
   first.end('late');
   expect(await lost).toBe('late');
+});
+
+it('a process that has stopped waiting does not lead when the one that asks ends', async () => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  try {
+    const [hung, late, next] = [new Work(), new Work(), new Work()];
+    void flightsOf(one).run('key', packing, hung.ask);
+    const impatient = flightsOf(other).run('key', packing, late.ask);
+    await setImmediate();
+    await vi.advanceTimersByTimeAsync(10_000);
+    late.end('late');
+    expect(await impatient).toBe('late');
+    board.forget(one);
+    await setImmediate();
+    const asking = flightsOf(third).run('key', packing, next.ask);
+    await setImmediate();
+    expect(next.count).toBe(1);
+    next.end('digest');
+    expect(await asking).toBe('digest');
+  } finally {
+    vi.useRealTimers();
+  }
 });

@@ -46,11 +46,17 @@ export class SharedFlights {
    * it is asked.
    */
   async run<T>(key: string, packing: Packing<T> | undefined, ask: () => Promise<T>): Promise<T> {
-    if (this.#calls === undefined || packing === undefined) return ask();
+    const calls = this.#calls;
+    if (calls === undefined || packing === undefined) return ask();
     const named = `${packing.name} ${key}`;
-    const landing = await within(this.#calls.fly(named), LAND_WITHIN_MS);
-    if (landing === 'lead') return this.#lead(named, packing, ask, this.#calls);
-    if (landing === LATE || landing === 'lost') return ask();
+    const flying = calls.fly(named);
+    const landing = await within(flying, LAND_WITHIN_MS);
+    if (landing === 'lead') return this.#lead(named, packing, ask, calls);
+    if (landing === LATE) {
+      passOn(flying, () => calls.land({ key: named, landing: 'lost' }));
+      return ask();
+    }
+    if (landing === 'lost') return ask();
     if ('failure' in landing) {
       const { kind, message, ...details } = landing.failure;
       throw new UpstreamFailure(kind, message, details);
@@ -75,6 +81,12 @@ export class SharedFlights {
       calls.land({ key, landing });
     }
   }
+}
+
+/** Gives up the lead if it comes after the process has stopped waiting for it. */
+function passOn(flying: Promise<Landing | 'lead'>, giveUp: () => void): void {
+  // If the board is gone, there is nothing to give up.
+  flying.then(landing => landing === 'lead' && giveUp()).catch(() => {});
 }
 
 interface Flight {
