@@ -277,6 +277,17 @@ describe('a hostile server', () => {
     expect((await read(await get(server))).bytes.toString()).toBe('answer 1');
   });
 
+  it('that never finishes its head is given up, however steadily it sends', async () => {
+    const server = await serve(socket => {
+      socket.write(`${OK}X: `);
+      const dripping = setInterval(() => socket.write('x'), 10);
+      socket.once('close', () => clearInterval(dripping));
+    });
+    const { error } = await outcome(bulkClient({ headersMs: 300 })(server));
+    expect(error).toMatchObject({ reason: 'timeout' });
+    await expect.poll(() => server.sockets.size).toBe(0);
+  });
+
   it('that falls silent is given up, in the head and in the body', async () => {
     const server = await serve((socket, request) => {
       if (request > 0) socket.write(`${OK}Content-Length: 6\r\n\r\nhello`);

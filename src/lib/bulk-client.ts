@@ -177,7 +177,7 @@ class Connection {
 
   /** Copies what it needs of the bytes that have arrived. */
   received(bytes: Buffer): boolean {
-    if (!this.#isPaused) this.#timer?.refresh();
+    if (!this.#isPaused && this.#exchange?.hasBegun) this.#timer?.refresh();
     try {
       if (this.#exchange === undefined) throw new ResponseError('bytes that nobody asked for');
       this.#exchange.feed(bytes);
@@ -283,6 +283,11 @@ class Exchange implements ResponseSink {
   /** Whether nothing of the response has come. */
   get isUnanswered(): boolean {
     return this.#parser.isUntouched;
+  }
+
+  /** Whether the head of the response is complete. */
+  get hasBegun(): boolean {
+    return this.#body !== undefined;
   }
 
   feed(bytes: Buffer): void {
