@@ -86,6 +86,26 @@ it('closes what a process has not taken when it ends', async () => {
   expect(waiting.destroyed).toBe(false);
 });
 
+it('gives a connection that a process has no descriptor for to another, or to the same one later', async () => {
+  const [full, other] = [new TestTaker(), new TestTaker()];
+  acceptor.add(full);
+  const refused = await client();
+  await vi.waitFor(() => expect(full.given.length).toBe(1));
+  acceptor.add(other);
+  acceptor.refused(full.given[0]?.id ?? 0);
+  await vi.waitFor(() => expect(other.given).toEqual(full.given));
+  expect(refused.destroyed).toBe(false);
+  other.takeAll();
+  await client();
+  await vi.waitFor(() => expect(other.given.length).toBe(2));
+  other.takeAll();
+  expect([acceptor.connectionsOf(full), acceptor.connectionsOf(other)]).toEqual([0, 2]);
+  acceptor.remove(other);
+  await client();
+  await vi.waitFor(() => expect(full.given.length).toBe(2), 10_000);
+  expect(acceptor.connectionsOf(full)).toBe(1);
+});
+
 it('limits the connections of each listener, in all processes and waiting', async () => {
   for (let count = 0; count < 6; count += 1) await client();
   await once((await client()).resume(), 'close');

@@ -10,12 +10,17 @@ export interface Accepted {
 
 /** A process that serves connections. */
 export interface Taker {
-  /** Passes on the connection; then calls `Acceptor.took`, and `Acceptor.left` when it is closed. */
+  /**
+   * Passes on the connection; then calls `Acceptor.took`, and `Acceptor.left` when it is closed; or `Acceptor.refused`,
+   * if the process has no descriptor for it.
+   */
   take(accepted: Accepted, socket: Socket): void;
 }
 
 /** A process that is busy takes a connection some milliseconds later. One that takes longer is not waited for. */
 const SLOW_MS = 100;
+/** How long a process that had no descriptor for a connection gets no other: until some of its own have been closed. */
+const REST_MS = 500;
 /** How long a connection waits for a process, as while all are replaced. Clients give up after 30 s. */
 const WAIT_MS = 20_000;
 
@@ -23,6 +28,8 @@ interface Load {
   connections: number;
   /** When it was given one that it has not taken yet, by `performance.now()`. It gets no more until then. */
   untakenSinceMs: number | undefined;
+  /** Until when it gets none, by `performance.now()`. */
+  restsUntilMs: number;
 }
 
 interface Open extends Accepted {
@@ -97,7 +104,7 @@ export class Acceptor {
 
   /** From now on `taker` gets connections, those that wait first. */
   add(taker: Taker): void {
-    this.#takers.set(taker, { connections: 0, untakenSinceMs: undefined });
+    this.#takers.set(taker, { connections: 0, untakenSinceMs: undefined, restsUntilMs: 0 });
     this.#passAll();
   }
 
@@ -123,6 +130,20 @@ export class Acceptor {
     if (load === undefined) return;
     load.untakenSinceMs = undefined;
     this.#passAll();
+  }
+
+  /** The taker has got no handle of the connection, which another one gets, or the same one later. */
+  refused(id: number): void {
+    const open = this.#open.get(id);
+    if (open?.socket === undefined) return;
+    const load = open.taker && this.#takers.get(open.taker);
+    open.taker = undefined;
+    if (load !== undefined) {
+      load.connections -= 1;
+      load.untakenSinceMs = undefined;
+      load.restsUntilMs = performance.now() + REST_MS;
+    }
+    this.#wait(open);
   }
 
   /** These connections are closed. */
@@ -152,6 +173,11 @@ export class Acceptor {
     this.#lastId += 1;
     const open: Open = { id: this.#lastId, listener, taker: undefined, socket };
     this.#open.set(open.id, open);
+    this.#wait(open);
+  }
+
+  /** Passes the connection on at once if possible. */
+  #wait(open: Open): void {
     this.#waiting.add(open);
     this.#passAll();
     if (!this.#waiting.has(open)) return;
@@ -178,21 +204,22 @@ export class Acceptor {
 
   /**
    * The taker with the fewest connections, of several the one that got its last one first; `undefined` if it has to take
-   * another one first. Those that are slow are passed over.
+   * another one first. Those that are slow, or rest, are passed over.
    */
   #next(): readonly [Taker, Load] | undefined {
     const nowMs = performance.now();
     const prompt = [...this.#takers].filter(
-      ([, { untakenSinceMs }]) => untakenSinceMs === undefined || nowMs - untakenSinceMs < SLOW_MS,
+      ([, { untakenSinceMs = nowMs, restsUntilMs }]) =>
+        nowMs - untakenSinceMs < SLOW_MS && nowMs >= restsUntilMs,
     );
     const least = Math.min(...prompt.map(([, { connections }]) => connections));
     const next = prompt.find(([, { connections }]) => connections === least);
-    if (next?.[1].untakenSinceMs === undefined) return next;
-    this.#passLater();
+    if (next !== undefined && next[1].untakenSinceMs === undefined) return next;
+    if (this.#takers.size > 0) this.#passLater();
     return undefined;
   }
 
-  /** For when a taker turns out to be slow. */
+  /** For when a taker turns out to be slow, or has rested. */
   #passLater(): void {
     if (this.#later !== undefined) return;
     this.#later = setTimeout(() => {

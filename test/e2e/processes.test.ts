@@ -3,6 +3,7 @@ import { cp, readdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Agent } from 'node:http';
+import { connect, type Socket } from 'node:net';
 import { afterEach, describe, expect, it } from 'vitest';
 import { stringify } from 'yaml';
 import type { StatusDocument } from '../../src/compose/status.ts';
@@ -210,6 +211,27 @@ it('a process that hangs gets no connections, and is killed and replaced', { tim
   const statuses = (await Promise.all(asked)).map(({ status }) => status);
   expect(statuses.filter(status => status === 200).length).toBeGreaterThanOrEqual(9);
   expect(linesOf(server).map(({ msg }) => msg)).toContain('a serving process does not answer and is killed');
+});
+
+it('processes that have run out of descriptors serve again when connections are closed', async () => {
+  const limit = 128;
+  const within = ['sh', '-c', `ulimit -n ${limit}; exec "$@"`, 'sh'];
+  entrepot = await Entrepot.start({ server: { processes: 2 } }, { within });
+  const { url, host, pid } = entrepot;
+  const [address, port] = host.split(':');
+  const count = async (of: number) => (await readdir(`/proc/${of}/fd`)).length;
+  const before = await count(pid);
+  const idle: Socket[] = [];
+  const isFull = async (of: number, descriptors: number): Promise<boolean> => {
+    idle.push(connect(Number(port), address).on('error', () => {}));
+    return (await count(of)) >= descriptors;
+  };
+  for (const one of await pidsOf(entrepot)) {
+    await until('no descriptor to be left', 20_000, async () => isFull(one, limit));
+  }
+  await until('connections to wait', 20_000, async () => isFull(pid, before + 8));
+  for (const socket of idle) socket.destroy();
+  for (let at = 0; at < 4; at += 1) expect((await get(`${url}/v2/`)).status).toBe(200);
 });
 
 it('SIGTERM lets the bodies of all processes finish, refuses new work, and ends all', async () => {

@@ -27,6 +27,8 @@ export interface ServingOrders {
 /** What a serving process answers. */
 export interface ServingAnswers {
   take(accepted: Accepted, socket: Socket | undefined): void;
+  /** Follows `take`, which may not have arrived. */
+  passed(id: number): void;
   /** The turn of a place in the queue has come. */
   begin(place: number): void;
   news(notice: Notice): void;
@@ -53,6 +55,7 @@ export interface ParentAnswers extends QueueCalls, QuotaCalls, FlightCalls {
   /** The process cannot start, and ends when this was answered. */
   failed(reason: string): void;
   took(id: number): void;
+  refused(id: number): void;
   left(ids: readonly number[]): void;
   news(notice: Notice): void;
   makeRoom(bytes: number): Promise<void>;

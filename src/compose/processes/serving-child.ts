@@ -68,6 +68,7 @@ export class ServingChild implements Taker {
       },
       failed: reason => void (this.#reason = reason),
       took: id => needs.acceptor.took(id),
+      refused: id => needs.acceptor.refused(id),
       left: ids => needs.acceptor.left(ids),
       news: notice => needs.onNews(notice, this),
       makeRoom: bytes => needs.makeRoom(bytes),
@@ -96,6 +97,8 @@ export class ServingChild implements Taker {
 
   take(accepted: Accepted, socket: Socket): void {
     this.channel.tell('take', accepted, socket);
+    // Node drops a message whose descriptor the other process could not receive, and tells neither.
+    this.channel.tell('passed', accepted.id);
   }
 
   /** Lets it finish within the deadline; it gets no more connections. */

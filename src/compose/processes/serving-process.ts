@@ -33,12 +33,15 @@ class ServingProcess {
   readonly #board = new NewsBoard(notice => this.#channel.tell('news', notice));
   readonly #queue: RemoteQueue;
   readonly #left: number[] = [];
+  /** The connection that was passed on last. */
+  #lastTaken = 0;
   readonly #running: Promise<Running>;
   #flush = () => {};
 
   private constructor(end: ChannelEnd) {
     const answers: ServingAnswers = {
       take: ({ id, listener }, socket) => {
+        this.#lastTaken = id;
         if (socket === undefined) {
           this.#leave(id);
           return;
@@ -46,6 +49,9 @@ class ServingProcess {
         this.#channel.tell('took', id);
         socket.once('close', () => this.#leave(id));
         this.#whenRunning(({ server }) => server.take(listener, socket));
+      },
+      passed: id => {
+        if (this.#lastTaken !== id) this.#channel.tell('refused', id);
       },
       begin: place => this.#queue.begin(place),
       news: notice => this.#board.post(notice),
