@@ -231,6 +231,8 @@ export class MemoryMetadataStore implements MetadataStore {
     return this.#write(() => {
       this.#require(proof?.lease);
       if (proof?.isThere() === false) return false;
+      // A row with another size was damaged, and is another one from now on.
+      if (this.#tables.blobs.get(digest)?.size !== size) removals.removeBlobRow(this.#tables, digest);
       this.#tables.blobs.set(digest, { digest, size, usedAtMs: Date.now() });
       this.#tables.damage.delete(digest);
       if (repository !== undefined) this.#linkBlob(repository, digest, size);

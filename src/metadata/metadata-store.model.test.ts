@@ -13,6 +13,9 @@ import { openSqliteMetadataStore } from './sqlite-metadata-store.ts';
 /** More find more: a bug that needs five steps takes some hundred. */
 const RUNS = Number(process.env['MODEL_RUNS'] ?? 40);
 
+/** The same histories in each run, so that a failure is about what changed; others with another seed. */
+const SEED = Number(process.env['MODEL_SEED'] ?? 1);
+
 let folder: string;
 let empty: string;
 let opened = 0;
@@ -72,7 +75,7 @@ test('whatever happens to content, an index in SQLite and one in memory say the 
     const { memory, sqlite } = await bothSay([...before, ...after]);
     expect(sqlite).toEqual(memory);
   });
-  await fc.assert(property, { numRuns: RUNS });
+  await fc.assert(property, { numRuns: RUNS, seed: SEED });
 }, 1_200_000);
 
 test('the same is true of tenants, credentials, uploads and settings', async () => {
@@ -81,5 +84,5 @@ test('the same is true of tenants, credentials, uploads and settings', async () 
     const { memory, sqlite } = await bothSay(given);
     expect(sqlite).toEqual(memory);
   });
-  await fc.assert(property, { numRuns: RUNS });
+  await fc.assert(property, { numRuns: RUNS, seed: SEED });
 }, 1_200_000);
