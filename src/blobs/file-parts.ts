@@ -9,14 +9,20 @@ import type { FilePaths } from './file-paths.ts';
 import {
   BYTES_START,
   decodePartsMap,
+  decodePartsNews,
   encodePartsMap,
+  encodePartsNews,
   MAP_HEAD_BYTES,
   mapPosition,
+  MAX_COMING,
   MAX_EXTENTS,
+  NEWS_POSITION,
   type PartsMap,
-  partsMapLength,
+  partsMapHead,
+  type PartsNews,
+  partsNewsLength,
 } from './parts-map.ts';
-import type { BlobParts, SavedParts } from './spool.ts';
+import type { BlobParts, ComingRange, SavedParts } from './spool.ts';
 import { StorageFull } from './storage-full.ts';
 
 /** Only the store's own process writes parts. */
@@ -31,9 +37,10 @@ export interface PartsSpool {
 }
 
 /**
- * A sparse file below `ingest/`: two places for a map, then the blob, each byte in its place. A map is written only when
- * the bytes that it names are synced, and not over the previous one, so whatever a crash leaves, a whole map tells the
- * truth. As with ingests, the Lease is confirmed before and after each step.
+ * A sparse file below `ingest/`: two places for a map, one for news, then the blob, each byte in its place. A map is
+ * written only when the bytes that it names are synced, and not over the previous one, so whatever a crash leaves, a whole
+ * map tells the truth. News are not synced, and mean nothing once their Lease has ended. As with ingests, the Lease is
+ * confirmed before and after each step.
  */
 export class FileParts implements BlobParts {
   readonly lease: Lease;
@@ -48,6 +55,8 @@ export class FileParts implements BlobParts {
   /** Whether there are bytes that the map in the file lacks. */
   #isUnsaved = false;
   #saving: Promise<void> | undefined;
+  #newsGeneration = 0;
+  #announcing: Promise<void> = Promise.resolve();
   /** The first failed sync is final: a later one may succeed although pages were lost. */
   #syncFailure: unknown;
   #isEnded = false;
@@ -110,6 +119,14 @@ export class FileParts implements BlobParts {
     await this.#save();
   }
 
+  async announce(coming: readonly ComingRange[]): Promise<void> {
+    this.#assertOpen();
+    // One after the other, or an earlier one might be the last to be written.
+    const announcing = this.#announcing.then(() => this.#announce(coming.slice(0, MAX_COMING)));
+    this.#announcing = announcing.catch(() => {});
+    await announcing;
+  }
+
   async suspend(): Promise<void> {
     if (this.#isEnded) return;
     this.#isEnded = true;
@@ -131,7 +148,7 @@ export class FileParts implements BlobParts {
 
   close(): Promise<void> {
     this.#isEnded = true;
-    this.#closing ??= (this.#saving ?? Promise.resolve()).catch(() => {}).then(() => this.#file.close());
+    this.#closing ??= Promise.allSettled([this.#saving, this.#announcing]).then(() => this.#file.close());
     return this.#closing;
   }
 
@@ -148,6 +165,14 @@ export class FileParts implements BlobParts {
       this.#wrote(position + written, bytesWritten);
       written += bytesWritten;
     }
+  }
+
+  async #announce(coming: readonly ComingRange[]): Promise<void> {
+    const { epoch } = this.lease;
+    this.#newsGeneration += 1;
+    const news = encodePartsNews({ epoch, size: this.#size, generation: this.#newsGeneration, coming });
+    await this.lease.confirm();
+    await this.#file.write(news, 0, news.byteLength, NEWS_POSITION);
   }
 
   #wrote(start: number, count: number): void {
@@ -199,37 +224,53 @@ export class FileParts implements BlobParts {
   }
 }
 
-/** What another process saves, or has left, in a file of parts. */
+/** What another process saves and announces, or has left, in a file of parts. */
 export class FileSavedParts implements SavedParts {
   readonly #file: FileHandle;
+  readonly #epoch: number;
+  readonly size: number;
   #map: PartsMap;
+  #news: PartsNews;
 
-  private constructor(file: FileHandle, map: PartsMap) {
+  private constructor(file: FileHandle, { epoch, map, news }: FoundMaps) {
+    const { size } = map ?? news ?? { size: 0 };
     this.#file = file;
-    this.#map = map;
+    this.#epoch = epoch;
+    this.size = size;
+    this.#map = map ?? { size, generation: 0, extents: new Extents() };
+    this.#news = news ?? { epoch, size, generation: 0, coming: [] };
   }
 
-  /** `undefined` if there is no such file, or nothing is saved in it. */
-  static async open(path: string): Promise<FileSavedParts | undefined> {
+  /** `undefined` if there is no such file, or nothing is saved or announced in it. `epoch`: of the Lease in its name. */
+  static async open(path: string, epoch: number): Promise<FileSavedParts | undefined> {
     const opened = await absentAsUndefined(openRegularFile(path));
     if (opened === undefined) return undefined;
-    const map = await readPartsMap(opened.file).catch(() => undefined);
-    if (map !== undefined) return new FileSavedParts(opened.file, map);
-    await opened.file.close();
+    const { file } = opened;
+    try {
+      const [news, map] = [await readPartsNews(file, epoch), await readPartsMap(file)];
+      if (map !== undefined || news !== undefined) return new FileSavedParts(file, { epoch, map, news });
+    } catch {
+      // What cannot be read is not there.
+    }
+    await file.close();
     return undefined;
-  }
-
-  get size(): number {
-    return this.#map.size;
   }
 
   get extents(): KnownExtents {
     return this.#map.extents;
   }
 
+  get coming(): readonly ComingRange[] {
+    return this.#news.coming;
+  }
+
   async refresh(): Promise<boolean> {
     if ((await this.#file.stat()).nlink === 0) return false;
-    this.#map = (await readPartsMap(this.#file)) ?? this.#map;
+    // First the news: what is not coming any more is then in the map.
+    const news = await readPartsNews(this.#file, this.#epoch);
+    const map = await readPartsMap(this.#file, this.#map.generation);
+    if (news?.size === this.size && news.generation !== this.#news.generation) this.#news = news;
+    if (map?.size === this.size) this.#map = map;
     return true;
   }
 
@@ -242,24 +283,54 @@ export class FileSavedParts implements SavedParts {
   }
 }
 
-/** The newest whole map in a file of parts; `undefined` if there is none. */
-async function readPartsMap(file: FileHandle): Promise<PartsMap | undefined> {
-  const maps = [await readMapAt(file, mapPosition(0)), await readMapAt(file, mapPosition(1))];
+interface FoundMaps {
+  readonly epoch: number;
+  readonly map: PartsMap | undefined;
+  readonly news: PartsNews | undefined;
+}
+
+/** The newest whole map in a file of parts, if it is newer than `known`; `undefined` if there is none. */
+async function readPartsMap(file: FileHandle, known = -1): Promise<PartsMap | undefined> {
+  const maps = [await readMapAt(file, mapPosition(0), known), await readMapAt(file, mapPosition(1), known)];
   const [newest] = maps
     .filter(map => map !== undefined)
     .toSorted((one, other) => other.generation - one.generation);
   const lastByte = [...(newest?.extents ?? [])].at(-1)?.end ?? 0;
-  return (await file.stat()).size >= BYTES_START + lastByte || lastByte === 0 ? newest : undefined;
+  return lastByte === 0 || (await file.stat()).size >= BYTES_START + lastByte ? newest : undefined;
 }
 
-async function readMapAt(file: FileHandle, position: number): Promise<PartsMap | undefined> {
+async function readMapAt(file: FileHandle, position: number, known: number): Promise<PartsMap | undefined> {
+  const found = await readHead(file, position);
+  const head = partsMapHead(found);
+  if (head === undefined || head.generation <= known) return undefined;
+  return decodePartsMap(await readRest(file, position, { found, length: head.length }));
+}
+
+/** The news of this holder; `undefined` if there are none, or they are just being written. */
+async function readPartsNews(file: FileHandle, epoch: number): Promise<PartsNews | undefined> {
+  const found = await readHead(file, NEWS_POSITION);
+  const length = partsNewsLength(found);
+  if (length === undefined) return undefined;
+  const news = decodePartsNews(await readRest(file, NEWS_POSITION, { found, length }));
+  return news?.epoch === epoch ? news : undefined;
+}
+
+async function readHead(file: FileHandle, position: number): Promise<Uint8Array> {
   const head = Buffer.alloc(MAP_HEAD_BYTES);
   const { bytesRead } = await file.read(head, 0, head.byteLength, position);
-  const length = partsMapLength(head.subarray(0, bytesRead));
-  if (length === undefined || length <= bytesRead) return decodePartsMap(head.subarray(0, bytesRead));
+  return head.subarray(0, bytesRead);
+}
+
+/** `found`, or more if it is shorter than `length`. */
+async function readRest(
+  file: FileHandle,
+  position: number,
+  { found, length }: { readonly found: Uint8Array; readonly length: number },
+): Promise<Uint8Array> {
+  if (length <= found.byteLength) return found;
   const whole = Buffer.alloc(length);
-  const read = await file.read(whole, 0, length, position);
-  return decodePartsMap(whole.subarray(0, read.bytesRead));
+  const { bytesRead } = await file.read(whole, 0, length, position);
+  return whole.subarray(0, bytesRead);
 }
 
 /** Reads from `position` to at most the end of the extent that has it; 0 bytes if there is none. */

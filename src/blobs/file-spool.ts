@@ -56,7 +56,7 @@ export class FileSpool implements Spool {
   }
 
   async savedParts(key: string, epoch: number): Promise<SavedParts | undefined> {
-    return FileSavedParts.open(this.#paths.parts(key, epoch));
+    return FileSavedParts.open(this.#paths.parts(key, epoch), epoch);
   }
 
   async follow(key: string, epoch: number): Promise<IngestFollower | undefined> {

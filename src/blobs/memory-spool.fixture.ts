@@ -6,6 +6,7 @@ import { type Digest, digestAlgorithm, parseDigest } from '../oci/digest.ts';
 import { FilePaths, parseIngestName } from './file-paths.ts';
 import type {
   BlobParts,
+  ComingRange,
   FoundIngest,
   Ingest,
   IngestFollower,
@@ -56,6 +57,8 @@ interface KeptParts {
   readonly bytes: Uint8Array;
   /** What was saved. */
   extents: Extents;
+  /** What its current holder has announced. */
+  coming: readonly ComingRange[];
   modifiedAtMs: number;
 }
 
@@ -121,7 +124,8 @@ export class MemorySpool implements Spool {
     const isKept = found?.bytes.byteLength === size && left?.mayWrite !== true;
     const saved = isKept
       ? found
-      : { bytes: new Uint8Array(size), extents: new Extents(), modifiedAtMs: Date.now() };
+      : { bytes: new Uint8Array(size), extents: new Extents(), coming: [], modifiedAtMs: Date.now() };
+    saved.coming = [];
     all.set(name, saved);
     return new MemoryParts(lease, saved, {
       grown: by => this.countUnfinished(this.#unfinishedBytes + by),
@@ -134,15 +138,18 @@ export class MemorySpool implements Spool {
   async savedParts(key: string, epoch: number): Promise<SavedParts | undefined> {
     const name = `${nameOf(key, epoch)}.parts`;
     const kept = this.#ingests.parts.get(name);
-    if (kept === undefined || kept.extents.count === 0) return undefined;
-    let extents = kept.extents;
+    if (kept === undefined || (kept.extents.count === 0 && kept.coming.length === 0)) return undefined;
+    let { extents, coming } = kept;
     return {
       size: kept.bytes.byteLength,
       get extents() {
         return extents;
       },
+      get coming() {
+        return coming;
+      },
       refresh: async () => {
-        extents = kept.extents;
+        ({ extents, coming } = kept);
         return [...this.#ingests.parts.values()].includes(kept);
       },
       read: async (buffer, position) => readFrom(kept.bytes, extents, buffer, position),
@@ -292,6 +299,12 @@ class MemoryParts implements BlobParts {
 
   async read(buffer: Uint8Array, position: number): Promise<number> {
     return readFrom(this.#saved.bytes, this.extents, buffer, position);
+  }
+
+  async announce(coming: readonly ComingRange[]): Promise<void> {
+    if (this.#isEnded) throw new Error('the parts have ended');
+    await this.lease.confirm();
+    this.#saved.coming = [...coming];
   }
 
   async save(): Promise<void> {

@@ -395,6 +395,39 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
         await other.close();
       });
 
+      test('are announced to other processes before they are there, until the next holder takes over', async () => {
+        const other = await place.open();
+        const parts = await spool.parts(steadyLease('part-1'), blob.length);
+        const coming = [
+          { start: 0, end: 5, isRequested: true },
+          { start: 100, end: 20_000, isRequested: false },
+        ];
+        await parts.announce(coming);
+        const seen = await other.spool.savedParts('part-1', 1);
+        if (seen === undefined) throw new Error('nothing is announced');
+        expect([seen.size, seen.extents.count, seen.coming]).toEqual([blob.length, 0, coming]);
+        await parts.write(0, part(0, 5));
+        await parts.save();
+        await parts.announce([]);
+        await seen.refresh();
+        expect([seen.extents.bytes, seen.coming]).toEqual([5, []]);
+        const announced = Array.from({ length: 10 }, (_, at) =>
+          parts.announce([coming[at % 2] ?? []].flat()),
+        );
+        await Promise.all(announced);
+        await seen.refresh();
+        expect(seen.coming).toEqual([coming[1]]);
+        await parts.suspend();
+        await expect(parts.announce([])).rejects.toThrow('ended');
+        await parts.close();
+        const next = await spool.parts(steadyLease('part-1', 2, { epoch: 1, mayWrite: false }), blob.length);
+        const later = await other.spool.savedParts('part-1', 2);
+        expect([later?.extents.bytes, later?.coming]).toEqual([5, []]);
+        await next.close();
+        for (const saved of [seen, later]) await saved?.close();
+        await other.close();
+      });
+
       test('are listed with the space that they take, and counted', async () => {
         const parts = await spool.parts(steadyLease('part-1'), 100 * 1024);
         await parts.write(0, part(0, 64 * 1024));

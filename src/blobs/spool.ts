@@ -1,4 +1,4 @@
-import type { KnownExtents } from '../lib/extents.ts';
+import type { Extent, KnownExtents } from '../lib/extents.ts';
 import type { Lease } from '../lib/lease.ts';
 import type { Digest } from '../oci/digest.ts';
 
@@ -20,8 +20,8 @@ export interface Spool {
    */
   parts(lease: Lease, size: number): Promise<BlobParts>;
   /**
-   * The parts that the holder of the Lease with this epoch has saved, or has left; `undefined` if there are none. The
-   * caller closes the result.
+   * The parts that the holder of the Lease with this epoch has saved or announced, or has left; `undefined` if there are
+   * none. The caller closes the result.
    */
   savedParts(key: string, epoch: number): Promise<SavedParts | undefined>;
   /**
@@ -156,6 +156,11 @@ export interface BlobParts {
   read(buffer: Uint8Array, position: number): Promise<number>;
   /** Makes what is there durable, so that the next holder of the Lease finds it after a crash. */
   save(): Promise<void>;
+  /**
+   * Tells other processes what is coming, instead of what was told before; resolves when they read it. Bytes count as
+   * coming until they are saved. What is too much to be told is left out.
+   */
+  announce(coming: readonly ComingRange[]): Promise<void>;
   /** Stops writing and keeps what is there for the next holder. If it rejects, nothing is kept. */
   suspend(): Promise<void>;
   /** Stops writing and removes everything. */
@@ -164,12 +169,20 @@ export interface BlobParts {
   close(): Promise<void>;
 }
 
+/** Bytes that a process will have among its parts of a blob. */
+export interface ComingRange extends Extent {
+  /** Whether upstream is asked for them; otherwise the process may still leave them to another. */
+  readonly isRequested: boolean;
+}
+
 /** What another holder of a Lease has saved of its parts of a blob. */
 export interface SavedParts {
   /** The size of the whole blob. */
   readonly size: number;
-  /** The bytes that were there at the last `refresh`. */
+  /** The bytes that were there at the last `refresh`; another object if these have changed. */
   readonly extents: KnownExtents;
+  /** What it had announced then; another array if it has announced something since, be it the same. */
+  readonly coming: readonly ComingRange[];
   /** Looks again. False if they are removed, which may be because they were wrong: they must not be used any more. */
   refresh(): Promise<boolean>;
   /** As `BlobParts.read`. */

@@ -119,7 +119,7 @@ async function savedBytes(): Promise<number> {
   const ingests = join(entrepot.folder, 'store', 'ingest');
   let bytes = 0;
   for (const name of (await readdir(ingests)).filter(one => one.endsWith('.parts'))) {
-    const saved = await FileSavedParts.open(join(ingests, name));
+    const saved = await FileSavedParts.open(join(ingests, name), 0);
     bytes += saved?.extents.bytes ?? 0;
     await saved?.close();
   }

@@ -1,4 +1,5 @@
-import type { BlobParts, SavedParts } from '../../blobs/spool.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { BlobParts, ComingRange } from '../../blobs/spool.ts';
 import { Changes } from '../../lib/changes.ts';
 import { type Extent, Extents, type KnownExtents } from '../../lib/extents.ts';
 import type { Log } from '../../lib/log.ts';
@@ -7,6 +8,7 @@ import type { Digest } from '../../oci/digest.ts';
 import type { Links } from '../links.ts';
 import type { UpstreamRequests } from '../upstream-requests.ts';
 import type { FillSpace } from './fill-quota.ts';
+import { ANNOUNCE_EACH_MS, overlaps, type OtherParts } from './other-parts.ts';
 import type { PullTurns } from './pull-queue.ts';
 import { type RangeAsker, RangeRequest } from './range-request.ts';
 
@@ -24,18 +26,17 @@ export interface PartialBlobOptions {
   readonly size: number;
   readonly parts: BlobParts;
   readonly space: FillSpace;
-  /** Opens what other processes have saved of the same, except for what has the same key and epoch in `known`. */
-  readonly findSaved: (known: ReadonlyMap<string, FoundParts>) => Promise<ReadonlyMap<string, FoundParts>>;
+  readonly others: OtherParts;
 }
 
-/** What another process has saved, and the epoch of its Lease. */
-export interface FoundParts {
-  readonly saved: SavedParts;
-  readonly epoch: number;
-}
-
-/** How often it looks for what other processes have saved: they save as often. */
-const LOOK_EACH_MS = 1_000;
+/** How often it looks for what other processes have saved, and before each request. */
+const LOOK_EACH_MS = 100;
+/** The same while a reader waits for what another process brings. */
+const POLL_MS = 20;
+/** How often what came is saved at most: if another process may wait for it. */
+const TICK_MS = 100;
+/** How long a process that comes later has to give up a range; it may be suspended. */
+const GIVE_UP_MS = 1_000;
 
 /**
  * The ranges of one blob that clients of one source have asked for: those that are there, here or in what another process
@@ -48,8 +49,11 @@ export class PartialBlob {
   readonly changes = new Changes();
   readonly #options: PartialBlobOptions;
   readonly #requests = new Set<RangeRequest>();
-  /** What other processes have saved, by the key of their Lease. */
-  readonly #found = new Map<string, FoundParts>();
+  /** The requests that other processes know of, with whether they have really begun. */
+  readonly #announced = new Map<RangeRequest, boolean>();
+  /** What came since the last save, and what is being saved. */
+  #unsaved = new Extents();
+  #beingSaved = new Extents();
   /** All that is there. */
   #there: Extents;
   #known: Extents | undefined;
@@ -57,7 +61,12 @@ export class PartialBlob {
   #lookedAtMs = Number.NEGATIVE_INFINITY;
   #failure: Error | undefined;
   #isObsolete = false;
-  #saveTimer: NodeJS.Timeout | undefined;
+  #followers = 0;
+  #isClosed = false;
+  #unsavedSinceMs = 0;
+  #saving: Promise<void> = Promise.resolve();
+  #announcedAtMs = 0;
+  #ticker: NodeJS.Timeout | undefined;
 
   constructor(options: PartialBlobOptions) {
     this.#options = options;
@@ -86,30 +95,43 @@ export class PartialBlob {
     return this.#there.next(position);
   }
 
-  /** What is there or being requested. There may be tens of thousands of parts, so it is kept until it becomes less. */
+  /**
+   * What is there or being requested, here or by another process. There may be tens of thousands of parts, so it is kept
+   * until it becomes less.
+   */
   get known(): KnownExtents {
-    this.#known ??= new Extents([...this.#there, ...[...this.#requests].map(({ extent }) => extent)]);
+    const requested = [...this.#requests].map(({ extent }) => extent);
+    this.#known ??= new Extents([...this.#there, ...requested, ...this.#options.others.coming]);
     return this.#known;
+  }
+
+  /** Whether another process brings the byte at `position`. */
+  isComing(position: number): boolean {
+    return this.#options.others.coming.some(({ start, end }) => start <= position && position < end);
+  }
+
+  /** Follows what other processes bring, until the returned function is called. */
+  follow(): () => void {
+    this.#followers += 1;
+    if (this.#followers === 1) void this.#poll();
+    let isFollowing = true;
+    return () => {
+      if (isFollowing) this.#followers -= 1;
+      isFollowing = false;
+    };
   }
 
   /** Reads what is there, as in `BlobParts`. */
   async read(buffer: Uint8Array, position: number): Promise<number> {
     if (this.#failure !== undefined) throw this.#failure;
-    let count = await this.#options.parts.read(buffer, position);
-    for (const { saved } of this.#found.values()) {
-      if (count > 0) break;
-      count = await saved.read(buffer, position);
-    }
-    return count;
+    const count = await this.#options.parts.read(buffer, position);
+    return count > 0 ? count : this.#options.others.read(buffer, position);
   }
 
   /** Looks for what other processes have saved, unless it did a moment ago. */
   async look(): Promise<void> {
     if (performance.now() - this.#lookedAtMs < LOOK_EACH_MS) return;
-    this.#looking ??= this.#lookNow().finally(() => {
-      this.#looking = undefined;
-      this.#lookedAtMs = performance.now();
-    });
+    this.#looking ??= this.#lookAgain();
     await this.#looking;
   }
 
@@ -125,7 +147,8 @@ export class PartialBlob {
   request(extent: Extent, asker: RangeAsker): RangeRequest {
     const { asking, links, queue, meter, log, digest, size } = this.#options;
     const write = (position: number, chunk: Uint8Array): Promise<void> => this.#write(position, chunk);
-    const request = new RangeRequest({
+    const request: RangeRequest = new RangeRequest({
+      claim: () => this.#claim(request),
       asking,
       links,
       queue,
@@ -172,40 +195,95 @@ export class PartialBlob {
 
   /** Ends it when nobody uses it any more. True if something is kept for later. */
   async close(): Promise<boolean> {
-    clearTimeout(this.#saveTimer);
-    const { parts, space } = this.#options;
+    const { parts, space, others } = this.#options;
+    this.#followers = 0;
     try {
       await Promise.all([...this.#requests].map(({ done }) => done));
+      clearTimeout(this.#ticker);
       await (this.#isObsolete ? parts.abort() : parts.suspend());
       return !this.#isObsolete && parts.extents.count > 0;
     } finally {
       space.leave();
       await parts.close();
-      for (const { saved } of this.#found.values()) await saved.close();
+      this.#isClosed = true;
+      await this.#looking?.catch(() => {});
+      await others.close();
     }
   }
 
+  /**
+   * Makes sure that no other process requests the same: first it announces the request, then it looks at what others have
+   * announced, so that of two at least one sees the other. False if others have, or bring, some of it.
+   */
+  async #claim(request: RangeRequest): Promise<boolean> {
+    const { extent } = request;
+    const deadline = performance.now() + GIVE_UP_MS;
+    await this.#announce(() => this.#announced.set(request, false));
+    for (;;) {
+      await this.#lookNow();
+      const rivals = this.#options.others.coming.filter(coming => overlaps(coming, extent));
+      const isTaken = rivals.some(({ isRequested, isFirst }) => isRequested || isFirst);
+      if (isTaken || (this.#there.next(extent.start)?.start ?? extent.end) < extent.end) {
+        await this.#announce(() => this.#announced.delete(request));
+        return false;
+      }
+      if (rivals.length === 0 || performance.now() > deadline) break;
+      await sleep(POLL_MS);
+    }
+    await this.#announce(() => this.#announced.set(request, true));
+    this.#tickLater();
+    return true;
+  }
+
+  /** Tells other processes what is coming, after `change`. */
+  async #announce(change: () => void = () => {}): Promise<void> {
+    change();
+    this.#announcedAtMs = performance.now();
+    const coming: ComingRange[] = [...this.#announced].map(([{ extent }, isRequested]) => ({
+      ...extent,
+      isRequested,
+    }));
+    const unsaved = new Extents([...this.#unsaved, ...this.#beingSaved]);
+    for (const extent of unsaved) coming.push({ ...extent, isRequested: true });
+    await this.#options.parts.announce(coming);
+  }
+
+  async #poll(): Promise<void> {
+    while (this.#followers > 0 && !this.isOver) {
+      await sleep(POLL_MS);
+      if (this.#followers > 0) await this.#lookNow().catch((error: unknown) => this.#note(error));
+    }
+  }
+
+  /** Looks at what other processes have now. */
   async #lookNow(): Promise<void> {
-    const found = await this.#options.findSaved(this.#found);
-    for (const [key, { saved }] of this.#found) {
-      if (!found.has(key) && (await saved.refresh())) continue;
-      this.#found.delete(key);
-      await saved.close();
+    await this.#looking?.catch(() => {});
+    if (this.#looking !== undefined) return this.#lookNow();
+    this.#looking = this.#lookAgain();
+    await this.#looking;
+  }
+
+  async #lookAgain(): Promise<void> {
+    const { parts, others } = this.#options;
+    try {
+      if (this.#isClosed || !(await others.look())) return;
+      this.#there = new Extents([parts.extents, ...others.extents].flatMap(extents => [...extents]));
+      this.#known = undefined;
+      this.changes.tell();
+    } finally {
+      this.#looking = undefined;
+      this.#lookedAtMs = performance.now();
     }
-    for (const [key, one] of found) {
-      if (one.saved.size === this.size) this.#found.set(key, one);
-      else await one.saved.close();
-    }
-    const all = [this.#options.parts, ...[...this.#found.values()].map(({ saved }) => saved)];
-    this.#there = new Extents(all.flatMap(({ extents }) => [...extents]));
-    this.#known = undefined;
-    this.changes.tell();
   }
 
   async #forgetAfter(request: RangeRequest): Promise<void> {
     await request.done;
     this.#requests.delete(request);
-    if (request.failure !== undefined) this.#known = undefined;
+    if (request.failure !== undefined || request.isLeft) this.#known = undefined;
+    if (this.#announced.delete(request)) {
+      const isAwaited = this.#options.others.isShared;
+      await (isAwaited ? this.#save() : this.#announce().catch((error: unknown) => this.#note(error)));
+    }
     this.changes.tell();
   }
 
@@ -214,15 +292,51 @@ export class PartialBlob {
     if (this.#failure !== undefined) throw this.#failure;
     space.take(chunk.byteLength, parts.extents.bytes + chunk.byteLength);
     await parts.write(position, chunk);
-    this.#there.add({ start: position, end: position + chunk.byteLength });
-    this.#saveTimer ??= setTimeout(() => void this.#save(), SAVE_AFTER_MS);
+    const extent = { start: position, end: position + chunk.byteLength };
+    this.#there.add(extent);
+    if (this.#unsaved.count === 0) this.#unsavedSinceMs = performance.now();
+    this.#unsaved.add(extent);
+    this.#tickLater();
     this.changes.tell();
+  }
+
+  #tickLater(): void {
+    this.#ticker ??= setTimeout(() => void this.#tick(), TICK_MS);
+  }
+
+  /** Saves what came, and tells others that this process is alive. */
+  async #tick(): Promise<void> {
+    const nowMs = performance.now();
+    if (this.#unsaved.count > 0) {
+      await this.#lookNow().catch((error: unknown) => this.#note(error));
+      const afterMs = this.#options.others.isShared ? 0 : SAVE_AFTER_MS;
+      if (nowMs - this.#unsavedSinceMs >= afterMs) await this.#save();
+    }
+    if (nowMs - this.#announcedAtMs >= ANNOUNCE_EACH_MS)
+      await this.#announce().catch((error: unknown) => this.#note(error));
+    this.#ticker = undefined;
+    if (this.#unsaved.count > 0 || this.#announced.size > 0) this.#tickLater();
   }
 
   /** Never rejects: the disk's troubles show when bytes are written, and in the end in `close`. */
   async #save(): Promise<void> {
-    this.#saveTimer = undefined;
-    const { parts, log } = this.#options;
-    await parts.save().catch((error: unknown) => log.debug({ err: error }, 'parts of a blob were not saved'));
+    this.#saving = this.#saving.then(() => this.#saveNow());
+    await this.#saving;
+  }
+
+  async #saveNow(): Promise<void> {
+    try {
+      for (const extent of this.#unsaved) this.#beingSaved.add(extent);
+      this.#unsaved = new Extents();
+      await this.#options.parts.save();
+      this.#beingSaved = new Extents();
+      await this.#announce();
+    } catch (error) {
+      this.#note(error);
+    }
+  }
+
+  #note(error: unknown): void {
+    this.#options.log.debug({ err: error }, 'parts of a blob were not saved, or not looked for');
   }
 }

@@ -13,7 +13,8 @@ import type { Links } from '../links.ts';
 import type { UpstreamRequests } from '../upstream-requests.ts';
 import { digestInPartsKey, partsKey } from './fill-key.ts';
 import type { FillQuota } from './fill-quota.ts';
-import { type FoundParts, PartialBlob } from './partial-blob.ts';
+import { type OtherHolder, OtherParts } from './other-parts.ts';
+import { PartialBlob } from './partial-blob.ts';
 import type { PullTurns } from './pull-queue.ts';
 import type { RangeAsker } from './range-request.ts';
 
@@ -208,7 +209,13 @@ export class Partials {
       const held = lease;
       const space = await quota.enter();
       const parts = await spool.parts(held, size);
-      const findSaved = (known: ReadonlyMap<string, FoundParts>) => this.#findSaved(kept, held, known);
+      const others = new OtherParts({
+        ownKey: held.key,
+        size,
+        findHolders: () => this.#otherHolders(kept, held),
+        open: other => spool.savedParts(other.key, other.epoch),
+        endIfDead: other => this.#endIfDead(other, size),
+      });
       const blob = new PartialBlob({
         asking,
         links,
@@ -219,7 +226,7 @@ export class Partials {
         size,
         parts,
         space,
-        findSaved,
+        others,
       });
       return new Opened({
         blob,
@@ -246,23 +253,28 @@ export class Partials {
     return undefined;
   }
 
-  /** What is saved in the other slots: by other processes, or left by those that have ended. */
-  async #findSaved(
-    { source, digest }: Kept,
-    own: Lease,
-    known: ReadonlyMap<string, FoundParts>,
-  ): Promise<ReadonlyMap<string, FoundParts>> {
+  /** The other slots: of other processes, or left by those that have ended. */
+  async #otherHolders({ source, digest }: Kept, own: Lease): Promise<readonly OtherHolder[]> {
+    if (this.#distrusted.get(partsKey(source, digest)) !== undefined) return [];
+    const keys = SLOTS.map(slot => partsKey(source, digest, slot)).filter(key => key !== own.key);
+    const states = keys.map(async key => ({ key, state: await this.#options.metadata.readLease(key) }));
+    return (await Promise.all(states)).flatMap(({ key, state }) =>
+      state === undefined ? [] : { key, ...state },
+    );
+  }
+
+  /** Takes the Lease of a process that is found to be dead, and leaves what it has saved under another. */
+  async #endIfDead({ key }: OtherHolder, size: number): Promise<void> {
     const { metadata, spool } = this.#options;
-    const found = new Map<string, FoundParts>();
-    if (this.#distrusted.get(partsKey(source, digest)) !== undefined) return found;
-    for (const slot of SLOTS) {
-      const key = partsKey(source, digest, slot);
-      const epoch = key === own.key ? undefined : (await metadata.readLease(key))?.epoch;
-      if (epoch === undefined || known.get(key)?.epoch === epoch) continue;
-      const saved = await spool.savedParts(key, epoch);
-      if (saved !== undefined) found.set(key, { saved, epoch });
+    const lease = await metadata.acquireLease(key);
+    if (lease === undefined) return;
+    const parts = await spool.parts(lease, size);
+    try {
+      await parts.suspend();
+    } finally {
+      await parts.close();
     }
-    return found;
+    await (parts.extents.count > 0 ? metadata.setAside(lease) : metadata.release(lease));
   }
 
   async #letGo(

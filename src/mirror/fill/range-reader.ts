@@ -45,6 +45,8 @@ export class RangeReader implements BlobReader {
   #hasRequested = false;
   #failure: { readonly cause: unknown } | undefined;
   #instead: BlobReader | undefined;
+  /** Set while another process brings what is read next. */
+  #unfollow: (() => void) | undefined;
 
   constructor(options: RangeReaderOptions) {
     const { use, along } = options;
@@ -89,6 +91,7 @@ export class RangeReader implements BlobReader {
     this.#closing.abort(new Error('the reader was closed'));
     for (const leave of [...this.#requests.values(), ...this.#unlisten]) leave();
     this.#options.along?.leave();
+    this.#unfollow?.();
     this.#options.use.leave();
     await this.#instead?.close();
   }
@@ -106,15 +109,20 @@ export class RangeReader implements BlobReader {
     const isWanted = this.#options.wanted.some(({ start, end }) => start <= position && position < end);
     if (!isWanted)
       throw new Error(`internal error: byte ${position} was read, which is in no requested range`);
-    return this.#changes.until(() => {
+    const found = this.#changes.until(() => {
       if (this.#blob.failure !== undefined) throw this.#blob.failure;
       const end = this.#thereFrom(position);
       if (end !== undefined) return end;
-      // What another process had saved may be gone.
+      if (this.#blob.isComing(position)) this.#unfollow ??= this.#blob.follow();
+      // What another process had saved, or was requesting, may be gone.
       if (this.#requests.size === 0) this.#request();
       if (this.#failure !== undefined) throw this.#failure.cause;
       return undefined;
     }, this.#closing.signal);
+    return found.finally(() => {
+      this.#unfollow?.();
+      this.#unfollow = undefined;
+    });
   }
 
   /** The end of what is there at `position`; `undefined` if nothing is. */

@@ -43,6 +43,8 @@ export interface RangeRequestOptions {
   readonly size: number;
   readonly extent: Extent;
   readonly asker: RangeAsker;
+  /** Called when it is this request's turn: false if it is to be left to others. */
+  readonly claim: () => Promise<boolean>;
   /** Keeps a piece. */
   readonly write: (position: number, chunk: Uint8Array) => Promise<void>;
 }
@@ -59,6 +61,7 @@ export class RangeRequest {
   readonly #leaving = new AbortController();
   #wanted = 0;
   #failure: { readonly cause: unknown } | undefined;
+  #isLeft = false;
 
   constructor(options: RangeRequestOptions) {
     this.#options = options;
@@ -69,6 +72,11 @@ export class RangeRequest {
   /** Why it brought less than was requested; `undefined` as long as it has not failed. */
   get failure(): { readonly cause: unknown } | undefined {
     return this.#failure;
+  }
+
+  /** Whether it has ended at once because another process has, or requests, some of it. */
+  get isLeft(): boolean {
+    return this.#isLeft;
   }
 
   /** Wants its bytes until the returned function is called, which may happen more than once. */
@@ -93,7 +101,8 @@ export class RangeRequest {
     const place = queue.enter({ requester, repository: repositoryText(asker.repository), maxTransfers });
     try {
       await unlessAborted(place.turn, this.#leaving.signal);
-      await this.#download();
+      this.#isLeft = !(await this.#options.claim());
+      if (!this.#isLeft) await this.#download();
     } catch (cause) {
       this.#failure = { cause: isUnusable(cause) ? new RangesUnusable(cause.message, { cause }) : cause };
     } finally {
