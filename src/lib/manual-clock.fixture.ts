@@ -4,11 +4,12 @@ import type { Clock, Timer } from './clock.ts';
 
 export class ManualClock implements Clock {
   #wallMs: number;
+  #shortMs = 0;
   #elapsedMs = 0;
   readonly #timers = new Set<ManualTimer>();
   readonly #watchers = new Map<number, Set<() => void>>();
 
-  /** It starts at `wallMs`: now, if absent. */
+  /** It starts at `wallMs`, epoch ms; by default now. */
   constructor(wallMs: number = Date.now()) {
     this.#wallMs = wallMs;
   }
@@ -21,6 +22,7 @@ export class ManualClock implements Clock {
     const timer = new ManualTimer(this.#timers, { delayMs, dueAtMs: this.#elapsedMs + delayMs, run });
     this.#watchers.get(delayMs)?.forEach(tell => tell());
     this.#watchers.delete(delayMs);
+    if (delayMs <= this.#shortMs) setImmediate(() => void this.#skipTo(timer));
     return timer;
   };
 
@@ -38,6 +40,17 @@ export class ManualClock implements Clock {
       if (signal?.aborted === true) abort();
     });
 
+  /**
+   * From now on, waits of up to `upToMs` are over at once, also those that have begun, and time moves on with them: for
+   * back-offs that the test need not see. Returns the clock.
+   */
+  skipWaits(upToMs: number): this {
+    this.#shortMs = upToMs;
+    for (const timer of this.#timers)
+      if (timer.delayMs <= upToMs) setImmediate(() => void this.#skipTo(timer));
+    return this;
+  }
+
   /** Sets the wall clock alone, as an administrator does. */
   set(wallMs: number): void {
     this.#wallMs = wallMs;
@@ -49,12 +62,15 @@ export class ManualClock implements Clock {
   }
 
   /** Moves both clocks on by `ms`. Timers that are due on the way fire at their time, also those that others set. */
-  async advance(ms: number): Promise<void> {
-    const untilMs = this.#elapsedMs + ms;
+  advance(ms: number): Promise<void> {
+    return this.#advanceTo(this.#elapsedMs + ms);
+  }
+
+  async #advanceTo(untilMs: number): Promise<void> {
     for (;;) {
       const next = this.#next();
       if (next === undefined || next.dueAtMs > untilMs) break;
-      this.#moveTo(Math.max(this.#elapsedMs, next.dueAtMs));
+      this.#moveTo(next.dueAtMs);
       next.fire();
       await nextTurn();
     }
@@ -70,16 +86,16 @@ export class ManualClock implements Clock {
 
   /** Resolves when a timer of exactly `delayMs` is set; at once if there is one. */
   timer(delayMs: number): Promise<void> {
-    if ([...this.#timers].some(timer => timer.delayMs === delayMs)) return Promise.resolve();
+    if (this.has(delayMs)) return Promise.resolve();
     return new Promise(resolve => {
       const watchers = this.#watchers.get(delayMs) ?? new Set();
       this.#watchers.set(delayMs, watchers.add(resolve));
     });
   }
 
-  /** The timers that are set. */
-  get waiting(): number {
-    return this.#timers.size;
+  /** Whether a timer of exactly `delayMs` is set. */
+  has(delayMs: number): boolean {
+    return [...this.#timers].some(timer => timer.delayMs === delayMs);
   }
 
   /** Of those that are due at the same time, the one that was set first. */
@@ -89,9 +105,15 @@ export class ManualClock implements Clock {
     return next;
   }
 
+  async #skipTo(timer: ManualTimer): Promise<void> {
+    if (this.#timers.has(timer)) await this.#advanceTo(timer.dueAtMs);
+  }
+
+  /** Never moves back: late timers are due before now. */
   #moveTo(elapsedMs: number): void {
-    this.#wallMs += elapsedMs - this.#elapsedMs;
-    this.#elapsedMs = elapsedMs;
+    const ms = Math.max(0, elapsedMs - this.#elapsedMs);
+    this.#wallMs += ms;
+    this.#elapsedMs += ms;
   }
 }
 

@@ -3,6 +3,7 @@ import { isStorageClosed } from '../blobs/storage-full.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
 import { readerOfBytes } from '../lib/bytes-reader.ts';
 import { type Extent, Extents } from '../lib/extents.ts';
+import type { Clock } from '../lib/clock.ts';
 import type { Meter } from '../lib/meter.ts';
 import { LATE, within } from '../lib/within.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
@@ -41,6 +42,7 @@ export interface BlobSourceOptions {
   readonly firstRanges: FirstRanges;
   readonly completion: Completion;
   readonly pullRuleOf: PullRuleOf;
+  readonly clock: Clock;
   readonly meter: Meter;
 }
 
@@ -59,7 +61,7 @@ interface Miss {
   readonly settled: boolean;
   /** The size in the Link, if the blob belongs to the repository. */
   readonly linkedSize: number | undefined;
-  /** By `performance.now()`. */
+  /** By `Clock.monotonicMs`. */
   readonly startedMs: number;
 }
 
@@ -76,7 +78,7 @@ interface RangesBeginning {
 interface SizeWait {
   /** The size in a stored manifest that the requester has proved a right to. */
   readonly named: number | undefined;
-  /** When the client's request began, by `performance.now()`. */
+  /** When the client's request began, by `Clock.monotonicMs`. */
   readonly sinceMs: number;
 }
 
@@ -96,10 +98,12 @@ export class BlobSource {
   readonly #firstRanges: FirstRanges;
   readonly #completion: Completion;
   readonly #pullRuleOf: PullRuleOf;
+  readonly #clock: Clock;
   readonly #meter: Meter;
 
   constructor(options: BlobSourceOptions) {
-    const { blobs, metadata, links, fills, partials, firstRanges, completion, pullRuleOf, meter } = options;
+    const { blobs, metadata, links, fills, partials, firstRanges, completion, pullRuleOf, clock, meter } =
+      options;
     this.#blobs = blobs;
     this.#metadata = metadata;
     this.#links = links;
@@ -108,6 +112,7 @@ export class BlobSource {
     this.#firstRanges = firstRanges;
     this.#completion = completion;
     this.#pullRuleOf = pullRuleOf;
+    this.#clock = clock;
     this.#meter = meter;
   }
 
@@ -119,7 +124,7 @@ export class BlobSource {
       (right.proved || settled ? linkedSize : undefined) ??
       (await this.#sizeOfParts({ repository, digest, right, settled }));
     if (here !== undefined) return { digest, size: here, outcome: 'hit', stored: true, upstreamMs: 0 };
-    const startedMs = performance.now();
+    const startedMs = this.#clock.monotonicMs();
     const { size, outcome } = await this.#confirm(repository, digest, right, () =>
       this.#links.size(repository, digest, right),
     );
@@ -129,7 +134,7 @@ export class BlobSource {
         detail: { digest },
       });
     }
-    return { digest, size, outcome, stored: false, upstreamMs: performance.now() - startedMs };
+    return { digest, size, outcome, stored: false, upstreamMs: this.#clock.monotonicMs() - startedMs };
   }
 
   /** `want` as in `PullSource.openBlob`. */
@@ -138,7 +143,7 @@ export class BlobSource {
     const { right, settled, linkedSize, storedSize } = read;
     const held = await this.#openHeld(repository, digest, right, storedSize);
     if (held === undefined) {
-      const miss = { repository, digest, right, settled, linkedSize, startedMs: performance.now() };
+      const miss = { repository, digest, right, settled, linkedSize, startedMs: this.#clock.monotonicMs() };
       return (want && (await this.#openRanges(miss, want))) ?? this.#openFill(miss);
     }
     const { reader, belongs } = held;
@@ -146,7 +151,7 @@ export class BlobSource {
       this.#metadata.noteUse(digest);
       return { digest, reader, outcome: 'hit', stored: true, upstreamMs: 0 };
     }
-    const startedMs = performance.now();
+    const startedMs = this.#clock.monotonicMs();
     try {
       const bytes = {
         size: reader.size,
@@ -158,7 +163,7 @@ export class BlobSource {
         this.#links.confirm(repository, digest, right, bytes),
       );
       this.#metadata.noteUse(digest);
-      return { digest, reader, outcome, stored: true, upstreamMs: performance.now() - startedMs };
+      return { digest, reader, outcome, stored: true, upstreamMs: this.#clock.monotonicMs() - startedMs };
     } catch (error) {
       await reader.close();
       throw error;
@@ -227,7 +232,7 @@ export class BlobSource {
       throw notHeld('BLOB_UNKNOWN', repository, digest);
     }
     try {
-      const confirmed = mayServeStale ? await within(ask(), STALE_AFTER_MS) : await ask();
+      const confirmed = mayServeStale ? await within(ask(), STALE_AFTER_MS, this.#clock) : await ask();
       if (confirmed !== LATE) {
         // A requester that had to prove its right first is told the same as for a first fetch, even if the bytes are
         // stored.
@@ -269,7 +274,7 @@ export class BlobSource {
     this.#completion.requested(repository, right, blob);
     this.#metadata.noteUse(digest);
     try {
-      await within(reader.begin(), NAMED_SIZE_AFTER_MS);
+      await within(reader.begin(), NAMED_SIZE_AFTER_MS, this.#clock);
     } catch (error) {
       await reader.close();
       if (error instanceof UpstreamFailure) throw ociErrorOf(error, 'BLOB_UNKNOWN');
@@ -277,7 +282,7 @@ export class BlobSource {
       if (needsWhole(error)) return undefined;
       throw error;
     }
-    const upstreamMs = outcome === 'hit' ? 0 : performance.now() - startedMs;
+    const upstreamMs = outcome === 'hit' ? 0 : this.#clock.monotonicMs() - startedMs;
     return { digest, reader, outcome, stored: true, upstreamMs };
   }
 
@@ -347,7 +352,7 @@ export class BlobSource {
       const leave = run.fill.hold();
       try {
         const contender =
-          joined ?? (await whileWaited(this.#shownIn(run, repository, right, namedSize), startedMs));
+          joined ?? (await this.#whileWaited(this.#shownIn(run, repository, right, namedSize), startedMs));
         if (contender === undefined) continue;
         if (running !== undefined) this.#meter.count('fills_joined_total');
         const reader = await this.#read(run, contender, {
@@ -359,7 +364,7 @@ export class BlobSource {
         // A requester that had to prove its right first learns nothing of the Fills of others that a first fetch would
         // not tell.
         const outcome = running !== undefined && joined !== undefined ? 'joined' : 'miss';
-        const upstreamMs = performance.now() - startedMs;
+        const upstreamMs = this.#clock.monotonicMs() - startedMs;
         return { digest, reader, outcome, stored, upstreamMs, unstored: run.unstored };
       } finally {
         leave();
@@ -428,7 +433,7 @@ export class BlobSource {
       const size = await this.#sizeOf(run, admission, wait);
       // An empty body is complete with its headers, so there is no end to hold back.
       if (size === 0)
-        await whileWaited(
+        await this.#whileWaited(
           fill.until(() => fill.state === 'verified' || undefined),
           wait.sinceMs,
         );
@@ -447,9 +452,18 @@ export class BlobSource {
   async #sizeOf(run: FillRun, admission: Promise<void>, { named, sinceMs }: SizeWait): Promise<number> {
     const { fill } = run;
     const given = admission.then(() => fill.until(() => fill.size));
-    if (named === undefined) return whileWaited(given, sinceMs);
-    const size = await within(given, run.isQueued ? 0 : NAMED_SIZE_AFTER_MS);
+    if (named === undefined) return this.#whileWaited(given, sinceMs);
+    const size = await within(given, run.isQueued ? 0 : NAMED_SIZE_AFTER_MS, this.#clock);
     return size === LATE ? named : size;
+  }
+
+  /** The result of `promise`; UNAVAILABLE as soon as the client that asked at `sinceMs` has waited too long. */
+  async #whileWaited<T>(promise: Promise<T>, sinceMs: number): Promise<T> {
+    const leftMs = sinceMs + CLIENT_WAITS_MS - this.#clock.monotonicMs();
+    const value = await within(promise, Math.max(0, leftMs), this.#clock);
+    if (value === LATE)
+      throw new OciError('UNAVAILABLE', { message: 'upstream did not report the size of the blob' });
+    return value;
   }
 }
 
@@ -459,12 +473,4 @@ const SMALL_BYTES = 256 * 1024;
 /** Whether somebody who wants this reads only parts of the blob. */
 function isPartial(wanted: readonly Extent[], size: number): boolean {
   return size > SMALL_BYTES && new Extents(wanted).bytes < size;
-}
-
-/** The result of `promise`; UNAVAILABLE as soon as the client that asked at `sinceMs` has waited too long. */
-async function whileWaited<T>(promise: Promise<T>, sinceMs: number): Promise<T> {
-  const value = await within(promise, Math.max(0, sinceMs + CLIENT_WAITS_MS - performance.now()));
-  if (value === LATE)
-    throw new OciError('UNAVAILABLE', { message: 'upstream did not report the size of the blob' });
-  return value;
 }

@@ -15,7 +15,7 @@ const MAX_ENDED = 10_000;
  */
 export class EndedRights {
   readonly #maxEnded: number;
-  /** By right, in order of time. By `performance.now()`, like all times here. */
+  /** By right, in order of time. By `Clock.monotonicMs`, like all times here. */
   readonly #endedAtMs = new Map<string, number>();
   #forgottenUntilMs = -Infinity;
 
@@ -23,7 +23,7 @@ export class EndedRights {
     this.#maxEnded = maxEnded;
   }
 
-  note(right: string, atMs = performance.now()): void {
+  note(right: string, atMs: number): void {
     this.#endedAtMs.delete(right);
     this.#endedAtMs.set(right, atMs);
     if (this.#endedAtMs.size > this.#maxEnded) this.#forgetOldest();

@@ -28,11 +28,11 @@ export interface Given {
   /** The size of the whole blob in bytes. */
   readonly size: number;
   readonly credential: Credential | undefined;
-  /** By `performance.now()`. */
+  /** By `UpstreamRequests.clock`. */
   readonly sinceMs: number;
 }
 
-/** When upstream began to send something, by `performance.now()`, and when that was noted, by the clock of proofs. */
+/** When upstream began to send something, by `this.#asking.clock.monotonicMs()`, and when that was noted, by the clock of proofs. */
 interface GivenTime {
   readonly sinceMs: number;
   readonly atMs: number;
@@ -45,8 +45,6 @@ export interface LinkRules {
 
 export interface LinksOptions {
   readonly rules: LinkRules;
-  /** The clock of proofs, epoch ms. */
-  readonly nowMs: () => number;
   readonly log: Log;
 }
 
@@ -67,14 +65,12 @@ export class Links {
   /** The same for blobs of which upstream has sent parts. */
   readonly #partGiven = new Lru<GivenTime>({ maxEntries: MAX_GIVEN });
   readonly #rules: LinkRules;
-  readonly #nowMs: () => number;
   readonly #log: Log;
 
-  constructor(metadata: MetadataStore, asking: UpstreamRequests, { rules, nowMs, log }: LinksOptions) {
+  constructor(metadata: MetadataStore, asking: UpstreamRequests, { rules, log }: LinksOptions) {
     this.#metadata = metadata;
     this.#asking = asking;
     this.#rules = rules;
-    this.#nowMs = nowMs;
     this.#log = log;
   }
 
@@ -133,7 +129,7 @@ export class Links {
     const known = await this.#metadata.isLinked(repository, digest);
     const { isVerified, length } = held;
     const isTelling = isVerified && (await this.#isTelling(repository, digest, length));
-    const sinceMs = performance.now();
+    const sinceMs = this.#asking.clock.monotonicMs();
     const { answer, credential, joined } = await this.#asking.ask(
       {
         repository,
@@ -172,7 +168,7 @@ export class Links {
     digest: Digest,
     { credential, sinceMs }: Pick<Given, 'credential' | 'sinceMs'>,
   ): void {
-    const given = { sinceMs, atMs: this.#nowMs() };
+    const given = { sinceMs, atMs: this.#asking.clock.nowMs() };
     this.#partGiven.set(givenText(repository, digest, credential), given, this.#rules.verifyForMs);
   }
 
@@ -191,7 +187,7 @@ export class Links {
     credential: Credential | undefined,
     sinceMs: number,
   ): void {
-    const given = { sinceMs, atMs: this.#nowMs() };
+    const given = { sinceMs, atMs: this.#asking.clock.nowMs() };
     this.#given.set(givenText(repository, digest, credential), given, this.#rules.verifyForMs);
   }
 
@@ -204,7 +200,7 @@ export class Links {
     const given = times.get(givenText(repository, digest, credential));
     if (given === undefined) return false;
     // The wall clock, since the machine may have been suspended. If it was set back, the age is unknown.
-    const ageMs = this.#nowMs() - given.atMs;
+    const ageMs = this.#asking.clock.nowMs() - given.atMs;
     if (ageMs < 0 || ageMs >= this.#rules.verifyForMs) return false;
     return !this.#asking.hasEndedSince(given.sinceMs, repository, credential);
   }

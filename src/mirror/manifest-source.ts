@@ -1,4 +1,5 @@
 import type { BlobReader } from '../lib/blob-reader.ts';
+import type { Clock } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
 import { SingleFlight } from '../lib/single-flight.ts';
 import { LATE, within } from '../lib/within.ts';
@@ -27,8 +28,6 @@ export interface ManifestSourceOptions {
   readonly pullRuleOf: PullRuleOf;
   /** The caller closes the reader. */
   readonly openBlob: (repository: Repository, digest: Digest, right: Right) => Promise<BlobReader>;
-  /** The clock of tags' ages, epoch ms. */
-  readonly nowMs: () => number;
   readonly log: Log;
 }
 
@@ -69,15 +68,15 @@ export class ManifestSource {
   readonly #metadata: MetadataStore;
   readonly #planParts: PlanParts;
   readonly #openBlob: ManifestSourceOptions['openBlob'];
-  readonly #nowMs: () => number;
+  readonly #clock: Clock;
   readonly #log: Log;
 
-  constructor({ asking, metadata, pullRuleOf, openBlob, nowMs, log }: ManifestSourceOptions) {
+  constructor({ asking, metadata, pullRuleOf, openBlob, log }: ManifestSourceOptions) {
     this.#asking = asking;
     this.#metadata = metadata;
-    this.#planParts = { metadata, pullRuleOf, nowMs };
+    this.#planParts = { metadata, pullRuleOf, nowMs: asking.clock.nowMs };
     this.#openBlob = openBlob;
-    this.#nowMs = nowMs;
+    this.#clock = asking.clock;
     this.#log = log;
   }
 
@@ -125,7 +124,7 @@ export class ManifestSource {
     right: ContentRight,
     held: Manifest | undefined,
   ): Promise<Found> {
-    const startedMs = performance.now();
+    const startedMs = this.#clock.monotonicMs();
     const spare = maySpare({ held, right }) ? held : undefined;
     const needsProof = !right.proved;
     const question = {
@@ -148,18 +147,18 @@ export class ManifestSource {
       // A requester that had to prove its right first is told the same as for a first fetch, whatever is stored here.
       const isCurrent = answer.isCurrent && (settled.proved || settled.provedIfUnreachable);
       const outcome = joined ? 'joined' : isCurrent ? 'revalidated' : 'miss';
-      const upstreamMs = performance.now() - startedMs;
+      const upstreamMs = this.#clock.monotonicMs() - startedMs;
       const isPreload = !answer.proof && settled.isPreload === true;
       return { manifest: answer.manifest, outcome, stored: answer.stored, upstreamMs, isPreload };
     };
     if (spare === undefined) return asking.then(settle).catch(rethrowAsOci);
     try {
-      const asked = await within(asking, STALE_AFTER_MS);
+      const asked = await within(asking, STALE_AFTER_MS, this.#clock);
       if (asked !== LATE) return await settle(asked);
     } catch (error) {
       if (!(error instanceof UpstreamFailure) || forbidsHeld(error)) rethrowAsOci(error);
     }
-    return { ...hit(spare, right), outcome: 'stale', upstreamMs: performance.now() - startedMs };
+    return { ...hit(spare, right), outcome: 'stale', upstreamMs: this.#clock.monotonicMs() - startedMs };
   }
 
   /** Other processes find the manifest in the index. */
@@ -208,7 +207,7 @@ export class ManifestSource {
    */
   async #noteChecked(repository: Repository, tag: string, digest: Digest): Promise<boolean> {
     try {
-      await this.#metadata.putTag(repository, tag, { digest, checkedAtMs: this.#nowMs() });
+      await this.#metadata.putTag(repository, tag, { digest, checkedAtMs: this.#clock.nowMs() });
       return true;
     } catch (error) {
       this.#log.error({ err: error, digest, tag }, 'the state of a tag could not be stored');
@@ -265,7 +264,7 @@ export class ManifestSource {
   /** Stores the manifest. False if that failed: the response is still valid. */
   async #keep(repository: Repository, manifest: Manifest, tag: string | undefined): Promise<boolean> {
     const view = await viewOf(manifest);
-    const atMs = this.#nowMs();
+    const atMs = this.#clock.nowMs();
     try {
       await this.#metadata.putManifest(
         repository,

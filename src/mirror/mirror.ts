@@ -9,6 +9,7 @@
 import type { BlobStore } from '../blobs/blob-store.ts';
 import type { Spool } from '../blobs/spool.ts';
 import type { Grants } from '../grants/grants.ts';
+import { type Clock, systemClock } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import { noNews, type News } from '../lib/news.ts';
@@ -91,8 +92,8 @@ export interface MirrorOptions {
   readonly prefetchRuleOf?: (repository: Repository) => PrefetchRule;
   readonly log: Log;
   readonly meter: Meter;
-  /** Default: the system's clock. */
-  readonly nowMs?: () => number;
+  /** Default: the system's. */
+  readonly clock?: Clock;
 }
 
 /** The pull side of mirrored repositories. */
@@ -105,14 +106,13 @@ export class Mirror implements PullSource {
   readonly #record: UpstreamRecord;
   readonly #pullRuleOf: PullRuleOf;
   readonly #isOffline: boolean;
-  readonly #nowMs: () => number;
   readonly #asking: UpstreamRequests;
   readonly #links: Links;
   readonly #queue: PullTurns;
   readonly #fills: Fills;
   readonly #partials: Partials;
   readonly #completion: Completion;
-  readonly #keeping = new Keeping();
+  readonly #keeping: Keeping;
   readonly #blobSource: BlobSource;
   readonly #manifestSource: ManifestSource;
   readonly #prefetch: Prefetch;
@@ -134,17 +134,18 @@ export class Mirror implements PullSource {
       isOffline = false,
       ownLoginOf = () => undefined,
       prefetchRuleOf = () => ({ prefetch: false }),
-      nowMs = Date.now,
+      clock = systemClock,
       failureNews = noNews,
       endNews = noNews,
     } = options;
+    const { nowMs } = clock;
     this.#upstreams = upstreams;
     this.#metadata = metadata;
     this.#failures = new NegativeCache(nowMs, failureNews);
     this.#record = new UpstreamRecord(nowMs);
+    this.#keeping = new Keeping(nowMs);
     this.#pullRuleOf = pullRuleOf;
     this.#isOffline = isOffline;
-    this.#nowMs = nowMs;
     this.ownLogins = new OwnLogins({ upstreams, loginOf: ownLoginOf, log, meter, nowMs });
     this.#asking = new UpstreamRequests({
       upstreams,
@@ -156,10 +157,10 @@ export class Mirror implements PullSource {
       flights: options.flights,
       endNews,
       log,
-      nowMs,
+      clock,
     });
     const asking = this.#asking;
-    const links = new Links(metadata, asking, { rules: options, nowMs, log });
+    const links = new Links(metadata, asking, { rules: options, log });
     this.#links = links;
     this.#queue = options.queue ?? new PullQueue(limits);
     const quota = new FillQuota(spool, options);
@@ -186,7 +187,7 @@ export class Mirror implements PullSource {
       log,
       meter,
     });
-    this.#completion = new Completion(options, this.#fills);
+    this.#completion = new Completion(options, this.#fills, clock);
     this.#blobSource = new BlobSource({
       blobs,
       metadata,
@@ -196,6 +197,7 @@ export class Mirror implements PullSource {
       firstRanges: new FirstRanges(asking, links, meter),
       completion: this.#completion,
       pullRuleOf,
+      clock,
       meter,
     });
     this.#manifestSource = new ManifestSource({
@@ -203,7 +205,6 @@ export class Mirror implements PullSource {
       metadata,
       pullRuleOf,
       openBlob: async (...blob) => (await this.#blobSource.open(...blob)).reader,
-      nowMs,
       log,
     });
     this.#prefetch = new Prefetch({
@@ -216,7 +217,7 @@ export class Mirror implements PullSource {
       log,
     });
     this.#tagList = new TagList({ asking, metadata, pullRuleOf });
-    this.#referrers = new Referrers({ asking, metadata, pullRuleOf, nowMs, log });
+    this.#referrers = new Referrers({ asking, metadata, pullRuleOf, log });
     this.#unlisten = [
       metadata.onNotification('failures', () => this.#forgetFailures()),
       metadata.onNotification('secrets', () => this.#forgetSecrets()),
@@ -312,7 +313,7 @@ export class Mirror implements PullSource {
       asking: this.#asking,
       pullRuleOf: this.#pullRuleOf,
       isOffline: this.#isOffline,
-      nowMs: this.#nowMs,
+      nowMs: this.#asking.clock.nowMs,
     });
     return [...lines, ...this.ownLogins.problemsOf(repository.upstream, right)];
   }

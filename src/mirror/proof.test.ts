@@ -1,4 +1,5 @@
 // What proves to whom that upstream has something: its bytes, and never that it answers.
+import { EventEmitter, once } from 'node:events';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import {
   bytesOf,
@@ -18,6 +19,7 @@ import {
   whole,
 } from '../../test/support/mirror-world.ts';
 import { until } from '../../test/support/programs.ts';
+import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { newsOfTwo } from '../lib/news.fixture.ts';
 import type { Credential } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
@@ -27,6 +29,8 @@ import type { Right } from '../oci/requester.ts';
 import type { EndedRight } from './ended-rights.ts';
 
 const MIB = 1024 * 1024;
+/** No pause between two attempts is longer. */
+const MAX_BACKOFF_MS = 2_000;
 const HOUR_MS = 3_600_000;
 const PRIVATE = repositoryOf('private');
 const OPEN = repositoryOf('open');
@@ -34,6 +38,7 @@ const image: Image = imageOf([randomBlob(100_000, 'layer'), randomBlob(3 * MIB, 
 const [layer, big] = [image.layers[0]!, image.layers[1]!];
 let upstream: FakeUpstream;
 let world: MirrorWorld;
+let clock: ManualClock;
 
 type Name = 'ann' | 'cat' | 'bob' | undefined;
 
@@ -47,7 +52,8 @@ async function start(options: MirrorWorldOptions = {}, fake: FakeUpstreamOptions
   const mine = ['ann', 'cat'].map(name => [name, { password: 'right', repositories: ['private'] }] as const);
   const users = { ...Object.fromEntries(mine), bob: { password: 'right', repositories: ['open'] } };
   upstream = await FakeUpstream.start({ auth: { scheme: 'basic', users }, ...fake });
-  world = await MirrorWorld.open(upstream, options);
+  clock = new ManualClock();
+  world = await MirrorWorld.open(upstream, { clock, ...options });
   upstream.add('private', image, '1');
 }
 
@@ -181,10 +187,15 @@ describe('a stored blob', () => {
 
   it('continues to be compared after its client got a stale response and left', async () => {
     world.nowMs += 25 * HOUR_MS;
-    upstream.misbehave({ kind: 'blob', delayMs: 6_000 });
-    const { outcome, reader } = await openAs('ann', layer.digest);
+    const answers = new EventEmitter();
+    upstream.misbehave({ kind: 'blob', after: once(answers, 'go') });
+    const opened = openAs('ann', layer.digest);
+    await clock.pass(5_000);
+    const { outcome, reader } = await opened;
     expect(outcome).toBe('stale');
     await reader.close();
+    expect((await rightOf('ann')).proved).toBe(false);
+    answers.emit('go');
     await until('the right to be proved', 20_000, async () => (await rightOf('ann')).proved);
   });
 });
@@ -320,11 +331,14 @@ describe('a download', () => {
         status: 200,
         spaces: big.size,
         cutAtByte,
-        bytesPerS: 200_000,
+        bytesPerS: 2_000_000,
       });
       const stolen = readAsNobody().catch(() => Buffer.of());
       await until('it to begin', 20_000, async () => upstream.count('blob') === 1);
       const anns = pullAs('ann', big.digest).catch(() => 'broken off');
+      const isJoined = async () => world.mirror.downloads[0]?.requesters.includes('ann') === true;
+      await Promise.race([anns, until('ann to join', 20_000, isJoined)]);
+      clock.skipWaits(MAX_BACKOFF_MS);
       expect((await stolen).every(byte => byte === 0x20)).toBe(true);
       await anns;
       await idle();
@@ -351,8 +365,7 @@ describe('a download', () => {
     upstream.misbehave({ kind: 'blob', bytesPerS: 2 * MIB });
     const first = pullAs('bob', big.digest, OPEN);
     await until('bytes to come', 20_000, async () => upstream.bytesSent > 200_000);
-    const now = performance.now.bind(performance);
-    vi.spyOn(performance, 'now').mockImplementation(() => now() + 15_000);
+    clock.skip(15_000);
     const { outcome, reader } = await openAs('bob', big.digest, OPEN);
     expect([outcome, await readAll(reader)]).toEqual(['joined', whole(big)]);
     await first;

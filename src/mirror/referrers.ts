@@ -1,3 +1,4 @@
+import type { Clock } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
 import { SingleFlight } from '../lib/single-flight.ts';
 import { LATE, within } from '../lib/within.ts';
@@ -19,7 +20,6 @@ export interface ReferrersOptions {
   readonly asking: UpstreamRequests;
   readonly metadata: MetadataStore;
   readonly pullRuleOf: PullRuleOf;
-  readonly nowMs: () => number;
   readonly log: Log;
 }
 
@@ -45,14 +45,14 @@ export class Referrers {
   readonly #flights = new SingleFlight<FetchedReferrers>();
   readonly #metadata: MetadataStore;
   readonly #pullRuleOf: PullRuleOf;
-  readonly #nowMs: () => number;
+  readonly #clock: Clock;
   readonly #log: Log;
 
-  constructor({ asking, metadata, pullRuleOf, nowMs, log }: ReferrersOptions) {
+  constructor({ asking, metadata, pullRuleOf, log }: ReferrersOptions) {
     this.#asking = asking;
     this.#metadata = metadata;
     this.#pullRuleOf = pullRuleOf;
-    this.#nowMs = nowMs;
+    this.#clock = asking.clock;
     this.#log = log;
   }
 
@@ -86,13 +86,13 @@ export class Referrers {
 
   /** The stored or fetched list. Without a document, only stored manifests are known. */
   async #list(repository: Repository, subject: Digest, given: Right): Promise<Listed> {
-    const startedMs = performance.now();
+    const startedMs = this.#clock.monotonicMs();
     const name = `referrers ${subject}`;
     const right = await rightTo(this.#metadata, repository, subject, given);
     // A list that upstream sent to somebody names more than an import contained.
     const isPreload = right.isPreload === true;
     const kept = isPreload ? undefined : await this.#metadata.readReferrersList(repository, subject);
-    const ageMs = kept && this.#nowMs() - kept.checkedAtMs;
+    const ageMs = kept && this.#clock.nowMs() - kept.checkedAtMs;
     const freshness = freshnessOf(name, ageMs, this.#pullRuleOf(repository, right));
     const mayServeKept = right.proved || right.provedIfUnreachable;
     if (freshness === 'never') {
@@ -113,10 +113,10 @@ export class Referrers {
         await this.#keep(repository, subject, fetched);
         return fetched;
       });
-      const asked = mayServeKept ? await within(asking, STALE_AFTER_MS) : await asking;
+      const asked = mayServeKept ? await within(asking, STALE_AFTER_MS, this.#clock) : await asking;
       if (asked !== LATE) {
         if (!admits(asked.answer, given)) throw unproved();
-        const upstreamMs = performance.now() - startedMs;
+        const upstreamMs = this.#clock.monotonicMs() - startedMs;
         return { document: asked.answer, outcome: asked.joined ? 'joined' : 'miss', upstreamMs };
       }
     } catch (error) {
@@ -124,7 +124,7 @@ export class Referrers {
       // Upstream cannot refuse what was imported.
       if (!mayServeKept || (forbidsHeld(error) && !isPreload)) throw ociErrorOf(error, 'MANIFEST_UNKNOWN');
     }
-    return { document: kept, outcome: 'stale', upstreamMs: performance.now() - startedMs };
+    return { document: kept, outcome: 'stale', upstreamMs: this.#clock.monotonicMs() - startedMs };
   }
 
   /** Stores the list if its subject is stored. Otherwise clients could fill the store with invented subjects. */
@@ -133,7 +133,7 @@ export class Referrers {
     subject: Digest,
     { mediaType, bytes }: Pick<Document, 'mediaType' | 'bytes'>,
   ): Promise<void> {
-    const list = { mediaType, bytes, checkedAtMs: this.#nowMs() };
+    const list = { mediaType, bytes, checkedAtMs: this.#clock.nowMs() };
     try {
       await this.#metadata.putReferrersList(repository, subject, list);
     } catch (error) {

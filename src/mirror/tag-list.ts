@@ -34,7 +34,7 @@ export class TagList {
   }
 
   async open(repository: Repository, page: Page, right: Right): Promise<ServedTags> {
-    const startedMs = performance.now();
+    const startedMs = this.#asking.clock.monotonicMs();
     const known = await this.#metadata.hasRepository(repository);
     const isPreloads = preloadsOnly(right) !== undefined && (await this.#hasPreloadedTag(repository, right));
     const mayServeHeld = known && (right.proved || right.provedIfUnreachable || isPreloads);
@@ -53,19 +53,19 @@ export class TagList {
       const asking = this.#asking.ask(question, right, (upstream, ask) =>
         upstream.fetchTags(repository.name, page, ask),
       );
-      const asked = mayServeHeld ? await within(asking, STALE_AFTER_MS) : await asking;
+      const asked = mayServeHeld ? await within(asking, STALE_AFTER_MS, this.#asking.clock) : await asking;
       if (asked !== LATE) {
         const { answer, joined } = asked;
         if (!admits(answer, right)) throw unproved();
         const { tags, next } = answer;
-        const upstreamMs = performance.now() - startedMs;
+        const upstreamMs = this.#asking.clock.monotonicMs() - startedMs;
         return { tags, next, outcome: joined ? 'joined' : 'miss', stored: false, upstreamMs };
       }
     } catch (error) {
       if (!(error instanceof UpstreamFailure)) throw error;
       if (!mayServeHeld || forbidsHeld(error)) throw ociErrorOf(error, 'NAME_UNKNOWN');
     }
-    return this.#held(repository, page, right, 'stale', performance.now() - startedMs);
+    return this.#held(repository, page, right, 'stale', this.#asking.clock.monotonicMs() - startedMs);
   }
 
   async #hasPreloadedTag(repository: Repository, right: Right): Promise<boolean> {

@@ -1,5 +1,6 @@
 import { setMaxListeners } from 'node:events';
 import type { Grants } from '../grants/grants.ts';
+import type { Clock } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
 import { Lru } from '../lib/lru.ts';
 import { noNews, type News } from '../lib/news.ts';
@@ -41,7 +42,7 @@ export interface UpstreamRequestsOptions {
   /** As in `MirrorOptions`. */
   readonly endNews?: News<EndedRight> | undefined;
   readonly log: Log;
-  readonly nowMs: () => number;
+  readonly clock: Clock;
 }
 
 /** A question to upstream, and how it is shared and remembered. */
@@ -95,7 +96,8 @@ export class UpstreamRequests {
   readonly #ownLogins: OwnLogins;
   readonly #isOffline: boolean;
   readonly #log: Log;
-  readonly #nowMs: () => number;
+  /** The clock of all times here, and of all that is asked. */
+  readonly clock: Clock;
   /** By requester and repository, the credential that worked last, so that dead ones are not tried first again. */
   readonly #winners = new Lru<{ readonly credentialId: string }>({ maxEntries: MAX_WINNERS });
   readonly #ended = new EndedRights();
@@ -116,7 +118,7 @@ export class UpstreamRequests {
     flights,
     endNews = noNews,
     log,
-    nowMs,
+    clock,
   }: UpstreamRequestsOptions) {
     this.#flights = new SharedFlights(flights);
     this.#endNews = endNews;
@@ -127,7 +129,7 @@ export class UpstreamRequests {
     this.#ownLogins = ownLogins;
     this.#isOffline = isOffline;
     this.#log = log;
-    this.#nowMs = nowMs;
+    this.clock = clock;
     // Every question listens to it, and there may be many.
     setMaxListeners(0, this.#closing.signal);
   }
@@ -210,7 +212,7 @@ export class UpstreamRequests {
       await head(upstream, { credential: undefined, signal });
       return { proof: false };
     });
-    this.#public.set(repositoryText(repository), { atMs: this.#nowMs() });
+    this.#public.set(repositoryText(repository), { atMs: this.clock.nowMs() });
     return right.credentials;
   }
 
@@ -219,7 +221,7 @@ export class UpstreamRequests {
     if (isLent !== true) return false;
     const { atMs = 0 } = this.#public.get(repositoryText(repository)) ?? {};
     // Also if the clock was set back.
-    return Math.abs(this.#nowMs() - atMs) >= LEND_MS;
+    return Math.abs(this.clock.nowMs() - atMs) >= LEND_MS;
   }
 
   #turnsOf(repository: Repository, right: Right, credentials: Right['credentials']): Right['credentials'] {
@@ -288,7 +290,7 @@ export class UpstreamRequests {
 
   /**
    * Records that `url` has sent content of the repository with this credential, which was only known at the end of the
-   * response. `sinceMs` (of `performance.now()`) is when it began; a later refusal takes precedence.
+   * response. `sinceMs` (of `clock.monotonicMs`) is when it began; a later refusal takes precedence.
    */
   async granted(repository: Repository, credential: Credential | undefined, sinceMs: number): Promise<void> {
     if (this.hasEndedSince(sinceMs, repository, credential)) return;
@@ -300,7 +302,7 @@ export class UpstreamRequests {
     this.#record.failed(repository, failure);
   }
 
-  /** Whether `url` has withdrawn the right of this credential since then (by `performance.now()`), or may have. */
+  /** Whether `url` has withdrawn the right of this credential since then (by `clock.monotonicMs`), or may have. */
   hasEndedSince(sinceMs: number, repository: Repository, credential: Credential | undefined): boolean {
     return this.#ended.hasEndedSince(rightText(keyOf({ repository, reference: '' }, credential)), sinceMs);
   }
@@ -308,7 +310,7 @@ export class UpstreamRequests {
   /** Forgets what rested on the right. What the index says of it, whoever has seen the end removes. */
   noteEnd(right: EndedRight): void {
     const { upstream, repository: name, credentialId: id } = right;
-    this.#ended.note(rightText(right));
+    this.#ended.note(rightText(right), this.clock.monotonicMs());
     if (id === ANONYMOUS_ID) this.#public.delete(repositoryText({ upstream, name }));
   }
 
@@ -319,7 +321,7 @@ export class UpstreamRequests {
       this.noteEnd(key);
       this.#endNews.tell({ upstream, repository, credentialId: id });
     } else if (id === ANONYMOUS_ID) {
-      this.#public.set(repositoryText({ upstream, name: repository }), { atMs: this.#nowMs() });
+      this.#public.set(repositoryText({ upstream, name: repository }), { atMs: this.clock.nowMs() });
     }
     try {
       await this.#grants.record({ upstream, repository, credentialId: id, outcome });

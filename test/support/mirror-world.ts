@@ -6,6 +6,7 @@ import type { BlobStore } from '../../src/blobs/blob-store.ts';
 import { type FileStores, openFileStores } from '../../src/blobs/file-stores.ts';
 import type { Spool } from '../../src/blobs/spool.ts';
 import type { BlobReader } from '../../src/lib/blob-reader.ts';
+import { type Clock, systemClock } from '../../src/lib/clock.ts';
 import { type Log, silentLog } from '../../src/lib/log.ts';
 import { createMetrics } from '../../src/ops/metrics.ts';
 import { openMemoryMetadataStore } from '../../src/metadata/memory-metadata-store.fixture.ts';
@@ -40,6 +41,8 @@ export interface MirrorWorldOptions
   /** A folder that another world has made, with its index on disk: two processes on one store. */
   readonly folder?: string;
   readonly log?: Log;
+  /** What the mirror waits by. Default: the system's. Its wall clock is the world's. */
+  readonly clock?: Clock;
   /** Where blobs stay, if not in the folder. */
   readonly blobs?: BlobStore;
   /** Wraps the spool, to make it fail. */
@@ -55,7 +58,7 @@ export class MirrorWorld {
   readonly metadata: MetadataStore;
   readonly spool: Spool;
   readonly blobs: BlobStore;
-  /** The clock; move it at will. */
+  /** The wall clock; move it at will. */
   nowMs = Date.UTC(2026, 0, 1);
   policy: PullRule;
   readonly #metrics = createMetrics();
@@ -100,7 +103,7 @@ export class MirrorWorld {
       },
       log: options.log ?? silentLog,
       meter: this.#metrics.meter,
-      nowMs,
+      clock: { ...(options.clock ?? systemClock), nowMs },
     });
   }
 

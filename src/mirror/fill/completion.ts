@@ -1,3 +1,4 @@
+import type { Clock, Timer } from '../../lib/clock.ts';
 import type { Repository } from '../../oci/repository.ts';
 import type { Right } from '../../oci/requester.ts';
 import type { Fills } from './fills.ts';
@@ -18,12 +19,14 @@ export interface CompletionRule {
 export class Completion {
   readonly #rule: CompletionRule;
   readonly #fills: Fills;
-  readonly #quiet = new Map<string, NodeJS.Timeout>();
+  readonly #clock: Clock;
+  readonly #quiet = new Map<string, Timer>();
   #isClosed = false;
 
-  constructor(rule: CompletionRule, fills: Fills) {
+  constructor(rule: CompletionRule, fills: Fills, clock: Clock) {
     this.#rule = rule;
     this.#fills = fills;
+    this.#clock = clock;
   }
 
   /** A client requests ranges of `blob`. */
@@ -39,20 +42,20 @@ export class Completion {
 
   close(): void {
     this.#isClosed = true;
-    for (const timer of this.#quiet.values()) clearTimeout(timer);
+    for (const timer of this.#quiet.values()) timer.cancel();
     this.#quiet.clear();
   }
 
   #afterQuiet(repository: Repository, right: Right, blob: PartialBlob): void {
     const { completeRanged = 'never' } = this.#rule;
     const key = `${repository.upstream} ${blob.digest}`;
-    clearTimeout(this.#quiet.get(key));
+    this.#quiet.get(key)?.cancel();
     this.#quiet.delete(key);
     if (typeof completeRanged === 'string' || this.#isClosed) return;
-    const timer = setTimeout(() => {
+    const timer = this.#clock.after(completeRanged, () => {
       this.#quiet.delete(key);
       if (blob.bytes >= blob.size * MIN_SHARE) this.#complete(repository, right, blob);
-    }, completeRanged);
+    });
     this.#quiet.set(key, timer.unref());
   }
 

@@ -1,3 +1,4 @@
+import type { Clock } from '../../lib/clock.ts';
 import { type Credential, credentialId } from '../../oci/credential.ts';
 import { type Repository, repositoryText } from '../../oci/repository.ts';
 import type { Right } from '../../oci/requester.ts';
@@ -17,6 +18,7 @@ export class Contender {
   readonly settled: boolean;
   /** Resolves when admitted; rejects with the client's error when refused. Never causes an unhandled rejection. */
   readonly admission: Promise<void>;
+  readonly #clock: Clock;
   #state: 'waiting' | 'admitted' | 'refused' = 'waiting';
   #isProved = false;
   #freshUntilMs = Number.POSITIVE_INFINITY;
@@ -24,7 +26,8 @@ export class Contender {
   #reject: ((reason: unknown) => void) | undefined;
 
   /** Unless `settled`, upstream's answer decides. */
-  constructor(repository: Repository, right: Right, settled: boolean) {
+  constructor(repository: Repository, right: Right, settled: boolean, clock: Clock) {
+    this.#clock = clock;
     this.repository = repository;
     this.right = right;
     this.settled = settled;
@@ -42,7 +45,7 @@ export class Contender {
 
   /** Whether upstream's answer about it is pending, or arrived a moment ago. */
   get isFresh(): boolean {
-    return performance.now() < this.#freshUntilMs;
+    return this.#clock.monotonicMs() < this.#freshUntilMs;
   }
 
   /**
@@ -67,7 +70,7 @@ export class Contender {
     if (this.#state !== 'waiting') return;
     this.#isProved = !byStatus;
     this.#state = 'admitted';
-    this.#freshUntilMs = performance.now() + FRESH_FOR_MS;
+    this.#freshUntilMs = this.#clock.monotonicMs() + FRESH_FOR_MS;
     this.#resolve?.();
   }
 

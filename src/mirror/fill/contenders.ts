@@ -1,3 +1,4 @@
+import type { Clock } from '../../lib/clock.ts';
 import type { Digest } from '../../oci/digest.ts';
 import { type Repository, repositoryText } from '../../oci/repository.ts';
 import type { Right } from '../../oci/requester.ts';
@@ -13,12 +14,14 @@ const MAX_CONTENDERS = 64;
 export class Contenders {
   readonly #digest: Digest;
   readonly #links: Links;
+  readonly #clock: Clock;
   #contenders: readonly Contender[] = [];
   #areSettled = true;
 
-  constructor(digest: Digest, links: Links) {
+  constructor(digest: Digest, links: Links, clock: Clock) {
     this.#digest = digest;
     this.#links = links;
+    this.#clock = clock;
   }
 
   /** Whether the rights of all contenders that ever came were proved before. */
@@ -38,7 +41,7 @@ export class Contenders {
 
   /** Adds a contender. `isSettled`: its right to this blob was proved before, so upstream need not be asked. */
   add(repository: Repository, right: Right, isSettled: boolean): Contender {
-    const contender = new Contender(repository, right, isSettled);
+    const contender = new Contender(repository, right, isSettled, this.#clock);
     this.#areSettled &&= isSettled;
     if (this.#contenders.length < MAX_CONTENDERS) this.#contenders = [...this.#contenders, contender];
     return contender;

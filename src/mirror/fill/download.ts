@@ -1,4 +1,3 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { backoffMs, jittered } from '../../lib/backoff.ts';
 import { hasBytes } from '../../lib/bytes-reader.ts';
 import type { Log } from '../../lib/log.ts';
@@ -56,7 +55,7 @@ export interface Delivery {
   readonly from: number;
   /** How many of those upstream has proved to have. */
   readonly shownBytes: number;
-  /** By `performance.now()`. */
+  /** By `UpstreamRequests.clock`. */
   readonly atMs: number;
 }
 
@@ -191,7 +190,7 @@ class Download {
     // A range needs a byte at least.
     const end = before !== undefined && before > offset ? before : undefined;
     const { reference = blobReference(digest) } = this.#options;
-    const atMs = performance.now();
+    const atMs = asking.clock.monotonicMs();
     const { answer, credential } = await asking.ask(
       {
         repository,
@@ -293,7 +292,7 @@ class Download {
 
   /** Returns when another attempt makes sense; otherwise throws `failure`. */
   async #recover(failure: UpstreamFailure): Promise<void> {
-    const { skipEndpoints, digest, log, signal } = this.#options;
+    const { asking, skipEndpoints, digest, log, signal } = this.#options;
     if (!this.#hasBegun) {
       // All other endpoints have failed: one that sent wrong bytes once is better than none.
       if (skipEndpoints.size === 0) throw failure;
@@ -313,7 +312,7 @@ class Download {
       { digest, offset: this.#options.length(), delayMs, reason: failure.message },
       'a download was interrupted and will be resumed',
     );
-    await sleep(delayMs, undefined, { signal });
+    await asking.clock.sleep(delayMs, signal);
     this.#options.resumed();
   }
 }

@@ -59,7 +59,7 @@ export class FillProofs {
   /** The bytes from `from` on were sent for the contender's repository before. */
   noteEarlier(contender: Contender, from: number): void {
     if (this.#given.at(-1)?.isEarlier === true) return;
-    const atMs = performance.now();
+    const atMs = this.#options.asking.clock.monotonicMs();
     const nothing = { credential: undefined, isProof: false, shownBytes: 0 };
     this.#given.push({ contender, ...nothing, isEarlier: true, from, atMs });
   }
@@ -104,14 +104,14 @@ export class FillProofs {
    * Never rejects.
    */
   async linkShown(held: HeldBytes): Promise<void> {
-    const { digest, links, log } = this.#options;
+    const { digest, asking, links, log } = this.#options;
     const shown = [...this.#shown.values()];
     this.#shown.clear();
     const linking = shown.map(async ({ repository, right }) => {
       if (await links.isSettled(repository, digest, right)) return;
       await links.confirm(repository, digest, right, held);
     });
-    await within(Promise.all(linking), LINK_WITHIN_MS).catch((error: unknown) => {
+    await within(Promise.all(linking), LINK_WITHIN_MS, asking.clock).catch((error: unknown) => {
       log.debug({ err: error }, 'a blob could not be linked for clients that proved their right to it');
     });
   }

@@ -56,7 +56,7 @@ export class FillSharing {
   constructor(options: FillSharingOptions, { repository, right, settled, namedSize }: FillRequest) {
     const { fill, asking, links, log } = options;
     this.#options = options;
-    this.#contenders = new Contenders(fill.digest, links);
+    this.#contenders = new Contenders(fill.digest, links, asking.clock);
     this.#proofs = new FillProofs({ digest: fill.digest, asking, links, log });
     this.starter = this.#contenders.add(repository, right, settled);
     this.#namedSizes.add(namedSize);

@@ -1,4 +1,5 @@
 import type { Ingest, SpoolSpace } from '../../blobs/spool.ts';
+import type { Clock } from '../../lib/clock.ts';
 import type { Log } from '../../lib/log.ts';
 import type { Meter } from '../../lib/meter.ts';
 import type { UpstreamRequests } from '../upstream-requests.ts';
@@ -53,7 +54,7 @@ export class FillTransfer {
     const { fill, sharing, asking, pieces, skipEndpoints, meter, log, signal } = this.#options;
     const labels = { upstream: sharing.starter.repository.upstream };
     const writer = new IngestWriter(ingest, length => fill.grow(length));
-    const reading = new Reading(fill);
+    const reading = new Reading(fill, asking.clock);
     return download({
       asking,
       digest: fill.digest,
@@ -102,14 +103,17 @@ export class Unwanted extends Error {
 /** Tracks when a Fill was last read. */
 class Reading {
   readonly #fill: Fill;
-  #readAtMs = performance.now();
+  readonly #clock: Clock;
+  #readAtMs: number;
 
-  constructor(fill: Fill) {
+  constructor(fill: Fill, clock: Clock) {
     this.#fill = fill;
+    this.#clock = clock;
+    this.#readAtMs = clock.monotonicMs();
   }
 
   get unreadMs(): number {
-    const nowMs = performance.now();
+    const nowMs = this.#clock.monotonicMs();
     if (this.#fill.hasReaders) this.#readAtMs = nowMs;
     return nowMs - this.#readAtMs;
   }

@@ -28,7 +28,7 @@ interface FirstAnswer extends Answer {
   readonly isPart: boolean;
   readonly start: number;
   readonly bytes: Uint8Array;
-  /** When it was asked, by `performance.now()`. */
+  /** When it was asked, by `UpstreamRequests.clock`. */
   readonly atMs: number;
 }
 
@@ -75,7 +75,7 @@ export class FirstRanges {
         },
         right,
         async (upstream, ask) => {
-          const atMs = performance.now();
+          const atMs = this.#asking.clock.monotonicMs();
           const { start, end } = extent;
           const part = { offset: start, length: end - start };
           const fetched = await unlessBehindEnd(

@@ -4,9 +4,12 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { bytesOf, randomBlob } from '../../../test/support/content.ts';
 import { FakeUpstream } from '../../../test/support/fake-upstream.ts';
 import { MirrorWorld, whole } from '../../../test/support/mirror-world.ts';
+import { ManualClock } from '../../lib/manual-clock.fixture.ts';
 
 const blob = randomBlob(300_000, 'hostile');
 const bytes = bytesOf(blob);
+/** No pause between two attempts is longer. */
+const MAX_BACKOFF_MS = 2_000;
 const OK = 'HTTP/1.1 200 OK\r\n';
 const LENGTH = `Content-Length: ${bytes.length}\r\n`;
 const CHUNKED = `${OK}Transfer-Encoding: chunked\r\n\r\n`;
@@ -52,7 +55,10 @@ beforeEach(async () => {
   const address = server.address();
   if (address === null || typeof address === 'string') throw new Error('not listening');
   const url = `http://127.0.0.1:${address.port}`;
-  world = await MirrorWorld.open(fake, { upstream: { url, timeouts: { headersMs: 200, idleBodyMs: 200 } } });
+  world = await MirrorWorld.open(fake, {
+    upstream: { url, timeouts: { headersMs: 200, idleBodyMs: 200 } },
+    clock: new ManualClock().skipWaits(MAX_BACKOFF_MS),
+  });
 });
 
 afterEach(async () => {

@@ -5,7 +5,7 @@ export class Keeping {
   readonly #nowMs: () => number;
   #failure: { readonly reason: string; readonly sinceMs: number } | undefined;
 
-  constructor(nowMs: () => number = Date.now) {
+  constructor(nowMs: () => number) {
     this.#nowMs = nowMs;
   }
 

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Spool } from '../../blobs/spool.ts';
 import { isStorageClosed } from '../../blobs/storage-full.ts';
+import type { Clock, Timer } from '../../lib/clock.ts';
 import type { Lease } from '../../lib/lease.ts';
 import type { Log } from '../../lib/log.ts';
 import { Lru } from '../../lib/lru.ts';
@@ -234,6 +235,7 @@ export class Partials {
         leaseKey: held.key,
         isStored: async () => (await metadata.statBlob(digest)) !== undefined,
         letGo: isKept => this.#letGo(key, kept, { lease: held, isKept, blob }),
+        clock: asking.clock,
         log,
       });
     } catch (error) {
@@ -327,6 +329,7 @@ interface OpenedOptions {
   readonly isStored: () => Promise<boolean>;
   /** Called when it is closed. */
   readonly letGo: (isKept: boolean) => Promise<void>;
+  readonly clock: Clock;
   readonly log: Log;
 }
 
@@ -338,7 +341,7 @@ class Opened {
   readonly leaseKey: string;
   readonly #options: OpenedOptions;
   #users = 0;
-  #idle: NodeJS.Timeout | undefined;
+  #idle: Timer | undefined;
   #closed: Promise<void> | undefined;
 
   constructor(options: OpenedOptions) {
@@ -358,7 +361,7 @@ class Opened {
   }
 
   use(): PartialUse {
-    clearTimeout(this.#idle);
+    this.#idle?.cancel();
     this.#users += 1;
     let isUsed = true;
     const leave = (): void => {
@@ -367,7 +370,7 @@ class Opened {
       this.#users -= 1;
       if (this.#users > 0) return;
       if (this.blob.isOver) this.#close();
-      else this.#idle = setTimeout(() => this.#close(), IDLE_MS);
+      else this.#idle = this.#options.clock.after(IDLE_MS, () => this.#close());
     };
     return { blob: this.blob, leave };
   }
@@ -380,7 +383,7 @@ class Opened {
   }
 
   #close(): void {
-    clearTimeout(this.#idle);
+    this.#idle?.cancel();
     this.#closed ??= this.#closeNow();
   }
 

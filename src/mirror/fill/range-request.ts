@@ -114,7 +114,7 @@ export class RangeRequest {
     const { asking, links, meter, log, digest, size, extent, asker, write } = this.#options;
     const { repository, right } = asker;
     const settled = asker.settled || links.isPartGiven(repository, digest, right);
-    const contender = new Contender(repository, right, settled);
+    const contender = new Contender(repository, right, settled, asking.clock);
     let position = extent.start;
     await download({
       asking,
