@@ -24,6 +24,14 @@ function body(...chunks: readonly Buffer[]): Readable {
   return Readable.from(chunks, { objectMode: false });
 }
 
+/** How much of a long body is written at once. */
+async function largestBatch(): Promise<number> {
+  const batches: number[] = [];
+  const to = disk(async bytes => void batches.push(bytes));
+  await takeIn(body(...Array.from({ length: 64 }, () => Buffer.alloc(65_536))), to, limits);
+  return Math.max(...batches);
+}
+
 describe('receiving a body', () => {
   it('writes all of it in order', async () => {
     const bytes = Buffer.from(Array.from({ length: 5000 }, (_, at) => at % 251));
@@ -50,6 +58,16 @@ describe('receiving a body', () => {
     await takeIn(source, to, limits);
     expect(written).toBe(24 * MIB);
     expect(mostAhead).toBeLessThan(4 * MIB);
+  });
+
+  it('writes large batches, and smaller ones beside many other bodies', async () => {
+    expect(await largestBatch()).toBe(MIB);
+    const others = Array.from({ length: 40 }, () => new Readable({ read() {} }));
+    const taken = others.map(other => takeIn(other, disk(), limits));
+    expect(await largestBatch()).toBe(MIB / 4);
+    for (const other of others) other.push(null);
+    await Promise.all(taken);
+    expect(await largestBatch()).toBe(MIB);
   });
 
   it('keeps nothing in memory for a client that has paused', async () => {
