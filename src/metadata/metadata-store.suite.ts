@@ -1354,6 +1354,13 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await store.evict([unused!], HOUR_AGO_MS)).toEqual([unused]);
       });
 
+      test('counts in its process until it is written', async () => {
+        for (const { digest } of contents) store.noteUse(digest);
+        const written = store.writeUses();
+        expect(await store.evict(contents, HOUR_AGO_MS)).toEqual([]);
+        await written;
+      });
+
       test('is known to other processes when writeUses resolves, whoever else has begun to write it', async () => {
         const other = await place.open();
         for (const { digest } of [...contents, manifestOf(one)]) store.noteUse(digest);

@@ -29,8 +29,8 @@ export class LastUsed {
   readonly #log: Log;
   readonly #noted = new Map<Digest, number>();
   #timer: NodeJS.Timeout | undefined;
-  /** Resolves when every flush that has begun has ended. */
-  #flushing: Promise<void> | undefined;
+  /** Resolves when every flush that was asked for has ended. */
+  #flushing = Promise.resolve();
   #isClosing = false;
 
   constructor(writer: Writer, manifests: Manifests, blobs: Blobs, log: Log) {
@@ -40,20 +40,21 @@ export class LastUsed {
     this.#log = log;
   }
 
-  note(digest: Digest): void {
+  note(digest: Digest, atMs: number = Date.now()): void {
     if (this.#noted.size < MAX_NOTED || this.#noted.has(digest)) {
-      this.#noted.set(digest, Date.now());
+      this.#noted.set(digest, atMs);
     }
     this.#schedule();
   }
 
   /** Writes a use at once, unless one was written a moment ago. If the disk is full, it is kept in memory. */
   async put(digest: Digest): Promise<void> {
-    this.note(digest);
-    const write = () => this.#write(digest, Date.now(), RELIED_RESOLUTION_MS);
+    const atMs = Date.now();
+    this.note(digest, atMs);
+    const write = () => this.#write(digest, atMs, RELIED_RESOLUTION_MS);
     try {
       await this.#writer.write(write, { bearsOnPulls: false });
-      this.#noted.delete(digest);
+      this.#forget(digest, atMs);
     } catch {
       // It is noted.
     }
@@ -61,8 +62,7 @@ export class LastUsed {
 
   /** Writes all uses that were noted until now, also those that another call is writing. */
   async flush(): Promise<void> {
-    const before = this.#flushing;
-    this.#flushing = this.#flush().then(() => before);
+    this.#flushing = this.#flushing.then(() => this.#flush());
     await this.#flushing;
   }
 
@@ -95,19 +95,23 @@ export class LastUsed {
   /** A failure only loses precision, so it is logged and not thrown. */
   async #flush(): Promise<void> {
     const noted = [...this.#noted];
-    this.#noted.clear();
     try {
-      while (noted.length > 0) {
-        const rows = noted.splice(-ROWS_PER_WRITE);
+      for (let at = 0; at < noted.length; at += ROWS_PER_WRITE) {
+        if (at > 0 && !this.#isClosing) await delay(PAUSE_MS);
+        const rows = noted.slice(at, at + ROWS_PER_WRITE);
         const write = () => rows.forEach(([digest, atMs]) => this.#write(digest, atMs));
         await this.#writer.write(write, { bearsOnPulls: false });
-        if (noted.length > 0 && !this.#isClosing) {
-          await delay(PAUSE_MS);
-        }
+        for (const [digest, atMs] of rows) this.#forget(digest, atMs);
       }
     } catch (error) {
       this.#log.warn({ err: error }, 'times of last use could not be written');
+      for (const [digest, atMs] of noted) this.#forget(digest, atMs);
     }
+  }
+
+  /** Call when a use was written, or cannot be: a later one stays. */
+  #forget(digest: Digest, atMs: number): void {
+    if (this.#noted.get(digest) === atMs) this.#noted.delete(digest);
   }
 
   #write(digest: Digest, atMs: number, resolutionMs = RESOLUTION_MS): void {
