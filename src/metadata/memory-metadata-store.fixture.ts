@@ -73,6 +73,8 @@ export class MemoryMetadataStore implements MetadataStore {
   readonly #listeners = new Set<{ readonly topic: Topic; readonly listener: () => void }>();
   /** What others have announced, and this process has not heard yet. */
   readonly #news = new Set<Topic>();
+  /** When content was used, as far as it is not written yet. */
+  readonly #noted = new Map<Digest, number>();
   #isClosed = false;
 
   constructor(index: MemoryIndex) {
@@ -448,22 +450,27 @@ export class MemoryMetadataStore implements MetadataStore {
   }
 
   expireLinks(links: readonly BlobLink[], unusedSinceMs: number) {
-    return this.#write(
-      () => links.filter(link => removals.expireLink(this.#tables, link, unusedSinceMs)).length,
-    );
+    return this.#write(() => {
+      const isRemoved = (link: BlobLink) => removals.expireLink(this.#tables, link, unusedSinceMs);
+      return this.#withoutNoted(links).filter(isRemoved).length;
+    });
   }
 
   removeUnneeded(contents: readonly Content[], unusedSinceMs: number) {
     return this.#write(() => {
       const sinceMs = Math.min(unusedSinceMs, reachability.importingSinceMs(this.#tables));
-      return contents.filter(content => removals.removeUnneeded(this.#tables, content, sinceMs));
+      return this.#withoutNoted(contents).filter(content =>
+        removals.removeUnneeded(this.#tables, content, sinceMs),
+      );
     });
   }
 
   removeUnlinked(contents: readonly Content[], unusedSinceMs: number) {
     return this.#write(() => {
       const sinceMs = Math.min(unusedSinceMs, reachability.importingSinceMs(this.#tables));
-      return contents.filter(content => removals.removeUnlinked(this.#tables, content, sinceMs));
+      return this.#withoutNoted(contents).filter(content =>
+        removals.removeUnlinked(this.#tables, content, sinceMs),
+      );
     });
   }
 
@@ -473,7 +480,7 @@ export class MemoryMetadataStore implements MetadataStore {
 
   evict(contents: readonly Content[], unusedSinceMs: number) {
     return this.#write(() =>
-      contents.filter(content => removals.evict(this.#tables, content, unusedSinceMs)),
+      this.#withoutNoted(contents).filter(content => removals.evict(this.#tables, content, unusedSinceMs)),
     );
   }
 
@@ -595,19 +602,17 @@ export class MemoryMetadataStore implements MetadataStore {
   }
 
   noteUse(digest: Digest) {
-    const atMs = Date.now();
-    const { blobs, manifests: bytes } = this.#tables;
-    const [blob, manifest] = [blobs.get(digest), bytes.get(digest)];
-    if (blob !== undefined) blobs.set(digest, { ...blob, usedAtMs: Math.max(atMs, blob.usedAtMs) });
-    if (manifest !== undefined)
-      bytes.set(digest, { ...manifest, usedAtMs: Math.max(atMs, manifest.usedAtMs) });
+    this.#noted.set(digest, Date.now());
   }
 
-  putUse(digest: Digest) {
-    return this.#write(() => this.noteUse(digest));
+  async putUse(digest: Digest) {
+    this.noteUse(digest);
+    await this.#write(() => this.#writeUse(digest));
   }
 
-  async writeUses() {}
+  async writeUses() {
+    await this.#write(() => this.#noted.forEach((_, digest) => this.#writeUse(digest)));
+  }
 
   async hasLaterUses(thanMs: number) {
     const { blobs, manifests: bytes } = this.#read();
@@ -668,9 +673,10 @@ export class MemoryMetadataStore implements MetadataStore {
 
   async close(): Promise<void> {
     if (this.#isClosed) return;
+    // After the writes that were begun before.
+    const written = this.writeUses();
     this.#isClosed = true;
-    // The writes that were begun before.
-    await nextTurn();
+    await written;
     this.#index.processes.delete(this);
     await this.#leases.close();
   }
@@ -718,6 +724,23 @@ export class MemoryMetadataStore implements MetadataStore {
     manifests.putManifestRow(this.#tables, manifest, view, atMs);
     this.#tables.damage.delete(digest);
     repositories.putLink(this.#tables, rows, { digest, kind: 'manifest', mediaType, size: bytes.byteLength });
+  }
+
+  /** Call within a write. Of content that is not stored by now there is nothing to write. */
+  #writeUse(digest: Digest): void {
+    const atMs = this.#noted.get(digest);
+    if (atMs === undefined) return;
+    const { blobs, manifests: bytes } = this.#tables;
+    const [blob, manifest] = [blobs.get(digest), bytes.get(digest)];
+    if (blob !== undefined) blobs.set(digest, { ...blob, usedAtMs: Math.max(atMs, blob.usedAtMs) });
+    if (manifest !== undefined)
+      bytes.set(digest, { ...manifest, usedAtMs: Math.max(atMs, manifest.usedAtMs) });
+    this.#noted.delete(digest);
+  }
+
+  /** Those whose last use is known to the rows. */
+  #withoutNoted<T extends { readonly digest: Digest }>(contents: readonly T[]): readonly T[] {
+    return contents.filter(({ digest }) => !this.#noted.has(digest));
   }
 
   /** The manifest, unless its bytes do not match its digest: then it is damaged, and absent from now on. */

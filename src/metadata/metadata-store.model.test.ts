@@ -29,7 +29,8 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true }));
 
 beforeEach(() => {
-  vi.useFakeTimers({ toFake: ['Date'] });
+  // Nothing happens by itself, however long a history takes on a busy machine.
+  vi.useFakeTimers({ toFake: ['Date', 'setTimeout', 'clearTimeout'] });
 });
 
 afterEach(() => {

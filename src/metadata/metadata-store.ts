@@ -449,8 +449,9 @@ export interface MetadataStore extends Leases {
   /** Sets it unless it is set; returns the value that is then set. */
   initSetting(name: string, value: string): Promise<string>;
   /**
-   * Records that content was served, to within a minute. Batched in memory, so a crash may lose the last seconds; until
-   * then, no removal by this process takes the content.
+   * Records that content was served, to within a minute. Batched in memory, so a crash may lose the last seconds. When
+   * it is written, it counts for what is then stored under the digest; until then, no removal by this process takes the
+   * content.
    */
   noteUse(digest: Digest): void;
   /**

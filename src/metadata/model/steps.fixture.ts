@@ -147,22 +147,10 @@ const UNLINKING: readonly Weighted[] = [
 
 const UPKEEP: readonly Weighted[] = [
   step(2, 'removeBlob', blob, (store, given) => store.removeBlob(given)),
-  step(4, 'expireLinks', fc.tuple(links, since), async (store, given, side) => {
-    await writeUses(side);
-    return store.expireLinks(...given);
-  }),
-  step(4, 'removeUnneeded', fc.tuple(contents, since), async (store, given, side) => {
-    await writeUses(side);
-    return store.removeUnneeded(...given);
-  }),
-  step(2, 'removeUnlinked', fc.tuple(contents, since), async (store, given, side) => {
-    await writeUses(side);
-    return store.removeUnlinked(...given);
-  }),
-  step(5, 'evict', fc.tuple(contents, since), async (store, given, side) => {
-    await writeUses(side);
-    return store.evict(...given);
-  }),
+  step(4, 'expireLinks', fc.tuple(links, since), (store, given) => store.expireLinks(...given)),
+  step(4, 'removeUnneeded', fc.tuple(contents, since), (store, given) => store.removeUnneeded(...given)),
+  step(2, 'removeUnlinked', fc.tuple(contents, since), (store, given) => store.removeUnlinked(...given)),
+  step(5, 'evict', fc.tuple(contents, since), (store, given) => store.evict(...given)),
   step(2, 'ifStray', fc.tuple(digest, fc.boolean()), async (store, [given, fails]) => {
     let acts = 0;
     const isStray = await store.ifStray(given, () => (fails ? fail() : void (acts += 1)));
@@ -182,7 +170,8 @@ const UPKEEP: readonly Weighted[] = [
     },
   ),
   step(1, 'endDamage', digest, (store, given) => store.endDamage(given)),
-  step(1, 'noteUse', digest, async (store, given) => store.noteUse(given)),
+  step(2, 'noteUse', digest, async (store, given) => store.noteUse(given)),
+  step(1, 'writeUses', fc.constant([]), store => store.writeUses()),
   step(1, 'putUse', digest, (store, given) => store.putUse(given)),
   step(1, 'lowerUses', fc.tuple(since, time), (store, given) => store.lowerUses(...given)),
   step(1, 'lowerLinks', fc.tuple(links, time), (store, given) => store.lowerLinks(...given)),
@@ -294,7 +283,3 @@ export const RECORDS: readonly Weighted[] = [
 
 /** All that happens to content. */
 export const CONTENT: readonly Weighted[] = [...STORING, ...UNLINKING, ...UPKEEP, ...LEASES];
-
-async function writeUses({ stores }: Side): Promise<void> {
-  for (const store of stores) await store.writeUses();
-}
