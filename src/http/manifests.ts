@@ -2,10 +2,12 @@ import type { OutgoingHttpHeaders } from 'node:http';
 import { Lru } from '../lib/lru.ts';
 import { isDigest } from '../oci/digest.ts';
 import type { ManifestWant, PullSource } from '../oci/pull-source.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
 import { answer } from './answer.ts';
 import { cacheStatus } from './cache-status.ts';
 import { entityTag, isNotModified } from './conditional.ts';
 import type { ManifestCall } from './hosted-handlers.ts';
+import { warning } from './warning.ts';
 import type { WholeBodies } from './whole-bodies.ts';
 
 /** GET and HEAD of a manifest (distribution spec, "Pulling manifests"). */
@@ -23,6 +25,7 @@ export async function readManifest(
   const headers: OutgoingHttpHeaders = { 'Docker-Content-Digest': digest, ETag: entityTag(digest) };
   const status = cacheStatus(served);
   if (status !== undefined) headers['Cache-Status'] = status;
+  if (served.outcome === 'stale') headers['Warning'] = warning(notConfirmed(repository, reference));
   // Which child of an index a tag means may depend on Accept; a digest does not depend on it.
   if (!isDigest(reference)) headers['Vary'] = 'Accept';
   if (isNotModified(exchange.req, digest)) {
@@ -30,6 +33,11 @@ export async function readManifest(
   }
   headers['Content-Type'] = mediaType;
   return bodies.send(exchange, { status: 200, headers, bytes: served.bytes, digest });
+}
+
+function notConfirmed(repository: Repository, reference: string): string {
+  const image = `${repositoryText(repository)}${isDigest(reference) ? '@' : ':'}${reference}`;
+  return `upstream could not confirm ${image}, so this is what was stored of it before`;
 }
 
 /**

@@ -1,9 +1,10 @@
-import type { IncomingMessage } from 'node:http';
+import type { IncomingMessage, OutgoingHttpHeaders } from 'node:http';
 import type { Log } from '../lib/log.ts';
 import { OciError } from '../oci/errors.ts';
 import { answerJson } from './answer.ts';
 import type { Exchange } from './exchange.ts';
 import { storageTrouble } from './storage-trouble.ts';
+import { warning } from './warning.ts';
 
 /**
  * After an error response, at most this much of what the client still sends is read and dropped, so that it receives
@@ -34,8 +35,15 @@ export function writeProblem(exchange: Exchange, error: unknown, log: Log): void
     res.destroy();
     return;
   }
-  answerJson(exchange, problem.status, { ...problem.headers }, problem);
+  const headers: OutgoingHttpHeaders = { ...problem.headers };
+  if (isUnread(problem.status)) headers['Warning'] = warning(problem.message);
+  answerJson(exchange, problem.status, headers, problem);
   if (!req.complete) drain(req);
+}
+
+/** Whether clients do not show the body of such a response: containers/image shows those of 4xx except 429. */
+function isUnread(status: number): boolean {
+  return status === 429 || status >= 500;
 }
 
 /** A complete HTTP/1.1 response for a socket whose request could not be parsed. */

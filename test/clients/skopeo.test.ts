@@ -67,6 +67,22 @@ describe.skipIf(!canRun)('skopeo', () => {
         );
       });
 
+      test('says why an image cannot be had, and that a stored one may be old, with upstream stopped', async () => {
+        await mirror.upstream.stop();
+        const inspect = (reference: string) => {
+          const args = ['inspect', '--tls-verify=false', `docker://${mirror.reference(reference)}`];
+          return skopeo.config.tryRun('skopeo', ...args);
+        };
+        expect(await inspect(FIXED.replace(/:1$/, ':2'))).toMatchObject({
+          code: 1,
+          stderr: expect.stringMatching(/Warning from registry.*cannot connect/),
+        });
+        expect(await inspect(LATEST)).toMatchObject({
+          code: 0,
+          stderr: expect.stringMatching(/Warning from registry.*could not confirm/),
+        });
+      });
+
       test('everything stored is still served with upstream stopped', async () => {
         await mirror.upstream.stop();
         for (const image of [FIXED, LATEST, PRIVATE]) {

@@ -221,7 +221,11 @@ describe('with upstream stopped', () => {
     await pull('latest');
     await upstream.stop();
     expect(await pull('latest')).toBe(image.manifest.digest);
-    expect((await manifest('latest')).headers['cache-status']).toContain('stale');
+    const { headers } = await manifest('latest');
+    expect(headers['cache-status']).toContain('stale');
+    expect(headers['warning']).toBe(
+      `299 - "upstream could not confirm ${UPSTREAM}/app:latest, so this is what was stored of it before"`,
+    );
   });
 
   it('what is not stored is 503, with an error that names the upstream', async () => {
@@ -231,6 +235,7 @@ describe('with upstream stopped', () => {
     expect([got.status, codeOf(got)]).toEqual([503, 'UNAVAILABLE']);
     expect(got.text).toContain(UPSTREAM);
     expect(got.headers['retry-after']).toMatch(/^\d+$/);
+    expect(got.headers['warning']).toContain(UPSTREAM);
   });
 
   it('the stored tags are listed', async () => {
