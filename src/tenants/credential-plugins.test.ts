@@ -1,18 +1,20 @@
+import { existsSync } from 'node:fs';
 import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
-import { silentLog } from '../lib/log.ts';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { type Log, silentLog } from '../lib/log.ts';
+import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { formatYaml } from '../lib/yaml.ts';
 import { CredentialPlugins } from './credential-plugins.ts';
 
 let folder: string;
-let nowMs = 1_000_000;
+let clock: ManualClock;
 
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'entrepot-plugins-'));
   await mkdir(join(folder, 'bin'));
-  nowMs = 1_000_000;
+  clock = new ManualClock();
 });
 
 afterEach(() => rm(folder, { recursive: true, force: true }));
@@ -45,10 +47,7 @@ function answer(more: object = {}): string {
   return `cat <<'END'\n${JSON.stringify(response(more))}\nEND`;
 }
 
-async function open(
-  providers: readonly object[],
-  { timeLimitMs = 20_000, log = silentLog } = {},
-): Promise<CredentialPlugins> {
+async function open(providers: readonly object[], log = silentLog): Promise<CredentialPlugins> {
   const configFile = join(folder, 'providers.yaml');
   const complete = providers.map(provider => ({
     apiVersion: V1,
@@ -67,8 +66,7 @@ async function open(
     binDir: join(folder, 'bin'),
     environment: ENVIRONMENT,
     log,
-    nowMs: () => nowMs,
-    timeLimitMs,
+    clock,
   });
 }
 
@@ -135,17 +133,17 @@ test('a response is cached for as long as it says, or else as the configuration 
   await addPlugin('never', answer({ cacheDuration: '0s' }));
   const plugins = await open([{ name: 'says' }, { name: 'silent' }, { name: 'never' }]);
   await plugins.configsFor('reg.example/x');
-  nowMs += 60_000;
+  await clock.advance(60_000);
   await plugins.configsFor('reg.example/x');
   expect(await Promise.all(['says', 'silent', 'never'].map(runsOf))).toEqual([1, 1, 2]);
-  nowMs += 1;
+  await clock.advance(1);
   await plugins.configsFor('reg.example/x');
   expect(await Promise.all(['says', 'silent', 'never'].map(runsOf))).toEqual([2, 1, 3]);
-  nowMs += 540_000;
+  await clock.advance(540_000);
   await plugins.configsFor('reg.example/x');
   expect(await Promise.all(['says', 'silent', 'never'].map(runsOf))).toEqual([3, 2, 4]);
   // Set back, the clock would make them hold longer.
-  nowMs -= 600_000;
+  clock.set(clock.nowMs() - 600_000);
   await plugins.configsFor('reg.example/x');
   expect(await Promise.all(['says', 'silent', 'never'].map(runsOf))).toEqual([4, 3, 5]);
 });
@@ -206,7 +204,7 @@ test('a tenant with too many waiting gets nothing from a plugin, which is logged
   const told: object[] = [];
   const log = { ...silentLog, warn: (fields: object) => void told.push(fields), child: () => log };
   await addPlugin('p', answer());
-  const plugins = await open([{ name: 'p' }], { log });
+  const plugins = await open([{ name: 'p' }], log);
   const names = Array.from({ length: 1_005 }, (_, n) => `reg.example/image-${n}`);
   const asked = names.map(image => loginsFor(plugins, image));
   expect(await asked[1_004]).toEqual([]);
@@ -231,33 +229,45 @@ test.each([
   ['answers for another version', answer({ apiVersion: `${V1}beta1` }), /apiVersion of the response is not/],
   ['has an unknown cache key', answer({ cacheKeyType: 'image' }), /cacheKeyType/],
   ['writes without end', 'yes', /more than 1048576 bytes/],
-  ['takes too long', 'sleep 60', /took longer than 3 s/],
-  ['leaves a child that keeps its output open', 'sleep 60 &\nsleep 60', /took longer than 3 s/],
+  ['does not read its input', 'exec <&-; exit 4', /status 4/],
+])('a plugin that %s gives nothing, says why, and rests for 10 s', async (_what, script, reason) => {
+  const reasons: string[] = [];
+  await addPlugin('bad', script);
+  await addPlugin('good', answer());
+  const plugins = await open([{ name: 'bad' }, { name: 'good' }], logOf(reasons));
+  expect(await loginsFor(plugins, 'reg.example/x')).toEqual(['good: reg.example u:p']);
+  expect(reasons).toEqual([expect.stringMatching(reason)]);
+  await plugins.configsFor('reg.example/x');
+  expect(await runsOf('bad')).toBe(1);
+  await clock.advance(10_001);
+  await plugins.configsFor('reg.example/x');
+  expect(await runsOf('bad')).toBe(2);
+});
+
+test.each([
+  ['takes too long', 'touch begun; sleep 60'],
+  ['leaves a child that keeps its output open', 'sh -c "touch begun; sleep 60" &\nsleep 60'],
   [
     'leaves a child that left its group, and keeps its output open',
-    'setsid sleep 60 &\nexit 0',
-    /took longer than 3 s/,
+    'setsid sh -c "touch begun; sleep 60" &\nexit 0',
   ],
-  ['does not read its input', 'exec <&-; exit 4', /status 4/],
-])(
-  'a plugin that %s gives nothing, says why, and rests for 10 s',
-  async (_what, script, reason) => {
-    const reasons: string[] = [];
-    const warn = (fields: object) => void reasons.push('reason' in fields ? String(fields.reason) : '');
-    const log = { ...silentLog, warn, child: () => log };
-    await addPlugin('bad', script);
-    await addPlugin('good', answer());
-    const plugins = await open([{ name: 'bad' }, { name: 'good' }], { timeLimitMs: 3_000, log });
-    expect(await loginsFor(plugins, 'reg.example/x')).toEqual(['good: reg.example u:p']);
-    expect(reasons).toEqual([expect.stringMatching(reason)]);
-    await plugins.configsFor('reg.example/x');
-    expect(await runsOf('bad')).toBe(1);
-    nowMs += 10_001;
-    await plugins.configsFor('reg.example/x');
-    expect(await runsOf('bad')).toBe(2);
-  },
-  20_000,
-);
+])('a plugin that %s is ended after a minute, and gives nothing', async (_what, script) => {
+  const reasons: string[] = [];
+  await addPlugin('late', `cd ${folder}\n${script}`);
+  const plugins = await open([{ name: 'late' }], logOf(reasons));
+  const asked = loginsFor(plugins, 'reg.example/x');
+  await vi.waitUntil(() => existsSync(join(folder, 'begun')), 60_000);
+  await clock.advance(60_000);
+  expect(await asked).toEqual([]);
+  expect(reasons).toEqual(['took longer than 60 s']);
+});
+
+/** A log that keeps the reasons of warnings. */
+function logOf(reasons: string[]): Log {
+  const warn = (fields: object) => void reasons.push('reason' in fields ? String(fields.reason) : '');
+  const log: Log = { ...silentLog, warn, child: () => log };
+  return log;
+}
 
 test('an invalid configuration, or one that names a missing plugin, is refused', async () => {
   await expect(open([{ name: 'absent' }])).rejects.toThrow(/absent is not an executable file/);

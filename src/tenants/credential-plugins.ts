@@ -1,5 +1,6 @@
 import { access, constants, readdir, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { type Clock, systemClock } from '../lib/clock.ts';
 import { FairSlots, SlotsFull } from '../lib/fair-slots.ts';
 import { Lru } from '../lib/lru.ts';
 import type { Log } from '../lib/log.ts';
@@ -17,7 +18,7 @@ import {
 } from './credential-provider.ts';
 import type { DockerConfig } from './docker-config.ts';
 import type { KeyringConfig } from './keyring.ts';
-import { PLUGIN_TIME_LIMIT_MS, PluginFailed, runPlugin } from './provider-exec.ts';
+import { PluginFailed, runPlugin } from './provider-exec.ts';
 
 export interface CredentialPluginsOptions {
   /** A CredentialProviderConfig, or a folder of such files, read in the order of their names. */
@@ -27,10 +28,8 @@ export interface CredentialPluginsOptions {
   /** The environment that plugins inherit: this process's own, as they inherit the kubelet's. */
   readonly environment: Readonly<Record<string, string | undefined>>;
   readonly log: Log;
-  /** Default: the system's clock. */
-  readonly nowMs?: () => number;
-  /** How long a plugin may run before it is killed. Default: 60 s, as in the kubelet. */
-  readonly timeLimitMs?: number;
+  /** Default: the system's. */
+  readonly clock?: Clock;
 }
 
 /**
@@ -108,7 +107,7 @@ class Plugin {
   readonly #provider: CredentialProvider;
   readonly #options: CredentialPluginsOptions;
   readonly #log: Log;
-  readonly #nowMs: () => number;
+  readonly #clock: Clock;
   readonly #answers = new Lru<Answer>({ maxEntries: MAX_ANSWERS });
   readonly #slots: FairSlots;
   readonly #signal: AbortSignal;
@@ -129,7 +128,7 @@ class Plugin {
     this.#provider = provider;
     this.#options = options;
     this.#log = options.log.child({ plugin: provider.name });
-    this.#nowMs = options.nowMs ?? Date.now;
+    this.#clock = options.clock ?? systemClock;
   }
 
   isFor(image: string): boolean {
@@ -156,7 +155,7 @@ class Plugin {
   }
 
   #remembered(image: string): DockerConfig | undefined {
-    const nowMs = this.#nowMs();
+    const nowMs = this.#clock.nowMs();
     for (const [type, key] of Object.entries(cacheKeys(image))) {
       const answer = this.#answers.get(`${type} ${key}`);
       // Nor if the clock was set back, which would prolong the caching.
@@ -184,7 +183,7 @@ class Plugin {
       args,
       env: { ...this.#options.environment, ...Object.fromEntries(env.map(one => [one.name, one.value])) },
       input: encodeRequest(apiVersion, image),
-      timeLimitMs: this.#options.timeLimitMs ?? PLUGIN_TIME_LIMIT_MS,
+      clock: this.#clock,
       signal: this.#signal,
     });
     const response = decodeResponse(output);
@@ -202,7 +201,7 @@ class Plugin {
   }
 
   #remember(type: string, key: string, config: DockerConfig, forMs: number): void {
-    const fromMs = this.#nowMs();
+    const fromMs = this.#clock.nowMs();
     this.#answers.set(`${type} ${key}`, { config, fromMs, untilMs: fromMs + forMs });
   }
 }

@@ -1,7 +1,8 @@
 import { spawn } from 'node:child_process';
+import type { Clock } from '../lib/clock.ts';
 
 /** The kubelet's limit. */
-export const PLUGIN_TIME_LIMIT_MS = 60_000;
+const TIME_LIMIT_MS = 60_000;
 
 /** Far more than any response, which has a few tokens. */
 const MAX_OUTPUT_BYTES = 1024 * 1024;
@@ -21,14 +22,14 @@ export interface PluginRun {
   /** The complete environment. */
   readonly env: Readonly<Record<string, string | undefined>>;
   readonly input: string;
-  readonly timeLimitMs: number;
+  readonly clock: Clock;
   /** Ends the plugin when it aborts. */
   readonly signal?: AbortSignal | undefined;
 }
 
 /** Runs a plugin once, and returns its standard output if it ended with 0 in time; throws PluginFailed otherwise. */
 export async function runPlugin(run: PluginRun): Promise<string> {
-  const { program, args, env, input, timeLimitMs, signal } = run;
+  const { program, args, env, input, clock, signal } = run;
   if (signal?.aborted === true) throw new PluginFailed('is no longer run');
   // In a process group of its own, so that what a script started ends with it.
   const child = spawn(program, [...args], { env, detached: true });
@@ -40,10 +41,10 @@ export async function runPlugin(run: PluginRun): Promise<string> {
   const output = new Output(MAX_OUTPUT_BYTES, kill);
   const complaint = new Output(MAX_COMPLAINT_BYTES, () => {});
   let isLate = false;
-  const timer = setTimeout(() => {
+  const timer = clock.after(TIME_LIMIT_MS, () => {
     isLate = true;
     kill();
-  }, timeLimitMs);
+  });
   signal?.addEventListener('abort', kill);
   child.stdout.on('data', (chunk: Buffer) => output.add(chunk));
   child.stderr.on('data', (chunk: Buffer) => complaint.add(chunk));
@@ -55,12 +56,12 @@ export async function runPlugin(run: PluginRun): Promise<string> {
       child.on('error', error => reject(new PluginFailed(`cannot be run: ${error.message}`)));
       child.on('close', (code, by) => resolve(code === null ? `signal ${by}` : `status ${code}`));
     });
-    if (isLate) throw new PluginFailed(`took longer than ${timeLimitMs / 1000} s`);
+    if (isLate) throw new PluginFailed(`took longer than ${TIME_LIMIT_MS / 1000} s`);
     if (output.isFull) throw new PluginFailed(`wrote more than ${MAX_OUTPUT_BYTES} bytes`);
     if (status !== 'status 0') throw new PluginFailed(`ended with ${status}: ${complaint.text()}`);
     return output.text();
   } finally {
-    clearTimeout(timer);
+    timer.cancel();
     signal?.removeEventListener('abort', kill);
   }
 }
