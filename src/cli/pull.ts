@@ -104,6 +104,7 @@ export const pull: Command = {
               view.say(error instanceof Error ? error.message : String(error));
             const watching = watch({
               schedule: parseCron(prepull.schedule),
+              clock: parts.clock,
               named: async () => {
                 const { images, unread } = await readableImages(input, tell, prepull);
                 [...unread.values()].forEach(failed);

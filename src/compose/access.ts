@@ -12,6 +12,7 @@ import { ConfigError } from '../config/problems.ts';
 import { pathName } from '../config/path-name.ts';
 import { type RepositoryOptions, repositoryOptions } from '../config/repository-options.ts';
 import { plainTenantsProblem, tenantNameProblem } from '../config/rules.ts';
+import type { Clock } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import type { News } from '../lib/news.ts';
@@ -21,7 +22,7 @@ import { OciError } from '../oci/errors.ts';
 import { DOCKER_HUB } from '../oci/reference.ts';
 import { parseRegistryUrl } from '../oci/registry-url.ts';
 import type { Repository } from '../oci/repository.ts';
-import { CredentialPlugins } from '../tenants/credential-plugins.ts';
+import { CredentialPlugins, type CredentialPluginsOptions } from '../tenants/credential-plugins.ts';
 import { InvalidCredentialProvider } from '../tenants/credential-provider.ts';
 import { FileSecretSource } from '../tenants/file-secret-source.ts';
 import { Issuer } from '../tenants/issuer.ts';
@@ -49,13 +50,14 @@ export interface AccessNeeds {
   readonly reportsSecretsOf: (tenant: string | undefined) => boolean;
   /** As in `AccessOptions`. */
   readonly loginNews: News<LoginNews> | undefined;
+  readonly clock: Clock;
   readonly log: Log;
   readonly meter: Meter;
 }
 
 /** Opens all tenants, and what decides about rights. The caller closes `tenants`. */
 export async function openAccess(config: Config, needs: AccessNeeds): Promise<AccessParts> {
-  const { metadata, credentials, cluster, log, meter } = needs;
+  const { metadata, credentials, cluster, clock, log, meter } = needs;
   const credentialKey = await readCredentialKey(metadata);
   const nameProblem = (name: string) => tenantNameProblem(name, config);
   const issuing = { store: metadata, credentialKey, nameProblem };
@@ -65,7 +67,7 @@ export async function openAccess(config: Config, needs: AccessNeeds): Promise<Ac
     sources: [files, ...(cluster === undefined ? [] : [cluster.source])],
     configured: configuredTenants(config),
     nodeConfig: config.nodeConfig,
-    plugins: await openPlugins(config, log),
+    plugins: await openPlugins(config, { clock, log }),
     startsMeanwhile: needs.startsMeanwhile,
     reportsSecretsOf: needs.reportsSecretsOf,
     log,
@@ -138,11 +140,14 @@ export function requireEncryption(config: Config, tenants: Tenants): void {
 /**
  * The kubelet's plugins, if configured; throws ConfigError for a configuration with which the kubelet would not start.
  */
-export async function openPlugins(config: Config, log: Log): Promise<CredentialPlugins | undefined> {
+export async function openPlugins(
+  config: Config,
+  needs: Pick<CredentialPluginsOptions, 'clock' | 'log'>,
+): Promise<CredentialPlugins | undefined> {
   const { credentialProviders, environment, origin } = config;
   if (credentialProviders === undefined) return undefined;
   try {
-    return await CredentialPlugins.open({ ...credentialProviders, environment, log });
+    return await CredentialPlugins.open({ ...credentialProviders, ...needs, environment });
   } catch (error) {
     if (!(error instanceof InvalidCredentialProvider)) throw error;
     const { message } = error;

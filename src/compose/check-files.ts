@@ -26,7 +26,7 @@ export async function checkFiles(config: Config, log: Log): Promise<void> {
       if (tls !== undefined) await readTls(tls).catch(error => throwTlsProblems(config, error));
     }),
     problemsOf(async () => void verificationPolicies(config)),
-    problemsOf(async () => (await openPlugins(config, log))?.close()),
+    problemsOf(async () => (await openPlugins(config, { log }))?.close()),
     problemsOf(async () => {
       if (config.kubernetes !== undefined) await clusterAccess(config);
     }),

@@ -5,6 +5,7 @@ import type { Spool } from '../blobs/spool.ts';
 import type { Config } from '../config/config.ts';
 import { repositoryOptions } from '../config/repository-options.ts';
 import type { Grants } from '../grants/grants.ts';
+import type { Clock } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
 import type { MemoryBudget } from '../lib/memory-budget.ts';
 import type { Meter } from '../lib/meter.ts';
@@ -37,6 +38,7 @@ export interface MirrorNeeds {
   readonly failureNews: News<FailureNews> | undefined;
   /** As in `MirrorOptions`. */
   readonly endNews: News<EndedRight> | undefined;
+  readonly clock: Clock;
   readonly log: Log;
   readonly meter: Meter;
 }

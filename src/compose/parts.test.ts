@@ -14,6 +14,7 @@ import { loadConfig } from '../config/load.ts';
 import { ConfigError } from '../config/problems.ts';
 import { PartlyReloaded } from '../config/reload.ts';
 import { silentLog } from '../lib/log.ts';
+import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { STATE_FILE } from '../metadata/store-identity.ts';
 import { ANY_MANIFEST } from '../oci/pull-source.ts';
 import { createMetrics } from '../ops/metrics.ts';
@@ -191,12 +192,16 @@ describe('a raised pulls.maxConnections', () => {
     upstream.add('app', image, '1');
     upstream.misbehave({ kind: 'blob', hang: true });
     const overrides = { upstreams: { 'up.example': { url: upstream.url } } };
-    const parts = await openParts(await config({ ...overrides, pulls: { maxConnections: 1 } }), observers);
+    const clock = new ManualClock();
+    const one = await config({ ...overrides, pulls: { maxConnections: 1 } });
+    const parts = await openParts(one, observers, { clock });
     try {
       const repository = { upstream: 'up.example', name: 'app' };
       const right = await parts.access.operatorRight(repository);
       await parts.mirror.manifest(repository, '1', right, ANY_MANIFEST);
       const opened = layers.map(({ digest }) => parts.mirror.openBlob(repository, digest, right));
+      // The size in the manifest is used when upstream has said none for a while.
+      await clock.pass(5_000);
       for (const { reader } of await Promise.all(opened)) await reader.close();
       await expect.poll(() => upstream.downloads()).toHaveLength(1);
       const reload = await parts.prepareReload(await config({ ...overrides, pulls: { maxConnections: 2 } }));

@@ -19,6 +19,7 @@ import { Cursors } from '../http/cursors.ts';
 import { hostedHandlers } from '../http/hosted.ts';
 import type { HostedHandlers } from '../http/hosted-handlers.ts';
 import type { RepositoryResolver } from '../oci/repository-resolver.ts';
+import { type Clock, systemClock } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
 import { MemoryBudget } from '../lib/memory-budget.ts';
 import type { Meter } from '../lib/meter.ts';
@@ -57,6 +58,8 @@ export interface Observers {
 /** Everything below `http/`, opened on one store, for the server and the commands. */
 export interface Parts extends Storage {
   readonly config: Config;
+  /** Of all parts that wait. */
+  readonly clock: Clock;
   /** For bodies that are held in memory as a whole. */
   readonly memory: MemoryBudget;
   readonly resolver: RepositoryResolver;
@@ -89,6 +92,8 @@ export interface Parts extends Storage {
 }
 
 export interface PartsOptions {
+  /** Of all parts that wait. Default: the system's. */
+  readonly clock?: Clock;
   /** If not set, the cluster is not watched: only the tenants that a server has recorded in the store are known. */
   readonly followsCluster?: boolean;
   /** Whose unusable Secrets are logged; `undefined` stands for the node's Docker config. By default everybody's. */
@@ -143,6 +148,7 @@ async function openOn(
   config: Config,
   { log, meter }: Observers,
   {
+    clock = systemClock,
     followsCluster = false,
     startsMeanwhile = false,
     reportsDoubts = true,
@@ -152,11 +158,11 @@ async function openOn(
 ): Promise<Omit<Parts, 'close'>> {
   const atEachBeat: (() => void)[] = [];
   const onBeat = () => atEachBeat.forEach(act => act());
-  const { metadata, spool, blobs } = await openStorage(opened, config, { log, onBeat, reportsDoubts });
+  const { metadata, spool, blobs } = await openStorage(opened, config, { clock, log, onBeat, reportsDoubts });
   const credentials = await upstreamCredentials(config, metadata);
   const memory = MemoryBudget.ofOne(common?.processes ?? 1);
   const upstreams = opened.add(new Upstreams(config, credentials, { memory, news: common?.news }));
-  const needs = { metadata, log, meter };
+  const needs = { metadata, clock, log, meter };
   const cluster = followsCluster ? await openCluster(config, needs) : knownCluster(config, needs);
   const accessParts = await openAccess(config, {
     ...needs,
@@ -223,6 +229,7 @@ async function openOn(
   const cursors = new Cursors(await metadata.initSetting(CURSOR_KEY, randomBytes(32).toString('hex')));
   return {
     config,
+    clock,
     metadata,
     spool,
     blobs,

@@ -1,6 +1,5 @@
 /** The part of the composition root that pulls images ahead, for `entrepot pull` and in a server. */
 import { setMaxListeners } from 'node:events';
-import { setTimeout as delay } from 'node:timers/promises';
 import { mayNameArch, repositoryOptions } from '../config/repository-options.ts';
 import { type CronSchedule, parseCron } from '../lib/cron.ts';
 import { type Lease, LeaseLost } from '../lib/lease.ts';
@@ -118,7 +117,7 @@ const PUBLIC_PROOF_MS = 5_000;
  * public images would be exported as private. Only upstream's answer makes or ends the proof.
  */
 async function renewPublicProof(
-  { metadata, config }: Pick<Parts, 'metadata' | 'config'>,
+  { metadata, config, clock }: Pick<Parts, 'metadata' | 'config' | 'clock'>,
   { repository, digest }: { readonly repository: Repository; readonly digest: Digest },
   source: PullSource,
   signal: AbortSignal,
@@ -129,7 +128,7 @@ async function renewPublicProof(
   const asked = source.manifest(repository, digest, OF_ANYBODY, ANY_MANIFEST).catch((error: unknown) => {
     if (!(error instanceof OciError)) throw error;
   });
-  await within(unlessAborted(asked, signal), PUBLIC_PROOF_MS);
+  await within(unlessAborted(asked, signal), PUBLIC_PROOF_MS, clock);
 }
 
 /** Rejects with what is missing of it. */
@@ -193,7 +192,7 @@ export class Prepull {
 
   async #run(): Promise<void> {
     const { signal } = this.#stopping;
-    const { metadata } = this.#parts;
+    const { metadata, clock } = this.#parts;
     while (!signal.aborted) {
       try {
         const lease = await metadata.acquireLease(LEASE_KEY);
@@ -202,7 +201,7 @@ export class Prepull {
       } catch (error) {
         if (!signal.aborted) this.#broke(error);
       }
-      await delay(TAKE_OVER_POLL_MS, undefined, { signal }).catch(() => {});
+      await clock.sleep(TAKE_OVER_POLL_MS, signal).catch(() => {});
     }
   }
 
@@ -243,6 +242,7 @@ export class Prepull {
     const reader = configuredNames(found => log.debug({ found }, 'prepull'));
     const watching = watch({
       schedule: this.#schedule,
+      clock: this.#parts.clock,
       named: async () => {
         await stillOurs();
         const { images, unread } = await wantedImages(prepull, reader);

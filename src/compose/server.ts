@@ -128,7 +128,8 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     const clients = serving;
     addresses.push(...clients.addresses.map(({ url }) => hostOf(url)));
     certificate?.follow(material => clients.renewTls(material));
-    const schedule = opened.add(scheduleOf(config, { upkeep: parts.upkeep, disk, log: options.log }));
+    const { upkeep, clock } = parts;
+    const schedule = opened.add(scheduleOf(config, { upkeep, disk, clock, log: options.log }));
     await schedule.follow();
     const prepull = opened.add(prepullOf(parts, observers));
     await prepull.follow();

@@ -8,6 +8,7 @@ import type { BlobStore } from '../blobs/blob-store.ts';
 import { openFileStores } from '../blobs/file-stores.ts';
 import type { Spool } from '../blobs/spool.ts';
 import type { Config } from '../config/config.ts';
+import { type Clock, systemClock } from '../lib/clock.ts';
 import { type Log, silentLog } from '../lib/log.ts';
 import { Opened } from '../lib/opened.ts';
 import { openPrivateFolder } from '../lib/private-folder.ts';
@@ -52,10 +53,16 @@ export async function openStorage(
   opened: Opened,
   { storage }: Pick<Config, 'storage'>,
   {
+    clock,
     log,
     onBeat,
     reportsDoubts,
-  }: { readonly log: Log; readonly onBeat: () => void; readonly reportsDoubts: boolean },
+  }: {
+    readonly clock: Clock;
+    readonly log: Log;
+    readonly onBeat: () => void;
+    readonly reportsDoubts: boolean;
+  },
 ): Promise<Storage> {
   const { path } = storage;
   const indexPath = join(path, INDEX_FILE);
@@ -64,6 +71,7 @@ export async function openStorage(
   const metadata = opened.add(
     await openSqliteMetadataStore(indexPath, {
       log,
+      clock,
       isCopied: identity.doubts.isCopied,
       reserve: new Reserve(indexPath, log),
       onBeat: () => {
@@ -100,7 +108,12 @@ export async function openStored(config: Pick<Config, 'storage'>, log: Log): Pro
   const { path } = config.storage;
   const opened = new Opened();
   try {
-    const storage = await openStorage(opened, config, { log, onBeat: () => {}, reportsDoubts: true });
+    const storage = await openStorage(opened, config, {
+      clock: systemClock,
+      log,
+      onBeat: () => {},
+      reportsDoubts: true,
+    });
     const survey = opened.add(await openSqliteSurvey(join(path, INDEX_FILE)));
     return { ...storage, path, survey, close: () => opened.close(0) };
   } catch (error) {

@@ -3,9 +3,8 @@ import type { Uploads } from '../hosted/uploads.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import { Restartable } from '../lib/restartable.ts';
-import type { DiskWatch } from '../upkeep/disk-watch.ts';
 import { ImageRemoval } from '../upkeep/image-removal.ts';
-import { Schedule } from '../upkeep/schedule.ts';
+import { Schedule, type ScheduleOptions } from '../upkeep/schedule.ts';
 import type { SurveyThread } from '../upkeep/survey-thread.ts';
 import { Upkeep } from '../upkeep/upkeep.ts';
 import { type Storage, surveyOf } from './storage.ts';
@@ -66,7 +65,7 @@ async function makeRoom(upkeep: Upkeep, bytes: number, log: Log): Promise<void> 
 /** The upkeep that a server runs by itself, restarted when `config` changes. */
 export function scheduleOf(
   config: Config,
-  needs: { readonly upkeep: Upkeep; readonly disk: DiskWatch; readonly log: Log },
+  needs: Pick<ScheduleOptions, 'upkeep' | 'disk' | 'clock' | 'log'>,
 ): Restartable<Schedule> {
   return new Restartable<Schedule>({
     settings: () => ({ ...config.upkeep }),

@@ -67,6 +67,8 @@ export class ManualClock implements Clock {
   }
 
   async #advanceTo(untilMs: number): Promise<void> {
+    // For what is about to wait.
+    await nextTurn();
     for (;;) {
       const next = this.#next();
       if (next === undefined || next.dueAtMs > untilMs) break;
@@ -75,7 +77,6 @@ export class ManualClock implements Clock {
       await nextTurn();
     }
     this.#moveTo(untilMs);
-    await nextTurn();
   }
 
   /** Moves on by `delayMs` as soon as somebody waits for exactly that. */
@@ -96,6 +97,11 @@ export class ManualClock implements Clock {
   /** Whether a timer of exactly `delayMs` is set. */
   has(delayMs: number): boolean {
     return [...this.#timers].some(timer => timer.delayMs === delayMs);
+  }
+
+  /** How many timers are set. */
+  get waiting(): number {
+    return this.#timers.size;
   }
 
   /** Of those that are due at the same time, the one that was set first. */

@@ -1,7 +1,10 @@
 import { expect, test } from 'vitest';
 import { parseCron } from '../lib/cron.ts';
+import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { type Named, watch } from './watch.ts';
 
+/** The first wait of ImagePullBackOff. */
+const RETRY_MS = 10_000;
 const START_MS = new Date(2026, 0, 1, 10, 0, 30).getTime();
 
 const named = (...names: string[]): Named<{ readonly name: string }> => ({
@@ -9,13 +12,13 @@ const named = (...names: string[]): Named<{ readonly name: string }> => ({
   unread: 0,
 });
 
-/** Runs a watch on a clock of its own until it has lasted `forMs`; what was pulled when, in seconds. */
+/** Runs a watch on a clock of its own for `forMs`; what was pulled when, in seconds. */
 async function watched(
   forMs: number,
   fails: (name: string, attempt: number) => boolean,
   namedAt: (seconds: number) => Named<{ readonly name: string }> = () => named('good', 'bad'),
 ) {
-  let nowMs = START_MS;
+  const clock = new ManualClock(START_MS);
   const attempts = new Map<string, number>();
   const pulls: [seconds: number, ...names: string[]][] = [];
   const waits: (number | undefined)[][] = [];
@@ -23,9 +26,9 @@ async function watched(
   const stop = new AbortController();
   const watching = watch({
     schedule: parseCron('*/10 * * * *'),
-    named: async () => namedAt((nowMs - START_MS) / 1000),
+    named: async () => namedAt(clock.monotonicMs() / 1000),
     pull: async images => {
-      pulls.push([(nowMs - START_MS) / 1000, ...images.map(({ name }) => name)]);
+      pulls.push([clock.monotonicMs() / 1000, ...images.map(({ name }) => name)]);
       return images.filter(({ name }) => {
         attempts.set(name, (attempts.get(name) ?? 0) + 1);
         return fails(name, attempts.get(name) ?? 0);
@@ -37,14 +40,11 @@ async function watched(
     failing: count => failing.push(count),
     waits: ({ roundMs, retryMs }) => waits.push([roundMs, retryMs].map(ms => ms && (ms - START_MS) / 1000)),
     signal: stop.signal,
-    nowMs: () => nowMs,
-    sleep: async ms => {
-      nowMs += ms;
-      if (nowMs > START_MS + forMs) stop.abort(new Error('over'));
-      stop.signal.throwIfAborted();
-    },
+    clock,
   });
-  await expect(watching).rejects.toThrow('over');
+  await clock.advance(forMs);
+  stop.abort();
+  await expect(watching).rejects.toThrow('aborted');
   return { pulls, waits, failing };
 }
 
@@ -100,7 +100,7 @@ test('an image is pulled for further platforms when a file that names them can b
   const pulled: unknown[] = [];
   const stop = new AbortController();
   let reading = 0;
-  let nowMs = START_MS;
+  const clock = new ManualClock(START_MS);
   const watching = watch({
     schedule: parseCron('0 0 1 1 *'),
     named: async () => {
@@ -115,14 +115,11 @@ test('an image is pulled for further platforms when a file that names them can b
     failed: () => {},
     waits: () => {},
     signal: stop.signal,
-    nowMs: () => nowMs,
-    sleep: async ms => {
-      nowMs += ms;
-      if (reading === 2) stop.abort(new Error('over'));
-      stop.signal.throwIfAborted();
-    },
+    clock,
   });
-  await expect(watching).rejects.toThrow('over');
+  await clock.pass(RETRY_MS);
+  stop.abort();
+  await expect(watching).rejects.toThrow('aborted');
   expect(pulled).toEqual([
     { name: 'good', platforms: new Set() },
     { name: 'good', platforms: new Set(['linux/arm64']) },

@@ -1,5 +1,5 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
+import type { Clock } from '../lib/clock.ts';
 import type { CronSchedule } from '../lib/cron.ts';
 import { KeyedBackoff } from '../lib/keyed-backoff.ts';
 import { IMAGE_PULL_BACKOFF } from '../oci/pull-policy.ts';
@@ -20,6 +20,7 @@ export interface Named<Image> {
 export interface WatchOptions<Image extends { readonly name: string }> {
   /** When a round begins. */
   readonly schedule: CronSchedule;
+  readonly clock: Clock;
   /**
    * Called for each round, since files change, and again while some of them cannot be read. A rejection is reported to
    * `failed`.
@@ -37,10 +38,6 @@ export interface WatchOptions<Image extends { readonly name: string }> {
    */
   readonly waits: (next: { readonly roundMs: number; readonly retryMs: number | undefined }) => void;
   readonly signal: AbortSignal;
-  /** Default: the system's clock. */
-  readonly nowMs?: () => number;
-  /** Default: a timer. */
-  readonly sleep?: (ms: number, signal: AbortSignal) => Promise<unknown>;
 }
 
 /**
@@ -50,8 +47,8 @@ export interface WatchOptions<Image extends { readonly name: string }> {
 export async function watch<Image extends { readonly name: string }>(
   options: WatchOptions<Image>,
 ): Promise<never> {
-  const { schedule, signal, nowMs = Date.now } = options;
-  const sleep = options.sleep ?? ((ms, stop) => delay(ms, undefined, { signal: stop }));
+  const { schedule, clock, signal } = options;
+  const { nowMs } = clock;
   const backoff = new KeyedBackoff(IMAGE_PULL_BACKOFF);
   for (;;) {
     const nextRoundMs = schedule.nextMs(nowMs());
@@ -64,7 +61,7 @@ export async function watch<Image extends { readonly name: string }>(
       if (!isTold) options.waits({ roundMs: nextRoundMs, retryMs: isBefore ? retryMs : undefined });
       isTold = true;
       const sleepMs = Math.min(nextRoundMs - nowMs(), MAX_SLEEP_MS, Math.max(1, retryMs - nowMs()));
-      await sleep(sleepMs, signal);
+      await clock.sleep(sleepMs, signal);
       if (round.remainingMs === 0 && nowMs() < nextRoundMs) {
         await round.retry();
         isTold = false;

@@ -1,3 +1,4 @@
+import type { Clock, Timer } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
 import type { DiskWatch } from './disk-watch.ts';
 import type { Upkeep } from './upkeep.ts';
@@ -14,6 +15,7 @@ const MAX_TIMER_MS = 2_147_483_647;
 export interface ScheduleOptions {
   readonly upkeep: Upkeep;
   readonly disk: DiskWatch;
+  readonly clock: Clock;
   readonly log: Log;
   /** Infinity for never. */
   readonly collectIntervalMs: number;
@@ -28,7 +30,7 @@ export interface ScheduleOptions {
 export class Schedule {
   readonly #options: ScheduleOptions;
   readonly #stopping = new AbortController();
-  readonly #timers = new Map<string, NodeJS.Timeout>();
+  readonly #timers = new Map<string, Timer>();
   readonly #running = new Set<Promise<void>>();
   #isStuck = false;
 
@@ -38,9 +40,9 @@ export class Schedule {
 
   /** Starts the timers. The first collection comes within an interval; an overdue scrub within an hour. */
   async begin(): Promise<void> {
-    const { upkeep, disk, collectIntervalMs, scrubIntervalMs } = this.#options;
+    const { upkeep, disk, clock, collectIntervalMs, scrubIntervalMs } = this.#options;
     await disk.look();
-    const scrubDueMs = (await upkeep.scrubbedAtMs()) + scrubIntervalMs - Date.now();
+    const scrubDueMs = (await upkeep.scrubbedAtMs()) + scrubIntervalMs - clock.nowMs();
     this.#wait('eviction', EVICTION_POLL_MS * Math.random(), EVICTION_POLL_MS, () => this.#keepRoom());
     this.#wait('collection', collectIntervalMs * Math.random(), collectIntervalMs, () => this.#collect());
     const overdueMs = Math.min(OVERDUE_SCRUB_WITHIN_MS, scrubIntervalMs) * Math.random();
@@ -50,9 +52,7 @@ export class Schedule {
   /** Stops what is running between two steps, and waits for it. */
   async close(): Promise<void> {
     this.#stopping.abort(new Error('upkeep is stopping'));
-    for (const timer of this.#timers.values()) {
-      clearTimeout(timer);
-    }
+    for (const timer of this.#timers.values()) timer.cancel();
     await Promise.all(this.#running);
   }
 
@@ -71,7 +71,8 @@ export class Schedule {
       });
       this.#running.add(running);
     };
-    this.#timers.set(name, setTimeout(fire, Math.min(delayMs, MAX_TIMER_MS)).unref());
+    const timer = this.#options.clock.after(Math.min(delayMs, MAX_TIMER_MS), fire);
+    this.#timers.set(name, timer.unref());
   }
 
   async #attempt(name: string, work: () => Promise<void>): Promise<void> {
