@@ -39,6 +39,8 @@ const NUMBER_BYTES = 8;
 /** Each begins with some numbers, of which the last is how many groups of numbers follow. */
 const HEAD_NUMBERS = { map: 3, news: 4 } as const;
 const GROUP_NUMBERS = { map: 2, news: 3 } as const;
+/** By their number in news. */
+const STATES = ['claimed', 'requested', 'received'] as const;
 const CHECK = 'sha256';
 const CHECK_BYTES = 32;
 
@@ -58,7 +60,7 @@ export function encodePartsMap({ size, generation, extents }: PartsMap): Uint8Ar
 }
 
 export function encodePartsNews({ epoch, size, generation, coming }: PartsNews): Uint8Array {
-  const numbers = coming.flatMap(({ start, end, isRequested }) => [start, end, Number(isRequested)]);
+  const numbers = coming.flatMap(({ start, end, state }) => [start, end, STATES.indexOf(state)]);
   return sealed(NEWS_MAGIC, [epoch, size, generation, coming.length, ...numbers]);
 }
 
@@ -98,7 +100,7 @@ export function decodePartsNews(bytes: Uint8Array): PartsNews | undefined {
     (_, at): ComingRange => ({
       start: numberAt(4 + 3 * at),
       end: numberAt(5 + 3 * at),
-      isRequested: numberAt(6 + 3 * at) === 1,
+      state: STATES[numberAt(6 + 3 * at)] ?? 'claimed',
     }),
   );
   return coming.some(isOutside(size)) ? undefined : { epoch, size, generation, coming };

@@ -399,9 +399,10 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
         const other = await place.open();
         const parts = await spool.parts(steadyLease('part-1'), blob.length);
         const coming = [
-          { start: 0, end: 5, isRequested: true },
-          { start: 100, end: 20_000, isRequested: false },
-        ];
+          { start: 0, end: 5, state: 'requested' },
+          { start: 7, end: 9, state: 'received' },
+          { start: 100, end: 20_000, state: 'claimed' },
+        ] as const;
         await parts.announce(coming);
         const seen = await other.spool.savedParts('part-1', 1);
         if (seen === undefined) throw new Error('nothing is announced');

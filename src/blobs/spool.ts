@@ -171,8 +171,11 @@ export interface BlobParts {
 
 /** Bytes that a process will have among its parts of a blob. */
 export interface ComingRange extends Extent {
-  /** Whether upstream is asked for them; otherwise the process may still leave them to another. */
-  readonly isRequested: boolean;
+  /**
+   * `claimed`: they are about to be requested, unless another process does so first. `received`: they are there, and will
+   * be saved, at once if another process has a Lease for parts of the same.
+   */
+  readonly state: 'claimed' | 'requested' | 'received';
 }
 
 /** What another holder of a Lease has saved of its parts of a blob. */

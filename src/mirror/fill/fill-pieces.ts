@@ -39,7 +39,9 @@ export class FillPieces {
   /** Looks for what earlier requests have left. */
   async find(): Promise<void> {
     const { fill, sharing, partials } = this.#options;
-    if (sharing.mayTakePieces) this.#use ??= await partials.find(sharing.starter, fill.digest);
+    if (!sharing.mayTakePieces) return;
+    this.#use ??= await partials.find(sharing.starter, fill.digest);
+    await this.#use?.blob.othersSaved();
   }
 
   /**

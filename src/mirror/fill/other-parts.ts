@@ -47,6 +47,7 @@ export class OtherParts {
   readonly #options: OtherPartsOptions;
   /** By the key of their Lease. */
   readonly #others = new Map<string, Other>();
+  #isShared = false;
 
   constructor(options: OtherPartsOptions) {
     this.#options = options;
@@ -69,13 +70,14 @@ export class OtherParts {
 
   /** Whether another process has the blob open, and so may want what this one brings. */
   get isShared(): boolean {
-    return [...this.#others.values()].some(({ holder }) => holder.isHeld);
+    return this.#isShared;
   }
 
   /** Looks again. True if others have, or bring, something else than before. */
   async look(): Promise<boolean> {
     const before = this.#state();
     const holders = await this.#options.findHolders();
+    this.#isShared = holders.some(({ isHeld }) => isHeld);
     for (const [key, other] of this.#others) {
       const holder = holders.find(found => found.key === key && found.epoch === other.holder.epoch);
       if (holder !== undefined && (await other.saved.refresh())) await this.#heard(other, holder);

@@ -49,8 +49,8 @@ export class PartialBlob {
   readonly changes = new Changes();
   readonly #options: PartialBlobOptions;
   readonly #requests = new Set<RangeRequest>();
-  /** The requests that other processes know of, with whether they have really begun. */
-  readonly #announced = new Map<RangeRequest, boolean>();
+  /** The requests that other processes know of. */
+  readonly #announced = new Map<RangeRequest, 'claimed' | 'requested'>();
   /** What came since the last save, and what is being saved. */
   #unsaved = new Extents();
   #beingSaved = new Extents();
@@ -61,6 +61,7 @@ export class PartialBlob {
   #lookedAtMs = Number.NEGATIVE_INFINITY;
   #failure: Error | undefined;
   #isObsolete = false;
+  #isWrong = false;
   #followers = 0;
   #isClosed = false;
   #unsavedSinceMs = 0;
@@ -143,6 +144,18 @@ export class PartialBlob {
     }
   }
 
+  /** Resolves when other processes have saved what they have, and this one knows of it. */
+  async othersSaved(): Promise<void> {
+    await this.#lookNow();
+    const unfollow = this.follow();
+    const isUnsaved = (): boolean => this.#options.others.coming.some(({ state }) => state === 'received');
+    try {
+      await this.changes.until(() => this.isOver || !isUnsaved() || undefined);
+    } finally {
+      unfollow();
+    }
+  }
+
   /** Requests a range of which nothing is `known`. */
   request(extent: Extent, asker: RangeAsker): RangeRequest {
     const { asking, links, queue, meter, log, digest, size } = this.#options;
@@ -168,6 +181,7 @@ export class PartialBlob {
 
   /** Its bytes are wrong: ends all requests and all reading with `failure`, and keeps nothing. */
   fail(failure: Error): void {
+    this.#isWrong = true;
     this.obsolete();
     this.stop(failure);
   }
@@ -186,6 +200,11 @@ export class PartialBlob {
 
   get isObsolete(): boolean {
     return this.#isObsolete;
+  }
+
+  /** Whether its bytes were found to be wrong. */
+  get isWrong(): boolean {
+    return this.#isWrong;
   }
 
   /** Whether it is of no use to anybody who does not read it already. */
@@ -218,11 +237,11 @@ export class PartialBlob {
   async #claim(request: RangeRequest): Promise<boolean> {
     const { extent } = request;
     const deadline = performance.now() + GIVE_UP_MS;
-    await this.#announce(() => this.#announced.set(request, false));
+    await this.#announce(() => this.#announced.set(request, 'claimed'));
     for (;;) {
       await this.#lookNow();
       const rivals = this.#options.others.coming.filter(coming => overlaps(coming, extent));
-      const isTaken = rivals.some(({ isRequested, isFirst }) => isRequested || isFirst);
+      const isTaken = rivals.some(({ state, isFirst }) => state !== 'claimed' || isFirst);
       if (isTaken || (this.#there.next(extent.start)?.start ?? extent.end) < extent.end) {
         await this.#announce(() => this.#announced.delete(request));
         return false;
@@ -230,7 +249,7 @@ export class PartialBlob {
       if (rivals.length === 0 || performance.now() > deadline) break;
       await sleep(POLL_MS);
     }
-    await this.#announce(() => this.#announced.set(request, true));
+    await this.#announce(() => this.#announced.set(request, 'requested'));
     this.#tickLater();
     return true;
   }
@@ -239,12 +258,10 @@ export class PartialBlob {
   async #announce(change: () => void = () => {}): Promise<void> {
     change();
     this.#announcedAtMs = performance.now();
-    const coming: ComingRange[] = [...this.#announced].map(([{ extent }, isRequested]) => ({
-      ...extent,
-      isRequested,
-    }));
-    const unsaved = new Extents([...this.#unsaved, ...this.#beingSaved]);
-    for (const extent of unsaved) coming.push({ ...extent, isRequested: true });
+    const coming: ComingRange[] = [...this.#announced].map(([{ extent }, state]) => ({ ...extent, state }));
+    const requested = new Extents(coming);
+    for (const extent of new Extents([...this.#unsaved, ...this.#beingSaved]))
+      for (const received of requested.missing(extent)) coming.push({ ...received, state: 'received' });
     await this.#options.parts.announce(coming);
   }
 

@@ -129,10 +129,11 @@ export class Partials {
     if (this.#distrusted.get(partsKey(source, digest)) !== undefined) return undefined;
     for (const slot of SLOTS) {
       const key = partsKey(source, digest, slot);
-      const epoch = (await metadata.readLease(key))?.epoch;
-      const saved = epoch === undefined ? undefined : await spool.savedParts(key, epoch);
+      const lease = await metadata.readLease(key);
+      const saved = lease && (await spool.savedParts(key, lease.epoch));
       await saved?.close();
-      if (saved !== undefined && saved.extents.count > 0) return saved.size;
+      const isReceived = lease?.isHeld === true && saved?.coming.some(({ state }) => state === 'received');
+      if (saved !== undefined && (saved.extents.count > 0 || isReceived)) return saved.size;
     }
     return undefined;
   }
@@ -287,6 +288,7 @@ export class Partials {
     const { metadata } = this.#options;
     try {
       await (isKept ? metadata.setAside(lease) : metadata.release(lease));
+      if (blob.isWrong) this.#distrusted.set(partsKey(kept.source, kept.digest), {});
       if (blob.isObsolete) await this.#removeLeft(kept);
     } finally {
       this.#opened.delete(key);
@@ -297,7 +299,6 @@ export class Partials {
   /** Removes what processes that have ended left of a blob that is stored by now, or whose bytes were wrong. */
   async #removeLeft({ source, digest, size }: Kept): Promise<void> {
     const { metadata, spool } = this.#options;
-    this.#distrusted.set(partsKey(source, digest), {});
     for (const slot of SLOTS) {
       const key = partsKey(source, digest, slot);
       if ((await metadata.readLease(key))?.isHeld !== false) continue;

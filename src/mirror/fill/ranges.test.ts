@@ -775,6 +775,18 @@ describe('two processes on one store', () => {
     expect((await world.fetchedBytes()) + (await other.fetchedBytes())).toBe(sum(all));
   });
 
+  it('have at once what the other has just received: its size, and for a whole pull', async () => {
+    const world = await startWorld({}, { isIndexOnDisk: true });
+    const blob = await layer(world, 4 * MIB, 'just-received');
+    const other = await another({ folder: world.folder });
+    await readRanges(world, blob, HALVES[0]);
+    upstream.requests.length = 0;
+    expect(await statOf(other, blob)).toMatchObject({ size: blob.size, outcome: 'hit' });
+    expect(await other.pull(blob.digest)).toMatchObject(whole(blob));
+    expect(upstream.requests.filter(({ method }) => method === 'HEAD')).toEqual([]);
+    expect(asked()).toEqual([`0-${MIB - 1}`, `${2 * MIB}-`]);
+  });
+
   it('read on when the client leaves for whom the other requests it', async () => {
     const world = await startWorld(SLOW, { isIndexOnDisk: true });
     const blob = await layer(world, 16 * MIB, 'leaver');
