@@ -166,7 +166,8 @@ class BoundServer implements RegistryServer {
     }
     // What a server does with the connections that it accepts itself.
     socket.setNoDelay(true);
-    socket.allowHalfOpen = true;
+    // TLS closes its socket when that ends; open for writing, it would stay until something else closes it.
+    socket.allowHalfOpen = !(server instanceof https.Server);
     server.emit('connection', socket);
   }
 

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Agent } from 'node:http';
 import { connect, type Socket } from 'node:net';
+import { connect as connectTls } from 'node:tls';
 import { afterEach, describe, expect, it } from 'vitest';
 import { stringify } from 'yaml';
 import type { StatusDocument } from '../../src/compose/status.ts';
@@ -232,6 +233,38 @@ it('processes that have run out of descriptors serve again when connections are 
   await until('connections to wait', 20_000, async () => isFull(pid, before + 8));
   for (const socket of idle) socket.destroy();
   for (let at = 0; at < 4; at += 1) expect((await get(`${url}/v2/`)).status).toBe(200);
+});
+
+it('connections that end within a TLS handshake, or after it, are closed at once', async () => {
+  const pem = (name: string) => join(PROJECT, 'test', 'support', 'tls', name);
+  const tls = { certFile: pem('server.pem'), keyFile: pem('server.key') };
+  const server = await start({ server: { tls } });
+  const pids = await pidsOf(server);
+  const descriptors = async () =>
+    Promise.all(pids.map(async pid => (await readdir(`/proc/${pid}/fd`)).length)).then(String);
+  const before = await descriptors();
+  const port = Number(server.host.split(':')[1]);
+  const clients = [
+    () =>
+      connect(port, '127.0.0.1', function (this: Socket) {
+        this.destroy();
+      }),
+    () => connectTls({ port, host: '127.0.0.1' }),
+  ];
+  for (const client of clients) {
+    await many(
+      8,
+      () =>
+        new Promise(resolve => {
+          client()
+            .on('error', () => {})
+            .on('close', resolve)
+            .resume();
+        }),
+    );
+  }
+  // The limit on a handshake, 20 s, would close some, too.
+  await expect.poll(descriptors, { timeout: 10_000 }).toBe(before);
 });
 
 it('SIGTERM lets the bodies of all processes finish, refuses new work, and ends all', async () => {
