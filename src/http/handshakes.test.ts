@@ -1,10 +1,12 @@
 import { readFileSync } from 'node:fs';
+import { connect as connectTcp } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { afterEach, expect, it } from 'vitest';
 import { type Log, silentLog } from '../lib/log.ts';
 import { distrust } from '../../test/support/distrustful-client.ts';
+import { freePort } from '../../test/support/programs.ts';
 import { connect, MemorySource, startServer, until } from './server.fixture.ts';
 import type { RegistryServer } from './server.ts';
 
@@ -53,6 +55,21 @@ it('a socket that has finished its handshake stays, and is counted once', async 
   // That one comes later, and its time is over later.
   expect(await Promise.race([closed, left])).toBe('');
   expect(started.connections).toBe(1);
+  socket.destroy();
+});
+
+it('a handshake from the same port with another listener does not lift its limit', async () => {
+  const listeners = [1, 2].map(() => ({ host: '127.0.0.1', port: 0, tls }));
+  server = await startServer(new MemorySource(), { listeners, limits: { headersTimeoutMs: 2_000 } });
+  const [silent, other] = server.addresses.map(({ port }) => port);
+  const localPort = await freePort();
+  const first = connectTcp({ port: silent ?? 0, host: '127.0.0.1', localPort });
+  await once(first, 'connect');
+  const closed = once(first.resume(), 'close');
+  const socket = connectTcp({ port: other ?? 0, host: '127.0.0.1', localPort });
+  await once(connectTls({ socket, rejectUnauthorized: false }), 'secureConnect');
+  await closed;
+  expect(server.connections).toBe(1);
   socket.destroy();
 });
 

@@ -29,7 +29,7 @@ export class Handshakes {
   readonly #log: Log;
   /** By reason. Anybody can cause any number of them, so the log lines are limited. */
   readonly #failures: PacedLines<string>;
-  /** By the peer's address and port: the secure socket of a handshake does not say from which socket it was made. */
+  /** By the connection's ends: the secure socket of a handshake does not say from which socket it was made. */
   readonly #pending = new Map<string, Pending>();
 
   /** `limitMs`: how long a handshake may take before its socket is destroyed. */
@@ -46,38 +46,38 @@ export class Handshakes {
   }
 
   begin(socket: Socket): void {
-    const peer = peerOf(socket);
+    const ends = endsOf(socket);
     const remote = socket.remoteAddress ?? 'unknown';
     const timer = setTimeout(() => {
       this.#failures.note(`not completed within ${this.#limitMs} ms`, remote);
-      this.#destroy(peer);
+      this.#destroy(ends);
     }, this.#limitMs).unref();
-    this.#pending.set(peer, { socket, remote, timer });
+    this.#pending.set(ends, { socket, remote, timer });
     socket.once('close', () => {
-      if (this.#pending.get(peer)?.socket !== socket) return;
-      this.#forget(peer);
+      if (this.#pending.get(ends)?.socket !== socket) return;
+      this.#forget(ends);
       this.#noteLeft(remote, socket.bytesRead);
     });
   }
 
   /** The handshake that made `secure` has finished. */
   end(secure: Socket): void {
-    this.#forget(peerOf(secure));
+    this.#forget(endsOf(secure));
   }
 
   /** The handshake on `secure`, which closes itself, has failed. A client that spoke plain HTTP gets a response. */
   fail({ code, reason, message }: HandshakeError, secure: Socket): void {
-    const peer = peerOf(secure);
-    const pending = this.#pending.get(peer);
+    const ends = endsOf(secure);
+    const pending = this.#pending.get(ends);
     // The address of a broken connection is not known any more; its own socket reports it.
     if (pending === undefined || code === 'ECONNRESET') return;
     if (code === PLAIN_HTTP) pending.socket.write(SPEAKS_TLS);
-    this.#forget(peer);
+    this.#forget(ends);
     this.#failures.note(reasonOf(code, reason ?? message), pending.remote);
   }
 
   destroyAll(): void {
-    for (const peer of this.#pending.keys()) this.#destroy(peer);
+    for (const ends of this.#pending.keys()) this.#destroy(ends);
     this.#failures.close();
   }
 
@@ -87,15 +87,15 @@ export class Handshakes {
     else this.#failures.note('the client disconnected: it may not trust the certificate', remote);
   }
 
-  #destroy(peer: string): void {
-    const socket = this.#pending.get(peer)?.socket;
-    this.#forget(peer);
+  #destroy(ends: string): void {
+    const socket = this.#pending.get(ends)?.socket;
+    this.#forget(ends);
     socket?.destroy();
   }
 
-  #forget(peer: string): void {
-    clearTimeout(this.#pending.get(peer)?.timer);
-    this.#pending.delete(peer);
+  #forget(ends: string): void {
+    clearTimeout(this.#pending.get(ends)?.timer);
+    this.#pending.delete(ends);
   }
 }
 
@@ -104,6 +104,7 @@ function reasonOf(code: string | undefined, text: string): string {
   return DISTRUST.test(text) ? `the client does not trust the certificate (${text})` : text;
 }
 
-function peerOf({ remoteAddress, remotePort }: Socket): string {
-  return `${remoteAddress} ${remotePort}`;
+/** A client may have connections from one port to several of this server's. */
+function endsOf({ remoteAddress, remotePort, localPort }: Socket): string {
+  return `${remoteAddress} ${remotePort} ${localPort}`;
 }
