@@ -1,3 +1,4 @@
+import { type Clock, systemClock } from '../lib/clock.ts';
 import { isJsonObject } from '../lib/json.ts';
 import type { ServiceAccount } from './authenticator.ts';
 import { verifyForeignToken } from './tokens.ts';
@@ -32,10 +33,8 @@ export interface ServiceAccountTokensOptions {
   readonly issuer: TokenIssuer;
   /** The ServiceAccounts that exist now: a token of any other is refused. */
   readonly accounts: FollowedAccounts;
-  /** Default: the system's clock. */
-  readonly nowMs?: () => number;
-  /** How long to wait for a new account to arrive, ms. */
-  readonly newsMs?: number;
+  /** Default: the system's. */
+  readonly clock?: Clock;
 }
 
 /** A token may be used before its new account has arrived here, which takes a fraction of this. */
@@ -44,9 +43,11 @@ const NEWS_MS = 1_000;
 /** Verifies the tokens of a cluster's ServiceAccounts (Kubernetes, "Bound service account tokens"). */
 export class ServiceAccountTokens {
   readonly #options: ServiceAccountTokensOptions;
+  readonly #clock: Clock;
 
   constructor(options: ServiceAccountTokensOptions) {
     this.#options = options;
+    this.#clock = options.clock ?? systemClock;
   }
 
   /**
@@ -67,16 +68,16 @@ export class ServiceAccountTokens {
   }
 
   async #isThere({ namespace, uid }: ServiceAccount): Promise<boolean> {
-    const { accounts, newsMs = NEWS_MS } = this.#options;
+    const { accounts } = this.#options;
     if (accounts.hasAccount(namespace, uid)) return true;
     if (!accounts.isFollowed(namespace)) return false;
     return new Promise(resolve => {
       const end = (isThere: boolean) => {
-        clearTimeout(timer);
+        timer.cancel();
         stopListening();
         resolve(isThere);
       };
-      const timer = setTimeout(() => end(false), newsMs);
+      const timer = this.#clock.after(NEWS_MS, () => end(false));
       const stopListening = accounts.onAccounts(() => {
         if (accounts.hasAccount(namespace, uid)) end(true);
       });
@@ -84,9 +85,9 @@ export class ServiceAccountTokens {
   }
 
   async #claimsOf(token: string) {
-    const { audiences, issuer, nowMs = Date.now } = this.#options;
+    const { audiences, issuer } = this.#options;
     if (issuer.current === undefined) return 'unknown-signer';
-    return verifyForeignToken({ ...issuer.current, token, audiences, nowMs: nowMs() });
+    return verifyForeignToken({ ...issuer.current, token, audiences, nowMs: this.#clock.nowMs() });
   }
 }
 

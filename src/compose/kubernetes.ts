@@ -4,6 +4,7 @@ import { ServiceAccountTokens } from '../access/service-account-tokens.ts';
 import type { ServiceAccounts } from '../access/authenticator.ts';
 import type { Config } from '../config/config.ts';
 import { ConfigError } from '../config/problems.ts';
+import type { Clock } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
@@ -29,6 +30,7 @@ export interface Cluster {
 
 export interface ClusterNeeds {
   readonly metadata: Pick<MetadataStore, 'listKnownTenants'>;
+  readonly clock: Clock;
   readonly log: Log;
   readonly meter: Meter;
 }
@@ -51,7 +53,7 @@ export function knownCluster(
 export async function openCluster(config: Config, needs: ClusterNeeds): Promise<Cluster | undefined> {
   const { kubernetes, proxy } = config;
   if (kubernetes === undefined) return undefined;
-  const { metadata, meter } = needs;
+  const { metadata, clock, meter } = needs;
   const access = await clusterAccess(config);
   const log = needs.log.child({ cluster: access.server.host });
   const client = new KubeClient(access, {
@@ -61,7 +63,7 @@ export async function openCluster(config: Config, needs: ClusterNeeds): Promise<
   const { namespaces, namespaceSelector } = kubernetes;
   const audiences = audiencesOf(config);
   const seen = await SeenCluster.open({ folder: join(config.storage.path, SEEN_CLUSTER_FOLDER), log });
-  const issuer = new IssuerWatch({ client, log, seen });
+  const issuer = new IssuerWatch({ client, clock, log, seen });
   const source = new KubernetesSource({
     client,
     issuer: audiences.length > 0 ? issuer : undefined,
@@ -72,6 +74,7 @@ export async function openCluster(config: Config, needs: ClusterNeeds): Promise<
     get recallForMs() {
       return config.staleGrantForMs;
     },
+    clock,
     log,
     meter,
   });
@@ -81,7 +84,7 @@ export async function openCluster(config: Config, needs: ClusterNeeds): Promise<
       'service accounts cannot log in: set server.serverNames, which are the audiences of their tokens',
     );
   }
-  const tokens = new ServiceAccountTokens({ audiences, issuer, accounts: source });
+  const tokens = new ServiceAccountTokens({ audiences, issuer, accounts: source, clock });
   const serviceAccounts: ServiceAccounts = {
     verify: token => tokens.verify(token),
     has: (namespace, uid) => source.hasAccount(namespace, uid),

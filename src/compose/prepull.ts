@@ -201,7 +201,7 @@ export class Prepull {
       } catch (error) {
         if (!signal.aborted) this.#broke(error);
       }
-      await clock.sleep(TAKE_OVER_POLL_MS, signal).catch(() => {});
+      await clock.sleep(TAKE_OVER_POLL_MS, { signal }).catch(() => {});
     }
   }
 

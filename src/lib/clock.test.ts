@@ -37,8 +37,8 @@ describe.each([
     const abort = new AbortController();
     const sleeps = [
       clock.sleep(5),
-      clock.sleep(60_000, abort.signal),
-      clock.sleep(60_000, AbortSignal.abort()),
+      clock.sleep(60_000, { signal: abort.signal }),
+      clock.sleep(60_000, { signal: AbortSignal.abort(), ref: false }),
     ];
     const ended = Promise.allSettled(sleeps);
     await pass(5);

@@ -11,8 +11,8 @@ export interface Clock {
   readonly monotonicMs: () => number;
   /** Calls `run` once, `delayMs` from now. */
   readonly after: (delayMs: number, run: () => void) => Timer;
-  /** Resolves `delayMs` from now; rejects with an AbortError if `signal` aborts before. */
-  readonly sleep: (delayMs: number, signal?: AbortSignal) => Promise<void>;
+  /** Resolves `delayMs` from now. */
+  readonly sleep: (delayMs: number, options?: SleepOptions) => Promise<void>;
 }
 
 export interface Timer {
@@ -22,11 +22,18 @@ export interface Timer {
   cancel(): void;
 }
 
+export interface SleepOptions {
+  /** Ends the sleep, which then rejects with an AbortError. */
+  readonly signal?: AbortSignal;
+  /** False lets the process end before. Default true. */
+  readonly ref?: boolean;
+}
+
 export const systemClock: Clock = {
   nowMs: () => Date.now(),
   monotonicMs: () => performance.now(),
   after: (delayMs, run) => new SystemTimer(setTimeout(run, delayMs)),
-  sleep: (delayMs, signal) => sleep(delayMs, undefined, { signal }),
+  sleep: (delayMs, options) => sleep(delayMs, undefined, options),
 };
 
 class SystemTimer implements Timer {

@@ -1,6 +1,6 @@
 // A Clock that stands still until a test moves it on.
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import type { Clock, Timer } from './clock.ts';
+import type { Clock, SleepOptions, Timer } from './clock.ts';
 
 export class ManualClock implements Clock {
   #wallMs: number;
@@ -26,7 +26,7 @@ export class ManualClock implements Clock {
     return timer;
   };
 
-  readonly sleep = (delayMs: number, signal?: AbortSignal): Promise<void> =>
+  readonly sleep = (delayMs: number, { signal }: SleepOptions = {}): Promise<void> =>
     new Promise((resolve, reject) => {
       const abort = () => {
         timer.cancel();

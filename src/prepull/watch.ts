@@ -61,7 +61,7 @@ export async function watch<Image extends { readonly name: string }>(
       if (!isTold) options.waits({ roundMs: nextRoundMs, retryMs: isBefore ? retryMs : undefined });
       isTold = true;
       const sleepMs = Math.min(nextRoundMs - nowMs(), MAX_SLEEP_MS, Math.max(1, retryMs - nowMs()));
-      await clock.sleep(sleepMs, signal);
+      await clock.sleep(sleepMs, { signal });
       if (round.remainingMs === 0 && nowMs() < nextRoundMs) {
         await round.retry();
         isTold = false;

@@ -312,7 +312,7 @@ class Download {
       { digest, offset: this.#options.length(), delayMs, reason: failure.message },
       'a download was interrupted and will be resumed',
     );
-    await asking.clock.sleep(delayMs, signal);
+    await asking.clock.sleep(delayMs, { signal });
     this.#options.resumed();
   }
 }

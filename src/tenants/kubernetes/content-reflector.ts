@@ -1,3 +1,4 @@
+import type { Clock, Timer } from '../../lib/clock.ts';
 import type { Log } from '../../lib/log.ts';
 import type { KubeCollection, KubeClient, KubeObject } from './kube-client.ts';
 import type { PassedOverObjects } from './passed-over.ts';
@@ -17,6 +18,7 @@ export interface ContentReflectorOptions<Kept> {
   readonly onState: (problem: string | undefined) => void;
   /** Told of objects that are too large to be kept. */
   readonly passedOver: PassedOverObjects;
+  readonly clock: Clock;
   readonly log: Log;
 }
 
@@ -57,7 +59,7 @@ class Copy<Kept> {
   /** The names of objects that changed while the namespace is being read; `undefined` otherwise. */
   touched: Set<string> | undefined;
   reading: Promise<void> | undefined;
-  readAgain: NodeJS.Timeout | undefined;
+  readAgain: Timer | undefined;
 }
 
 /**
@@ -96,7 +98,7 @@ export class ContentReflector<Kept> {
 
   async close(): Promise<void> {
     this.#end.abort();
-    for (const { readAgain } of this.#copies.values()) clearTimeout(readAgain);
+    for (const { readAgain } of this.#copies.values()) readAgain?.cancel();
     await this.#loop.close();
     await Promise.allSettled([...this.#copies.values()].flatMap(({ reading }) => reading ?? []));
   }
@@ -109,7 +111,7 @@ export class ContentReflector<Kept> {
   drop(namespace: string): void {
     const copy = this.#copies.get(namespace);
     if (copy === undefined) return;
-    clearTimeout(copy.readAgain);
+    copy.readAgain?.cancel();
     this.#copies.delete(namespace);
     const { passedOver, resource } = this.#options;
     for (const name of [...copy.objects.keys(), OTHERS]) passedOver.forget(resource, namespace, name);
@@ -231,11 +233,14 @@ export class ContentReflector<Kept> {
   }
 
   #readAgainSoon(namespace: string, copy: Copy<Kept>): void {
-    copy.readAgain ??= setTimeout(() => {
-      copy.readAgain = undefined;
-      copy.isRead = false;
-      this.#options.onChange(new Set([namespace]));
-    }, READ_AGAIN_MS).unref();
+    const { clock, onChange } = this.#options;
+    copy.readAgain ??= clock
+      .after(READ_AGAIN_MS, () => {
+        copy.readAgain = undefined;
+        copy.isRead = false;
+        onChange(new Set([namespace]));
+      })
+      .unref();
   }
 }
 

@@ -1,6 +1,6 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { isDeepStrictEqual } from 'node:util';
 import { jittered } from '../../lib/backoff.ts';
+import { type Clock, systemClock } from '../../lib/clock.ts';
 import type { Log } from '../../lib/log.ts';
 import { SingleFlight } from '../../lib/single-flight.ts';
 import { type ClusterIssuer, readClusterIssuer } from './cluster-issuer.ts';
@@ -10,10 +10,8 @@ import type { SeenCluster } from './seen-cluster.ts';
 export interface IssuerWatchOptions {
   readonly client: Pick<KubeClient, 'read'>;
   readonly log: Log;
-  /** How often the cluster is asked. Default: 30 s. */
-  readonly everyMs?: number;
-  /** Default: the system's clock. */
-  readonly nowMs?: () => number;
+  /** Default: the system's. */
+  readonly clock?: Clock;
   /** Where it is saved for a start while the cluster is unreachable. */
   readonly seen?: Pick<SeenCluster, 'keepIssuer'> | undefined;
 }
@@ -34,7 +32,7 @@ const MIN_QUESTION_MS = 1_000;
  */
 export class IssuerWatch {
   readonly #options: IssuerWatchOptions;
-  readonly #nowMs: () => number;
+  readonly #clock: Clock;
   readonly #questions = new SingleFlight<void>();
   readonly #end = new AbortController();
   #current: ClusterIssuer | undefined;
@@ -46,7 +44,7 @@ export class IssuerWatch {
 
   constructor(options: IssuerWatchOptions) {
     this.#options = options;
-    this.#nowMs = options.nowMs ?? Date.now;
+    this.#clock = options.clock ?? systemClock;
   }
 
   /** `undefined` until the cluster has answered once. */
@@ -91,9 +89,9 @@ export class IssuerWatch {
   async refresh(): Promise<void> {
     const { promise } = this.#questions.run('', async () => {
       // The absolute value, since the clock may have been set back.
-      const sinceMs = Math.abs(this.#nowMs() - this.#askedAtMs);
+      const sinceMs = Math.abs(this.#clock.nowMs() - this.#askedAtMs);
       if (sinceMs < MIN_QUESTION_MS || this.#end.signal.aborted) return;
-      this.#askedAtMs = this.#nowMs();
+      this.#askedAtMs = this.#clock.nowMs();
       await this.#ask();
     });
     await promise;
@@ -103,9 +101,8 @@ export class IssuerWatch {
     const { signal } = this.#end;
     await first;
     while (!signal.aborted) {
-      const everyMs = this.#options.everyMs ?? EVERY_MS;
-      const waitMs = jittered(this.#problem === undefined ? everyMs : Math.min(everyMs, RETRY_MS));
-      await sleep(waitMs, undefined, { signal, ref: false }).catch(() => {});
+      const waitMs = jittered(this.#problem === undefined ? EVERY_MS : RETRY_MS);
+      await this.#clock.sleep(waitMs, { signal, ref: false }).catch(() => {});
       await this.refresh();
     }
   }

@@ -1,7 +1,7 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { makeTempFolder, removeFolder } from '../../../test/support/temp-folder.ts';
 import { type Log, silentLog } from '../../lib/log.ts';
+import { ManualClock } from '../../lib/manual-clock.fixture.ts';
 import { silentMeter } from '../../lib/meter.ts';
 import type { KnownTenant } from '../../oci/issued-credential.ts';
 import { dockerConfig } from '../tenants.fixture.ts';
@@ -13,6 +13,9 @@ import { SeenCluster } from './seen-cluster.ts';
 import { KubernetesSource, type KubernetesSourceOptions } from './kubernetes-source.ts';
 
 const LABELS = { entrepot: 'tenant' };
+/** No pause between two attempts is longer; the first is at most as long as AFTER_FIRST_MS. */
+const MAX_BACKOFF_MS = 12_000;
+const AFTER_FIRST_MS = 300;
 const WITHIN = { timeout: 15_000, interval: 10 };
 
 /** Keeps what a source says. */
@@ -276,14 +279,18 @@ describe('a watch', () => {
   ])(
     'of a server that is coming up and %s is resumed where it was, without listing anew',
     async (_name, status) => {
-      await start();
+      const clock = new ManualClock();
+      await start({ clock });
       await eventually(() => expect(api.watches).toBe(4));
       const before = lists().length;
       api.refused.set('/api/v1/secrets', status);
       api.endWatches();
+      await eventually(() => expect(clock.waiting).toBe(4));
+      await clock.advance(AFTER_FIRST_MS);
       await eventually(() => expect(source.problems.length).toBe(2));
       api.put(secret('team-a', 'pull', 'u:second'));
       api.refused.clear();
+      clock.skipWaits(MAX_BACKOFF_MS);
       await eventually(() => expect(kept.password('team-a')).toContain('second'));
       expect(lists().length).toBe(before);
       await eventually(() => expect(down).toBe(0));
@@ -332,7 +339,7 @@ describe('a watch', () => {
 
   it('may be forbidden: then lists are repeated', async () => {
     api.watchStatus = 403;
-    await start();
+    await start({ clock: new ManualClock().skipWaits(MAX_BACKOFF_MS) });
     expect(kept.password('team-a')).toContain('first');
     api.put(secret('team-a', 'pull', 'u:second'));
     await eventually(() => expect(kept.password('team-a')).toContain('second'));
@@ -357,11 +364,13 @@ describe('a cluster that cannot be reached', () => {
   });
 
   it('keeps its last known state, is reported as unreachable once, and is followed again when it is back', async () => {
-    await start();
+    const clock = new ManualClock().skipWaits(MAX_BACKOFF_MS);
+    await start({ clock });
     const { port } = api;
     await api.close();
     await eventually(() => expect(down).toBe(4));
-    await sleep(1_000);
+    const downSinceMs = clock.monotonicMs();
+    await eventually(() => expect(clock.monotonicMs() - downSinceMs).toBeGreaterThan(60_000));
     expect(kept.password('team-a')).toContain('first');
     expect(source.problems.filter(text => text.startsWith(`secrets of 127.0.0.1:${port}: `)).length).toBe(2);
     expect(lines.filter(line => line.includes('cannot be watched')).length).toBeLessThanOrEqual(8);
@@ -517,7 +526,7 @@ describe('an object that is too large', () => {
 it('a watch that cannot get past a version is followed by a new list', async () => {
   api.put(namespace('team-a'));
   api.put(secret('team-a', 'pull', 'u:first'));
-  await start();
+  await start({ clock: new ManualClock().skipWaits(MAX_BACKOFF_MS) });
   await eventually(() => expect(api.watches).toBe(4));
   api.muted.add('secrets');
   api.put(secret('team-a', 'pull', 'u:second'));
@@ -601,7 +610,7 @@ describe('a cluster that cannot be reached at the start', () => {
 
   it('has no tenants if its last known state is too old, or another namespace was adopted meanwhile', async () => {
     await api.close();
-    await startOnSeen({ nowMs: () => Date.now() + 3_700_000 });
+    await startOnSeen({ clock: new ManualClock(Date.now() + 3_700_000) });
     expect(kept.secrets('team-a')).toEqual(['of the namespace unread']);
     await source.close();
     await start({ seen: await SeenCluster.open({ folder, log }) }, [{ name: 'team-a', uid: 'other' }]);

@@ -10,6 +10,7 @@
  * namespace's UID. Otherwise somebody who re-creates a namespace would act as its former tenant until that news
  * arrives.
  */
+import { type Clock, systemClock } from '../../lib/clock.ts';
 import type { Log } from '../../lib/log.ts';
 import type { Meter } from '../../lib/meter.ts';
 import type { KnownTenant } from '../../oci/issued-credential.ts';
@@ -37,8 +38,8 @@ export interface KubernetesSourceOptions {
   readonly seen?: SeenCluster | undefined;
   /** For how long after the cluster was last followed the saved state is used, ms. */
   readonly recallForMs?: number;
-  /** Default: the system's clock. */
-  readonly nowMs?: () => number;
+  /** Default: the system's. */
+  readonly clock?: Clock;
   /** The tenants that were bound to namespaces before, for when the cluster cannot be asked. */
   readonly listKnownTenants: () => Promise<readonly KnownTenant[]>;
   readonly log: Log;
@@ -58,6 +59,7 @@ interface Content {
 /** Follows the Secrets, ServiceAccounts and namespaces of a cluster. */
 export class KubernetesSource implements SecretSource {
   readonly #options: KubernetesSourceOptions;
+  readonly #clock: Clock;
   /** By the namespace that each follows; under '' the one that follows the whole cluster. */
   readonly #scopes: ReadonlyMap<string, NamespaceScope>;
   readonly #queue: SettleQueue;
@@ -78,8 +80,9 @@ export class KubernetesSource implements SecretSource {
   #unasked: string | undefined;
 
   constructor(options: KubernetesSourceOptions) {
-    const { client, namespaces, log, meter } = options;
+    const { client, namespaces, clock = systemClock, log, meter } = options;
     this.#options = options;
+    this.#clock = clock;
     this.#passedOver = new PassedOverObjects(log, meter);
     this.#queue = new SettleQueue({
       settle: name => this.#settle(name),
@@ -93,6 +96,7 @@ export class KubernetesSource implements SecretSource {
         passedOver: this.#passedOver,
         onChange: changed => this.#noteChange(changed),
         onState: () => this.#report(),
+        clock,
         log,
       });
     this.#scopes =
@@ -290,8 +294,8 @@ export class KubernetesSource implements SecretSource {
   }
 
   #isOver(followedAtMs: number): boolean {
-    const { recallForMs = Number.POSITIVE_INFINITY, nowMs = Date.now } = this.#options;
-    return nowMs() - followedAtMs > recallForMs;
+    const { recallForMs = Number.POSITIVE_INFINITY } = this.#options;
+    return this.#clock.nowMs() - followedAtMs > recallForMs;
   }
 
   /** Records that the cluster is followed; or ends the use of saved state that has become too old. */

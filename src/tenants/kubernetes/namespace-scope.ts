@@ -1,4 +1,5 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
+import type { Clock } from '../../lib/clock.ts';
 import type { Log } from '../../lib/log.ts';
 import type { SecretReading } from '../secret-source.ts';
 import { ContentReflector } from './content-reflector.ts';
@@ -27,6 +28,7 @@ export interface ScopeOptions {
   readonly onChange: (namespaces: ReadonlySet<string>) => void;
   /** Called when following begins or fails, for any kind of object. */
   readonly onState: () => void;
+  readonly clock: Clock;
   readonly log: Log;
 }
 

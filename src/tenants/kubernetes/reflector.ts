@@ -1,3 +1,4 @@
+import type { Clock } from '../../lib/clock.ts';
 import type { Log } from '../../lib/log.ts';
 import type { KubeCollection, KubeClient, KubeObject } from './kube-client.ts';
 import { WatchLoop } from './watch-loop.ts';
@@ -13,6 +14,7 @@ export interface ReflectorOptions<Kept> {
   readonly onChange: (names: ReadonlySet<string>) => void;
   /** As in `WatchLoopOptions`. */
   readonly onState: (problem: string | undefined) => void;
+  readonly clock: Clock;
   readonly log: Log;
 }
 

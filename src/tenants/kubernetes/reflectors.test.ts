@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, expect, it } from 'vitest';
+import { systemClock } from '../../lib/clock.ts';
 import { silentLog } from '../../lib/log.ts';
 import { silentMeter } from '../../lib/meter.ts';
 import { ContentReflector } from './content-reflector.ts';
@@ -31,6 +32,7 @@ it('a first list is known when it is reported, even an empty one', async () => {
     keep: ({ uid }) => uid,
     onChange: () => void known.push(reflector.hasListed),
     onState: () => {},
+    clock: systemClock,
     log: silentLog,
   });
   await reflector.start();
@@ -52,6 +54,7 @@ it('content of a namespace can be read when it is reported that it has to be, an
       void reflector.read(name).then(() => read.push(reflector.in(name)));
     },
     onState: () => {},
+    clock: systemClock,
     log: silentLog,
   });
   reflector.want('team-a');

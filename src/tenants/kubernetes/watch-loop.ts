@@ -1,5 +1,5 @@
-import { setTimeout as sleep } from 'node:timers/promises';
 import { backoffMs, jittered } from '../../lib/backoff.ts';
+import type { Clock } from '../../lib/clock.ts';
 import type { Log } from '../../lib/log.ts';
 import { type KubeCollection, type KubeClient, type KubeObject, KubeRefusal } from './kube-client.ts';
 
@@ -16,6 +16,7 @@ export interface WatchLoopOptions {
   readonly apply: (object: KubeObject, isGone: boolean) => void;
   /** Called when following begins or fails; after a failure the last known state stays in force. */
   readonly onState: (problem: string | undefined) => void;
+  readonly clock: Clock;
   readonly log: Log;
 }
 
@@ -79,20 +80,21 @@ export class WatchLoop {
   }
 
   async #run(): Promise<void> {
+    const { clock } = this.#options;
     const { signal } = this.#end;
     while (!signal.aborted) {
-      const startMs = performance.now();
+      const startMs = clock.monotonicMs();
       try {
         await this.#follow();
         this.#stalls = 0;
-        this.#failures = performance.now() - startMs < SHORT_WATCH_MS ? this.#failures + 1 : 0;
+        this.#failures = clock.monotonicMs() - startMs < SHORT_WATCH_MS ? this.#failures + 1 : 0;
       } catch (error) {
         if (signal.aborted) break;
         this.#note(error);
       }
       this.#attempted();
       const waitMs = jittered(backoffMs(RETRY, this.#failures));
-      await sleep(waitMs, undefined, { signal }).catch(() => {});
+      await clock.sleep(waitMs, { signal }).catch(() => {});
     }
     this.#attempted();
   }
