@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as fc from 'fast-check';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test, vi } from 'vitest';
+import { SEED } from '../../test/support/chance.ts';
 import { silentLog } from '../lib/log.ts';
 import { everyAnswer } from './model/questions.fixture.ts';
 import { openMemorySide, openSqliteSide, type Side } from './model/side.fixture.ts';
@@ -12,9 +13,6 @@ import { openSqliteMetadataStore } from './sqlite-metadata-store.ts';
 
 /** More find more: a bug that needs five steps takes some hundred. */
 const RUNS = Number(process.env['MODEL_RUNS'] ?? 40);
-
-/** The same histories in each run, so that a failure is about what changed; others with another seed. */
-const SEED = Number(process.env['MODEL_SEED'] ?? 1);
 
 let folder: string;
 let empty: string;

@@ -1,9 +1,11 @@
 // The histories of test/e2e for longer, until each kind of event has been met; with CRASH_LONG=1 many of them.
 import { assert, asyncProperty } from 'fast-check';
 import { expect, it } from 'vitest';
+import { newSeed, SEED } from '../support/chance.ts';
 import { histories, History } from '../support/history.ts';
 
-const RUNS = process.env['CRASH_LONG'] === '1' ? 24 : 3;
+const IS_LONG = process.env['CRASH_LONG'] === '1';
+const RUNS = IS_LONG ? 24 : 3;
 /** Chance decides what is met: it goes on until all has been. */
 const MAX_RUNS = 20 * RUNS;
 const EVENTS = [
@@ -24,11 +26,12 @@ it('nothing acknowledged is lost, nothing deleted comes back, and exactly what i
   timeout: 1_200_000,
 }, async () => {
   const history = await History.open();
+  const seed = IS_LONG ? newSeed() : SEED;
   try {
     for (let runs = 0; runs < RUNS || (!areAllMet(history) && runs < MAX_RUNS); runs += RUNS) {
       await assert(
         asyncProperty(histories(40), steps => history.run(steps)),
-        { numRuns: RUNS, endOnFailure: true },
+        { numRuns: RUNS, seed: seed + runs, endOnFailure: true },
       );
     }
     await history.expectExactlyTheReachable();

@@ -1,3 +1,13 @@
+const GIVEN_SEED = process.env['TEST_SEED'];
+
+/** What random tests begin with: the same in each run, so that a failure is about what changed; or TEST_SEED. */
+export const SEED = Number(GIVEN_SEED ?? 1);
+
+/** The same for long runs, which are to find what no run has found: another one each time, unless there is TEST_SEED. */
+export function newSeed(): number {
+  return GIVEN_SEED === undefined ? Math.floor(Math.random() * 2 ** 31) : SEED;
+}
+
 /** Pseudo-random choices that a seed reproduces (mulberry32). */
 export class Chance {
   #state: number;
