@@ -15,7 +15,7 @@ import { Database } from './sqlite/driver.ts';
 export type Order =
   | { readonly write: string; readonly seed: number }
   | { readonly compare: true }
-  | { readonly raise: number };
+  | { readonly raiseFrom: number };
 
 /** `raised`: the number of the write that was acknowledged. */
 export type Reply = { readonly done: true } | Comparison | { readonly raised: number };
@@ -27,11 +27,13 @@ export interface Comparison {
   readonly remembered: number;
 }
 
-/** The tag that is written again and again by the order `raise`, each time with the next number as its time. */
+/** The tag that is written again and again by the order `raiseFrom`, each time with the next number as its time. */
 export const RAISED = {
   repository: { upstream: 'docker.io', name: 'library/raised' },
   tag: 'latest',
 } as const;
+/** By one order. */
+const RAISED_AT_ONCE = 500;
 
 const REPOSITORIES: readonly Repository[] = [
   { upstream: 'docker.io', name: 'library/app' },
@@ -251,7 +253,7 @@ export async function obey(index: MetadataStore, path: string, order: Order): Pr
   }
   if ('compare' in order) return compare(index);
   const [{ manifest, view }] = IMAGES;
-  for (let at = 1; at <= order.raise; at += 1) {
+  for (let at = order.raiseFrom; at < order.raiseFrom + RAISED_AT_ONCE; at += 1) {
     await index.putManifest(RAISED.repository, manifest, view, { tag: RAISED.tag, atMs: at });
     process.send?.({ raised: at });
   }

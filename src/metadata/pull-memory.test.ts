@@ -186,25 +186,27 @@ describe('several processes on one index', () => {
       if ('raised' in reply) told.acknowledged = reply.raised;
       else told.isDone = true;
     });
-    writer?.send({ raise: 500 });
     let remembered = 0;
     let late = 0;
     let last: unknown;
     const seen = new Set<number>();
-    while (!told.isDone) {
-      const atLeast = told.acknowledged;
-      const answer = await index.readForPull(repository, tag);
-      const raised = answer.tag?.checkedAtMs ?? 0;
-      if (raised < atLeast) late += 1;
-      if (answer === last) remembered += 1;
-      seen.add(raised);
-      last = answer;
-      await nextTurn();
+    // On a busy machine only one of the two may run for long.
+    while (late === 0 && (seen.size < 10 || remembered < 10)) {
+      told.isDone = false;
+      writer?.send({ raiseFrom: told.acknowledged + 1 });
+      while (!told.isDone) {
+        const atLeast = told.acknowledged;
+        const answer = await index.readForPull(repository, tag);
+        const raised = answer.tag?.checkedAtMs ?? 0;
+        if (raised < atLeast) late += 1;
+        if (answer === last) remembered += 1;
+        seen.add(raised);
+        last = answer;
+        await nextTurn();
+      }
     }
     expect(late).toBe(0);
-    expect((await index.readForPull(repository, tag)).tag?.checkedAtMs).toBe(500);
-    expect(seen.size).toBeGreaterThan(10);
-    expect(remembered).toBeGreaterThan(10);
+    expect((await index.readForPull(repository, tag)).tag?.checkedAtMs).toBe(told.acknowledged);
   });
 });
 
