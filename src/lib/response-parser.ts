@@ -28,8 +28,9 @@ const MAX_CHUNK_LINE_BYTES = 1024;
 const CHUNK_SIZE = /^([0-9a-f]{1,12})[ \t]*(?:;.*)?$/i;
 const STATUS_LINE = /^HTTP\/1\.([01]) ([1-5]\d\d)(?: .*)?$/;
 const HEADER = /^([!#$%&'*+.^_`|~\w-]+):(.*)$/;
-/** Never part of a line: its end is CRLF, and neither may stand alone (RFC 9112, 2.2). */
-const STRAY = /[\r\0]/;
+/** Never part of a line: its end is CRLF, and neither may stand alone (RFC 9112, 2.2; RFC 9110, 5.5). */
+// oxlint-disable-next-line no-control-regex -- they are what it is for
+const STRAY = /[\0-\x08\x0a-\x1f\x7f]/;
 const CR = 0x0d;
 const LF = 0x0a;
 
@@ -195,7 +196,7 @@ function headersOf(lines: readonly string[]): HttpHeaders {
     const match = HEADER.exec(line);
     if (match === null) throw new ResponseError('a header is invalid');
     const [, text = '', rest = ''] = match;
-    const [name, value] = [text.toLowerCase(), rest.trim()];
+    const [name, value] = [text.toLowerCase(), withoutBlanks(rest)];
     const known = headers[name];
     if (Array.isArray(known)) known.push(value);
     else headers[name] = known === undefined ? value : [known, value];
@@ -209,9 +210,19 @@ function unfolded(lines: readonly string[]): readonly string[] {
   for (const line of lines) {
     const isFolded = line.startsWith(' ') || line.startsWith('\t');
     if (!isFolded) whole.push([line]);
-    else if (whole.at(-1)?.push(line.trim()) === undefined) throw new ResponseError('a header is invalid');
+    else if (whole.at(-1)?.push(withoutBlanks(line)) === undefined)
+      throw new ResponseError('a header is invalid');
   }
   return whole.map(parts => parts.join(' '));
+}
+
+/** Without the blanks around it, which are no other than space and tab (RFC 9110, 5.6.3). */
+function withoutBlanks(text: string): string {
+  const isBlank = (at: number): boolean => text[at] === ' ' || text[at] === '\t';
+  let [start, end] = [0, text.length];
+  while (isBlank(start)) start += 1;
+  while (end > start && isBlank(end - 1)) end -= 1;
+  return text.slice(start, end);
 }
 
 function says(header: string | readonly string[] | undefined, word: string): boolean {
