@@ -51,6 +51,7 @@ export function openMirror(config: Config, { credentials, ...needs }: MirrorNeed
     isOffline: config.offline,
     prefetchRuleOf: repository => repositoryOptions(upstreamOf(config, repository), repository.name),
     pullRuleOf: (repository, right) => pullRuleOf(config, repository, right),
+    connectionsPerBlobOf: upstream => config.upstreams.get(upstream)?.connectionsPerBlob ?? 1,
     get verifyForMs() {
       return config.verifyForMs;
     },

@@ -92,6 +92,9 @@ const verificationPolicy = oneOf(
   'AlwaysVerify',
 );
 
+/** More is not faster, and registries take it for an attack. */
+const MAX_CONNECTIONS_PER_BLOB = 16;
+
 const upstream = section(
   {
     url: registryUrl
@@ -114,6 +117,11 @@ const upstream = section(
     allowAddresses: listOf(addressRange)
       .prefault([])
       .describe('Private or loopback addresses that it may redirect or resolve to'),
+    connectionsPerBlob: count(1, MAX_CONNECTIONS_PER_BLOB)
+      .prefault(4)
+      .describe(
+        'How many connections download a large layer at most, if that turns out to be faster than one; 1 for always one',
+      ),
     ...repositoryOptions,
     freshFor: durationOrForever.prefault('1m').describe(description(repositoryOptions.freshFor)),
     prefetch: flag.prefault(false).describe(description(repositoryOptions.prefetch)),

@@ -69,6 +69,8 @@ export interface MirrorOptions {
   readonly verifyForMs: number;
   /** How many transfers may run; read each time. */
   readonly limits: QueueLimits;
+  /** How many connections may download one blob of an upstream; called each time. One if absent. */
+  readonly connectionsPerBlobOf?: (upstream: string) => number;
   /** When a blob is downloaded of which only ranges are requested; read each time. Never if absent. */
   readonly completeRanged?: CompleteRanged | undefined;
   /** The queue of all processes of this server. Default: one of its own, with `limits`. */
@@ -183,6 +185,7 @@ export class Mirror implements PullSource {
       queue: this.#queue,
       quota,
       partials: this.#partials,
+      connectionsPerBlobOf: options.connectionsPerBlobOf ?? (() => 1),
       keeping: this.#keeping,
       log,
       meter,

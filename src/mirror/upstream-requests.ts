@@ -189,6 +189,11 @@ export class UpstreamRequests {
     return failure?.kind === 'lockedOut' ? heardOf(failure, repository.upstream, right) : failure;
   }
 
+  /** As `Upstream.limitsBlobs`. */
+  limitsBlobs(upstream: string): boolean {
+    return this.#upstreams.get(upstream)?.limitsBlobs ?? true;
+  }
+
   /** Aborts all questions; resolves when all have ended. */
   async close(reason: Error): Promise<void> {
     this.#closing.abort(reason);

@@ -70,6 +70,16 @@ export const METRICS = {
     help: 'Requests that joined a download in progress',
   },
   fills_resumed_total: { kind: 'counter', help: 'Downloads resumed after a broken connection' },
+  fill_further_connections: {
+    kind: 'gauge',
+    help: 'Connections that bring parts of a large blob beside its first one',
+    labels: ['upstream'],
+  },
+  fill_stripes_total: {
+    kind: 'counter',
+    help: 'Ranges of large blobs that were requested over several connections',
+    labels: ['upstream'],
+  },
   queue_length: { kind: 'gauge', help: 'Requests waiting for a connection or a pull slot', ofAll: 'own' },
 
   tenants: { kind: 'gauge', help: 'Tenants that may log in', ofAll: 'max' },

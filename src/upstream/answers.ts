@@ -53,6 +53,8 @@ export interface BlobAsk extends Ask {
   readonly etag?: HostETag | undefined;
   /** The size, if a manifest declares it: a response with another size is `invalid`. */
   readonly size?: number | undefined;
+  /** Whether nothing depends on it, so that a refusal for too many requests need not hold others up. */
+  readonly isSpare?: boolean | undefined;
   /** Endpoints not to ask, such as one that sent wrong bytes. */
   readonly skipEndpoints?: ReadonlySet<number> | undefined;
 }

@@ -53,6 +53,7 @@ export async function fetchBlob(
       headers: offset > 0 || length !== undefined ? { range: `bytes=${offset}-${last}` } : {},
       condition: offset > 0 ? etag : undefined,
       isBulk: true,
+      isSpare: ask.isSpare,
     },
     ask,
   );

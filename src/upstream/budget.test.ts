@@ -91,3 +91,36 @@ it('a rate limit is known to other processes', () => {
   // One that asked at the same time has the same limit.
   expect(others.close('robot', undefined)).toBe(30_000);
 });
+
+const answer = (status: number, headers: Record<string, string> = {}) => ({
+  status,
+  headers,
+  body: Readable.from([]),
+});
+
+describe('limits of requests for blobs', () => {
+  it('are known after a 429, and forgotten with other failures', () => {
+    const budgets = new Budgets();
+    expect(budgets.limitsBlobs).toBe(false);
+    budgets.note('id', answer(429));
+    expect(budgets.limitsBlobs).toBe(true);
+    budgets.forget();
+    expect(budgets.limitsBlobs).toBe(false);
+  });
+
+  it('are known from what an answer with a blob says, but not one with a manifest', () => {
+    const budgets = new Budgets();
+    budgets.note('id', answer(200, { 'ratelimit-remaining': '99;w=21600' }));
+    expect(budgets.limitsBlobs).toBe(false);
+    budgets.note('id', answer(206, { 'ratelimit-remaining': '98;w=21600' }), { isBlob: true });
+    expect(budgets.limitsBlobs).toBe(true);
+  });
+
+  it('do not hold other requests up if a spare one was one too many, unless upstream names a time', () => {
+    const budgets = new Budgets();
+    budgets.note('id', answer(429), { isSpare: true });
+    expect([budgets.limitedMs('id'), budgets.limitsBlobs]).toEqual([0, true]);
+    budgets.note('id', answer(429, { 'retry-after': '60' }), { isSpare: true });
+    expect(budgets.limitedMs('id')).toBeGreaterThan(0);
+  });
+});

@@ -33,6 +33,13 @@ const MAX_RETRY_AFTER_MS = 6 * 3600_000;
 /** How many credentials are tracked per upstream. */
 const MAX_ACCOUNTS = 1_000;
 
+/** What matters of a request to those who count. */
+export interface RequestTraits {
+  readonly isBlob?: boolean | undefined;
+  /** As in `BlobAsk`. */
+  readonly isSpare?: boolean | undefined;
+}
+
 /** What a process tells the others: an endpoint wants no requests with a credential for some time. */
 export interface LimitNews {
   readonly endpoint: number;
@@ -51,6 +58,7 @@ export class Budgets {
   readonly #now: () => number;
   readonly #endpoint: number;
   readonly #news: News<LimitNews>;
+  #limitsBlobs = false;
 
   /** `endpoint`: whose limits these are, for `news`. */
   constructor(now: () => number = Date.now, { endpoint = 0, news = noNews }: BudgetsNews = {}) {
@@ -65,16 +73,27 @@ export class Budgets {
     return account === undefined ? 0 : this.#closedForMs(account);
   }
 
+  /** Whether the endpoint has answered 429, or said with a blob how many requests are left: it counts those for blobs. */
+  get limitsBlobs(): boolean {
+    return this.#limitsBlobs;
+  }
+
   /** Takes a response into account. Returns the delay if it is a 429. */
-  note(credentialId: string, response: HttpResponse): number | undefined {
+  note(
+    credentialId: string,
+    response: HttpResponse,
+    { isBlob = false, isSpare = false }: RequestTraits = {},
+  ): number | undefined {
     if (response.status === 429) {
-      return this.close(credentialId, parseRetryAfter(headerOf(response, 'retry-after'), this.#now()));
+      const namedMs = parseRetryAfter(headerOf(response, 'retry-after'), this.#now());
+      return isSpare ? this.closeToSpare(credentialId, namedMs) : this.close(credentialId, namedMs);
     }
     const limit = readLimit(headerOf(response, 'ratelimit-limit'));
     const remaining = readLimit(headerOf(response, 'ratelimit-remaining'));
     const known = this.#accounts.get(credentialId);
     if (known === undefined && limit === undefined && remaining === undefined) return undefined;
     const account = known ?? this.#open(credentialId);
+    if (isBlob && (limit ?? remaining) !== undefined) this.#limitsBlobs = true;
     account.limit = limit?.count ?? account.limit;
     account.remaining = remaining?.count ?? account.remaining;
     account.windowS = remaining?.windowS ?? limit?.windowS ?? account.windowS;
@@ -84,6 +103,7 @@ export class Budgets {
 
   /** Blocks requests for the given time, or else for an increasing one. Returns the resulting delay. */
   close(credentialId: string, namedMs: number | undefined): number {
+    this.#limitsBlobs = true;
     const account = this.#accounts.get(credentialId) ?? this.#open(credentialId);
     const now = this.#now();
     // Many concurrent requests may hit the same limit; they count as one.
@@ -97,8 +117,17 @@ export class Budgets {
     return forMs;
   }
 
+  /**
+   * As `close` for the refusal of a spare request: unless a time is named, that only says that it was one too many.
+   */
+  closeToSpare(credentialId: string, namedMs: number | undefined): number {
+    this.#limitsBlobs = true;
+    return namedMs === undefined ? SILENT_LIMIT.firstMs : this.close(credentialId, namedMs);
+  }
+
   /** Takes over what another process was told by the endpoint. */
   learn({ credentialId, forMs }: LimitNews): void {
+    this.#limitsBlobs = true;
     const account = this.#accounts.get(credentialId) ?? this.#open(credentialId);
     const closedForMs = this.#closedForMs(account);
     // As in `close`.
@@ -126,6 +155,7 @@ export class Budgets {
   /** Allows all requests again. */
   forget(): void {
     this.#accounts.clear();
+    this.#limitsBlobs = false;
   }
 
   #open(credentialId: string): Account {

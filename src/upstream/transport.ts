@@ -38,6 +38,8 @@ export interface TransportRequest {
   readonly condition?: { readonly value: string; readonly origin: string } | undefined;
   /** As in HttpRequest. */
   readonly isBulk?: boolean | undefined;
+  /** As in `BlobAsk`. */
+  readonly isSpare?: boolean | undefined;
   readonly credential: Credential | undefined;
   readonly signal: AbortSignal | undefined;
 }
@@ -95,7 +97,9 @@ export class Transport {
     if (limitedMs > 0) throw limitedFailure(name, limitedMs, endpoint);
     const followed = await this.#authenticated(request);
     const { response, url, crossed } = followed;
-    const retryAfterMs = crossed ? undefined : budgets.note(id, response);
+    const retryAfterMs = crossed
+      ? undefined
+      : budgets.note(id, response, { isBlob: request.isBulk, isSpare: request.isSpare });
     if (isSuccess(response.status) || (!crossed && accept.includes(response.status))) {
       this.#requireIdentity(followed, request);
       this.#requireContent(followed, request);
@@ -276,7 +280,10 @@ export class Transport {
     const details = { status, code: said?.code, retryAfterMs, endpoint: this.#options.endpoint };
     const namedMs = parseRetryAfter(headerOf(response, 'retry-after'), Date.now());
     if (!crossed && isRateRefusal(status, { code: said?.code, retryAfterMs: namedMs })) {
-      const closedMs = retryAfterMs ?? this.#options.budgets.close(credentialId(request.credential), namedMs);
+      const { budgets } = this.#options;
+      const id = credentialId(request.credential);
+      const closedMs =
+        retryAfterMs ?? (request.isSpare ? budgets.closeToSpare(id, namedMs) : budgets.close(id, namedMs));
       return new UpstreamFailure('limited', message, { ...details, retryAfterMs: closedMs });
     }
     // Storage behind a redirect knows no rights: a refusal there is an outage of something that exists.

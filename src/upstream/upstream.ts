@@ -201,6 +201,11 @@ export class Upstream {
     return this.#budgets[0]?.list() ?? [];
   }
 
+  /** Whether it is known to limit requests for blobs: each further one may cost a pull. */
+  get limitsBlobs(): boolean {
+    return this.#budgets.some(({ limitsBlobs }) => limitsBlobs);
+  }
+
   /** Forgets rate limits and which endpoints were unreachable. */
   forgetFailures(): void {
     for (const budgets of this.#budgets) budgets.forget();

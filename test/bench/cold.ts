@@ -8,8 +8,9 @@ import { largest, median, spread, table } from './support/table.ts';
 export interface ColdCase {
   readonly title: string;
   readonly nodes: number;
-  /** What the upstream gives to everybody together, bytes/s. */
+  /** What the upstream gives to everybody together, or over each connection, bytes/s. */
   readonly bytesPerSecond: number;
+  readonly isPerConnection?: boolean;
   readonly rounds: number;
   /** Subjects with a new, empty store for each round; `undefined` starts nothing: nodes pull from the upstream itself. */
   readonly subjects: readonly { name: string; start?: (upstreamPort: number) => Promise<Subject> }[];
@@ -24,6 +25,7 @@ export async function coldPull(upstreamPort: number, image: PushedImage, test: C
     {
       seconds: number[];
       ratio: number[];
+      requests: number[];
       p50: number[];
       p99: number[];
       spread: number[];
@@ -32,13 +34,14 @@ export async function coldPull(upstreamPort: number, image: PushedImage, test: C
       delay: number[];
     }
   >();
-  const link = await TcpLink.open(upstreamPort, test.bytesPerSecond);
+  const link = await TcpLink.open(upstreamPort, test.bytesPerSecond, { isShared: !test.isPerConnection });
   for (let round = 0; round < test.rounds; round++) {
     for (const { name, start } of test.subjects) {
       const subject = await start?.(link.port);
       await subject?.loopDelayP99Ms?.();
       const before = subject?.cpuSeconds() ?? 0;
       link.bytes = 0;
+      link.requests = 0;
       const result = await load({
         kind: 'nodes',
         port: subject?.port ?? link.port,
@@ -53,6 +56,7 @@ export async function coldPull(upstreamPort: number, image: PushedImage, test: C
       const values = measured.get(name) ?? {
         seconds: [],
         ratio: [],
+        requests: [],
         p50: [],
         p99: [],
         spread: [],
@@ -63,6 +67,7 @@ export async function coldPull(upstreamPort: number, image: PushedImage, test: C
       measured.set(name, values);
       values.seconds.push(result.seconds);
       values.ratio.push(link.bytes / image.bytes);
+      values.requests.push(link.requests);
       values.p50.push(result.firstByteP50Ms);
       values.p99.push(result.firstByteP99Ms);
       values.spread.push(result.spreadP99Ms);
@@ -80,6 +85,7 @@ export async function coldPull(upstreamPort: number, image: PushedImage, test: C
     spread(values.seconds, 2),
     Number.isFinite(test.bytesPerSecond) ? `${(median(values.seconds) / idealSeconds).toFixed(2)} ×` : '-',
     median(values.ratio).toFixed(3),
+    median(values.requests).toFixed(0),
     median(values.p50).toFixed(0),
     median(values.p99).toFixed(0),
     median(values.spread).toFixed(0),
@@ -92,6 +98,7 @@ export async function coldPull(upstreamPort: number, image: PushedImage, test: C
     'wall s',
     'one copy on the link',
     'upstream ÷ image',
+    'requests',
     'first byte p50 ms',
     'p99 ms',
     'behind the first p99 ms',

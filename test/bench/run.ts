@@ -25,6 +25,8 @@ import { dockerRegistryFile, warmBlobs, warmManifests } from './warm.ts';
 
 const MIB = 2 ** 20;
 const GIGABIT = 125e6;
+/** Of the section `connections`, whose rounds take as long as it takes at 25 MB/s. */
+const LAYER_BYTES = Number(process.env['BENCH_LAYER_MIB'] ?? 1024) * MIB;
 
 if (!hasPrograms('docker-registry', 'nginx')) {
   console.error(
@@ -158,6 +160,26 @@ try {
         rounds: 1,
         subjects: pick('docker-registry'),
       }),
+  );
+  const oneLayer = async (test: Pick<ColdCase, 'title' | 'isPerConnection'>) => {
+    const image = await pushImage(url, 'library/layer', 'v1', [LAYER_BYTES]);
+    const entrepot = (connectionsPerBlob: number) => ({
+      name: `entrepot, ${connectionsPerBlob === 1 ? 'one connection' : `up to ${connectionsPerBlob}`}`,
+      start: (upstreamPort: number) => startEntrepot(upstreamPort, undefined, { connectionsPerBlob }),
+    });
+    return coldPull(upstream.port, image, {
+      ...test,
+      nodes: 1,
+      bytesPerSecond: 25e6,
+      rounds: 3,
+      subjects: [...pick('directly'), entrepot(1), entrepot(4), ...pick('docker-registry')],
+    });
+  };
+  await measure(
+    'connections',
+    () =>
+      oneLayer({ title: 'Cold pull of one layer, upstream at 25 MB/s a connection', isPerConnection: true }),
+    () => oneLayer({ title: 'Cold pull of one layer, upstream at 25 MB/s in all' }),
   );
   const { port } = upstream;
   await measure(

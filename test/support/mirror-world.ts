@@ -31,7 +31,9 @@ export const repositoryOf = (name: string): Repository => ({ upstream: UPSTREAM,
 export const APP = repositoryOf('app');
 
 export interface MirrorWorldOptions
-  extends Partial<Pick<MirrorOptions, 'limits' | 'maxBytes' | 'completeRanged' | 'endNews'>> {
+  extends Partial<
+    Pick<MirrorOptions, 'limits' | 'maxBytes' | 'completeRanged' | 'endNews' | 'connectionsPerBlobOf'>
+  > {
   readonly policy?: Partial<PullRule>;
   readonly prefetch?: PrefetchRule;
   readonly isOffline?: boolean;
@@ -96,6 +98,7 @@ export class MirrorWorld {
       maxBytes: options.maxBytes,
       completeRanged: options.completeRanged,
       endNews: options.endNews,
+      ...(options.connectionsPerBlobOf && { connectionsPerBlobOf: options.connectionsPerBlobOf }),
       limits: options.limits ?? {
         maxConnections: 128,
         serializeImagePulls: false,

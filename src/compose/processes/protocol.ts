@@ -2,7 +2,7 @@ import type { Socket } from 'node:net';
 import type { Config, ConfigOrigin } from '../../config/config.ts';
 import type { QuotaCalls } from '../../hosted/shared-quota.ts';
 import type { Accepted } from '../../http/acceptor.ts';
-import type { QueueCalls } from '../../mirror/fill/shared-queue.ts';
+import type { PlaceNews, QueueCalls } from '../../mirror/fill/shared-queue.ts';
 import type { FlightCalls } from '../../mirror/shared-flights.ts';
 import type { MetricsSnapshot } from '../../ops/metrics.ts';
 import type { TlsMaterial } from '../../ops/tls-files.ts';
@@ -25,12 +25,10 @@ export interface ServingOrders {
 }
 
 /** What a serving process answers. */
-export interface ServingAnswers {
+export interface ServingAnswers extends PlaceNews {
   take(accepted: Accepted, socket: Socket | undefined): void;
   /** Follows `take`, which may not have arrived. */
   passed(id: number): void;
-  /** The turn of a place in the queue has come. */
-  begin(place: number): void;
   news(notice: Notice): void;
   renewTls(material: TlsMaterial): void;
   /** Applies the configuration, which was checked; rejects if that fails. */

@@ -53,7 +53,10 @@ export class ServingChild implements Taker {
     this.number = number;
     this.#needs = needs;
     this.#child = startChildProcess(import.meta.url, 'serving-process');
-    this.#places = new PlacesOfProcess(needs.queue, place => this.channel.tell('begin', place));
+    this.#places = new PlacesOfProcess(needs.queue, {
+      begin: place => this.channel.tell('begin', place),
+      recall: place => this.channel.tell('recall', place),
+    });
     this.#reservations = new ReservationsOfProcess(needs.quota);
     let served: (() => void) | undefined;
     const serving = new Promise<boolean>(resolve => {

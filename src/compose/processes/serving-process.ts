@@ -54,6 +54,7 @@ class ServingProcess {
         if (this.#lastTaken !== id) this.#channel.tell('refused', id);
       },
       begin: place => this.#queue.begin(place),
+      recall: place => this.#queue.recall(place),
       news: notice => this.#board.post(notice),
       renewTls: material => this.#whenRunning(({ server }) => server.renewTls(material)),
       lives: () => {},

@@ -78,8 +78,12 @@ export interface DownloadOptions {
   readonly resumed: () => void;
   /** Indexes of endpoints to avoid at first, since they sent wrong bytes before. */
   readonly skipEndpoints: Set<number>;
+  /** As in `BlobAsk`. */
+  readonly isSpare?: boolean | undefined;
   /** Under which failures are remembered, if not as those of the whole blob. */
   readonly reference?: string;
+  /** From an earlier response for the blob: others than that are not wanted. */
+  readonly etag?: HostETag | undefined;
   /** How many bytes are stored: where to continue. */
   readonly length: () => number;
   /**
@@ -133,6 +137,7 @@ class Download {
 
   constructor(options: DownloadOptions) {
     this.#options = options;
+    this.#etag = options.etag;
   }
 
   async run(): Promise<number | undefined> {
@@ -212,6 +217,7 @@ class Download {
           length: end === undefined ? undefined : end - offset,
           etag: this.#etag,
           size: this.#options.size(),
+          isSpare: this.#options.isSpare,
           skipEndpoints,
         }),
     );

@@ -1,6 +1,8 @@
+import type { ConnectionTrials } from './connection-trials.ts';
 import type { FillSharing } from './fill-sharing.ts';
 import { type Fill, wrongBytes } from './fill.ts';
 import type { IngestWriter } from './ingest-writer.ts';
+import type { PartialBlob } from './partial-blob.ts';
 import { partialKey, type Partials, type PartialUse } from './partials.ts';
 
 /** A piece of at most this size is never left out of a request: it costs less than another request. */
@@ -12,13 +14,14 @@ const MIN_LEFT_OUT_BYTES = 16 * 1024;
 const MAX_LEFT_OUT_BYTES = 32 * 1024;
 const LEFT_OUT_SHARE = 1 / 1_000;
 /** A response is broken off before a piece of this size; the rest of a response is on its way, and lost. */
-const WORTH_BREAKING_BYTES = 1024 * 1024;
+export const WORTH_BREAKING_BYTES = 1024 * 1024;
 const COPY_BYTES = 1024 * 1024;
 
 export interface FillPiecesOptions {
   readonly fill: Fill;
   readonly sharing: FillSharing;
   readonly partials: Partials;
+  readonly trials: ConnectionTrials;
 }
 
 /**
@@ -30,6 +33,7 @@ export class FillPieces {
   readonly #key: string;
   #use: PartialUse | undefined;
   #hasCopied = false;
+  #buffer: Uint8Array | undefined;
 
   constructor(options: FillPiecesOptions) {
     this.#options = options;
@@ -42,6 +46,17 @@ export class FillPieces {
     if (!sharing.mayTakePieces) return;
     this.#use ??= await partials.find(sharing.starter, fill.digest);
     await this.#use?.blob.othersSaved();
+  }
+
+  /** Opens what keeps pieces, even if there are none yet; `undefined` if none can be kept. */
+  async open(): Promise<PartialBlob | undefined> {
+    const { fill, sharing, partials } = this.#options;
+    if (this.#blob === undefined && fill.size !== undefined && sharing.mayTakePieces) {
+      const use = await partials.open(sharing.starter, fill.digest, fill.size);
+      if (this.#use === undefined) this.#use = use;
+      else use?.leave();
+    }
+    return this.#blob;
   }
 
   /**
@@ -60,14 +75,21 @@ export class FillPieces {
     return undefined;
   }
 
-  /** Copies the pieces that are there at the end of what is written. True if that is the end of the blob, too. */
-  async copyTo(writer: IngestWriter, admit: (bytes: number) => Promise<void>): Promise<boolean> {
+  /**
+   * Copies the pieces that are there at the end of what is written, up to `end` at most. True if that is the end of the blob,
+   * too.
+   */
+  async copyTo(
+    writer: IngestWriter,
+    admit: (bytes: number) => Promise<void>,
+    end = Number.POSITIVE_INFINITY,
+  ): Promise<boolean> {
     const { fill, sharing } = this.#options;
     const blob = this.#blob;
     if (blob === undefined) return false;
     if (fill.size === undefined) fill.learnSize(blob.size);
-    const restBytes = () => Math.max(0, blob.size - writer.length);
-    const buffer = new Uint8Array(Math.min(COPY_BYTES, restBytes()));
+    const restBytes = () => Math.max(0, Math.min(blob.size, end) - writer.length);
+    const buffer = (this.#buffer ??= new Uint8Array(Math.min(COPY_BYTES, blob.size)));
     for (;;) {
       const count = await blob.read(buffer.subarray(0, restBytes()), writer.length);
       if (count === 0) return writer.length === blob.size;
@@ -81,9 +103,16 @@ export class FillPieces {
   /** The Fill's bytes are not the blob: if any are of the pieces, these may be to blame. True if so; they are discarded. */
   discard(): boolean {
     if (!this.#hasCopied) return false;
-    this.#use?.blob.fail(wrongBytes(this.#options.fill.digest));
+    this.distrust();
+    // They may have come over several connections.
+    this.#options.trials.refuse();
     this.#hasCopied = false;
     return true;
+  }
+
+  /** The pieces are wrong: they are discarded. */
+  distrust(): void {
+    this.#use?.blob.fail(wrongBytes(this.#options.fill.digest));
   }
 
   /** The whole blob is stored: nobody needs its pieces. */

@@ -67,6 +67,13 @@ export class FillQuota {
     return this.#store.space.mayAdmit(bytes).catch(() => true);
   }
 
+  /** Whether this many bytes take at most `share` of the free space, so that one could do with them or without. */
+  async hasSpareRoomFor(bytes: number, share: number): Promise<boolean> {
+    const { freeBytes, minFreeBytes } = await this.#store.space.look();
+    const roomBytes = Math.min(freeBytes - minFreeBytes, this.#maxBytes - this.#store.unfinishedBytes);
+    return bytes <= roomBytes * share;
+  }
+
   #requireFits(bytes: number, size: number): void {
     if (size > this.#maxBytes || this.#store.unfinishedBytes + bytes > this.#maxBytes) {
       throw new StorageFull(`the store may take ${formatSize(this.#maxBytes)} in total (storage.maxBytes)`);

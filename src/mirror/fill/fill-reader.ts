@@ -9,6 +9,7 @@ export interface ReadableFill {
   readonly digest: Digest;
   readonly size: number | undefined;
   readonly readable: number;
+  noteWait(): void;
   until<T>(look: () => T | undefined, signal?: AbortSignal): Promise<T>;
   read(buffer: Uint8Array, position: number): Promise<number>;
 }
@@ -56,6 +57,7 @@ export class FillReader implements BlobReader {
     const fill = this.#fill;
     let readable: number;
     try {
+      if (this.#readableBehind(position) === undefined) fill.noteWait();
       readable = await fill.until(() => this.#readableBehind(position), this.#closing.signal);
     } catch (error) {
       if (!isStorageClosed(error)) throw error;

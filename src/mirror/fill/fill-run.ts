@@ -10,6 +10,7 @@ import type { Digest } from '../../oci/digest.ts';
 import { repositoryText } from '../../oci/repository.ts';
 import type { Links } from '../links.ts';
 import type { UpstreamRequests } from '../upstream-requests.ts';
+import type { ConnectionTrials } from './connection-trials.ts';
 import { fillKey } from './fill-key.ts';
 import { FillFollower } from './fill-follower.ts';
 import { FillLeader, type Led } from './fill-leader.ts';
@@ -32,6 +33,8 @@ export interface FillWorld {
   readonly queue: PullTurns;
   readonly quota: FillQuota;
   readonly partials: Partials;
+  /** How many connections may download one blob of an upstream; called each time. */
+  readonly connectionsPerBlobOf: (upstream: string) => number;
   readonly keeping: Keeping;
   readonly log: Log;
   readonly meter: Meter;
@@ -93,13 +96,17 @@ export class FillRun {
 
   /**
    * `after` is the end of an earlier run for the same Fill. `skipEndpoints` is shared by all runs: the endpoints that
-   * sent wrong bytes.
+   * sent wrong bytes. `trials` are those of its upstream.
    */
   constructor(
     world: FillWorld,
     digest: Digest,
     starter: FillStarter,
-    from: { readonly after: Promise<void> | undefined; readonly skipEndpoints: Set<number> },
+    from: {
+      readonly after: Promise<void> | undefined;
+      readonly skipEndpoints: Set<number>;
+      readonly trials: ConnectionTrials;
+    },
   ) {
     const { repository, right, isAhead } = starter;
     this.#metadata = world.metadata;
@@ -120,6 +127,8 @@ export class FillRun {
       fill: this.fill,
       place: this.#place,
       skipEndpoints: from.skipEndpoints,
+      trials: from.trials,
+      limit: () => world.connectionsPerBlobOf(repository.upstream),
       log: world.log.child({ upstream: repository.upstream, digest }),
       signal: this.#stopping.signal,
     };

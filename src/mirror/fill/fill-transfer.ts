@@ -1,12 +1,8 @@
 import type { Ingest, SpoolSpace } from '../../blobs/spool.ts';
 import type { Clock } from '../../lib/clock.ts';
-import type { Log } from '../../lib/log.ts';
-import type { Meter } from '../../lib/meter.ts';
-import type { UpstreamRequests } from '../upstream-requests.ts';
 import { download } from './download.ts';
+import { FillConnections, type FillConnectionsOptions } from './fill-connections.ts';
 import type { FillSpace } from './fill-quota.ts';
-import type { FillSharing } from './fill-sharing.ts';
-import type { FillPieces } from './fill-pieces.ts';
 import type { Fill } from './fill.ts';
 import { IngestWriter } from './ingest-writer.ts';
 
@@ -16,20 +12,10 @@ import { IngestWriter } from './ingest-writer.ts';
  */
 const UNNAMED_UNREAD_MS = 60_000;
 
-export interface FillTransferOptions {
-  readonly fill: Fill;
-  readonly sharing: FillSharing;
-  readonly asking: UpstreamRequests;
-  /** What is there already. */
-  readonly pieces: FillPieces;
+export interface FillTransferOptions extends FillConnectionsOptions {
   /** The free space where ingests are written. */
   readonly disk: SpoolSpace;
-  /** The endpoints that sent wrong bytes. */
   readonly skipEndpoints: Set<number>;
-  readonly meter: Meter;
-  readonly log: Log;
-  /** Aborts when the Fill is stopped. */
-  readonly signal: AbortSignal;
 }
 
 /**
@@ -55,7 +41,9 @@ export class FillTransfer {
     const labels = { upstream: sharing.starter.repository.upstream };
     const writer = new IngestWriter(ingest, length => fill.grow(length));
     const reading = new Reading(fill, asking.clock);
-    return download({
+    const connections = new FillConnections(this.#options);
+    const admit = (bytes: number) => this.#admit(bytes, space, reading);
+    const downloading = download({
       asking,
       digest: fill.digest,
       log,
@@ -63,20 +51,37 @@ export class FillTransfer {
       signal,
       skipEndpoints,
       length: () => writer.length,
-      end: isUnderWay => pieces.endBefore(writer.length, isUnderWay),
-      prepare: () => pieces.copyTo(writer, bytes => this.#admit(bytes, space, reading)),
+      end: isUnderWay => connections.endBefore(writer.length, isUnderWay),
+      prepare: async () => {
+        do {
+          const end = await connections.copyableUpTo(writer.length);
+          if (await pieces.copyTo(writer, admit, end)) return true;
+        } while (await connections.follow(writer.length));
+        return false;
+      },
       read: (buffer, position) => fill.read(buffer, position),
       size: () => fill.size ?? sharing.agreedSize,
       limit: () => sharing.limitBytes,
       write: async chunk => {
-        await this.#admit(chunk.byteLength, space, reading);
+        const startedMs = performance.now();
+        await admit(chunk.byteLength);
         await writer.add(chunk);
+        connections.received(chunk.byteLength, performance.now() - startedMs);
         meter.count('bytes_from_upstream_total', labels, chunk.byteLength);
       },
       contender: () => sharing.current,
       refused: async (contender, failure) => sharing.refused(contender, failure),
-      given: delivery => sharing.given(delivery),
+      given: delivery => {
+        const isGiven = sharing.given(delivery);
+        if (isGiven) connections.begin(delivery);
+        return isGiven;
+      },
     });
+    try {
+      return await downloading;
+    } finally {
+      await connections.end();
+    }
   }
 
   /** Reserves space for the next piece. Throws if there is none, or if nobody wants a blob of unknown size any more. */

@@ -41,6 +41,7 @@ export class Fill {
   #failure: unknown;
   readonly #sources: FillSource[] = [];
   #readers = 0;
+  #waits = 0;
   #ended = false;
 
   constructor(digest: Digest) {
@@ -80,6 +81,16 @@ export class Fill {
 
   get readers(): number {
     return this.#readers;
+  }
+
+  /** How often a reader had to wait for bytes. */
+  get waits(): number {
+    return this.#waits;
+  }
+
+  /** A reader has to wait for bytes. */
+  noteWait(): void {
+    this.#waits += 1;
   }
 
   get hasReaders(): boolean {

@@ -13,6 +13,7 @@ import type { Digest } from '../../oci/digest.ts';
 import { OciError } from '../../oci/errors.ts';
 import type { Repository } from '../../oci/repository.ts';
 import type { Right } from '../../oci/requester.ts';
+import { ConnectionTrials } from './connection-trials.ts';
 import type { Contender } from './contender.ts';
 import { DirectReader } from './direct-reader.ts';
 import { digestInFillKey, fillKey } from './fill-key.ts';
@@ -43,6 +44,8 @@ export class Fills {
   readonly #world: FillWorld;
   readonly #runs = new Map<string, FillRun>();
   readonly #wrongEndpoints = new Lru<Set<number>>(WRONG_BYTES_MEMORY);
+  /** By upstream. */
+  readonly #trials = new Map<string, ConnectionTrials>();
   #isClosing = false;
 
   constructor(world: FillWorld) {
@@ -75,6 +78,7 @@ export class Fills {
     const run = new FillRun(this.#world, digest, starter, {
       after: this.#runs.get(key)?.done,
       skipEndpoints: this.#skippedFor(key),
+      trials: this.#trialsOf(starter.repository.upstream),
     });
     this.#runs.set(key, run);
     this.#gauge();
@@ -141,6 +145,12 @@ export class Fills {
     const skipped = this.#wrongEndpoints.get(key) ?? new Set<number>();
     this.#wrongEndpoints.set(key, skipped);
     return skipped;
+  }
+
+  #trialsOf(upstream: string): ConnectionTrials {
+    const trials = this.#trials.get(upstream) ?? new ConnectionTrials(upstream, this.#world.meter);
+    this.#trials.set(upstream, trials);
+    return trials;
   }
 
   #gauge(): void {

@@ -10,7 +10,7 @@ import type { UpstreamRequests } from '../upstream-requests.ts';
 import type { FillSpace } from './fill-quota.ts';
 import { ANNOUNCE_EACH_MS, overlaps, type OtherParts } from './other-parts.ts';
 import type { PullTurns } from './pull-queue.ts';
-import { type RangeAsker, RangeRequest } from './range-request.ts';
+import { type RangeAsker, RangeRequest, type RangeRequestOptions } from './range-request.ts';
 
 /** How much a crash may lose: what came within this time is fetched again. */
 const SAVE_AFTER_MS = 1_000;
@@ -28,6 +28,9 @@ export interface PartialBlobOptions {
   readonly space: FillSpace;
   readonly others: OtherParts;
 }
+
+/** How a range may be requested. */
+type RequestChoices = Pick<RangeRequestOptions, 'queue' | 'etag' | 'isSpare'>;
 
 /** How often it looks for what other processes have saved, and before each request. */
 const LOOK_EACH_MS = 100;
@@ -156,15 +159,20 @@ export class PartialBlob {
     }
   }
 
-  /** Requests a range of which nothing is `known`. */
-  request(extent: Extent, asker: RangeAsker): RangeRequest {
-    const { asking, links, queue, meter, log, digest, size } = this.#options;
+  /** Requests a range of which nothing is `known`; in a `queue` of its own if the connection for it is there. */
+  request(
+    extent: Extent,
+    asker: RangeAsker,
+    { queue = this.#options.queue, ...choices }: Partial<RequestChoices> = {},
+  ): RangeRequest {
+    const { asking, links, meter, log, digest, size } = this.#options;
     const write = (position: number, chunk: Uint8Array): Promise<void> => this.#write(position, chunk);
     const request: RangeRequest = new RangeRequest({
       claim: () => this.#claim(request),
       asking,
       links,
       queue,
+      ...choices,
       meter,
       log,
       digest,

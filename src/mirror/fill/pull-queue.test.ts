@@ -171,3 +171,67 @@ describe('the pull queue', () => {
     expect(order).toEqual(['1', '2']);
   });
 });
+
+const spare = (requester: string) => ({ requester, repository: 'up.example/app', isSpare: true });
+const pull = (requester: string) => ({ requester, repository: 'up.example/app' });
+
+async function isRecalled({ recalled }: PullPlace): Promise<boolean> {
+  return Promise.race([recalled.then(() => true), settled().then(() => false)]);
+}
+
+describe('a spare place', () => {
+  it('is given only while nobody waits for a connection', async () => {
+    const queue = new PullQueue({ ...NO_LIMIT, maxConnections: 2 });
+    const places = [queue.enter(pull('a')), queue.enter(pull('b'))];
+    const [further, next] = [queue.enter(spare('a')), queue.enter(pull('c'))];
+    places[0]?.leave();
+    expect(queue.running).toBe(2);
+    await next.turn;
+    places[1]?.leave();
+    await further.turn;
+    expect(await isRecalled(further)).toBe(false);
+  });
+
+  it('is recalled for each download that waits, the last one first', async () => {
+    const queue = new PullQueue({ ...NO_LIMIT, maxConnections: 4 });
+    queue.enter(pull('a'));
+    const spares = [queue.enter(spare('a')), queue.enter(spare('a')), queue.enter(spare('a'))];
+    const next = queue.enter(pull('b'));
+    expect(await Promise.all(spares.map(isRecalled))).toEqual([false, false, true]);
+    queue.enter(pull('c'));
+    expect(await Promise.all(spares.map(isRecalled))).toEqual([false, true, true]);
+    spares[2]?.leave();
+    await next.turn;
+    expect(await Promise.all(spares.map(isRecalled))).toEqual([false, true, true]);
+  });
+
+  it('is recalled for a requester that has as many downloads as it may', async () => {
+    const queue = new PullQueue({ ...NO_LIMIT, maxConnections: 10 });
+    const limited = { maxTransfers: 2 };
+    queue.enter({ ...pull('a'), ...limited });
+    const own = queue.enter({ ...spare('a'), ...limited });
+    const others = queue.enter({ ...spare('b'), ...limited });
+    const next = queue.enter({ ...pull('a'), ...limited });
+    expect(await Promise.all([own, others].map(isRecalled))).toEqual([true, false]);
+    own.leave();
+    await next.turn;
+  });
+
+  it('is not recalled for a download that waits for the end of another image pull', async () => {
+    const queue = new PullQueue({ ...NO_LIMIT, maxConnections: 4, serializeImagePulls: true });
+    queue.enter(pull('a'));
+    const further = queue.enter(spare('a'));
+    queue.enter({ requester: 'b', repository: 'up.example/other' });
+    expect(await isRecalled(further)).toBe(false);
+  });
+
+  it('makes way for a prefetch, too', async () => {
+    const queue = new PullQueue({ ...NO_LIMIT, maxConnections: 4 });
+    queue.enter(pull('a'));
+    const further = queue.enter(spare('a'));
+    const ahead = queue.enter({ ...pull('b'), isAhead: true });
+    expect(await isRecalled(further)).toBe(true);
+    further.leave();
+    await ahead.turn;
+  });
+});

@@ -22,6 +22,11 @@ export interface PullTicket {
   readonly key?: string | undefined;
   /** Set for a prefetch: it comes after everything that clients wait for. */
   readonly isAhead?: boolean | undefined;
+  /**
+   * Set for a further connection of a download that is running: only for as long as nobody else waits for one. See
+   * `PullPlace.recalled`.
+   */
+  readonly isSpare?: boolean | undefined;
 }
 
 /** A requester that waits, and its limit. */
@@ -32,19 +37,27 @@ class Waiting {
   readonly turn: Promise<void>;
   /** Requesters that wait for it, with the limit of each. */
   readonly waiters = new Map<string, number>();
+  readonly isSpare: boolean;
+  readonly recalled: Promise<void>;
   isAhead: boolean;
+  isRecalled = false;
   state: 'waiting' | 'running' | 'left' = 'waiting';
   /** The requester whose turn was used. */
   requester: string;
   #begin: (() => void) | undefined;
+  #giveBack: (() => void) | undefined;
 
-  constructor({ requester, repository, maxTransfers, isAhead = false }: PullTicket) {
+  constructor({ requester, repository, maxTransfers, isAhead = false, isSpare = false }: PullTicket) {
     this.requester = requester;
     this.repository = repository;
     this.isAhead = isAhead;
+    this.isSpare = isSpare;
     this.add({ requester, maxTransfers });
     this.turn = new Promise(resolve => {
       this.#begin = resolve;
+    });
+    this.recalled = new Promise(resolve => {
+      this.#giveBack = resolve;
     });
   }
 
@@ -57,6 +70,11 @@ class Waiting {
     this.state = 'running';
     this.#begin?.();
   }
+
+  recall(): void {
+    this.isRecalled = true;
+    this.#giveBack?.();
+  }
 }
 
 /** A place among the running downloads, or in the queue. */
@@ -65,6 +83,8 @@ export interface PullPlace {
   readonly queued: boolean;
   /** Resolves when the download may begin. Never rejects. */
   readonly turn: Promise<void>;
+  /** Resolves when somebody waits for the connection of a spare place, which should then be left. Never rejects. */
+  readonly recalled: Promise<void>;
   /** Another requester waits for the same download, which begins in whichever turn comes first. */
   join(waiter: Waiter): void;
   /** Gives up the place, running or queued. May be called more than once. */
@@ -94,6 +114,8 @@ export class PullQueue implements PullTurns {
   readonly #imagePulls = new Map<string, number>();
   /** Running downloads by requester. */
   readonly #transfers = new Map<string, number>();
+  /** The running ones that are spare, in the order in which they began. */
+  readonly #spares = new Set<Waiting>();
   /** Queues by requester. The order of the map is that of the turns: a requester goes to the end after its turn. */
   readonly #lines = new Map<string, Waiting[]>();
 
@@ -138,7 +160,8 @@ export class PullQueue implements PullTurns {
       }
       this.#serve();
     };
-    return { queued: waiting.state === 'waiting', turn: waiting.turn, join, leave };
+    const { turn, recalled } = waiting;
+    return { queued: waiting.state === 'waiting', turn, recalled, join, leave };
   }
 
   limitsChanged(): void {
@@ -152,18 +175,45 @@ export class PullQueue implements PullTurns {
   #serve(): void {
     while (this.#running < this.#maxConnections) {
       const next = this.#next();
-      if (next === undefined) return;
+      if (next === undefined) break;
       const { waiting, requester } = next;
       this.#running++;
+      if (waiting.isSpare) this.#spares.add(waiting);
       add(this.#imagePulls, waiting.repository, 1);
       add(this.#transfers, requester, 1);
       waiting.start(requester);
     }
+    this.#recall();
   }
 
   /** The first download that may run, of the requester that has waited longest for a turn. */
   #next(): Turn | undefined {
-    return this.#first(waiting => !waiting.isAhead && this.#mayPull(waiting)) ?? this.#nextAhead();
+    return (
+      this.#first(waiting => !waiting.isAhead && !waiting.isSpare && this.#mayPull(waiting)) ??
+      this.#nextAhead() ??
+      (this.#waitsForConnection().length === 0 ? this.#first(waiting => waiting.isSpare) : undefined)
+    );
+  }
+
+  /** Downloads that wait for somebody to leave, and not only for the end of another image pull. */
+  #waitsForConnection(): readonly Waiting[] {
+    const all = new Set([...this.#lines.values()].flat());
+    return [...all].filter(waiting => !waiting.isSpare && this.#mayPull(waiting));
+  }
+
+  /** Wants a spare connection back for each download that waits for one. */
+  #recall(): void {
+    if (this.#spares.size === 0) return;
+    const spares = [...this.#spares].toReversed();
+    let returning = spares.filter(({ isRecalled }) => isRecalled).length;
+    for (const waiting of this.#waitsForConnection()) {
+      returning -= 1;
+      if (returning >= 0) continue;
+      const isFull = waiting.isAhead || this.#running >= this.#maxConnections;
+      spares
+        .find(({ isRecalled, requester }) => !isRecalled && (isFull || waiting.waiters.has(requester)))
+        ?.recall();
+    }
   }
 
   /**
@@ -175,6 +225,7 @@ export class PullQueue implements PullTurns {
     const hasRoom = this.#imagePulls.size < this.#maxImagePulls - 1;
     return this.#first(
       (waiting, requester) =>
+        waiting.isAhead &&
         this.#mayPull(waiting) &&
         (hasRoom || this.#imagePulls.has(waiting.repository)) &&
         (this.#transfers.get(requester) ?? 0) < Math.floor((waiting.waiters.get(requester) ?? 0) / 2),
@@ -212,8 +263,10 @@ export class PullQueue implements PullTurns {
     }
   }
 
-  #finish({ requester, repository }: Waiting): void {
+  #finish(waiting: Waiting): void {
+    const { requester, repository } = waiting;
     this.#running--;
+    this.#spares.delete(waiting);
     add(this.#imagePulls, repository, -1);
     add(this.#transfers, requester, -1);
   }

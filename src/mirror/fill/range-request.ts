@@ -6,6 +6,7 @@ import type { Digest } from '../../oci/digest.ts';
 import { type Repository, repositoryText } from '../../oci/repository.ts';
 import type { Right } from '../../oci/requester.ts';
 import { UpstreamFailure } from '../../upstream/failures.ts';
+import type { HostETag } from '../../upstream/upstream.ts';
 import { admits, type Links } from '../links.ts';
 import { type UpstreamRequests, blobReference } from '../upstream-requests.ts';
 import { Contender } from './contender.ts';
@@ -45,6 +46,10 @@ export interface RangeRequestOptions {
   readonly asker: RangeAsker;
   /** Called when it is this request's turn: false if it is to be left to others. */
   readonly claim: () => Promise<boolean>;
+  /** As in `DownloadOptions`. */
+  readonly etag?: HostETag | undefined;
+  /** Set for a further connection of a download, which can do without; its failures are remembered separately. */
+  readonly isSpare?: boolean | undefined;
   /** Keeps a piece. */
   readonly write: (position: number, chunk: Uint8Array) => Promise<void>;
 }
@@ -62,6 +67,8 @@ export class RangeRequest {
   #wanted = 0;
   #failure: { readonly cause: unknown } | undefined;
   #isLeft = false;
+  #receivedBytes = 0;
+  #isOver = false;
 
   constructor(options: RangeRequestOptions) {
     this.#options = options;
@@ -77,6 +84,16 @@ export class RangeRequest {
   /** Whether it has ended at once because another process has, or requests, some of it. */
   get isLeft(): boolean {
     return this.#isLeft;
+  }
+
+  /** How many bytes it has brought. */
+  get receivedBytes(): number {
+    return this.#receivedBytes;
+  }
+
+  /** Whether it has ended, which `done` tells a moment later. */
+  get isOver(): boolean {
+    return this.#isOver;
   }
 
   /** Wants its bytes until the returned function is called, which may happen more than once. */
@@ -106,12 +123,13 @@ export class RangeRequest {
     } catch (cause) {
       this.#failure = { cause: isUnusable(cause) ? new RangesUnusable(cause.message, { cause }) : cause };
     } finally {
+      this.#isOver = true;
       place.leave();
     }
   }
 
   async #download(): Promise<void> {
-    const { asking, links, meter, log, digest, size, extent, asker, write } = this.#options;
+    const { asking, links, meter, log, digest, size, extent, asker, etag, isSpare, write } = this.#options;
     const { repository, right } = asker;
     const settled = asker.settled || links.isPartGiven(repository, digest, right);
     const contender = new Contender(repository, right, settled, asking.clock);
@@ -123,7 +141,9 @@ export class RangeRequest {
       signal: this.#leaving.signal,
       resumed: () => meter.count('fills_resumed_total'),
       skipEndpoints: new Set(),
-      reference: rangesReference(digest),
+      reference: isSpare ? `further ${rangesReference(digest)}` : rangesReference(digest),
+      isSpare,
+      etag,
       length: () => position,
       end: () => extent.end,
       prepare: async () => position === extent.end,
@@ -133,6 +153,7 @@ export class RangeRequest {
         await write(position, chunk);
         meter.count('bytes_from_upstream_total', { upstream: repository.upstream }, chunk.byteLength);
         position += chunk.byteLength;
+        this.#receivedBytes += chunk.byteLength;
       },
       contender: () => contender,
       refused: async (_, failure) => {

@@ -18,7 +18,10 @@ let begun: string[];
 
 /** A process whose messages arrive a turn of the event loop later. */
 function processOn(queue: SharedQueue): TestProcess {
-  const places = new PlacesOfProcess(queue, place => void setImmediate().then(() => remote.begin(place)));
+  const places = new PlacesOfProcess(queue, {
+    begin: place => void setImmediate().then(() => remote.begin(place)),
+    recall: place => void setImmediate().then(() => remote.recall(place)),
+  });
   const calls: QueueCalls = {
     enter: request => void setImmediate().then(() => places.enter(request)),
     join: request => void setImmediate().then(() => places.join(request)),
@@ -80,4 +83,20 @@ it('takes back the places of a process that has ended', async () => {
   one.places.leaveAll();
   await settle();
   expect([begun, shared.waiting]).toEqual([['first', 'second'], 0]);
+});
+
+it('asks a process for a spare place back when another one waits', async () => {
+  shared = new SharedQueue(new PullQueue({ ...limits, maxConnections: 2 }));
+  [one, other] = [processOn(shared), processOn(shared)];
+  enter(one, 'first');
+  const spare = one.queue.enter({ requester: 'first', repository: 'up.example/app', isSpare: true });
+  let isRecalled = false;
+  void spare.recalled.then(() => (isRecalled = true));
+  await spare.turn;
+  enter(other, 'second');
+  await settle();
+  expect(isRecalled).toBe(true);
+  spare.leave();
+  await settle();
+  expect(begun).toEqual(['first', 'second']);
 });

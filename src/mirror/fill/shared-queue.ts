@@ -35,8 +35,8 @@ export class SharedQueue implements PullTurns {
       this.#shared.delete(key);
       shared.place.leave();
     };
-    const { turn } = shared.place;
-    return { queued: shared.isQueued, turn, join: waiter => shared.place.join(waiter), leave };
+    const { turn, recalled } = shared.place;
+    return { queued: shared.isQueued, turn, recalled, join: waiter => shared.place.join(waiter), leave };
   }
 
   limitsChanged(): void {
@@ -68,22 +68,30 @@ export interface QueueCalls {
   leave(place: number): void;
 }
 
+/** What a process is told of its places, by their numbers. */
+export interface PlaceNews {
+  /** Its turn has come. */
+  begin(place: number): void;
+  /** Somebody waits for the connection of a spare place. */
+  recall(place: number): void;
+}
+
 /** The places of one other process, which are left when it ends. */
 export class PlacesOfProcess implements QueueCalls {
   readonly #queue: PullTurns;
-  readonly #begin: (place: number) => void;
+  readonly #tell: PlaceNews;
   readonly #places = new Map<number, PullPlace>();
 
-  /** `begin` is called when the turn of a place has come. */
-  constructor(queue: PullTurns, begin: (place: number) => void) {
+  constructor(queue: PullTurns, tell: PlaceNews) {
     this.#queue = queue;
-    this.#begin = begin;
+    this.#tell = tell;
   }
 
   enter({ place, ticket }: Parameters<QueueCalls['enter']>[0]): void {
     const entered = this.#queue.enter(ticket);
     this.#places.set(place, entered);
-    void this.#beginInTurn(place, entered);
+    void this.#tellOf(place, entered.turn, 'begin');
+    if (ticket.isSpare === true) void this.#tellOf(place, entered.recalled, 'recall');
   }
 
   join({ place, waiter }: Parameters<QueueCalls['join']>[0]): void {
@@ -99,18 +107,23 @@ export class PlacesOfProcess implements QueueCalls {
     for (const place of this.#places.keys()) this.leave(place);
   }
 
-  async #beginInTurn(place: number, { turn }: PullPlace): Promise<void> {
-    await turn;
-    if (this.#places.has(place)) this.#begin(place);
+  async #tellOf(place: number, event: Promise<void>, name: keyof PlaceNews): Promise<void> {
+    await event;
+    if (this.#places.has(place)) this.#tell[name](place);
   }
 }
 
+interface RemotePlace {
+  readonly begin: () => void;
+  readonly recall: () => void;
+}
+
 /** The queue as a process sees it that asks another. */
-export class RemoteQueue implements PullTurns {
+export class RemoteQueue implements PullTurns, PlaceNews {
   /** The process that has the queue reports how many wait. */
   readonly waiting = 0;
   readonly #calls: QueueCalls;
-  readonly #begin = new Map<number, () => void>();
+  readonly #places = new Map<number, RemotePlace>();
   #last = 0;
 
   constructor(calls: QueueCalls) {
@@ -120,24 +133,39 @@ export class RemoteQueue implements PullTurns {
   enter(ticket: PullTicket): PullPlace {
     this.#last += 1;
     const place = this.#last;
-    const turn = new Promise<void>(resolve => this.#begin.set(place, resolve));
+    const [turn, begin] = happening();
+    const [recalled, recall] = happening();
+    this.#places.set(place, { begin, recall });
     this.#calls.enter({ place, ticket });
     return {
       queued: true,
       turn,
+      recalled,
       join: waiter => this.#calls.join({ place, waiter }),
       leave: () => {
-        if (!this.#begin.delete(place)) return;
+        if (!this.#places.delete(place)) return;
         this.#calls.leave(place);
       },
     };
   }
 
-  /** The turn of `place` has come. */
   begin(place: number): void {
-    this.#begin.get(place)?.();
+    this.#places.get(place)?.begin();
+  }
+
+  recall(place: number): void {
+    this.#places.get(place)?.recall();
   }
 
   /** The process that has the queue knows its limits. */
   limitsChanged(): void {}
+}
+
+/** A promise and the way to resolve it. */
+function happening(): [Promise<void>, () => void] {
+  let happens: (() => void) | undefined;
+  const happened = new Promise<void>(resolve => {
+    happens = resolve;
+  });
+  return [happened, () => happens?.()];
 }

@@ -25,9 +25,10 @@ const UPSTREAM = 'upstream.example';
 export async function startEntrepot(
   upstreamPort: number,
   folder?: string,
+  options: { readonly connectionsPerBlob?: number } = {},
 ): Promise<Subject & { suspend(): Promise<void> }> {
   const own = folder ?? (await mkdtemp(join(tmpdir(), 'entrepot-bench-')));
-  const upstreams = { [UPSTREAM]: { url: `http://127.0.0.1:${upstreamPort}` } };
+  const upstreams = { [UPSTREAM]: { url: `http://127.0.0.1:${upstreamPort}`, ...options } };
   const entrepot = await Entrepot.start({ upstreams }, { folder: own });
   return {
     name: 'entrepot',

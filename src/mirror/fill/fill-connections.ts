@@ -1,0 +1,380 @@
+import { isStorageClosed } from '../../blobs/storage-full.ts';
+import { hasBytes } from '../../lib/bytes-reader.ts';
+import type { Extent } from '../../lib/extents.ts';
+import type { Log } from '../../lib/log.ts';
+import type { Meter } from '../../lib/meter.ts';
+import { repositoryText } from '../../oci/repository.ts';
+import { UpstreamFailure } from '../../upstream/failures.ts';
+import type { HostETag } from '../../upstream/upstream.ts';
+import type { UpstreamRequests } from '../upstream-requests.ts';
+import type { ConnectionTrials, Further, Sharer } from './connection-trials.ts';
+import { type Delivery, OVERLAP_BYTES } from './download.ts';
+import { type FillPieces, WORTH_BREAKING_BYTES } from './fill-pieces.ts';
+import type { FillQuota } from './fill-quota.ts';
+import type { FillSharing } from './fill-sharing.ts';
+import type { Fill } from './fill.ts';
+import { FurtherConnection, heldPlace, NO_QUEUE } from './further-connection.ts';
+import type { PartialBlob } from './partial-blob.ts';
+import type { PullPlace, PullTurns } from './pull-queue.ts';
+import { type RangeRequest, RangesUnusable } from './range-request.ts';
+
+/** Smaller blobs come over one connection: images have many of them, which come at the same time. */
+const MIN_BLOB_BYTES = 32 * 1024 * 1024;
+/** Finding out whether another connection helps takes about a second, which must be worth it. */
+const MIN_REST_MS = 3_000;
+/** How long a connection brings one stripe: the time in which a request costs little, and after which readers get on. */
+const STRIPE_MS = 2_000;
+const MIN_STRIPE_BYTES = 8 * 1024 * 1024;
+/** Smaller gaps are left to the connection that writes in order. */
+const MIN_GAP_BYTES = 1024 * 1024;
+/** The disk, not upstream, is the bottleneck if writing takes this share of the time. */
+const BUSY_SHARE = 0.5;
+/** A connection for which readers wait is given up if it is so slow, compared to the others, for a second and a half. */
+const SLOW_SHARE = 0.25;
+const SLOW_WINDOWS = 5;
+/** What comes ahead is written twice, so at most this share of the free space is taken by it. */
+const SPARE_SHARE = 0.25;
+
+export interface FillConnectionsOptions {
+  readonly fill: Fill;
+  readonly sharing: FillSharing;
+  readonly pieces: FillPieces;
+  readonly asking: UpstreamRequests;
+  readonly queue: PullTurns;
+  readonly quota: FillQuota;
+  readonly trials: ConnectionTrials;
+  /** How many connections one blob may have at most, the first included; called each time. */
+  readonly limit: () => number;
+  /** The endpoints that sent wrong bytes. */
+  readonly skipEndpoints: ReadonlySet<number>;
+  readonly meter: Meter;
+  readonly log: Log;
+  readonly signal: AbortSignal;
+}
+
+/**
+ * The further connections of a Fill, for as long as one connection is the bottleneck. Each brings stripes from just ahead of
+ * what is there, as pieces, which the Fill copies when it gets to them: so readers get on at the rate of all connections
+ * together, while far parts would let them wait for the first one.
+ *
+ * The first connection goes on in order until it comes to the first stripe. It reads a little of that, too: an upstream
+ * that sends other ranges than it was asked for is found out before anybody gets such bytes.
+ */
+export class FillConnections implements Sharer {
+  readonly #options: FillConnectionsOptions;
+  readonly #further = new Set<FurtherConnection>();
+  /** What uses the Fill's own place while the Fill waits for stripes of others. */
+  #own: FurtherConnection | undefined;
+  #blob: PartialBlob | undefined;
+  #etag: HostETag | undefined;
+  #leave: (() => void) | undefined;
+  /** Where the first stripe begins, until its beginning was compared with what the first connection brings. */
+  #doubtedAt: number | undefined;
+  #hasStripes = false;
+  #isFollowing = false;
+  /** The request for which the Fill waits. */
+  #awaited: RangeRequest | undefined;
+  /** The same at the end of the last window, and for how many windows it has been slow. */
+  #awaitedBefore:
+    | { readonly request: RangeRequest; readonly bytes: number; readonly slow: number }
+    | undefined;
+  #isOver = false;
+  /** Set when a connection has failed: this blob gets no more. */
+  #hasFailed = false;
+  // In the present window.
+  #bytes = 0;
+  #writingMs = 0;
+  #waitsBefore = 0;
+  // As of the last window.
+  #bytesPerSecond = 0;
+  #isHeldUp = false;
+
+  constructor(options: FillConnectionsOptions) {
+    this.#options = options;
+  }
+
+  /** Upstream begins to send over the first connection. */
+  begin({ answer }: Delivery): void {
+    this.#etag = answer.etag;
+    this.#leave ??= this.#options.trials.enter(this);
+  }
+
+  /** The first connection has brought bytes, and writing them took so long. */
+  received(bytes: number, writingMs: number): void {
+    this.#bytes += bytes;
+    this.#writingMs += writingMs;
+  }
+
+  /** Where the first connection has to stop: before what is there, or what others are bringing. See `DownloadOptions`. */
+  endBefore(position: number, isUnderWay: boolean): number | undefined {
+    const doubtedAt = this.#doubt();
+    const there = this.#options.pieces.endBefore(position, isUnderWay);
+    if (doubtedAt !== undefined && position < doubtedAt + OVERLAP_BYTES)
+      return there !== undefined && there < doubtedAt ? there : doubtedAt + OVERLAP_BYTES;
+    const ends = this.#requests
+      .filter(({ extent }) => extent.end > position)
+      .map(({ extent }) => Math.max(extent.start, position));
+    if (there !== undefined) ends.push(there);
+    return ends.length === 0 ? undefined : Math.min(...ends);
+  }
+
+  /**
+   * Up to where what is there from `position` on may be copied: not the first stripe, before the first connection has brought
+   * a little of it, too, and that is the same.
+   */
+  async copyableUpTo(position: number): Promise<number> {
+    const doubtedAt = this.#doubt();
+    if (doubtedAt === undefined) return Number.POSITIVE_INFINITY;
+    if (position < doubtedAt + OVERLAP_BYTES) return Math.max(position, doubtedAt);
+    await this.#compare(doubtedAt);
+    return Number.POSITIVE_INFINITY;
+  }
+
+  /**
+   * Waits for the byte at `position` if another connection is bringing it, and lets the Fill's own place be used meanwhile.
+   * False if it has to be downloaded.
+   */
+  async follow(position: number): Promise<boolean> {
+    const { sharing, signal } = this.#options;
+    const blob = this.#blob;
+    if (blob === undefined) return false;
+    if (blob.isOver || !sharing.mayTakePieces) await this.#endAll();
+    const doubtedAt = this.#doubt();
+    const isDoubted = doubtedAt !== undefined && position < doubtedAt + OVERLAP_BYTES;
+    const request = this.#requests.find(({ extent }) => extent.start <= position && position < extent.end);
+    if (request === undefined || isDoubted) {
+      this.#isFollowing = false;
+      this.#own?.end();
+      await this.#own?.done;
+      return false;
+    }
+    this.#isFollowing = true;
+    this.#own ??= this.#startOwn(blob);
+    this.#awaited = request;
+    try {
+      await blob.changes.until(
+        () => this.#bytesAt(position) > 0 || request.isOver || blob.isOver || undefined,
+        signal,
+      );
+      return true;
+    } finally {
+      this.#awaited = undefined;
+    }
+  }
+
+  /** Ends all; resolves when they have ended. Call it when the Fill needs no more bytes. */
+  async end(): Promise<void> {
+    this.#isOver = true;
+    this.#leave?.();
+    await this.#endAll();
+  }
+
+  get connections(): number {
+    return 1 + this.#further.size;
+  }
+
+  get mayGrow(): boolean {
+    const { fill, sharing, asking, limit, skipEndpoints } = this.#options;
+    const { upstream } = sharing.starter.repository;
+    const size = fill.size ?? 0;
+    return (
+      !this.#isOver &&
+      !this.#hasFailed &&
+      !this.#isHeldUp &&
+      size >= MIN_BLOB_BYTES &&
+      this.connections < limit() &&
+      sharing.mayTakePieces &&
+      skipEndpoints.size === 0 &&
+      !asking.limitsBlobs(upstream) &&
+      this.#restBytes * 1000 > this.#bytesPerSecond * MIN_REST_MS
+    );
+  }
+
+  grow(): Further {
+    const { queue, sharing, trials } = this.#options;
+    const { repository, right } = sharing.starter;
+    const place = queue.enter({
+      requester: right.requester.id,
+      repository: repositoryText(repository),
+      maxTransfers: right.requester.maxTransfers,
+      isSpare: true,
+    });
+    const further = this.#start(place, this.#openBlob(), () => trials.opened());
+    this.#further.add(further);
+    return further;
+  }
+
+  shrink(): void {
+    [...this.#further].at(-1)?.end();
+  }
+
+  measured(windowMs: number): number {
+    const { fill } = this.#options;
+    let bytes = this.#bytes;
+    for (const further of this.#all) bytes += further.takeCount();
+    this.#bytesPerSecond = (bytes * 1000) / Math.max(1, windowMs);
+    // Readers that never wait would not become faster.
+    const areReadersSlow = fill.hasReaders && fill.waits === this.#waitsBefore;
+    this.#isHeldUp = areReadersSlow || this.#writingMs > windowMs * BUSY_SHARE;
+    this.#stopSlow(bytes);
+    this.#bytes = 0;
+    this.#writingMs = 0;
+    this.#waitsBefore = fill.waits;
+    return bytes;
+  }
+
+  /** Gives up the request for which readers wait if it is much slower than the others. */
+  #stopSlow(bytes: number): void {
+    const before = this.#awaitedBefore;
+    const request = this.#awaited;
+    this.#awaitedBefore = request && { request, bytes: request.receivedBytes, slow: 0 };
+    if (request === undefined || before?.request !== request) return;
+    const brought = request.receivedBytes - before.bytes;
+    // If nothing comes at all, a new request will not be worse.
+    if (brought > 0 && brought >= (bytes / this.#active) * SLOW_SHARE) return;
+    const slow = before.slow + 1;
+    this.#awaitedBefore = { request, bytes: request.receivedBytes, slow };
+    if (slow >= SLOW_WINDOWS) this.#all.find(further => further.request === request)?.end();
+  }
+
+  get #all(): readonly FurtherConnection[] {
+    return this.#own === undefined ? [...this.#further] : [...this.#further, this.#own];
+  }
+
+  /** How many connections bring bytes. */
+  get #active(): number {
+    return 1 + [...this.#further].filter(({ state }) => state === 'running').length;
+  }
+
+  /** What other connections are bringing. */
+  get #requests(): readonly RangeRequest[] {
+    return this.#all.flatMap(({ request }) => request ?? []);
+  }
+
+  /** How many bytes nobody has brought or is bringing. */
+  get #restBytes(): number {
+    return this.#gaps.reduce((sum, { start, end }) => sum + end - start, 0);
+  }
+
+  get #gaps(): readonly Extent[] {
+    const { length, size = length } = this.#options.fill;
+    const rest = { start: length, end: size };
+    return this.#blob?.known.missing(rest) ?? [rest];
+  }
+
+  /** Opens what keeps the pieces, if there is room for it. */
+  async #openBlob(): Promise<PartialBlob | undefined> {
+    const { pieces, quota } = this.#options;
+    const hasRoom = await quota.hasSpareRoomFor(this.#restBytes * 2, SPARE_SHARE);
+    this.#blob = hasRoom ? await pieces.open() : undefined;
+    this.#hasFailed ||= this.#blob === undefined;
+    return this.#blob;
+  }
+
+  /** The Fill's own place is free while it waits for others. */
+  #startOwn(blob: PartialBlob): FurtherConnection {
+    return this.#start(heldPlace(), Promise.resolve(blob), () => () => {});
+  }
+
+  #start(
+    place: PullPlace,
+    blob: Promise<PartialBlob | undefined>,
+    opened: () => () => void,
+  ): FurtherConnection {
+    return new FurtherConnection({
+      place,
+      blob,
+      next: blobNow => this.#requestStripe(blobNow),
+      opened,
+      failed: failure => this.#failed(failure),
+      ended: further => {
+        this.#further.delete(further);
+        if (this.#own === further) this.#own = undefined;
+      },
+    });
+  }
+
+  #requestStripe(blob: PartialBlob): RangeRequest | undefined {
+    const { meter, sharing } = this.#options;
+    if (this.#isOver || blob.isOver || !sharing.mayTakePieces) return undefined;
+    const stripe = this.#nextStripe();
+    if (stripe === undefined) return undefined;
+    meter.count('fill_stripes_total', { upstream: sharing.starter.repository.upstream });
+    return blob.request(stripe, sharing.starter, { queue: NO_QUEUE, etag: this.#etag, isSpare: true });
+  }
+
+  /** The first bytes that nobody is bringing, behind what the first connection will have in the meantime. */
+  #nextStripe(): Extent | undefined {
+    const { fill } = this.#options;
+    const perConnection = (this.#bytesPerSecond * STRIPE_MS) / 1000 / this.#active;
+    const share = this.#restBytes / (this.connections + 1);
+    const stripeBytes = Math.round(Math.max(MIN_STRIPE_BYTES, Math.min(perConnection, share)));
+    for (const gap of this.#gaps) {
+      const isOfFirst = !this.#isFollowing && gap.start === fill.length;
+      const start = Math.max(gap.start + (isOfFirst ? stripeBytes : 0), this.#doubtedAt ?? 0);
+      if (gap.end - start < MIN_GAP_BYTES) continue;
+      // Comparing it elsewhere would mean to download what is there already.
+      if (isOfFirst && !this.#hasStripes) this.#doubtedAt = start;
+      this.#hasStripes = true;
+      return { start, end: Math.min(gap.end, start + stripeBytes) };
+    }
+    return undefined;
+  }
+
+  #failed(failure: unknown): void {
+    const { trials, log } = this.#options;
+    this.#hasFailed = true;
+    log.info({ err: failure }, 'a further connection for a download has failed');
+    const isLimited =
+      failure instanceof UpstreamFailure && (failure.status === 429 || failure.kind === 'limited');
+    const isUnwanted = isLimited || failure instanceof RangesUnusable;
+    if (isUnwanted) trials.refuse();
+    if (isUnwanted || isStorageClosed(failure)) void this.#endAll();
+  }
+
+  /** Resolves when all have ended. */
+  async #endAll(): Promise<void> {
+    const all = this.#all;
+    for (const further of all) further.end();
+    await Promise.all(all.map(({ done }) => done));
+  }
+
+  /**
+   * Where the first stripe begins, as long as it has to be compared. If hardly anything of it has come, that is not worth a
+   * request.
+   */
+  #doubt(): number | undefined {
+    const start = this.#doubtedAt;
+    if (start === undefined) return undefined;
+    const isRequested = this.#requests.some(({ extent }) => extent.start === start);
+    if (!isRequested && this.#bytesAt(start) <= WORTH_BREAKING_BYTES) this.#doubtedAt = undefined;
+    return this.#doubtedAt;
+  }
+
+  /** How many bytes are there from `position` on. */
+  #bytesAt(position: number): number {
+    const piece = this.#blob?.next(position);
+    return piece === undefined || piece.start > position ? 0 : piece.end - position;
+  }
+
+  /** Compares what the first connection has brought of the first stripe with what another one has. */
+  async #compare(start: number): Promise<void> {
+    const { fill, pieces, trials, log } = this.#options;
+    this.#doubtedAt = undefined;
+    const blob = this.#blob;
+    if (blob === undefined || blob.isOver) return;
+    const theirs = new Uint8Array(Math.min(OVERLAP_BYTES, this.#bytesAt(start)));
+    // Another connection that has brought nothing by now is of no use.
+    if (theirs.byteLength === 0) {
+      await this.#endAll();
+      return;
+    }
+    for (let count = 0; count < theirs.byteLength; )
+      count += await blob.read(theirs.subarray(count), start + count);
+    if (await hasBytes(fill, theirs, start)) return;
+    log.warn({}, 'upstream sends other bytes over further connections');
+    trials.refuse();
+    pieces.distrust();
+    await this.#endAll();
+  }
+}
