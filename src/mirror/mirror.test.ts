@@ -668,6 +668,7 @@ it('served content counts as used, so that other content is evicted first', asyn
   await pull(wanted!, '2.0');
   await pull(old!, '1.0');
   await expect.poll(async () => (await world.metadata.readTotals()).blobs).toBe(2);
+  await world.metadata.writeUses();
   await world.metadata.lowerUses(1, 1);
   await pull(wanted!, '2.0');
   const contents = [old!, wanted!].flatMap(({ manifest, layers }) => [
