@@ -1,12 +1,9 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, open, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { open } from 'node:fs/promises';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
-import { Database } from './metadata/sqlite/driver.ts';
 
 const MAIN = fileURLToPath(new URL('main.ts', import.meta.url));
 const PRINTING = ['--import', 'tsx', MAIN, 'config', 'variables'];
@@ -40,26 +37,4 @@ describe('entrepot', () => {
     const [told, [code]] = await Promise.all([text(child.stderr), once(child, 'exit')]);
     expect({ code, told }).toEqual({ code: 1, told: expect.stringContaining('without a result') });
   }, 60_000);
-
-  it('says in one line that another process has locked the index', async () => {
-    const folder = await mkdtemp(join(tmpdir(), 'entrepot-main-'));
-    const env = { ...process.env, ENTREPOT_STORAGE__PATH: folder };
-    const run = async (...command: string[]) => {
-      const child = spawn(process.execPath, ['--import', 'tsx', MAIN, ...command], {
-        env,
-        stdio: ['ignore', 'pipe', 'pipe'],
-      });
-      const [told, [code]] = await Promise.all([text(child.stderr), once(child, 'exit')]);
-      return { code, told };
-    };
-    expect(await run('tenant', 'add', 'team-a')).toMatchObject({ code: 0 });
-    const other = new Database(join(folder, 'index.db'));
-    other.exec('BEGIN IMMEDIATE');
-    expect(await run('gc')).toEqual({
-      code: 1,
-      told: expect.stringMatching(/^entrepot: cannot open the index: another process has it locked\n$/m),
-    });
-    other.close();
-    await rm(folder, { recursive: true });
-  }, 120_000);
 });

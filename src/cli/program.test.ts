@@ -2,8 +2,9 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { devNull, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it, vi } from 'vitest';
 import { parseYaml } from '../lib/yaml.ts';
+import { Database } from '../metadata/sqlite/driver.ts';
 import { runProgram } from './program.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'entrepot-cli-'));
@@ -80,6 +81,24 @@ describe('the command line', () => {
 
   it('prints its version', async () => {
     expect((await run('--version')).out).toMatch(/^\d+\.\d+\.\d+\n$/);
+  });
+
+  it('says in one line that another process has locked the index', async () => {
+    const store = join(folder, 'locked');
+    vi.stubEnv('ENTREPOT_STORAGE__PATH', store);
+    expect((await run('tenant', 'add', 'team-a', ...NO_CONFIG)).code).toBe(0);
+    const other = new Database(join(store, 'index.db'));
+    other.exec('BEGIN IMMEDIATE');
+    vi.useFakeTimers({ toFake: ['performance'] });
+    const passing = setInterval(() => vi.advanceTimersByTime(1_000), 5);
+    try {
+      const message = 'entrepot: cannot open the index: another process has it locked\n';
+      expect(await run('gc', ...NO_CONFIG)).toEqual({ code: 1, out: '', err: message });
+    } finally {
+      clearInterval(passing);
+      vi.useRealTimers();
+      other.close();
+    }
   });
 
   it('refuses a missing or extra argument and an unknown option with 2', async () => {
