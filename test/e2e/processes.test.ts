@@ -1,5 +1,5 @@
 // Several processes that serve clients under one: `server.processes`.
-import { cp, readdir, symlink, writeFile } from 'node:fs/promises';
+import { cp, readdir, readFile, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Agent } from 'node:http';
@@ -199,15 +199,34 @@ describe('a process that is killed', () => {
   });
 });
 
+/** The process that the server starts to replace one, before it serves. */
+async function replacementIn(server: Entrepot): Promise<number> {
+  const serving = await pidsOf(server);
+  const isStarting = async (pid: number): Promise<boolean> => {
+    // Its parent waits while it still has the parent's command line.
+    const commandLine = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+    return !serving.includes(pid) && commandLine.includes('serving-process');
+  };
+  let starting: number | undefined;
+  await until('a process to start', 20_000, async () => {
+    const children = await readFile(`/proc/${server.pid}/task/${server.pid}/children`, 'utf8');
+    for (const pid of children.trim().split(' ').map(Number)) if (await isStarting(pid)) starting = pid;
+    return starting !== undefined;
+  });
+  return starting ?? 0;
+}
+
 it('a process that hangs gets no connections, and is killed and replaced', { timeout: 240_000 }, async () => {
-  const server = await start({ hosted: { prefixes: ['team'], anonymous: 'push' } });
-  const [hung = 0] = await pidsOf(server);
+  const server = await start({ server: { processes: 3 } });
+  const [hung = 0, killed = 0] = await pidsOf(server);
+  process.kill(killed, 'SIGKILL');
+  process.kill(await replacementIn(server), 'SIGSTOP');
   process.kill(hung, 'SIGSTOP');
   // It may get one before it is noticed, which breaks when it is killed.
   const asked = Array.from({ length: 10 }, () => get(`${server.url}/v2/`));
-  await until('it to be replaced', 180_000, async () => {
+  await until('both to be replaced', 180_000, async () => {
     const pids = await pidsOf(server);
-    return pids.length === 2 && !pids.includes(hung);
+    return pids.length === 3 && !pids.includes(hung);
   });
   const statuses = (await Promise.all(asked)).map(({ status }) => status);
   expect(statuses.filter(status => status === 200).length).toBeGreaterThanOrEqual(9);

@@ -232,8 +232,9 @@ export class Processes {
     if (last !== undefined) this.#lasting = this.#lasting.then(lasting => lastingSum([lasting, last]));
   }
 
+  /** Also those that still start, which can hang, too. Of one that has ended, the question fails. */
   #askAll(): void {
-    for (const child of this.#serving) {
+    for (const child of this.#children.values()) {
       if (child.unanswered >= HUNG_AFTER) {
         this.#options.log.error(nameOf(child), 'a serving process does not answer and is killed');
         child.kill();
