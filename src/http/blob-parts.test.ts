@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { randomBytes } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { wantOf } from './blob-parts.ts';
 import {
   connect,
   MemoryReader,
@@ -61,6 +62,19 @@ function partsOf({ headers, body }: Reply): Part[] {
   expect(at).toBe(body.byteLength);
   return parts;
 }
+
+it('what is wanted of a blob are the ranges with an end, or the last bytes; from some byte on it is the rest', () => {
+  expect(wantOf('bytes=5-9, -3')(100)).toEqual([
+    { start: 5, end: 10 },
+    { start: 97, end: 100 },
+  ]);
+  expect([wantOf('bytes=5-9, -3').first, wantOf('bytes=-3').first]).toEqual([
+    { start: 5, end: 10 },
+    undefined,
+  ]);
+  for (const rest of ['bytes=0-', 'bytes=99-', 'bytes=7']) expect(wantOf(rest)(100)).toBeUndefined();
+  expect([wantOf('bytes=99-').first, wantOf('bytes=9-5').first]).toEqual([undefined, undefined]);
+});
 
 describe('several ranges in one request', () => {
   it('are one part each, in the order of the request, neither merged nor sorted', async () => {

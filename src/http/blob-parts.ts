@@ -59,10 +59,9 @@ export function bodyFor(rangeHeader: string | undefined, size: number, contentTy
 }
 
 /**
- * A range without an end (`bytes=500-`) of more than this is the rest of a whole pull, as of containerd when it resumes
- * one, or splits it into parts that each break off.
+ * A range without an end (`bytes=500-`) is the rest of a whole pull, as of containerd when it resumes one, or splits it into
+ * parts that each break off. However short it is, its last bytes are not sent before the whole is verified.
  */
-const REST_BYTES = 1024 * 1024;
 const WITHOUT_END = /^bytes\s*=\s*\d+\s*-\s*$/i;
 const NAMED_FIRST = /^bytes\s*=\s*(\d{1,15})\s*-\s*(\d{1,15})\s*(?:,|$)/i;
 
@@ -82,9 +81,7 @@ function firstNamed(rangeHeader: string): Extent | undefined {
 function wantedBy(rangeHeader: string, size: number): readonly Extent[] | undefined {
   const { status, parts } = bodyFor(rangeHeader, size, '');
   const wanted = parts.map(({ start, length }) => ({ start, end: start + length }));
-  const [first] = wanted;
-  const isRest = first !== undefined && WITHOUT_END.test(rangeHeader) && first.end - first.start > REST_BYTES;
-  return status === 200 || isRest ? undefined : wanted;
+  return status === 200 || WITHOUT_END.test(rangeHeader) ? undefined : wanted;
 }
 
 /** The multipart body of a blob that is in memory. */

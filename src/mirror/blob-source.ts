@@ -278,7 +278,8 @@ export class BlobSource {
     } catch (error) {
       await reader.close();
       if (error instanceof UpstreamFailure) throw ociErrorOf(error, 'BLOB_UNKNOWN');
-      if (error instanceof RangesUnusable && error.isIgnored) this.#partials.noteIgnored(repository.upstream);
+      if (error instanceof RangesUnusable && error.isIgnored)
+        this.#partials.noteIgnored(repository.upstream, digest);
       if (needsWhole(error)) return undefined;
       throw error;
     }
@@ -314,7 +315,7 @@ export class BlobSource {
     // If upstream cannot be asked, it will send no ranges either.
     if (size === undefined || outcome === 'stale') return undefined;
     if (begun?.isIgnored === true) {
-      this.#partials.noteIgnored(repository.upstream);
+      this.#partials.noteIgnored(repository.upstream, digest);
       return undefined;
     }
     return begun === undefined ? { size } : { size, outcome, keepIn: begun.keepIn };

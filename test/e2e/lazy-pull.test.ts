@@ -79,6 +79,16 @@ describe('pieces of a layer that is not stored', () => {
     expect(upstream.bytesSent).toBeLessThan(100_000);
   });
 
+  it('are none of them the end of a layer that is wrong, if it is read to its end', async () => {
+    upstream.misbehave({ kind: 'blob', method: 'GET', corruptByte: 5 });
+    const tail = await get(urlOf(), { headers: { range: `bytes=${LAYER_BYTES - 1_000}-` } }).catch(
+      () => undefined,
+    );
+    expect(tail?.status === 206 && tail.complete).toBe(false);
+    upstream.behave();
+    expect((await get(urlOf(), { headers: { range: `bytes=${LAYER_BYTES - 1_000}-` } })).bytes).toBe(1_000);
+  });
+
   it('leave the rest to a whole pull, during which others are answered at once', async () => {
     await readAsStargz();
     const whole = get(urlOf());

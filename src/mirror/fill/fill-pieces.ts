@@ -4,6 +4,7 @@ import { type Fill, wrongBytes } from './fill.ts';
 import type { IngestWriter } from './ingest-writer.ts';
 import type { PartialBlob } from './partial-blob.ts';
 import { partialKey, type Partials, type PartialUse } from './partials.ts';
+import { RangesUnusable } from './range-request.ts';
 
 /** A piece of at most this size is never left out of a request: it costs less than another request. */
 const MIN_LEFT_OUT_BYTES = 16 * 1024;
@@ -91,14 +92,22 @@ export class FillPieces {
     const restBytes = () => Math.max(0, Math.min(blob.size, end) - writer.length);
     const buffer = (this.#buffer ??= new Uint8Array(Math.min(COPY_BYTES, blob.size)));
     for (;;) {
-      const count = await blob.read(buffer.subarray(0, restBytes()), writer.length);
+      const count = await blob.read(buffer.subarray(0, restBytes()), writer.length).catch(this.#unread);
       if (count === 0) return writer.length === blob.size;
       this.#hasCopied = true;
       sharing.copied(writer.length);
       await admit(count);
+      fill.noteCopied(count);
       await writer.add(buffer.subarray(0, count));
     }
   }
+
+  /** Nothing, if pieces cannot be read any more: they are downloaded again. */
+  readonly #unread = (failure: unknown): number => {
+    if (!(failure instanceof RangesUnusable)) throw failure;
+    this.leave();
+    return 0;
+  };
 
   /** The Fill's bytes are not the blob: if any are of the pieces, these may be to blame. True if so; they are discarded. */
   discard(): boolean {

@@ -38,6 +38,7 @@ export class Fill {
   #size: number | undefined;
   #length = 0;
   #begun: { readonly length: number; readonly atMs: number } | undefined;
+  #copied = 0;
   #failure: unknown;
   readonly #sources: FillSource[] = [];
   #readers = 0;
@@ -68,10 +69,11 @@ export class Fill {
     return this.#size === undefined ? 0 : Math.max(0, Math.min(this.#length, this.#size - HOLD_BACK_BYTES));
   }
 
-  /** How many bytes a second it has grown by since it began, as the average; 0 before. */
+  /** How many bytes a second were downloaded since it began, as the average; 0 before. */
   get bytesPerSecond(): number {
     if (this.#begun === undefined) return 0;
-    return ((this.#length - this.#begun.length) * 1000) / Math.max(1, performance.now() - this.#begun.atMs);
+    const bytes = Math.max(0, this.#length - this.#begun.length - this.#copied);
+    return (bytes * 1000) / Math.max(1, performance.now() - this.#begun.atMs);
   }
 
   /** The reason for which it failed, if it did. */
@@ -104,6 +106,7 @@ export class Fill {
     this.#sources.unshift(source);
     this.#length = length;
     this.#begun = { length, atMs: performance.now() };
+    this.#copied = 0;
     if (this.#state === 'queued') this.#state = 'filling';
     this.changes.tell();
   }
@@ -116,6 +119,11 @@ export class Fill {
   grow(length: number): void {
     this.#length = length;
     this.changes.tell();
+  }
+
+  /** So many of the bytes by which it grows need no download. */
+  noteCopied(bytes: number): void {
+    this.#copied += bytes;
   }
 
   /** Size and digest are right: everything may be read. */

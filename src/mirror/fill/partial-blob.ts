@@ -10,7 +10,7 @@ import type { UpstreamRequests } from '../upstream-requests.ts';
 import type { FillSpace } from './fill-quota.ts';
 import { ANNOUNCE_EACH_MS, overlaps, type OtherParts } from './other-parts.ts';
 import type { PullTurns } from './pull-queue.ts';
-import { type RangeAsker, RangeRequest, type RangeRequestOptions } from './range-request.ts';
+import { type RangeAsker, RangeRequest, type RangeRequestOptions, RangesUnusable } from './range-request.ts';
 
 /** How much a crash may lose: what came within this time is fetched again. */
 const SAVE_AFTER_MS = 1_000;
@@ -27,6 +27,8 @@ export interface PartialBlobOptions {
   readonly parts: BlobParts;
   readonly space: FillSpace;
   readonly others: OtherParts;
+  /** Called when upstream begins to answer with a range. */
+  readonly ranged: () => void;
 }
 
 /** How a range may be requested. */
@@ -128,8 +130,14 @@ export class PartialBlob {
   /** Reads what is there, as in `BlobParts`. */
   async read(buffer: Uint8Array, position: number): Promise<number> {
     if (this.#failure !== undefined) throw this.#failure;
-    const count = await this.#options.parts.read(buffer, position);
-    return count > 0 ? count : this.#options.others.read(buffer, position);
+    try {
+      const count = await this.#options.parts.read(buffer, position);
+      return count > 0 ? count : await this.#options.others.read(buffer, position);
+    } catch (cause) {
+      this.#options.log.warn({ err: cause, digest: this.digest }, 'parts of a blob cannot be read');
+      this.#drop(new RangesUnusable('what is there of the blob cannot be read', { cause }));
+      throw this.#failure;
+    }
   }
 
   /** Looks for what other processes have saved, unless it did a moment ago. */
@@ -139,8 +147,9 @@ export class PartialBlob {
     await this.#looking;
   }
 
-  /** Keeps bytes that upstream has sent otherwise, as far as they are not `known`. */
+  /** Keeps bytes of another response with a range, as far as they are not `known`. */
   async keep(position: number, bytes: Uint8Array): Promise<void> {
+    this.#options.ranged();
     for (const extent of this.known.missing({ start: position, end: position + bytes.byteLength })) {
       await this.#write(extent.start, bytes.subarray(extent.start - position, extent.end - position));
       this.#known?.add(extent);
@@ -165,10 +174,11 @@ export class PartialBlob {
     asker: RangeAsker,
     { queue = this.#options.queue, ...choices }: Partial<RequestChoices> = {},
   ): RangeRequest {
-    const { asking, links, meter, log, digest, size } = this.#options;
+    const { asking, links, meter, log, digest, size, ranged } = this.#options;
     const write = (position: number, chunk: Uint8Array): Promise<void> => this.#write(position, chunk);
     const request: RangeRequest = new RangeRequest({
       claim: () => this.#claim(request),
+      ranged,
       asking,
       links,
       queue,
@@ -190,6 +200,10 @@ export class PartialBlob {
   /** Its bytes are wrong: ends all requests and all reading with `failure`, and keeps nothing. */
   fail(failure: Error): void {
     this.#isWrong = true;
+    this.#drop(failure);
+  }
+
+  #drop(failure: Error): void {
     this.obsolete();
     this.stop(failure);
   }

@@ -21,6 +21,8 @@ import type { RangeAsker } from './range-request.ts';
 
 /** How long one is kept open without a user: lazy clients ask again within seconds. */
 const IDLE_MS = 10_000;
+/** How many are kept open so: each has a file open, and one for each other process. */
+const MAX_IDLE = 64;
 /**
  * How many processes may keep parts of the same blob from the same source. Each writes into its own, and reads those of the
  * others.
@@ -28,8 +30,10 @@ const IDLE_MS = 10_000;
 const SLOTS = [0, 1, 2, 3] as const;
 /** How long what other processes have of a blob is not read after its bytes were found to be wrong. */
 const DISTRUSTED = { maxEntries: 1_000, maxAgeMs: 10 * 60_000 };
-/** How long no ranges are requested from an upstream that ignored one. */
+/** How long no ranges are requested of a blob, or from an upstream, after they were ignored. */
 const IGNORES_RANGES = { maxEntries: 1_000, maxAgeMs: 10 * 60_000 };
+/** An upstream does not support ranges if it ignores them for so many blobs in a row. One may be stored differently. */
+const IGNORED_BLOBS = 2;
 /** How often a stopping process checks whether readers have finished. */
 const STOP_POLL_MS = 20;
 
@@ -76,7 +80,10 @@ export class Partials {
   readonly #opened = new Map<string, Promise<Opened | undefined>>();
   /** Those that are open already. */
   readonly #live = new Map<string, Opened>();
-  readonly #ignoring = new Lru<object>(IGNORES_RANGES);
+  /** Those without users, longest first. */
+  readonly #idle = new Set<Opened>();
+  /** By upstream: the blobs of which it last ignored ranges. */
+  readonly #ignored = new Lru<Set<Digest>>(IGNORES_RANGES);
   readonly #distrusted = new Lru<object>(DISTRUSTED);
   #isClosing = false;
 
@@ -89,13 +96,16 @@ export class Partials {
    * is none. `undefined` if ranges of a blob of this size cannot be kept, or upstream is known to ignore ranges.
    */
   async open(asker: RangeAsker, digest: Digest, size: number): Promise<PartialUse | undefined> {
-    if (this.#ignoring.get(asker.repository.upstream) !== undefined) return undefined;
+    const { upstream } = asker.repository;
+    const ignored = this.#ignored.get(upstream);
+    if (ignored !== undefined && (ignored.size >= IGNORED_BLOBS || ignored.has(digest))) return undefined;
     const source = sourceOf(asker);
     const repository = repositoryText(asker.repository);
     const key = partsKey(source, digest);
     for (;;) {
       if (this.#isClosing) return undefined;
-      const opened = await (this.#opened.get(key) ?? this.#begin(key, { source, repository, digest, size }));
+      const opened = await (this.#opened.get(key) ??
+        this.#begin(key, { source, repository, upstream, digest, size }));
       if (opened === undefined) return undefined;
       if (opened.closed === undefined) {
         const { blob } = opened;
@@ -158,9 +168,9 @@ export class Partials {
     return states;
   }
 
-  /** Upstream was asked for a range and began to send the whole blob. */
-  noteIgnored(upstream: string): void {
-    this.#ignoring.set(upstream, {});
+  /** Upstream was asked for a range of the blob and began to send all of it. */
+  noteIgnored(upstream: string, digest: Digest): void {
+    this.#ignored.set(upstream, new Set([...(this.#ignored.get(upstream) ?? []), digest]));
   }
 
   /** Stops all that have no readers at once, others after `deadlineMs`. What was fetched is kept for the next process. */
@@ -229,6 +239,7 @@ export class Partials {
         parts,
         space,
         others,
+        ranged: () => void this.#ignored.delete(kept.upstream),
       });
       return new Opened({
         blob,
@@ -236,14 +247,16 @@ export class Partials {
         leaseKey: held.key,
         isStored: async () => (await metadata.statBlob(digest)) !== undefined,
         letGo: isKept => this.#letGo(key, kept, { lease: held, isKept, blob }),
+        idle: this.#idle,
         clock: asking.clock,
         log,
       });
     } catch (error) {
       if (lease !== undefined) await metadata.release(lease);
-      // A Fill copes with a full disk.
-      if (isStorageClosed(error)) return undefined;
-      throw error;
+      // A Fill can cope, as with a full disk; what was left in the slot is collected.
+      if (lease === undefined && !isStorageClosed(error)) throw error;
+      log.warn({ err: error, digest }, 'parts of a blob cannot be kept');
+      return undefined;
     }
   }
 
@@ -317,6 +330,7 @@ interface Kept {
   readonly source: string;
   /** `repositoryText` */
   readonly repository: string;
+  readonly upstream: string;
   readonly digest: Digest;
   /** The size of the whole blob. */
   readonly size: number;
@@ -328,6 +342,8 @@ interface OpenedOptions {
   readonly leaseKey: string;
   /** Whether the whole blob is stored, by whichever process. */
   readonly isStored: () => Promise<boolean>;
+  /** All that have no users, longest first. */
+  readonly idle: Set<Opened>;
   /** Called when it is closed. */
   readonly letGo: (isKept: boolean) => Promise<void>;
   readonly clock: Clock;
@@ -342,7 +358,7 @@ class Opened {
   readonly leaseKey: string;
   readonly #options: OpenedOptions;
   #users = 0;
-  #idle: Timer | undefined;
+  #closing: Timer | undefined;
   #closed: Promise<void> | undefined;
 
   constructor(options: OpenedOptions) {
@@ -362,7 +378,7 @@ class Opened {
   }
 
   use(): PartialUse {
-    this.#idle?.cancel();
+    this.#wake();
     this.#users += 1;
     let isUsed = true;
     const leave = (): void => {
@@ -371,7 +387,7 @@ class Opened {
       this.#users -= 1;
       if (this.#users > 0) return;
       if (this.blob.isOver) this.#close();
-      else this.#idle = this.#options.clock.after(IDLE_MS, () => this.#close());
+      else this.#rest();
     };
     return { blob: this.blob, leave };
   }
@@ -383,8 +399,21 @@ class Opened {
     this.#close();
   }
 
+  #rest(): void {
+    const { idle, clock } = this.#options;
+    this.#closing = clock.after(IDLE_MS, () => this.#close());
+    idle.add(this);
+    const [longest] = idle;
+    if (idle.size > MAX_IDLE) longest?.end(undefined);
+  }
+
+  #wake(): void {
+    this.#closing?.cancel();
+    this.#options.idle.delete(this);
+  }
+
   #close(): void {
-    this.#idle?.cancel();
+    this.#wake();
     this.#closed ??= this.#closeNow();
   }
 

@@ -46,6 +46,8 @@ export interface RangeRequestOptions {
   readonly asker: RangeAsker;
   /** Called when it is this request's turn: false if it is to be left to others. */
   readonly claim: () => Promise<boolean>;
+  /** Called when upstream begins to answer with the range. */
+  readonly ranged: () => void;
   /** As in `DownloadOptions`. */
   readonly etag?: HostETag | undefined;
   /** Set for a further connection of a download, which can do without; its failures are remembered separately. */
@@ -129,7 +131,8 @@ export class RangeRequest {
   }
 
   async #download(): Promise<void> {
-    const { asking, links, meter, log, digest, size, extent, asker, etag, isSpare, write } = this.#options;
+    const { asking, links, meter, log, digest, size, extent, asker, etag, isSpare, ranged, write } =
+      this.#options;
     const { repository, right } = asker;
     const settled = asker.settled || links.isPartGiven(repository, digest, right);
     const contender = new Contender(repository, right, settled, asking.clock);
@@ -161,6 +164,7 @@ export class RangeRequest {
       },
       given: ({ answer, credential, atMs: sinceMs }) => {
         if (!answer.isPart) throw new RangesUnusable('upstream ignores ranges', { isIgnored: true });
+        ranged();
         // The size is told to clients later.
         if (answer.size === undefined)
           throw new RangesUnusable('upstream does not say how large the blob is');

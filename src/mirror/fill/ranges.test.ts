@@ -13,6 +13,7 @@ import {
   whole,
 } from '../../../test/support/mirror-world.ts';
 import type { BlobReader } from '../../lib/blob-reader.ts';
+import type { BlobParts } from '../../blobs/spool.ts';
 import { type Extent, Extents } from '../../lib/extents.ts';
 import { nameCredential } from '../../oci/credential.ts';
 import { ANY_MANIFEST, type BlobWant } from '../../oci/pull-source.ts';
@@ -141,6 +142,16 @@ async function openIngests(world: MirrorWorld): Promise<string[]> {
   return targets.filter(target => target.startsWith(join(world.folder, 'ingest')));
 }
 
+/** `target` with some other methods. */
+function replacing<T extends object>(target: T, methods: Partial<T>): T {
+  return new Proxy(target, {
+    get: (_, name) => {
+      const value: unknown = Reflect.get(name in methods ? methods : target, name, target);
+      return typeof value === 'function' ? value.bind(target) : value;
+    },
+  });
+}
+
 afterEach(async () => {
   vi.restoreAllMocks();
   for (const world of worlds) await world.remove();
@@ -207,6 +218,17 @@ describe('a range of a blob that is not stored', () => {
     await readRanges(world, blob, ...wanted);
     expect(asked()).toHaveLength(20);
     expect(await readRanges(world, blob, ...wanted.toReversed())).toBe('hit');
+  });
+
+  it('is kept open for the next one, but only so many blobs are', async () => {
+    const world = await startWorld();
+    for (let at = 0; at < 70; at += 1) {
+      const blob = randomBlob(300 * KIB, `idle ${at}`);
+      upstream.add('app', blob);
+      await readRanges(world, blob, { start: 0, end: 2 });
+    }
+    await until(async () => (await openIngests(world)).length <= 64);
+    expect(await openIngests(world)).toHaveLength(64);
   });
 
   it('leaves no handle, no lease and no connection behind', async () => {
@@ -402,17 +424,33 @@ describe('an upstream that answers ranges with', () => {
   const FAR = { start: 3 * MIB, end: 3 * MIB + 1000 };
   const RANGED = { kind: 'blob', method: 'GET', times: 1 } as const;
 
-  it('the whole blob is asked for that, and for no range of another blob', async () => {
+  it('the whole blob is asked for that, and after two such blobs in a row for no range of another', async () => {
     const world = await startWorld({ ranges: false });
     const blob = await layer(world, 4 * MIB, 'ignored');
     const { reader } = await open(world, blob, [FAR]);
     await expectRight(reader, blob, [FAR]);
     expect(asked()).toEqual([`${FAR.start}-${FAR.end - 1}`, undefined]);
     await until(() => world.mirror.runningFills === 0);
-    const other = await layer(world, 4 * MIB, 'another');
-    upstream.requests.length = 0;
-    await readRanges(world, other, FAR);
-    expect(asked()).toEqual([undefined]);
+    for (const [seed, ranges] of [
+      ['another', [`${FAR.start}-${FAR.end - 1}`]],
+      ['third', []],
+    ] as const) {
+      const other = await layer(world, 4 * MIB, seed);
+      upstream.requests.length = 0;
+      await (await open(world, other, [FAR])).reader.close();
+      expect(asked()).toEqual([...ranges, undefined]);
+    }
+  });
+
+  it('the whole of one odd blob is still asked for ranges of others', async () => {
+    const world = await startWorld();
+    for (const seed of ['odd-1', 'even', 'odd-2', 'other']) {
+      const blob = await layer(world, 4 * MIB, seed);
+      if (seed.startsWith('odd')) upstream.misbehave({ ...RANGED, status: 200, body: 'x'.repeat(300 * KIB) });
+      upstream.requests.length = 0;
+      await (await open(world, blob, [FAR])).reader.close();
+      expect(asked()[0]).toBe(`${FAR.start}-${FAR.end - 1}`);
+    }
   });
 
   it('the whole blob is asked for a range once, however many clients want it', async () => {
@@ -679,6 +717,27 @@ describe('ranges on disk', () => {
     expect(upstream.requests).toEqual([]);
     expect(await next.pull(blob.digest)).toMatchObject(whole(blob));
     expect(asked()).toEqual([`0-${MIB - 1}`, `${2 * MIB}-`]);
+  });
+
+  it('that cannot be read are downloaded again', async () => {
+    const unreadable: Error[] = [];
+    const failing = (parts: BlobParts): BlobParts =>
+      replacing(parts, {
+        read: async (buffer, position) => {
+          const [failure] = unreadable;
+          if (failure !== undefined) throw failure;
+          return parts.read(buffer, position);
+        },
+      });
+    const world = await startWorld(
+      {},
+      { spool: spool => replacing(spool, { parts: async (...args) => failing(await spool.parts(...args)) }) },
+    );
+    const [pulled, read] = [await layer(world, 4 * MIB, 'pulled'), await layer(world, 4 * MIB, 'read')];
+    for (const blob of [pulled, read]) await readRanges(world, blob, { start: MIB, end: 2 * MIB });
+    unreadable.push(Object.assign(new Error('unreadable'), { code: 'EIO' }));
+    expect(await world.pull(pulled.digest)).toMatchObject(whole(pulled));
+    await readRanges(world, read, { start: MIB, end: 2 * MIB });
   });
 
   it('count against the limit of the store; beyond it, clients get theirs all the same', async () => {
