@@ -142,9 +142,8 @@ export class PartialBlob {
 
   /** Looks for what other processes have saved, unless it did a moment ago. */
   async look(): Promise<void> {
-    if (performance.now() - this.#lookedAtMs < LOOK_EACH_MS) return;
-    this.#looking ??= this.#lookAgain();
-    await this.#looking;
+    if (this.#isClosed || performance.now() - this.#lookedAtMs < LOOK_EACH_MS) return;
+    await (this.#looking ?? this.#lookOnce());
   }
 
   /** Keeps bytes of another response with a range, as far as they are not `known`. */
@@ -296,23 +295,25 @@ export class PartialBlob {
 
   /** Looks at what other processes have now. */
   async #lookNow(): Promise<void> {
-    await this.#looking?.catch(() => {});
-    if (this.#looking !== undefined) return this.#lookNow();
-    this.#looking = this.#lookAgain();
-    await this.#looking;
+    while (this.#looking !== undefined) await this.#looking.catch(() => {});
+    if (!this.#isClosed) await this.#lookOnce();
+  }
+
+  #lookOnce(): Promise<void> {
+    // Never ends before it is assigned: `finally` calls back later.
+    this.#looking = this.#lookAgain().finally(() => {
+      this.#looking = undefined;
+      this.#lookedAtMs = performance.now();
+    });
+    return this.#looking;
   }
 
   async #lookAgain(): Promise<void> {
     const { parts, others } = this.#options;
-    try {
-      if (this.#isClosed || !(await others.look())) return;
-      this.#there = new Extents([parts.extents, ...others.extents].flatMap(extents => [...extents]));
-      this.#known = undefined;
-      this.changes.tell();
-    } finally {
-      this.#looking = undefined;
-      this.#lookedAtMs = performance.now();
-    }
+    if (!(await others.look())) return;
+    this.#there = new Extents([parts.extents, ...others.extents].flatMap(extents => [...extents]));
+    this.#known = undefined;
+    this.changes.tell();
   }
 
   async #forgetAfter(request: RangeRequest): Promise<void> {
@@ -354,6 +355,7 @@ export class PartialBlob {
     if (nowMs - this.#announcedAtMs >= ANNOUNCE_EACH_MS)
       await this.#announce().catch((error: unknown) => this.#note(error));
     this.#ticker = undefined;
+    if (this.#isClosed) return;
     if (this.#unsaved.count > 0 || this.#announced.size > 0) this.#tickLater();
   }
 
