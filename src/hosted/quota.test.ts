@@ -310,6 +310,25 @@ describe('a quota', () => {
     await few.close();
   });
 
+  it('of repositories counts an upload that is just beginning', async () => {
+    const limited = new PrefixQuota(metadata, () => undefined, { maxRepositories: 1, maxTags: 100 });
+    const few = new Uploads({ ...files, metadata, log: silentLog, quota: limited });
+    const putUpload = metadata.putUpload.bind(metadata);
+    let put: (() => void) | undefined;
+    const mayPut = new Promise<void>(resolve => (put = resolve));
+    const spied = vi.spyOn(metadata, 'putUpload').mockImplementationOnce(async upload => {
+      await mayPut;
+      await putUpload(upload);
+    });
+    const first = few.begin(ANYBODY, repositoryOf('c/one'));
+    await vi.waitFor(() => expect(spied).toHaveBeenCalled());
+    await expect(few.begin(ANYBODY, repositoryOf('c/two'))).rejects.toMatchObject({ code: 'DENIED' });
+    put?.();
+    await first;
+    await expect(few.begin(ANYBODY, repositoryOf('c/two'))).rejects.toMatchObject({ code: 'DENIED' });
+    await few.close();
+  });
+
   it('of repositories does not count an upload that another process has ended', async () => {
     const begun = new Uploads({ ...files, metadata, log: silentLog });
     const { id } = await begun.begin(ANYBODY, repositoryOf('c/one'));
@@ -392,7 +411,7 @@ describe('a quota', () => {
     const noting = {
       reserve: async (key: string) => void held.add(key),
       check: async () => {},
-      hold: async () => {},
+      hold: async (key: string) => void held.add(key),
       release: (key: string) => void held.delete(key),
     };
     const noted = new Uploads({ ...files, metadata, log: silentLog, quota: noting });

@@ -16,7 +16,7 @@ export interface Quota {
   reserve(key: string, repository: Repository, bytes: number, manifest?: ComingManifest): Promise<void>;
   /** Throws what `reserve` would, and reserves nothing. */
   check(key: string, repository: Repository, bytes: number): Promise<void>;
-  /** Counts what `key` already has on disk from an earlier process, even if it exceeds the limit. */
+  /** Counts what `key` already has on disk, even if it exceeds the limit. */
   hold(key: string, repository: Repository, bytes: number): Promise<void>;
   /** Ends the reservation of `key`: what it wrote is in the index, or was discarded. */
   release(key: string): void;

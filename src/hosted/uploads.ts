@@ -89,16 +89,18 @@ export class Uploads {
     const id = randomUUID();
     const now = Date.now();
     const upload = { id, repository, requester: requester.id, startedAtMs: now, touchedAtMs: now };
-    // A client whose quota is used up is told before it sends anything.
-    await this.#quota.reserve(ingestKey(id), repository, 0);
+    // A client whose quota is used up is told before it sends anything. Reserved as what it is not yet: the reservation of
+    // an upload without a row is taken for that of one that has ended.
+    const beginning = `beginning of ${ingestKey(id)}`;
+    await this.#quota.reserve(beginning, repository, 0);
     try {
       await refusingWhenFull(async () => {
         await this.#options.spool.space.admit(1);
         await this.#options.metadata.putUpload(upload);
       });
-    } catch (error) {
-      this.#quota.release(ingestKey(id));
-      throw error;
+      await this.#quota.hold(ingestKey(id), repository, 0);
+    } finally {
+      this.#quota.release(beginning);
     }
     return { id, offset: 0 };
   }
