@@ -1,4 +1,3 @@
-import { EventEmitter, once } from 'node:events';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import {
   bytesOf,
@@ -12,6 +11,7 @@ import {
 } from '../../test/support/content.ts';
 import { FakeUpstream, type FakeUpstreamOptions } from '../../test/support/fake-upstream.ts';
 import type { Misbehaviour } from '../../test/support/fake-upstream-requests.ts';
+import { Latch } from '../../test/support/latch.ts';
 import {
   APP,
   isDownload,
@@ -181,12 +181,12 @@ describe('a tag', () => {
     await start({}, { clock });
     upstream.add('app', version('a'), 'latest');
     await world.manifest('latest');
-    const answers = new EventEmitter();
-    upstream.misbehave({ kind: 'manifest', status: 404, after: once(answers, 'go') });
+    const latch = new Latch();
+    upstream.misbehave({ kind: 'manifest', status: 404, after: latch.opened });
     const served = world.manifest('latest');
     await clock.pass(5_000);
     expect((await served).outcome).toBe('stale');
-    answers.emit('go');
+    latch.open();
   });
 });
 

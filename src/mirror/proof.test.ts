@@ -1,5 +1,4 @@
 // What proves to whom that upstream has something: its bytes, and never that it answers.
-import { EventEmitter, once } from 'node:events';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import {
   bytesOf,
@@ -11,6 +10,7 @@ import {
 } from '../../test/support/content.ts';
 import type { FakeAuthOptions } from '../../test/support/fake-upstream-auth.ts';
 import { FakeUpstream, type FakeUpstreamOptions } from '../../test/support/fake-upstream.ts';
+import { Latch } from '../../test/support/latch.ts';
 import {
   MirrorWorld,
   type MirrorWorldOptions,
@@ -187,15 +187,15 @@ describe('a stored blob', () => {
 
   it('continues to be compared after its client got a stale response and left', async () => {
     world.nowMs += 25 * HOUR_MS;
-    const answers = new EventEmitter();
-    upstream.misbehave({ kind: 'blob', after: once(answers, 'go') });
+    const latch = new Latch();
+    upstream.misbehave({ kind: 'blob', after: latch.opened });
     const opened = openAs('ann', layer.digest);
     await clock.pass(5_000);
     const { outcome, reader } = await opened;
     expect(outcome).toBe('stale');
     await reader.close();
     expect((await rightOf('ann')).proved).toBe(false);
-    answers.emit('go');
+    latch.open();
     await until('the right to be proved', 20_000, async () => (await rightOf('ann')).proved);
   });
 });
@@ -263,7 +263,8 @@ describe('a manifest', () => {
 describe('a right that upstream withdraws', () => {
   it('is not renewed by the end of a download that began before', async () => {
     await manifestAs('ann');
-    upstream.misbehave({ kind: 'blob', bytesPerS: 2 * MIB });
+    const latch = new Latch();
+    upstream.misbehave({ kind: 'blob', pause: { atByte: 2 * MIB, until: latch.opened } });
     const pulling = pullAs('ann', big.digest);
     await until('bytes to come', 20_000, async () => upstream.bytesSent > MIB);
     upstream.misbehave({ kind: 'manifest', status: 401 });
@@ -271,6 +272,7 @@ describe('a right that upstream withdraws', () => {
       code: 'MANIFEST_UNKNOWN',
     });
     expect(await opens('ann')).toBe(false);
+    latch.open();
     expect(await pulling).toEqual(whole(big));
     await idle();
     expect(await opens('ann')).toBe(false);
@@ -283,7 +285,8 @@ describe('a right that upstream withdraws', () => {
     const other = await MirrorWorld.open(upstream, { folder: world.folder, endNews: there });
     try {
       await manifestAs('ann');
-      upstream.misbehave({ kind: 'blob', bytesPerS: 2 * MIB });
+      const latch = new Latch();
+      upstream.misbehave({ kind: 'blob', pause: { atByte: 2 * MIB, until: latch.opened } });
       const pulling = pullAs('ann', big.digest);
       await until('bytes to come', 20_000, async () => upstream.bytesSent > MIB);
       upstream.misbehave({ kind: 'manifest', status: 401 });
@@ -291,6 +294,7 @@ describe('a right that upstream withdraws', () => {
         code: 'MANIFEST_UNKNOWN',
       });
       expect(await opens('ann')).toBe(false);
+      latch.open();
       expect(await pulling).toEqual(whole(big));
       await idle();
       expect(await opens('ann')).toBe(false);
@@ -335,9 +339,12 @@ describe('a download', () => {
       });
       const stolen = readAsNobody().catch(() => Buffer.of());
       await until('it to begin', 20_000, async () => upstream.count('blob') === 1);
-      const anns = pullAs('ann', big.digest).catch(() => 'broken off');
-      const isJoined = async () => world.mirror.downloads[0]?.requesters.includes('ann') === true;
-      await Promise.race([anns, until('ann to join', 20_000, isJoined)]);
+      let isOver = false;
+      const anns = pullAs('ann', big.digest)
+        .catch(() => 'broken off')
+        .finally(() => (isOver = true));
+      const isJoined = () => world.mirror.downloads[0]?.requesters.includes('ann') === true;
+      await until('ann to join', 20_000, async () => isOver || isJoined());
       clock.skipWaits(MAX_BACKOFF_MS);
       expect((await stolen).every(byte => byte === 0x20)).toBe(true);
       await anns;
@@ -351,10 +358,12 @@ describe('a download', () => {
   it('can be joined without asking by a client with a right to its repository', async () => {
     await manifestAs('ann');
     await manifestAs('cat');
-    upstream.misbehave({ kind: 'blob', bytesPerS: 2 * MIB });
+    const latch = new Latch();
+    upstream.misbehave({ kind: 'blob', pause: { atByte: MIB, until: latch.opened } });
     const first = pullAs('ann', big.digest);
     await until('bytes to come', 20_000, async () => upstream.bytesSent > 200_000);
     const { outcome, reader } = await openAs('cat', big.digest);
+    latch.open();
     expect([outcome, await readAll(reader)]).toEqual(['joined', whole(big)]);
     await first;
     expect(upstream.count('blob')).toBe(1);
@@ -362,11 +371,13 @@ describe('a download', () => {
 
   it('can be joined without asking by a client with the same credentials, while it continues', async () => {
     upstream.add('open', big);
-    upstream.misbehave({ kind: 'blob', bytesPerS: 2 * MIB });
+    const latch = new Latch();
+    upstream.misbehave({ kind: 'blob', pause: { atByte: MIB, until: latch.opened } });
     const first = pullAs('bob', big.digest, OPEN);
     await until('bytes to come', 20_000, async () => upstream.bytesSent > 200_000);
     clock.skip(15_000);
     const { outcome, reader } = await openAs('bob', big.digest, OPEN);
+    latch.open();
     expect([outcome, await readAll(reader)]).toEqual(['joined', whole(big)]);
     await first;
     expect(asked()).toEqual(['GET blob 401', 'GET blob 200']);
@@ -380,12 +391,14 @@ describe('a download', () => {
     });
     upstream.add('open', randomBlob(2 * MIB, 'before'), 'before');
     await manifestAs('ann');
-    upstream.misbehave({ repository: 'open', kind: 'blob', bytesPerS: MIB });
+    const latch = new Latch();
+    upstream.misbehave({ repository: 'open', kind: 'blob', pause: { atByte: MIB, until: latch.opened } });
     const before = pullAs('bob', randomBlob(2 * MIB, 'before').digest, OPEN);
     await until('it to begin', 20_000, async () => upstream.count('blob') === 1);
     const cats = pullAs('cat', big.digest);
     const { reader, outcome } = await openAs('ann', big.digest);
     expect([outcome, reader.size, upstream.count('blob', { method: 'GET' })]).toEqual(['miss', big.size, 1]);
+    latch.open();
     expect(await readAll(reader)).toEqual(whole(big));
     expect(await cats).toEqual(whole(big));
     expect(await before).toMatchObject({ bytes: 2 * MIB });

@@ -28,8 +28,25 @@ export class Link {
   }
 }
 
+/** Lets so many bytes pass, and all others when `until` resolves. */
+export class Gate {
+  readonly pieceBytes = 64 * 1024;
+  readonly #until: Promise<unknown>;
+  #leftBytes: number;
+
+  constructor({ atByte, until }: { readonly atByte: number; readonly until: Promise<unknown> }) {
+    this.#leftBytes = atByte;
+    this.#until = until;
+  }
+
+  async take(bytes: number): Promise<void> {
+    this.#leftBytes -= bytes;
+    if (this.#leftBytes < 0) await this.#until;
+  }
+}
+
 export interface SendOptions {
-  readonly links: readonly Link[];
+  readonly links: readonly (Link | Gate)[];
   /** Destroys the socket after so many bytes of the body. */
   readonly cutAtByte?: number | undefined;
   /** Sends nothing more after so many bytes, and keeps the connection open. */

@@ -39,6 +39,8 @@ export interface Misbehaviour extends Match {
   readonly cutAtByte?: number;
   /** Stops after so many bytes of the body; the connection stays open. */
   readonly hangAtByte?: number;
+  /** Sends no more than so many bytes of the body before `until` resolves. */
+  readonly pause?: { readonly atByte: number; readonly until: Promise<unknown> };
   /** Flips this byte of the body. */
   readonly corruptByte?: number;
   /** The speed of this answer alone. */

@@ -18,7 +18,7 @@ import { type Digest, isDigest } from '../../src/oci/digest.ts';
 import { isIndexType, isManifestType, OCI_INDEX } from '../../src/oci/media-types.ts';
 import { type Content, contentOf, descriptorOf, type Image, type ImageIndex } from './content.ts';
 import { FakeAuth, type FakeAuthOptions, parseBasic } from './fake-upstream-auth.ts';
-import { Link, sendBody } from './fake-upstream-link.ts';
+import { Gate, Link, sendBody } from './fake-upstream-link.ts';
 import {
   fits,
   type Match,
@@ -425,7 +425,11 @@ export class FakeUpstream {
     response.flushHeaders();
     await sendBody(response, body, {
       ...rule,
-      links: rule.bytesPerS === undefined ? [this.#link] : [this.#link, new Link(rule.bytesPerS)],
+      links: [
+        this.#link,
+        ...(rule.bytesPerS === undefined ? [] : [new Link(rule.bytesPerS)]),
+        ...(rule.pause === undefined ? [] : [new Gate(rule.pause)]),
+      ],
       onSent: bytes => {
         this.#bytesSent += bytes;
       },
