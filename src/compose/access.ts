@@ -61,7 +61,7 @@ export async function openAccess(config: Config, needs: AccessNeeds): Promise<Ac
   const credentialKey = await readCredentialKey(metadata);
   const nameProblem = (name: string) => tenantNameProblem(name, config);
   const issuing = { store: metadata, credentialKey, nameProblem };
-  const files = new FileSecretSource(config.tenants, log);
+  const files = new FileSecretSource(config.tenants, log, clock);
   const tenants = await openTenants({
     ...issuing,
     sources: [files, ...(cluster === undefined ? [] : [cluster.source])],
@@ -70,6 +70,7 @@ export async function openAccess(config: Config, needs: AccessNeeds): Promise<Ac
     plugins: await openPlugins(config, { clock, log }),
     startsMeanwhile: needs.startsMeanwhile,
     reportsSecretsOf: needs.reportsSecretsOf,
+    clock,
     log,
     meter,
   });

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { silentLog } from '../lib/log.ts';
 import { FileSecretSource, type SecretPaths } from './file-secret-source.ts';
-import { dockerConfig, mountSecret, secretManifest } from './tenants.fixture.ts';
+import { dockerConfig, mountSecret, secretManifest, WITHOUT_RESCAN } from './tenants.fixture.ts';
 import type { TenantReading } from './secret-source.ts';
 
 let folder: string;
@@ -26,7 +26,7 @@ async function start(...tenants: SecretPaths[]): Promise<void> {
   source = new FileSecretSource(
     tenants.map(({ name, secrets }) => ({ name, secrets: secrets.map(path => join(folder, path)) })),
     silentLog,
-    NO_RESCAN_MS,
+    WITHOUT_RESCAN,
   );
   await source.start({
     put: (tenant, reading) => void said.set(tenant, reading),
@@ -44,8 +44,6 @@ function secretsOf(tenant: string): (readonly [name: string, what: string])[] {
   ]);
 }
 
-/** A change has to be noticed by watching: a regular rescan would find it, too. */
-const NO_RESCAN_MS = 3_600_000;
 const SOON = { interval: 20 };
 
 function write(path: string, content: object | string): Promise<void> {

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { basename } from 'node:path';
 import { errorCode } from '../lib/error-code.ts';
+import type { Clock } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
 import { FolderWatch } from './folder-watch.ts';
 import { MalformedSecret } from './secret.ts';
@@ -56,10 +57,10 @@ export class FileSecretSource implements SecretSource {
   readonly #paths = new Map<string, KnownPath>();
   #sink: SecretSink | undefined;
 
-  /** `rescanMs`: as in `FolderWatch`. */
-  constructor(tenants: readonly SecretPaths[], log: Log, rescanMs?: number) {
+  /** `clock`: as in `FolderWatch`. */
+  constructor(tenants: readonly SecretPaths[], log: Log, clock?: Clock) {
     this.#tenants = tenants.filter(({ secrets }) => secrets.length > 0);
-    this.#watch = new FolderWatch(changed => this.#read(changed), log, rescanMs);
+    this.#watch = new FolderWatch(changed => this.#read(changed), log, clock);
   }
 
   async start(sink: SecretSink): Promise<void> {

@@ -4,7 +4,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { silentLog } from '../lib/log.ts';
+import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { FolderWatch } from './folder-watch.ts';
+
+/** How long changes are collected, and how often everything is read. */
+const [DEBOUNCE_MS, RESCAN_MS] = [100, 10_000];
+const SOON = { timeout: 20_000, interval: 20 };
 
 let folder: string;
 let watched: FolderWatch | undefined;
@@ -25,28 +30,28 @@ test('a folder that was removed or replaced is watched again after the next resc
     calls.push(changed);
     return [inner];
   };
-  watched = new FolderWatch(read, silentLog, 300);
+  const clock = new ManualClock();
+  watched = new FolderWatch(read, silentLog, clock);
   await watched.start();
   expect(calls).toEqual([undefined]);
   for (const round of ['made', 'made anew', 'replaced']) {
     if (round === 'replaced') await rename(inner, join(folder, 'away'));
     else await rm(inner, { recursive: true, force: true });
     await mkdir(inner);
-    // Two rescans later the new folder is watched: a change is told by its name, not only by a rescan.
-    const before = calls.length;
-    await vi.waitFor(
-      () => expect(calls.slice(before).filter(c => c === undefined).length).toBeGreaterThan(1),
-      5000,
-    );
-    await new Promise(resolve => setTimeout(resolve, 150));
+    // After a rescan the new folder is watched: a change is told by its name, not only by a rescan.
+    await vi.waitFor(async () => {
+      await clock.advance(RESCAN_MS);
+      expect(calls.at(-1)).toBeUndefined();
+    }, SOON);
     calls.length = 0;
     // A change at the moment of a rescan is told by that alone, so there are several.
     await vi.waitFor(async () => {
       await writeFile(join(inner, round), '');
+      await clock.advance(DEBOUNCE_MS);
       expect(calls.some(changed => changed?.has(inner))).toBe(true);
-    }, 5000);
+    }, SOON);
   }
-}, 30_000);
+});
 
 test('many changes at once are one read, and a failed read is followed by others', async () => {
   let reads = 0;

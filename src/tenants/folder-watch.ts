@@ -1,5 +1,6 @@
 import { type FSWatcher, watch } from 'node:fs';
 import { stat } from 'node:fs/promises';
+import { type Clock, systemClock, type Timer } from '../lib/clock.ts';
 import { errorCode } from '../lib/error-code.ts';
 import type { Log } from '../lib/log.ts';
 
@@ -22,19 +23,20 @@ export type ReadFolders = (changed: ReadonlySet<string> | undefined) => Promise<
 export class FolderWatch {
   readonly #read: ReadFolders;
   readonly #log: Log;
-  readonly #rescanMs: number;
+  readonly #clock: Clock;
   readonly #watched = new Map<string, { readonly watcher: FSWatcher; readonly identity: string }>();
   #changed = new Set<string>();
   #rescanAtMs = 0;
-  #timer: NodeJS.Timeout | undefined;
+  #timer: Timer | undefined;
   #turn: Promise<void> | undefined;
   #isClosed = false;
   #isBlind = false;
 
-  constructor(read: ReadFolders, log: Log, rescanMs = RESCAN_MS) {
+  /** `clock`: the system's by default. */
+  constructor(read: ReadFolders, log: Log, clock: Clock = systemClock) {
     this.#read = read;
     this.#log = log;
-    this.#rescanMs = rescanMs;
+    this.#clock = clock;
   }
 
   /** Resolves when everything was read once. */
@@ -48,13 +50,13 @@ export class FolderWatch {
     while (this.#turn !== undefined) await this.#turn;
     if (this.#isClosed) return;
     this.#rescanAtMs = 0;
-    clearTimeout(this.#timer);
+    this.#timer?.cancel();
     await this.#begin();
   }
 
   async close(): Promise<void> {
     this.#isClosed = true;
-    clearTimeout(this.#timer);
+    this.#timer?.cancel();
     await this.#turn;
     for (const folder of this.#watched.keys()) this.#unwatch(folder);
   }
@@ -69,7 +71,7 @@ export class FolderWatch {
   }
 
   async #look(): Promise<void> {
-    const isRescan = performance.now() >= this.#rescanAtMs;
+    const isRescan = this.#clock.monotonicMs() >= this.#rescanAtMs;
     const changed = this.#changed;
     this.#changed = new Set();
     try {
@@ -78,16 +80,16 @@ export class FolderWatch {
     } catch (error) {
       this.#log.error({ err: error }, 'watched folders could not be read');
     }
-    if (isRescan) this.#rescanAtMs = performance.now() + this.#rescanMs;
+    if (isRescan) this.#rescanAtMs = this.#clock.monotonicMs() + RESCAN_MS;
   }
 
   /** Waits for the next change or the next rescan. */
   #rest(): void {
     if (this.#isClosed || this.#turn !== undefined) return;
-    clearTimeout(this.#timer);
-    const rescanInMs = Math.max(0, Math.ceil(this.#rescanAtMs - performance.now()));
-    this.#timer = setTimeout(() => void this.#begin(), this.#changed.size > 0 ? DEBOUNCE_MS : rescanInMs);
-    this.#timer.unref();
+    this.#timer?.cancel();
+    const rescanInMs = Math.max(0, Math.ceil(this.#rescanAtMs - this.#clock.monotonicMs()));
+    const delayMs = this.#changed.size > 0 ? DEBOUNCE_MS : rescanInMs;
+    this.#timer = this.#clock.after(delayMs, () => void this.#begin()).unref();
   }
 
   #note(folder: string): void {
@@ -123,7 +125,7 @@ export class FolderWatch {
       this.#isBlind = true;
       this.#log.warn(
         { err: error, folder },
-        `a folder cannot be watched: changes are seen within ${this.#rescanMs / 1000} s`,
+        `a folder cannot be watched: changes are seen within ${RESCAN_MS / 1000} s`,
       );
     }
   }

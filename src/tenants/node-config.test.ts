@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { silentLog } from '../lib/log.ts';
-import { dockerConfig } from './tenants.fixture.ts';
+import { dockerConfig, WITHOUT_RESCAN } from './tenants.fixture.ts';
 import { NodeConfig } from './node-config.ts';
 
 let folder: string;
@@ -26,8 +26,7 @@ async function start(...paths: string[]): Promise<void> {
   node = new NodeConfig({
     paths: paths.map(path => join(folder, path)),
     log: silentLog,
-    // A change has to be noticed by watching: a regular rescan would find it, too.
-    rescanMs: 3_600_000,
+    clock: WITHOUT_RESCAN,
     onChange: () => (changes += 1),
   });
   await node.start();

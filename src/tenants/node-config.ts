@@ -2,6 +2,7 @@ import { stat } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import { errorCode } from '../lib/error-code.ts';
+import type { Clock } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
 import { readTextFile, UnreadableFile } from '../lib/text-file.ts';
 import {
@@ -18,10 +19,7 @@ export interface NodeConfigOptions {
   /** Files, or folders in which the kubelet would look for them. */
   readonly paths: readonly string[];
   readonly log: Log;
-  /** Default: the system's clock. */
-  readonly nowMs?: () => number;
-  /** As in `FolderWatch`. */
-  readonly rescanMs?: number;
+  readonly clock: Clock;
   /** Called when another config counts, or the state of a file has changed. */
   readonly onChange: () => void;
 }
@@ -51,7 +49,7 @@ export class NodeConfig {
 
   constructor(options: NodeConfigOptions) {
     this.#options = options;
-    this.#watch = new FolderWatch(() => this.#read(), options.log, options.rescanMs);
+    this.#watch = new FolderWatch(() => this.#read(), options.log, options.clock);
   }
 
   get current(): { readonly path: string; readonly config: DockerConfig } | undefined {
@@ -88,7 +86,7 @@ export class NodeConfig {
   /** The content of the file if it is the one that counts; `report` is called with its state. */
   async #try({ path, parse }: Candidate, report: (state: SecretState) => void): Promise<Found | undefined> {
     const known = this.#current?.path === path ? this.#current : undefined;
-    const nowMs = this.#options.nowMs ?? Date.now;
+    const { nowMs } = this.#options.clock;
     try {
       const text = await readTextFile(path, MAX_SECRET_BYTES);
       if (text === undefined) {

@@ -1,3 +1,4 @@
+import type { Clock } from '../lib/clock.ts';
 import { type Log, silentLog } from '../lib/log.ts';
 import { nameCredential } from '../oci/credential.ts';
 import type { CredentialPlugins } from './credential-plugins.ts';
@@ -14,8 +15,7 @@ export interface SharedCredentialsOptions {
   readonly credentialKey: string;
   readonly reportsSecretsOf?: ((tenant: undefined) => boolean) | undefined;
   readonly log: Log;
-  /** Epoch ms. */
-  readonly nowMs: () => number;
+  readonly clock: Clock;
   /** Called with credentials that the node's config has gained or lost. */
   readonly onChange: (credentialIds: ReadonlySet<string>) => void;
 }
@@ -33,11 +33,11 @@ export class SharedCredentials {
 
   constructor(options: SharedCredentialsOptions) {
     this.#options = options;
-    const { nodeConfig: paths, credentialKey, nowMs, reportsSecretsOf } = options;
+    const { nodeConfig: paths, credentialKey, clock, reportsSecretsOf } = options;
     const log = reportsSecretsOf?.(undefined) === false ? silentLog : options.log;
     this.#ofNode = new HeldCredentials(credentialKey, name => ({ name, source: 'node' }));
     this.#ofPlugins = new HeldCredentials(credentialKey, name => ({ name, source: 'plugin' }));
-    this.#node = new NodeConfig({ paths, log, nowMs, onChange: () => this.#follow() });
+    this.#node = new NodeConfig({ paths, log, clock, onChange: () => this.#follow() });
   }
 
   get states(): readonly SecretState[] {

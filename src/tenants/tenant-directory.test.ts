@@ -2,6 +2,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { systemClock } from '../lib/clock.ts';
 import { silentLog } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
 import { MemoryIndex } from '../metadata/memory-metadata-store.fixture.ts';
@@ -56,7 +57,7 @@ async function open(parts: Partial<TenantsParts> = {}): Promise<void> {
     nameProblem: name => (name === 'library' ? 'is reserved' : undefined),
     log: silentLog,
     meter: silentMeter,
-    nowMs: () => nowMs,
+    clock: { ...systemClock, nowMs: () => nowMs },
     ...parts,
     ...(parts.sources && { sources: [...parts.sources, pushed] }),
   });

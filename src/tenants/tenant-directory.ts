@@ -1,3 +1,4 @@
+import { type Clock, systemClock } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import type { KnownTenant } from '../oci/issued-credential.ts';
@@ -40,7 +41,8 @@ export interface TenantsParts {
   readonly reportsSecretsOf?: (tenant: string | undefined) => boolean;
   readonly log: Log;
   readonly meter: Meter;
-  readonly nowMs?: () => number;
+  /** Default: the system's. */
+  readonly clock?: Clock;
 }
 
 /**
@@ -86,14 +88,15 @@ export class TenantDirectory implements Tenants {
 
   constructor(parts: TenantsParts) {
     this.#parts = parts;
-    this.#nowMs = parts.nowMs ?? Date.now;
+    const { clock = systemClock } = parts;
+    this.#nowMs = clock.nowMs;
     this.#uses = new CredentialUses(parts.store, parts.log, this.#nowMs);
     this.#changes = new SecretChanges(parts.log, parts.reportsSecretsOf);
     this.#configured = optionsByName(parts.configured);
     this.#issued = new IssuedCredentials(this.#nowMs, ids => this.#noteChange(ids, []));
     this.#shared = new SharedCredentials({
       ...parts,
-      nowMs: this.#nowMs,
+      clock,
       onChange: ids => this.#noteChange(ids, this.#tenants.keys()),
     });
   }

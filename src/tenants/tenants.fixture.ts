@@ -1,5 +1,18 @@
 import { mkdir, rename, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { type Clock, systemClock } from '../lib/clock.ts';
+
+/** How long changes of watched folders are collected. */
+const DEBOUNCE_MS = 100;
+
+/**
+ * For what watches folders, with changes in real time: the regular rescan, which would find them, too, never comes, so
+ * that they have to be noticed.
+ */
+export const WITHOUT_RESCAN: Clock = {
+  ...systemClock,
+  after: (delayMs, run) => systemClock.after(delayMs <= DEBOUNCE_MS ? delayMs : 3_600_000, run),
+};
 
 /** The text of a Docker config with one login per registry key: `{ 'reg.example': 'user:password' }`. */
 export function dockerConfig(logins: Readonly<Record<string, string>>): string {
