@@ -73,6 +73,16 @@ async function missingOf(name: string, image: Image): Promise<readonly Digest[]>
   return missing;
 }
 
+/** Does it as if a while ago. */
+async function earlier(work: () => Promise<unknown>): Promise<void> {
+  vi.useFakeTimers({ toFake: ['Date'], now: Date.now() - 10_000 });
+  try {
+    await work();
+  } finally {
+    vi.useRealTimers();
+  }
+}
+
 test('what an import has linked stays until it is pinned, even if nothing else may be evicted', async () => {
   const metadata = before('publish', () => upkeep().evict());
   await world.import(await tarOf(layoutFiles(app, NAME)), { metadata });
@@ -80,9 +90,8 @@ test('what an import has linked stays until it is pinned, even if nothing else m
 });
 
 test('what an import found stored counts as used, however long nobody has requested it', async () => {
-  await world.hold(OTHER_NAME, other);
   // A use may be recorded to the second.
-  await new Promise(resolve => setTimeout(resolve, 1_100));
+  await earlier(() => world.hold(OTHER_NAME, other));
   const newer = imageOf([randomBlob(100_000, 'newer')]);
   await world.hold('docker.io/library/newer:v1', newer);
   const evicted = vi.fn<() => Promise<unknown>>(async () => {
@@ -136,12 +145,13 @@ test('a refused import leaves what another one has found stored', async () => {
 
 test('garbage is removed before images even while an import runs', async () => {
   const wanted = imageOf([randomBlob(100_000, 'wanted')]);
-  await world.hold(OTHER_NAME, wanted);
   const forgotten = imageOf([randomBlob(600_000, 'forgotten')]);
-  await world.hold('docker.io/library/forgotten:v1', forgotten);
-  await world.metadata.removeRepository({ upstream: 'docker.io', name: 'library/forgotten' });
   // An import may need what was used within the last second.
-  await new Promise(resolve => setTimeout(resolve, 1_100));
+  await earlier(async () => {
+    await world.hold(OTHER_NAME, wanted);
+    await world.hold('docker.io/library/forgotten:v1', forgotten);
+    await world.metadata.removeRepository({ upstream: 'docker.io', name: 'library/forgotten' });
+  });
   const { blobBytes, manifestBytes } = await world.metadata.readTotals();
   const maxBytes = blobBytes + manifestBytes - 1;
   const evicted = vi.fn<() => Promise<unknown>>(() => upkeep({ maxBytes, gracePeriodMs: 3_600_000 }).evict());

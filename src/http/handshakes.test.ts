@@ -1,9 +1,9 @@
 import { readFileSync } from 'node:fs';
-import { connect as connectTcp } from 'node:net';
+import { connect as connectTcp, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
-import { afterEach, expect, it } from 'vitest';
+import { afterEach, expect, it, vi } from 'vitest';
 import { type Log, silentLog } from '../lib/log.ts';
 import { distrust } from '../../test/support/distrustful-client.ts';
 import { freePort } from '../../test/support/programs.ts';
@@ -45,32 +45,52 @@ it('a server that closes waits for no handshake, and counts them until then', as
   expect([await closed, started.connections]).toEqual(['', 0]);
 });
 
+/** The server's end of a handshake comes after that of the client, and before its answer. */
+async function answered(socket: Socket): Promise<void> {
+  socket.write('GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n');
+  await once(socket, 'data');
+}
+
 it('a socket that has finished its handshake stays, and is counted once', async () => {
-  // Enough for a handshake on a busy machine.
-  const started = await start(2_000);
-  const socket = connectTls({ port: started.port, host: '127.0.0.1', rejectUnauthorized: false });
-  await once(socket, 'secureConnect');
-  const left = once(socket, 'close').then(() => 'closed');
-  const { closed } = connect(started.port);
-  // That one comes later, and its time is over later.
-  expect(await Promise.race([closed, left])).toBe('');
-  expect(started.connections).toBe(1);
-  socket.destroy();
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  try {
+    const started = await start(60_000);
+    const socket = connectTls({ port: started.port, host: '127.0.0.1', rejectUnauthorized: false });
+    await answered(socket);
+    const { closed } = connect(started.port);
+    await vi.waitUntil(() => started.connections === 2, 20_000);
+    vi.advanceTimersByTime(60_000);
+    expect(await closed).toBe('');
+    expect(started.connections).toBe(1);
+    expect(socket.closed).toBe(false);
+    socket.destroy();
+  } finally {
+    vi.useRealTimers();
+  }
 });
 
 it('a handshake from the same port with another listener does not lift its limit', async () => {
-  const listeners = [1, 2].map(() => ({ host: '127.0.0.1', port: 0, tls }));
-  server = await startServer(new MemorySource(), { listeners, limits: { headersTimeoutMs: 2_000 } });
-  const [silent, other] = server.addresses.map(({ port }) => port);
-  const localPort = await freePort();
-  const first = connectTcp({ port: silent ?? 0, host: '127.0.0.1', localPort });
-  await once(first, 'connect');
-  const closed = once(first.resume(), 'close');
-  const socket = connectTcp({ port: other ?? 0, host: '127.0.0.1', localPort });
-  await once(connectTls({ socket, rejectUnauthorized: false }), 'secureConnect');
-  await closed;
-  expect(server.connections).toBe(1);
-  socket.destroy();
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  try {
+    const listeners = [1, 2].map(() => ({ host: '127.0.0.1', port: 0, tls }));
+    const limits = { headersTimeoutMs: 60_000 };
+    const started = await startServer(new MemorySource(), { listeners, limits });
+    server = started;
+    const [silent, other] = started.addresses.map(({ port }) => port);
+    const localPort = await freePort();
+    const first = connectTcp({ port: silent ?? 0, host: '127.0.0.1', localPort });
+    await once(first, 'connect');
+    const closed = once(first.resume(), 'close');
+    const socket = connectTcp({ port: other ?? 0, host: '127.0.0.1', localPort });
+    await answered(connectTls({ socket, rejectUnauthorized: false }));
+    await vi.waitUntil(() => started.connections === 2, 20_000);
+    vi.advanceTimersByTime(60_000);
+    await closed;
+    expect(started.connections).toBe(1);
+    socket.destroy();
+  } finally {
+    vi.useRealTimers();
+  }
 });
 
 /** Lines of the log at level warn. */

@@ -78,7 +78,7 @@ describe('the ops port', () => {
   it('makes the metrics once for all concurrent requests', async () => {
     let made = 0;
     const metrics = async () => {
-      await sleep(100);
+      await sleep(20);
       return { contentType: 'text/plain', text: `made ${++made}\n` };
     };
     const port = await start({ metrics });
