@@ -88,12 +88,12 @@ export class FillPieces {
     const { fill, sharing } = this.#options;
     const blob = this.#blob;
     if (blob === undefined) return false;
-    if (fill.size === undefined) fill.learnSize(blob.size);
     const restBytes = () => Math.max(0, Math.min(blob.size, end) - writer.length);
     const buffer = (this.#buffer ??= new Uint8Array(Math.min(COPY_BYTES, blob.size)));
     for (;;) {
       const count = await blob.read(buffer.subarray(0, restBytes()), writer.length).catch(this.#unread);
       if (count === 0) return writer.length === blob.size;
+      if (fill.size === undefined) fill.learnSize(blob.size);
       this.#hasCopied = true;
       sharing.copied(writer.length);
       await admit(count);

@@ -319,6 +319,23 @@ describe('ranges of a blob of which nothing is known', () => {
     expect([...new Extents(all)]).toEqual([FAR]);
   });
 
+  it('do not keep a wrong size for longer than until the next pull', async () => {
+    const world = await startWorld();
+    for (const start of [0, MIB]) {
+      const blob = strange(`wrong-size-${start}`);
+      const range = { start, end: start + 20 * KIB };
+      const headers = { 'Content-Range': `bytes ${start}-${range.end - 1}/${5 * MIB}` };
+      upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, headers });
+      await readRanges(world, blob, range);
+      expect(await statOf(world, blob)).toMatchObject({ size: 5 * MIB });
+      await readRanges(world, blob, FAR).catch(() => {});
+      await world.pull(blob.digest).catch(() => {});
+      expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+      await until(() => world.mirror.runningFills === 0);
+      expect(await statOf(world, blob)).toMatchObject({ size: blob.size });
+    }
+  });
+
   it('that begin after its end do not keep others from being requested', async () => {
     const world = await startWorld();
     const blob = strange('behind');

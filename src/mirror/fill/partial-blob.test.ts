@@ -1,0 +1,65 @@
+import { expect, it } from 'vitest';
+import { MemoryIngests, MemorySpool } from '../../blobs/memory-spool.fixture.ts';
+import { steadyLease } from '../../lib/lease.suite.ts';
+import { silentLog } from '../../lib/log.ts';
+import { digestOf } from '../../oci/digest.ts';
+import { OtherParts } from './other-parts.ts';
+import { PartialBlob } from './partial-blob.ts';
+
+// oxlint-disable-next-line typescript/no-unsafe-type-assertion -- what is only needed for requests
+const UNUSED = undefined as never;
+const SIZE = 1_000;
+
+async function partialBlob(ingests = new MemoryIngests()) {
+  const spool = new MemorySpool(ingests);
+  const other = { key: 'part1-a', epoch: 2, isHeld: true };
+  const others = new OtherParts({
+    ownKey: 'part0-a',
+    size: SIZE,
+    findHolders: async () => [other],
+    open: ({ key, epoch }) => spool.savedParts(key, epoch),
+    endIfDead: async () => {},
+  });
+  const parts = await spool.parts(steadyLease('part0-a', 1), SIZE);
+  const theirs = await spool.parts(steadyLease(other.key, other.epoch), SIZE);
+  const blob = new PartialBlob({
+    asking: UNUSED,
+    links: UNUSED,
+    queue: UNUSED,
+    meter: UNUSED,
+    log: silentLog,
+    digest: digestOf(Buffer.alloc(SIZE)),
+    size: SIZE,
+    parts,
+    space: { take: () => {}, leave: () => {} },
+    others,
+    ranged: () => {},
+  });
+  return { blob, theirs };
+}
+
+it('has what another process saves, and waits for what that has received', async () => {
+  const { blob, theirs } = await partialBlob();
+  await theirs.write(0, Buffer.alloc(10, 'x'));
+  await theirs.announce([{ start: 0, end: 10, state: 'received' }]);
+  const saved = blob.othersSaved();
+  await theirs.save();
+  await theirs.announce([]);
+  await saved;
+  expect(blob.next(0)).toEqual({ start: 0, end: 10 });
+  const buffer = Buffer.alloc(20);
+  expect([await blob.read(buffer, 0), buffer[9]]).toEqual([10, 'x'.charCodeAt(0)]);
+  await blob.close();
+});
+
+it('has no more than it had once it is closed, however often it is asked', async () => {
+  const { blob, theirs } = await partialBlob();
+  await blob.close();
+  await theirs.write(0, Buffer.alloc(10));
+  await theirs.save();
+  for (let times = 0; times < 3; times += 1) {
+    await blob.look();
+    await blob.othersSaved();
+  }
+  expect(blob.next(0)).toBeUndefined();
+});
