@@ -151,3 +151,22 @@ it('a connection that only checks whether the port is open causes no warning', a
   await until(() => server?.connections === 0);
   expect(warnings).toEqual([]);
 });
+
+it('clients that are gone before their connections are accepted are no failed handshakes', async () => {
+  const { log, warnings } = recordingLog();
+  const listeners = [{ host: '127.0.0.1', port: 0, tls }];
+  server = await startServer(new MemorySource(), { listeners, log, limits: { headersTimeoutMs: 50 } });
+  const { port } = server;
+  const gone = Array.from({ length: 20 }, async () => {
+    const socket = connectTcp(port, '127.0.0.1', () => socket.write('x', () => socket.resetAndDestroy()));
+    await once(socket, 'close');
+  });
+  await Promise.all(gone);
+  // Its limit is over later than theirs.
+  const { closed } = connect(port);
+  await closed;
+  const reason = 'not completed within 50 ms';
+  const late = () => warnings.filter(warning => 'reason' in warning && warning.reason === reason);
+  await until(() => late().length > 0);
+  expect(late()).toEqual([{ reason, remotes: ['127.0.0.1'], count: 1 }]);
+});

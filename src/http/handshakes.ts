@@ -47,7 +47,12 @@ export class Handshakes {
 
   begin(socket: Socket): void {
     const ends = endsOf(socket);
-    const remote = socket.remoteAddress ?? 'unknown';
+    const remote = socket.remoteAddress;
+    if (remote === undefined) {
+      // The client has left already.
+      socket.destroy();
+      return;
+    }
     const timer = setTimeout(() => {
       this.#failures.note(`not completed within ${this.#limitMs} ms`, remote);
       this.#destroy(ends);
