@@ -9,6 +9,7 @@ import type { HostETag } from '../../upstream/upstream.ts';
 import type { UpstreamRequests } from '../upstream-requests.ts';
 import type { ConnectionTrials, Further, Sharer } from './connection-trials.ts';
 import { type Delivery, OVERLAP_BYTES } from './download.ts';
+import { FillPace, SlowWatch } from './fill-pace.ts';
 import { type FillPieces, WORTH_BREAKING_BYTES } from './fill-pieces.ts';
 import type { FillQuota } from './fill-quota.ts';
 import type { FillSharing } from './fill-sharing.ts';
@@ -27,11 +28,6 @@ const STRIPE_MS = 2_000;
 const MIN_STRIPE_BYTES = 8 * 1024 * 1024;
 /** Smaller gaps are left to the connection that writes in order. */
 const MIN_GAP_BYTES = 1024 * 1024;
-/** The disk, not upstream, is the bottleneck if writing takes this share of the time. */
-const BUSY_SHARE = 0.5;
-/** A connection for which readers wait is given up if it is so slow, compared to the others, for a second and a half. */
-const SLOW_SHARE = 0.25;
-const SLOW_WINDOWS = 5;
 /** What comes ahead is written twice, so at most this share of the free space is taken by it. */
 const SPARE_SHARE = 0.25;
 
@@ -62,6 +58,7 @@ export interface FillConnectionsOptions {
  */
 export class FillConnections implements Sharer {
   readonly #options: FillConnectionsOptions;
+  readonly #pace: FillPace;
   readonly #further = new Set<FurtherConnection>();
   /** What uses the Fill's own place while the Fill waits for stripes of others. */
   #own: FurtherConnection | undefined;
@@ -72,25 +69,21 @@ export class FillConnections implements Sharer {
   #doubtedAt: number | undefined;
   #hasStripes = false;
   #isFollowing = false;
+  /** Where what was there could not be copied. */
+  #uncopiedAt: number | undefined;
   /** The request for which the Fill waits. */
   #awaited: RangeRequest | undefined;
-  /** The same at the end of the last window, and for how many windows it has been slow. */
-  #awaitedBefore:
-    | { readonly request: RangeRequest; readonly bytes: number; readonly slow: number }
-    | undefined;
+  readonly #awaitedWatch = new SlowWatch();
+  readonly #firstWatch = new SlowWatch();
+  /** What the first connection has brought in the last window. */
+  #firstBytes = 0;
   #isOver = false;
   /** Set when a connection has failed: this blob gets no more. */
   #hasFailed = false;
-  // In the present window.
-  #bytes = 0;
-  #writingMs = 0;
-  #waitsBefore = 0;
-  // As of the last window.
-  #bytesPerSecond = 0;
-  #isHeldUp = false;
 
   constructor(options: FillConnectionsOptions) {
     this.#options = options;
+    this.#pace = new FillPace(options.fill);
   }
 
   /** Upstream begins to send over the first connection. */
@@ -101,8 +94,7 @@ export class FillConnections implements Sharer {
 
   /** The first connection has brought bytes, and writing them took so long. */
   received(bytes: number, writingMs: number): void {
-    this.#bytes += bytes;
-    this.#writingMs += writingMs;
+    this.#pace.received(bytes, writingMs);
   }
 
   /** Where the first connection has to stop: before what is there, or what others are bringing. See `DownloadOptions`. */
@@ -111,10 +103,12 @@ export class FillConnections implements Sharer {
     const there = this.#options.pieces.endBefore(position, isUnderWay);
     if (doubtedAt !== undefined && position < doubtedAt + OVERLAP_BYTES)
       return there !== undefined && there < doubtedAt ? there : doubtedAt + OVERLAP_BYTES;
-    const ends = this.#requests
+    const requested = this.#requests
       .filter(({ extent }) => extent.end > position)
       .map(({ extent }) => Math.max(extent.start, position));
-    if (there !== undefined) ends.push(there);
+    if (there !== undefined) requested.push(there);
+    // A request that ended where it begins would bring nothing, again and again.
+    const ends = requested.filter(end => end > position || position !== this.#uncopiedAt);
     return ends.length === 0 ? undefined : Math.min(...ends);
   }
 
@@ -142,12 +136,19 @@ export class FillConnections implements Sharer {
     const doubtedAt = this.#doubt();
     const isDoubted = doubtedAt !== undefined && position < doubtedAt + OVERLAP_BYTES;
     const request = this.#requests.find(({ extent }) => extent.start <= position && position < extent.end);
-    if (request === undefined || isDoubted) {
+    const isUncopied = this.#uncopiedAt === position;
+    if (request === undefined || isDoubted || isUncopied) {
       this.#isFollowing = false;
       this.#own?.end();
       await this.#own?.done;
-      return false;
+      if (isDoubted || isUncopied) return false;
     }
+    // It came since it was looked for.
+    if (this.#bytesAt(position) > 0) {
+      this.#uncopiedAt = position;
+      return true;
+    }
+    if (request === undefined) return false;
     this.#isFollowing = true;
     this.#own ??= this.#startOwn(blob);
     this.#awaited = request;
@@ -180,13 +181,13 @@ export class FillConnections implements Sharer {
     return (
       !this.#isOver &&
       !this.#hasFailed &&
-      !this.#isHeldUp &&
+      !this.#pace.isHeldUp &&
       size >= MIN_BLOB_BYTES &&
       this.connections < limit() &&
       sharing.mayTakePieces &&
       skipEndpoints.size === 0 &&
       !asking.limitsBlobs(upstream) &&
-      this.#restBytes * 1000 > this.#bytesPerSecond * MIN_REST_MS
+      this.#restBytes * 1000 > this.#pace.bytesPerSecond * MIN_REST_MS
     );
   }
 
@@ -209,32 +210,19 @@ export class FillConnections implements Sharer {
   }
 
   measured(windowMs: number): number {
-    const { fill } = this.#options;
-    let bytes = this.#bytes;
-    for (const further of this.#all) bytes += further.takeCount();
-    this.#bytesPerSecond = (bytes * 1000) / Math.max(1, windowMs);
-    // Readers that never wait would not become faster.
-    const areReadersSlow = fill.hasReaders && fill.waits === this.#waitsBefore;
-    this.#isHeldUp = areReadersSlow || this.#writingMs > windowMs * BUSY_SHARE;
-    this.#stopSlow(bytes);
-    this.#bytes = 0;
-    this.#writingMs = 0;
-    this.#waitsBefore = fill.waits;
+    const awaited = this.#awaited;
+    const counts = this.#all.map(further => ({ request: further.request, bytes: further.takeCount() }));
+    const aheadBytes = counts.reduce((sum, { bytes }) => sum + bytes, 0);
+    const awaitedBytes = counts.find(({ request }) => request === awaited)?.bytes ?? 0;
+    this.#firstBytes = this.#pace.measured(windowMs, aheadBytes);
+    const bytes = this.#firstBytes + aheadBytes;
+    const averageBytes = bytes / this.#active;
+    this.#firstWatch.measured(this.#isFollowing ? undefined : this, this.#firstBytes, averageBytes);
+    // It would take long until it can be compared.
+    if (this.#firstWatch.isSlow) this.#doubtedAt = undefined;
+    this.#awaitedWatch.measured(awaited, awaitedBytes, averageBytes);
+    if (this.#awaitedWatch.isSlow) this.#all.find(({ request }) => request === awaited)?.end();
     return bytes;
-  }
-
-  /** Gives up the request for which readers wait if it is much slower than the others. */
-  #stopSlow(bytes: number): void {
-    const before = this.#awaitedBefore;
-    const request = this.#awaited;
-    this.#awaitedBefore = request && { request, bytes: request.receivedBytes, slow: 0 };
-    if (request === undefined || before?.request !== request) return;
-    const brought = request.receivedBytes - before.bytes;
-    // If nothing comes at all, a new request will not be worse.
-    if (brought > 0 && brought >= (bytes / this.#active) * SLOW_SHARE) return;
-    const slow = before.slow + 1;
-    this.#awaitedBefore = { request, bytes: request.receivedBytes, slow };
-    if (slow >= SLOW_WINDOWS) this.#all.find(further => further.request === request)?.end();
   }
 
   get #all(): readonly FurtherConnection[] {
@@ -266,9 +254,12 @@ export class FillConnections implements Sharer {
   async #openBlob(): Promise<PartialBlob | undefined> {
     const { pieces, quota } = this.#options;
     const hasRoom = await quota.hasSpareRoomFor(this.#restBytes * 2, SPARE_SHARE);
-    this.#blob = hasRoom ? await pieces.open() : undefined;
-    this.#hasFailed ||= this.#blob === undefined;
-    return this.#blob;
+    const blob = hasRoom ? await pieces.open() : undefined;
+    this.#blob ??= blob;
+    // Another than before: that one has failed.
+    const isUsable = blob !== undefined && blob === this.#blob;
+    this.#hasFailed ||= !isUsable;
+    return isUsable ? blob : undefined;
   }
 
   /** The Fill's own place is free while it waits for others. */
@@ -306,12 +297,14 @@ export class FillConnections implements Sharer {
   /** The first bytes that nobody is bringing, behind what the first connection will have in the meantime. */
   #nextStripe(): Extent | undefined {
     const { fill } = this.#options;
-    const perConnection = (this.#bytesPerSecond * STRIPE_MS) / 1000 / this.#active;
+    const perConnection = (this.#pace.bytesPerSecond * STRIPE_MS) / 1000 / this.#active;
     const share = this.#restBytes / (this.connections + 1);
     const stripeBytes = Math.round(Math.max(MIN_STRIPE_BYTES, Math.min(perConnection, share)));
+    // A slow first connection only gets what it brings until the others have the rest.
+    const firstBytes = this.#firstWatch.isSlow ? this.#firstBytes + OVERLAP_BYTES : stripeBytes;
     for (const gap of this.#gaps) {
       const isOfFirst = !this.#isFollowing && gap.start === fill.length;
-      const start = Math.max(gap.start + (isOfFirst ? stripeBytes : 0), this.#doubtedAt ?? 0);
+      const start = Math.max(gap.start + (isOfFirst ? firstBytes : 0), this.#doubtedAt ?? 0);
       if (gap.end - start < MIN_GAP_BYTES) continue;
       // Comparing it elsewhere would mean to download what is there already.
       if (isOfFirst && !this.#hasStripes) this.#doubtedAt = start;
@@ -363,15 +356,15 @@ export class FillConnections implements Sharer {
     this.#doubtedAt = undefined;
     const blob = this.#blob;
     if (blob === undefined || blob.isOver) return;
-    const theirs = new Uint8Array(Math.min(OVERLAP_BYTES, this.#bytesAt(start)));
+    const ours = new Uint8Array(Math.min(OVERLAP_BYTES, this.#bytesAt(start)));
     // Another connection that has brought nothing by now is of no use.
-    if (theirs.byteLength === 0) {
+    if (ours.byteLength === 0) {
       await this.#endAll();
       return;
     }
-    for (let count = 0; count < theirs.byteLength; )
-      count += await blob.read(theirs.subarray(count), start + count);
-    if (await hasBytes(fill, theirs, start)) return;
+    for (let count = 0; count < ours.byteLength; )
+      count += await fill.read(ours.subarray(count), start + count);
+    if (await hasBytes(blob, ours, start)) return;
     log.warn({}, 'upstream sends other bytes over further connections');
     trials.refuse();
     pieces.distrust();

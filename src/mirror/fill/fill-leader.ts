@@ -168,6 +168,7 @@ export class FillLeader {
     this.#options.outcome.failed(error);
     // A full disk gets its space back, which the index and pushes need; readers continue straight from upstream.
     const isDropped = isStorageClosed(error) || error instanceof Unwanted;
+    if (isDropped) this.#options.pieces.drop();
     await (isDropped ? ingest.abort() : ingest.suspend());
     return isDropped ? 'done' : 'left';
   }

@@ -34,6 +34,7 @@ export class FillPieces {
   readonly #key: string;
   #use: PartialUse | undefined;
   #hasCopied = false;
+  #hasOpened = false;
   #buffer: Uint8Array | undefined;
 
   constructor(options: FillPiecesOptions) {
@@ -54,6 +55,7 @@ export class FillPieces {
     const { fill, sharing, partials } = this.#options;
     if (this.#blob === undefined && fill.size !== undefined && sharing.mayTakePieces) {
       const use = await partials.open(sharing.starter, fill.digest, fill.size);
+      this.#hasOpened = use !== undefined;
       if (this.#use === undefined) this.#use = use;
       else use?.leave();
     }
@@ -122,6 +124,11 @@ export class FillPieces {
   /** The pieces are wrong: they are discarded. */
   distrust(): void {
     this.#use?.blob.fail(wrongBytes(this.#options.fill.digest));
+  }
+
+  /** There is no room for the Fill, nor for pieces that were only there for it. */
+  drop(): void {
+    if (this.#hasOpened) this.obsolete();
   }
 
   /** The whole blob is stored: nobody needs its pieces. */

@@ -111,6 +111,14 @@ export class PartialBlob {
     return this.#known;
   }
 
+  /** As `known`, but without what takes longer to come than if it was requested now. */
+  get knownSoon(): KnownExtents {
+    const requests = [...this.#requests];
+    if (!requests.some(({ isSpare }) => isSpare)) return this.known;
+    const requested = requests.map(({ extent: { start }, reach: end }) => ({ start, end }));
+    return new Extents([...this.#there, ...requested, ...this.#options.others.coming]);
+  }
+
   /** Whether another process brings the byte at `position`. */
   isComing(position: number): boolean {
     return this.#options.others.coming.some(({ start, end }) => start <= position && position < end);
@@ -167,7 +175,7 @@ export class PartialBlob {
     }
   }
 
-  /** Requests a range of which nothing is `known`; in a `queue` of its own if the connection for it is there. */
+  /** Requests a range of which nothing is `known`, or for a reader, `knownSoon`; in a `queue` of its own if the connection for it is there. */
   request(
     extent: Extent,
     asker: RangeAsker,
@@ -176,7 +184,8 @@ export class PartialBlob {
     const { asking, links, meter, log, digest, size, ranged } = this.#options;
     const write = (position: number, chunk: Uint8Array): Promise<void> => this.#write(position, chunk);
     const request: RangeRequest = new RangeRequest({
-      claim: () => this.#claim(request),
+      // A process that wants some of a stripe would not wait for it.
+      claim: async () => choices.isSpare === true || (await this.#claim(request)),
       ranged,
       asking,
       links,

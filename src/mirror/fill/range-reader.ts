@@ -136,14 +136,14 @@ export class RangeReader implements BlobReader {
   /** Joins what others are requesting, and requests what nobody brings, a few ranges at a time. */
   #request(): void {
     const { wanted, asker } = this.#options;
-    const isWanted = ({ extent }: RangeRequest): boolean =>
-      wanted.some(({ start, end }) => start < extent.end && extent.start < end);
+    const isWanted = ({ extent, reach }: RangeRequest): boolean =>
+      wanted.some(({ start, end }) => start < reach && extent.start < end);
     for (const request of this.#blob.requests) {
       if (!this.#requests.has(request) && isWanted(request)) void this.#await(request);
     }
     while (this.#running < MAX_REQUESTS && this.#failure === undefined) {
       const ahead = wanted.map(({ start, end }) => ({ start: Math.max(start, this.#reach), end }));
-      const [next] = planRanges(ahead, this.#blob.known);
+      const [next] = planRanges(ahead, this.#blob.knownSoon);
       if (next === undefined) return;
       this.#hasRequested = true;
       void this.#awaitOwn(this.#blob.request(next, asker));

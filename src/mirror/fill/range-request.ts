@@ -33,6 +33,9 @@ export class RangesUnusable extends Error {
   }
 }
 
+/** What a further connection brings in about the time of another request; all of its stripe takes seconds. */
+const NEAR_BYTES = 1024 * 1024;
+
 export interface RangeRequestOptions {
   readonly asking: UpstreamRequests;
   readonly links: Links;
@@ -91,6 +94,17 @@ export class RangeRequest {
   /** How many bytes it has brought. */
   get receivedBytes(): number {
     return this.#receivedBytes;
+  }
+
+  /** Whether it is of a further connection. */
+  get isSpare(): boolean {
+    return this.#options.isSpare === true;
+  }
+
+  /** Up to where it is worth waiting for it rather than to request the same. */
+  get reach(): number {
+    const { start, end } = this.extent;
+    return this.isSpare ? Math.min(end, start + this.#receivedBytes + NEAR_BYTES) : end;
   }
 
   /** Whether it has ended, which `done` tells a moment later. */
