@@ -4,8 +4,8 @@ import type { BlobReader } from '../lib/blob-reader.ts';
 import { LeaseLost } from '../lib/lease.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
-import type { BlobStore } from './blob-store.ts';
-import type { Spool } from './spool.ts';
+import type { BlobStore, StoredBlob } from './blob-store.ts';
+import type { Ingest, Spool } from './spool.ts';
 import { collect, losableLease } from './spool.suite.ts';
 
 /** A place where blobs are stored, with a spool. Each call of `open` is another process's view of it. */
@@ -21,6 +21,14 @@ export interface OpenStores extends Stores {
 interface Stores {
   readonly spool: Spool;
   readonly blobs: BlobStore;
+  /** The rows of blobs, if the store finds blobs by what they say. */
+  readonly rows?: BlobRows;
+}
+
+/** What the index does for a store of objects. */
+export interface BlobRows {
+  put(digest: Digest, size: number, stored: StoredBlob): void;
+  remove(digest: Digest): void;
 }
 
 const ABSENT = digestOf(Buffer.from('nowhere'));
@@ -60,7 +68,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       await ingest.write([bytes.subarray(0, 10), bytes.subarray(10)]);
       expect(await ingest.hash(digest)).toBe(digest);
       expect(await blobs.stat(digest)).toBeUndefined();
-      const stored = await blobs.put(digest, ingest);
+      const stored = await put(stores, digest, ingest);
       expect(stored.isThere()).toBe(true);
       await ingest.close();
       expect(await blobs.stat(digest)).toEqual({ size: 100_000 });
@@ -80,8 +88,8 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       const digest = digestOf(bytes);
       const ingest = await spool.ingest(steadyLease('fill-1'), { digest });
       await ingest.write([bytes]);
-      await blobs.put(digest, ingest);
-      await remove(blobs, digest);
+      await put(stores, digest, ingest);
+      await remove(blobs, digest, stores.rows);
       const buffer = Buffer.alloc(60_000);
       expect(await ingest.read(buffer, 0)).toBe(50_000);
       expect(digestOf(buffer.subarray(0, 50_000))).toBe(digest);
@@ -93,9 +101,9 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       const digest = digestOf(bytes);
       const ingest = await spool.ingest(steadyLease('fill-1'));
       await ingest.write([bytes]);
-      await blobs.put(digest, ingest);
+      await put(stores, digest, ingest);
       await expect(ingest.write([bytes])).rejects.toThrow('ended');
-      await expect(blobs.put(digest, ingest)).rejects.toThrow('ended');
+      await expect(put(stores, digest, ingest)).rejects.toThrow('ended');
       await ingest.abort();
       await ingest.suspend();
       await ingest.close();
@@ -108,14 +116,14 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       const first = await spool.ingest(steadyLease('fill-1'), { digest });
       await first.write([bytes.subarray(0, 300_000)]);
       await first.suspend();
-      await expect(blobs.put(digest, first)).rejects.toThrow('ended');
+      await expect(put(stores, digest, first)).rejects.toThrow('ended');
       await first.close();
       const next = await place.open();
       const left = { epoch: 1, mayWrite: false };
       const second = await next.spool.ingest(steadyLease('fill-1', 2, left), { digest });
       await second.write([bytes.subarray(300_000)]);
       expect(await second.hash(digest)).toBe(digest);
-      await next.blobs.put(digest, second);
+      await put(next, digest, second);
       await second.close();
       await next.close();
       expect(await hashBlob(blobs, digest)).toBe(digest);
@@ -130,7 +138,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       const successor = await spool.ingest(steadyLease('fill-1', 2, left), { digest });
       await paused.write([Buffer.from('other bytes')]);
       await successor.write([bytes.subarray(300_000)]);
-      await blobs.put(digest, successor);
+      await put(stores, digest, successor);
       await paused.write([Buffer.from('and others')]);
       await paused.truncate(0);
       await paused.abort();
@@ -146,7 +154,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       const ingest = await spool.ingest(losableLease('fill-1', () => isLost));
       await ingest.write([bytes]);
       isLost = true;
-      await expect(blobs.put(digestOf(bytes), ingest)).rejects.toThrow(LeaseLost);
+      await expect(put(stores, digestOf(bytes), ingest)).rejects.toThrow(LeaseLost);
       expect(await blobs.stat(digestOf(bytes))).toBeUndefined();
       await ingest.abort();
       await ingest.close();
@@ -157,7 +165,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       const digest = digestOf(bytes);
       const first = await spool.ingest(steadyLease('upload-1'));
       await first.write([bytes]);
-      const stored = await blobs.put(digest, first);
+      const stored = await put(stores, digest, first);
       await first.close();
       const reader = await blobs.open(digest);
       expect(await keep(stores, 'upload-2', bytes)).toBe(digest);
@@ -171,7 +179,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       const bytes = randomBytes(10_000);
       const digest = await keep(stores, 'fill-1', bytes);
       const reader = await blobs.open(digest);
-      await remove(blobs, digest);
+      await remove(blobs, digest, stores.rows);
       expect(await blobs.stat(digest)).toBeUndefined();
       expect(await hashAll(reader)).toBe(digest);
       expect(await reader?.read(Buffer.alloc(10), 10_000)).toBe(0);
@@ -198,7 +206,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       await keep(stores, 'fill-2', Buffer.from('bytes'));
       if (removal.isSame()) await removal.takeAway()?.();
       expect(await hashBlob(blobs, digest)).toBe(digest);
-      await remove(blobs, digest);
+      await remove(blobs, digest, stores.rows);
       expect(await blobs.stat(digest)).toBeUndefined();
     });
 
@@ -208,7 +216,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       const free = (await blobs.removal(await keep(stores, 'fill-1', bytes))).takeAway();
       const ingest = await spool.ingest(steadyLease('fill-2'));
       await ingest.write([bytes]);
-      const stored = await blobs.put(digest, ingest);
+      const stored = await put(stores, digest, ingest);
       await free?.();
       expect(stored.isThere()).toBe(true);
       expect(await hashBlob(blobs, digest)).toBe(digest);
@@ -222,7 +230,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       const ingest = await spool.ingest(steadyLease('fill-1'), { digest });
       const follower = await other.spool.follow('fill-1', 1);
       await ingest.write([bytes]);
-      await blobs.put(digest, ingest);
+      await put(stores, digest, ingest);
       await ingest.close();
       expect(await follower?.length()).toBe(20_000);
       const buffer = Buffer.alloc(20_000);
@@ -238,7 +246,7 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       const digest = digestOf(bytes, 'sha512');
       const ingest = await spool.ingest(steadyLease('fill-1'), { digest });
       await ingest.write([bytes]);
-      await blobs.put(digest, ingest);
+      await put(stores, digest, ingest);
       await ingest.close();
       const seen: number[] = [];
       const onProgress = (read: number): void => void seen.push(read);
@@ -275,18 +283,27 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
   });
 }
 
+/** Stores the blob, with its row. */
+async function put({ blobs, rows }: Stores, digest: Digest, ingest: Ingest): Promise<StoredBlob> {
+  const size = ingest.offset;
+  const stored = await blobs.put(digest, ingest);
+  rows?.put(digest, size, stored);
+  return stored;
+}
+
 /** Ingests `bytes` under `key`, stores them under their own digest, and returns that. */
-export async function keep({ spool, blobs }: Stores, key: string, bytes: Uint8Array): Promise<Digest> {
-  const ingest = await spool.ingest(steadyLease(key), { digest: ABSENT });
+export async function keep(stores: Stores, key: string, bytes: Uint8Array): Promise<Digest> {
+  const ingest = await stores.spool.ingest(steadyLease(key), { digest: ABSENT });
   await ingest.write([bytes]);
   const digest = await ingest.hash(ABSENT);
-  await blobs.put(digest, ingest);
+  await put(stores, digest, ingest);
   await ingest.close();
   return digest;
 }
 
 /** Removes the blob as upkeep does. */
-export async function remove(blobs: BlobStore, digest: Digest): Promise<void> {
+export async function remove(blobs: BlobStore, digest: Digest, rows?: BlobRows): Promise<void> {
+  rows?.remove(digest);
   await (await blobs.removal(digest)).takeAway()?.();
 }
 

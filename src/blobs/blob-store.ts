@@ -22,6 +22,8 @@ export interface BlobStat {
 /** A stored blob, as a list returns it. */
 export interface FoundBlob extends BlobStat {
   readonly digest: Digest;
+  /** The key of its object; absent if it is a file. */
+  readonly key?: string;
   readonly modifiedAtMs: number;
 }
 
@@ -29,12 +31,29 @@ export interface FoundBlob extends BlobStat {
 export interface StoredBlob {
   /** The Lease under which its bytes were written: the row must not be written if it is lost. */
   readonly lease: Lease;
-  /** Whether the bytes are still stored: as long as they have no row, another process may remove them. Synchronous. */
+  /**
+   * Whether the bytes are still stored: as long as they have no row, another process may remove them. Synchronous. Always
+   * true of an object, which the index knows about.
+   */
   readonly isThere: () => boolean;
+  /** The key of its object, which the row names; absent if it is a file. */
+  readonly key?: string;
 }
 
-/** What was in a blob's place at some moment, for use within a transaction of the index. */
+/** An object that the index has given up. */
+export interface UnneededObject {
+  readonly key: string;
+  /** The multipart upload of which it was to be made. */
+  readonly uploadId: string | undefined;
+}
+
+/**
+ * What was in a blob's place at some moment, for use within a transaction of the index. An object is not taken away here:
+ * the index gives it up with the row that names it, and whoever reads it may finish.
+ */
 export interface BlobRemoval {
+  /** The key of the object; absent if it is a file. */
+  readonly key?: string | undefined;
   /** Whether it is still there, and was not replaced; after `takeAway`, whether nothing is there. Synchronous. */
   isSame(): boolean;
   /**
@@ -48,13 +67,20 @@ export interface BlobRemoval {
 export interface RehashOptions {
   /** The maximum rate; 0 means no limit. */
   readonly bytesPerSecond: number;
+  /** The key of the object to read. Default: what the row says. */
+  readonly key?: string | undefined;
   readonly signal?: AbortSignal;
   /** Called now and then with the number of bytes read. */
   readonly onProgress?: (bytes: number) => void;
 }
 
-/** Where verified blobs are stored. Asynchronous, and without paths. */
+/**
+ * Where verified blobs are stored. Asynchronous, and without paths. A file is found by the digest alone; of an object, the
+ * blob's row names the key, and without a row it is not found.
+ */
 export interface BlobStore {
+  /** Whether removing blobs makes room on the spool's disk. */
+  readonly isOnSpoolDisk: boolean;
   /** `undefined` if the blob is not stored. Throws if the store is broken: that is never a miss. */
   stat(digest: Digest): Promise<BlobStat | undefined>;
   /**
@@ -68,6 +94,8 @@ export interface BlobStore {
    * rejects, the blob is not durable and no row may claim that it is stored; `suspend` or `abort` then end the ingest.
    */
   put(digest: Digest, spooled: Ingest): Promise<StoredBlob>;
+  /** Removes objects, and what there is of their uploads; those that are gone are no error. Absent for files. */
+  removeObjects?(objects: readonly UnneededObject[]): Promise<void>;
   /** Prepares the removal of whatever is in the blob's place now. */
   removal(digest: Digest): Promise<BlobRemoval>;
   /**

@@ -17,6 +17,7 @@ import { isNoFile } from './unreadable.ts';
 
 /** Blobs as files. `put` moves the file of an ingest, which must be of the FileSpool in the same folder. */
 export class FileBlobStore implements BlobStore {
+  readonly isOnSpoolDisk = true;
   readonly #paths: FilePaths;
   readonly #folders: BlobFolders;
   readonly #hasher: Hasher;

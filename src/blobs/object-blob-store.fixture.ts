@@ -61,6 +61,7 @@ function turn(): Promise<void> {
 
 /** Each `put` makes a new object, so a removal never removes one that was put after it was prepared. */
 export class ObjectBlobStore implements BlobStore {
+  readonly isOnSpoolDisk = false;
   readonly #bucket: Bucket;
   readonly #readers = new Map<Digest, number>();
 

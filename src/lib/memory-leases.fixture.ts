@@ -18,6 +18,10 @@ export class LeaseTable {
     return [...this.rows].flatMap(([key, row]) => (isHeld(row) ? key : []));
   }
 
+  isHeld(epoch: number): boolean {
+    return [...this.rows.values()].some(row => row.epoch === epoch && isHeld(row));
+  }
+
   nextEpoch(): number {
     this.#epoch += 1;
     return this.#epoch;

@@ -11,6 +11,7 @@ import type { TagRow } from '../oci/pull-read.ts';
 import type { Page } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import * as manifests from './memory/manifests.fixture.ts';
+import * as objects from './memory/objects.fixture.ts';
 import * as reachability from './memory/reachability.fixture.ts';
 import * as removals from './memory/removals.fixture.ts';
 import * as repositories from './memory/repositories.fixture.ts';
@@ -25,8 +26,10 @@ import {
 import { MemorySurvey } from './memory-survey.fixture.ts';
 import type {
   BlobLink,
+  BlobObject,
   BlobProof,
   ComingManifest,
+  ComingObject,
   Content,
   DamagedBytes,
   Document,
@@ -226,17 +229,15 @@ export class MemoryMetadataStore implements MetadataStore {
 
   async statBlob(digest: Digest) {
     const row = this.#read().blobs.get(digest);
-    return row && { size: row.size };
+    return row && (row.key === undefined ? { size: row.size } : { size: row.size, key: row.key });
   }
 
   putBlob(digest: Digest, size: number, repository?: Repository, proof?: BlobProof) {
     return this.#write(() => {
       this.#require(proof?.lease);
       if (proof?.isThere() === false) return false;
-      // A row with another size was damaged, and is another one from now on.
-      if (this.#tables.blobs.get(digest)?.size !== size) removals.removeBlobRow(this.#tables, digest);
-      this.#tables.blobs.set(digest, { digest, size, usedAtMs: Date.now() });
-      this.#tables.damage.delete(digest);
+      if (proof?.key !== undefined && !objects.settle(this.#tables, proof.key)) return false;
+      this.#setBlob(digest, size, proof?.key);
       if (repository !== undefined) this.#linkBlob(repository, digest, size);
       return true;
     });
@@ -244,6 +245,50 @@ export class MemoryMetadataStore implements MetadataStore {
 
   removeBlob(digest: Digest) {
     return this.#write(() => removals.removeBlobRow(this.#tables, digest));
+  }
+
+  putFoundBlob({ digest, key }: BlobObject, size: number) {
+    return this.#write(() => {
+      if (this.#tables.blobs.has(digest) || this.#tables.objects.has(key)) return false;
+      this.#setBlob(digest, size, key);
+      return true;
+    });
+  }
+
+  announceObject({ digest, key, uploadId }: ComingObject, lease: Lease) {
+    return this.#write(() => {
+      this.#require(lease);
+      this.#tables.objects.set(key, { digest, key, uploadId, epoch: lease.epoch, sinceMs: Date.now() });
+    });
+  }
+
+  giveUpObject(key: string) {
+    return this.#write(() => objects.giveUpAnnounced(this.#tables, key));
+  }
+
+  giveUpAbandonedObjects(beforeMs: number) {
+    return this.#write(() => {
+      for (const { key, epoch, sinceMs } of this.#tables.objects.values()) {
+        const isHeld = epoch !== undefined && this.#tables.leases.isHeld(epoch);
+        if (!isHeld && sinceMs < beforeMs) objects.giveUpAnnounced(this.#tables, key);
+      }
+    });
+  }
+
+  giveUpStrayObjects(found: readonly BlobObject[]) {
+    return this.#write(() => {
+      const strays = found.filter(object => objects.isStray(this.#tables, object));
+      for (const object of strays) objects.giveUp(this.#tables, object);
+      return strays;
+    });
+  }
+
+  async listGivenUpObjects(beforeMs: number, limit: number) {
+    return objects.givenUp(this.#read(), beforeMs, limit);
+  }
+
+  forgetObjects(keys: readonly string[]) {
+    return this.#write(() => keys.forEach(key => this.#tables.objects.delete(key)));
   }
 
   async isLinked(repository: Repository, digest: Digest) {
@@ -495,7 +540,10 @@ export class MemoryMetadataStore implements MetadataStore {
   quarantine(content: Content, reason: string, bytes?: DamagedBytes) {
     return this.#write(() => {
       if (bytes?.isSame() === false) return undefined;
+      const key = content.kind === 'blob' ? this.#tables.blobs.get(content.digest)?.key : undefined;
+      if (bytes !== undefined && bytes.key !== key) return undefined;
       const loss = removals.quarantine(this.#tables, content, reason);
+      if (loss === 'hosted' && key !== undefined) this.#tables.objects.delete(key);
       if (loss === 'mirrored') bytes?.takeAway();
       return loss;
     });
@@ -713,6 +761,16 @@ export class MemoryMetadataStore implements MetadataStore {
   }
 
   /** Call within a write. */
+  #setBlob(digest: Digest, size: number, key: string | undefined): void {
+    // A row with another size was damaged, and is another one from now on.
+    const before = this.#tables.blobs.get(digest);
+    if (before?.size !== size) removals.removeBlobRow(this.#tables, digest);
+    else if (before.key !== undefined && before.key !== key)
+      objects.giveUp(this.#tables, { digest, key: before.key });
+    this.#tables.blobs.set(digest, { digest, size, key, usedAtMs: Date.now() });
+    this.#tables.damage.delete(digest);
+  }
+
   #linkBlob(repository: Repository, digest: Digest, size: number): void {
     const rows = repositories.findOrAdd(this.#tables, repository);
     repositories.putLink(this.#tables, rows, { digest, kind: 'blob', mediaType: undefined, size });

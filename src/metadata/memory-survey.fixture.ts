@@ -3,6 +3,7 @@ import { digestAlgorithm, type Digest, digestOf } from '../oci/digest.ts';
 import { isIndexType, OCI_ARTIFACT_MANIFEST } from '../oci/media-types.ts';
 import type { Repository } from '../oci/repository.ts';
 import * as reachability from './memory/reachability.fixture.ts';
+import { isStray } from './memory/objects.fixture.ts';
 import { isIdleLink } from './memory/removals.fixture.ts';
 import { find } from './memory/repositories.fixture.ts';
 import {
@@ -13,7 +14,7 @@ import {
   type RepositoryRows,
   type Tables,
 } from './memory/tables.fixture.ts';
-import type { BlobLink, Content } from './metadata-store.ts';
+import type { BlobLink, BlobObject, Content } from './metadata-store.ts';
 import {
   type Found,
   type SizedContent,
@@ -135,6 +136,10 @@ export class MemorySurvey implements Survey {
     return digests.filter(
       digest => !blobs.has(digest) && !damage.has(digest) && !reachability.isHostedBlob(this.#tables, digest),
     );
+  }
+
+  async strayObjects(objects: readonly BlobObject[]) {
+    return objects.filter(object => isStray(this.#tables, object));
   }
 
   async tags() {

@@ -25,6 +25,17 @@ const ARTIFACT_TYPE = 'application/vnd.oci.artifact.manifest.v1+json';
 const BLOB = digestOf(Buffer.from('blob'));
 const ALL = { limit: 100, after: undefined };
 
+const always = () => true;
+const object = (key: string) => ({ digest: BLOB, key });
+const bytesIn = (key: string) => ({ key, isSame: always, takeAway: () => {} });
+
+/** Stores the blob in this object. */
+async function putObject(store: MetadataStore, key: string, to = NGINX): Promise<boolean> {
+  const lease = await leaseOf(store, `upload-${key}`);
+  await store.announceObject(object(key), lease);
+  return store.putBlob(BLOB, 4, to, { lease, isThere: always, key });
+}
+
 /** The contract of MetadataStore, as tests for any implementation. */
 export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): void {
   leasesSuite(async () => {
@@ -1273,6 +1284,86 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       await store.removeBlob(BLOB);
       expect(await store.ifStray(BLOB, takeAway)).toBe(true);
       expect(taken).toEqual(['taken']);
+    });
+
+    describe('objects', () => {
+      const LATER = Number.MAX_SAFE_INTEGER;
+      const givenUp = async () => (await store.listGivenUpObjects(LATER, 10)).map(({ key }) => key);
+
+      test('a row names the object that was announced under its Lease', async () => {
+        expect(await putObject(store, 'a')).toBe(true);
+        expect(await store.statBlob(BLOB)).toEqual({ size: 4, key: 'a' });
+        expect(await givenUp()).toEqual([]);
+      });
+
+      test('nothing is announced under a lost Lease', async () => {
+        const lease = await leaseOf(store, 'upload-1');
+        await store.release(lease);
+        await expect(store.announceObject(object('a'), lease)).rejects.toThrow(LeaseLost);
+      });
+
+      test('an object that was given up, or never announced, gets no row', async () => {
+        const lease = await leaseOf(store, 'upload-1');
+        await store.announceObject({ ...object('a'), uploadId: 'u' }, lease);
+        await store.giveUpObject('a');
+        for (const key of ['a', 'b']) {
+          expect(await store.putBlob(BLOB, 4, NGINX, { lease, isThere: always, key })).toBe(false);
+        }
+        expect(await store.statBlob(BLOB)).toBeUndefined();
+        expect(await store.listGivenUpObjects(LATER, 10)).toEqual([{ key: 'a', uploadId: 'u' }]);
+        expect(await store.listGivenUpObjects(Date.now() - 60_000, 10)).toEqual([]);
+        await store.forgetObjects(['a']);
+        expect(await givenUp()).toEqual([]);
+      });
+
+      test('an object whose row is removed, or names another one, is given up', async () => {
+        await putObject(store, 'a');
+        await putObject(store, 'b');
+        expect(await givenUp()).toEqual(['a']);
+        expect(await store.statBlob(BLOB)).toEqual({ size: 4, key: 'b' });
+        await store.evict([blobOf(BLOB)], LATER);
+        expect((await givenUp()).sort()).toEqual(['a', 'b']);
+      });
+
+      test('what a process announced is given up when its Lease has ended, and not before', async () => {
+        const lease = await leaseOf(store, 'upload-1');
+        await store.announceObject(object('a'), lease);
+        await store.giveUpAbandonedObjects(LATER);
+        expect(await givenUp()).toEqual([]);
+        await store.release(lease);
+        await store.giveUpAbandonedObjects(Date.now() - 60_000);
+        expect(await givenUp()).toEqual([]);
+        await store.giveUpAbandonedObjects(LATER);
+        expect(await givenUp()).toEqual(['a']);
+      });
+
+      test('damage concerns the object that it was found in, and only mirrored ones are given up', async () => {
+        await putObject(store, 'a');
+        expect(await store.quarantine(blobOf(BLOB), 'wrong bytes', bytesIn('b'))).toBeUndefined();
+        expect(await store.quarantine(blobOf(BLOB), 'wrong bytes', bytesIn('a'))).toBe('mirrored');
+        expect(await givenUp()).toEqual(['a']);
+        await putObject(store, 'c', HOSTED);
+        expect(await store.quarantine(blobOf(BLOB), 'wrong bytes', bytesIn('c'))).toBe('hosted');
+        expect(await givenUp()).toEqual(['a']);
+        expect(await store.giveUpStrayObjects([object('c')])).toEqual([]);
+        await putObject(store, 'd', HOSTED);
+        expect(await store.giveUpStrayObjects([object('c')])).toEqual([object('c')]);
+      });
+
+      test('an object that the index does not know is a stray, and gets a row only before it is given up', async () => {
+        const lease = await leaseOf(store, 'upload-1');
+        await store.announceObject(object('coming'), lease);
+        await putObject(store, 'a');
+        const found = ['a', 'coming', 'lost'].map(object);
+        expect(await store.giveUpStrayObjects(found)).toEqual([object('lost')]);
+        expect(await givenUp()).toEqual(['lost']);
+        expect(await store.putFoundBlob(object('again'), 4)).toBe(false);
+        await store.removeBlob(BLOB);
+        for (const key of ['lost', 'coming', 'a'])
+          expect(await store.putFoundBlob(object(key), 4)).toBe(false);
+        expect(await store.putFoundBlob(object('again'), 4)).toBe(true);
+        expect(await store.statBlob(BLOB)).toEqual({ size: 4, key: 'again' });
+      });
     });
 
     test('a notification reaches other processes and not its sender', async () => {

@@ -119,12 +119,41 @@ export interface LostContent extends Content {
   readonly reason: string;
 }
 
+/** What a row says of a stored blob. */
+export interface BlobRecord {
+  /** Bytes. */
+  readonly size: number;
+  /** The key of its object; absent if it is a file. */
+  readonly key?: string;
+}
+
+/** An object in which a blob is stored. */
+export interface BlobObject {
+  readonly digest: Digest;
+  /** Its own: it is never given to another object. */
+  readonly key: string;
+}
+
+/** An object that is about to be made. */
+export interface ComingObject extends BlobObject {
+  /** The multipart upload of which it is made. */
+  readonly uploadId?: string | undefined;
+}
+
+/** An object that has to be removed, with what there may be of its multipart upload. */
+export interface GivenUpObject {
+  readonly key: string;
+  readonly uploadId: string | undefined;
+}
+
 /** Checked when a blob's row is written, so that it is true. */
 export interface BlobProof {
   /** The Lease under which its bytes were written. */
   readonly lease: Lease;
   /** Whether the bytes are in the BlobStore. Called within the write, so that no removal can come in between. */
   readonly isThere: () => boolean;
+  /** The key of its object, which was announced; absent for a file. */
+  readonly key?: string | undefined;
 }
 
 /**
@@ -132,6 +161,8 @@ export interface BlobProof {
  * same as long as no others are there.
  */
 export interface DamagedBytes {
+  /** The key of the object with them; absent for a file. */
+  readonly key?: string | undefined;
   /** Whether they are still the bytes that were found damaged. */
   readonly isSame: () => boolean;
   /** Called for mirrored content, which can be downloaded again. */
@@ -284,17 +315,43 @@ export interface MetadataStore extends Leases {
 
   // Blobs. A row means that the bytes are in the BlobStore, verified and synced.
 
-  statBlob(digest: Digest): Promise<{ readonly size: number } | undefined>;
+  statBlob(digest: Digest): Promise<BlobRecord | undefined>;
   /**
    * Writes the row and, with `repository`, the Link, after BlobStore's commit. Ends damage. With
-   * `proof`: returns false and writes nothing if the bytes are gone; rejects with LeaseLost if the Lease belongs to
-   * another process.
+   * `proof`: returns false and writes nothing if the bytes are gone, or their object was given up; rejects with LeaseLost
+   * if the Lease belongs to another process. An object that the row named before is given up.
    */
   putBlob(digest: Digest, size: number, repository?: Repository, proof?: BlobProof): Promise<boolean>;
   /**
    * Removes the row, before the bytes are removed. Links stay: they say where the blob belongs, not that it is stored.
    */
   removeBlob(digest: Digest): Promise<boolean>;
+  /**
+   * Writes the row of an object that was found in the bucket, and was verified. False, without doing anything, if there
+   * is a row, or the object is announced or given up.
+   */
+  putFoundBlob(object: BlobObject, size: number): Promise<boolean>;
+
+  // Objects, if blobs are stored as such. Each has a key of its own, and either a row names it, or it is announced, or it
+  // is given up: an object is made only after it was announced, and removed only after it was given up. Removing a row
+  // gives its object up, but for damaged content of hosted repositories, which may be rescued.
+
+  /** Records that the object may exist from now on. Rejects with LeaseLost if the Lease belongs to another process. */
+  announceObject(object: ComingObject, lease: Lease): Promise<void>;
+  /** Gives up an object that was announced. No effect on others. */
+  giveUpObject(key: string): Promise<void>;
+  /** Gives up those that were announced before `beforeMs` under a Lease that nobody holds any more. */
+  giveUpAbandonedObjects(beforeMs: number): Promise<void>;
+  /**
+   * Gives up those of these objects, which were found in the bucket, that the index does not know and that nothing says
+   * should be stored. Returns them.
+   */
+  giveUpStrayObjects(objects: readonly BlobObject[]): Promise<readonly BlobObject[]>;
+  /** Given up before `beforeMs`, the oldest first. */
+  listGivenUpObjects(beforeMs: number, limit: number): Promise<readonly GivenUpObject[]>;
+  /** Call when they are removed. */
+  forgetObjects(keys: readonly string[]): Promise<void>;
+
   /** Whether content belongs to the repository, stored or not. */
   isLinked(repository: Repository, digest: Digest): Promise<boolean>;
   /** Adds the Link, or renews it with this size. `size` is upstream's. */
@@ -404,7 +461,7 @@ export interface MetadataStore extends Leases {
   /**
    * Removes the row of damaged content, so that it is absent until it is stored again, and remembers the damage until
    * then, by its digest alone. What a damaged manifest names is still needed. Returns whether a hosted repository has
-   * lost it; `undefined` if the row was gone, or `bytes` are others by now.
+   * lost it; `undefined` if the row was gone, or `bytes` are others by now, or another object.
    */
   quarantine(
     content: Content,

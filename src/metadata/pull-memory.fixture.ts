@@ -1,5 +1,6 @@
 // Writes of every kind, and what the index says when it is asked without its memory: for the test, and for the processes
 // that it starts.
+import { randomUUID } from 'node:crypto';
 import { isDeepStrictEqual } from 'node:util';
 import { Chance } from '../../test/support/chance.ts';
 import type { Lease } from '../lib/lease.ts';
@@ -151,6 +152,13 @@ const METHODS: Readonly<Record<WriteName, Write>> = {
     const { digest, size } = blob(chance);
     return index.putBlob(digest, size, chance.in(0.5) ? repository(chance) : undefined);
   },
+  putFoundBlob: (index, chance) => index.putFoundBlob({ ...blob(chance), key: randomUUID() }, 1),
+  announceObject: (index, chance) =>
+    releasing(index, lease => index.announceObject({ ...blob(chance), key: randomUUID() }, lease)),
+  giveUpObject: index => index.giveUpObject('a'),
+  giveUpAbandonedObjects: index => index.giveUpAbandonedObjects(later()),
+  giveUpStrayObjects: (index, chance) => index.giveUpStrayObjects([{ ...blob(chance), key: randomUUID() }]),
+  forgetObjects: index => index.forgetObjects(['a']),
   removeBlob: (index, chance) => index.removeBlob(blob(chance).digest),
   linkBlob: (index, chance) => index.linkBlob(repository(chance), blob(chance).digest, chance.below(100)),
   unlinkBlob: (index, chance) => index.unlinkBlob(repository(chance), blob(chance).digest),

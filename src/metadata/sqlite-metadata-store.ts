@@ -12,8 +12,10 @@ import type { Page } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import type {
   BlobLink,
+  BlobObject,
   BlobProof,
   ComingManifest,
+  ComingObject,
   Content,
   DamagedBytes,
   Document,
@@ -43,6 +45,7 @@ import { IndexVersion } from './sqlite/index-version.ts';
 import { LinkRows } from './sqlite/links.ts';
 import { Manifests } from './sqlite/manifests.ts';
 import { migrate } from './sqlite/migrations.ts';
+import { Objects } from './sqlite/objects.ts';
 import { Pins } from './sqlite/pins.ts';
 import { Preloads } from './sqlite/preloads.ts';
 import { Heartbeat } from './sqlite/heartbeat.ts';
@@ -223,6 +226,7 @@ class SqliteMetadataStore implements MetadataStore {
   readonly #tags: Tags;
   readonly #links: LinkRows;
   readonly #blobs: Blobs;
+  readonly #objects: Objects;
   readonly #documents: Documents;
   readonly #grants: GrantRows;
   readonly #pins: Pins;
@@ -261,6 +265,7 @@ class SqliteMetadataStore implements MetadataStore {
     this.#tags = new Tags(connection);
     this.#links = new LinkRows(connection);
     this.#blobs = new Blobs(connection);
+    this.#objects = new Objects(connection);
     this.#documents = new Documents(connection);
     this.#grants = new GrantRows(connection);
     this.#pins = new Pins(connection);
@@ -404,7 +409,8 @@ class SqliteMetadataStore implements MetadataStore {
       if (proof?.isThere() === false) {
         return false;
       }
-      this.#blobs.put(digest, size);
+      if (proof?.key !== undefined && !this.#objects.settle(proof.key)) return false;
+      this.#blobs.put(digest, size, proof?.key);
       this.#removals.endDamage(digest);
       if (repository !== undefined) {
         this.#links.putBlob(this.#repositories.idOrNew(repository), digest, size);
@@ -415,6 +421,42 @@ class SqliteMetadataStore implements MetadataStore {
 
   removeBlob(digest: Digest) {
     return this.#write(() => this.#blobs.remove(digest));
+  }
+
+  putFoundBlob({ digest, key }: BlobObject, size: number) {
+    return this.#write(() => {
+      if (this.#blobs.stat(digest) !== undefined || this.#objects.has(key)) return false;
+      this.#blobs.put(digest, size, key);
+      this.#removals.endDamage(digest);
+      return true;
+    });
+  }
+
+  announceObject(object: ComingObject, lease: Lease) {
+    return this.#write(() => {
+      this.#require(lease);
+      this.#objects.announce(object, lease.epoch);
+    });
+  }
+
+  giveUpObject(key: string) {
+    return this.#write(() => this.#objects.giveUp(key));
+  }
+
+  giveUpAbandonedObjects(beforeMs: number) {
+    return this.#write(() => this.#objects.giveUpAbandoned(beforeMs));
+  }
+
+  giveUpStrayObjects(objects: readonly BlobObject[]) {
+    return this.#write(() => objects.filter(object => this.#objects.giveUpStray(object)));
+  }
+
+  listGivenUpObjects(beforeMs: number, limit: number) {
+    return this.#read(() => this.#objects.listGivenUp(beforeMs, limit));
+  }
+
+  forgetObjects(keys: readonly string[]) {
+    return this.#write(() => keys.forEach(key => this.#objects.forget(key)));
   }
 
   isLinked(repository: Repository, digest: Digest) {
@@ -617,7 +659,14 @@ class SqliteMetadataStore implements MetadataStore {
       if (bytes?.isSame() === false) {
         return undefined;
       }
+      const { key } = (content.kind === 'blob' && this.#blobs.stat(content.digest)) || {};
+      if (bytes !== undefined && bytes.key !== key) {
+        return undefined;
+      }
       const loss = this.#removals.quarantine(content, reason);
+      if (loss === 'hosted' && key !== undefined) {
+        this.#objects.keep(key);
+      }
       if (loss === 'mirrored') {
         bytes?.takeAway();
       }

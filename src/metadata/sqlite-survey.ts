@@ -2,7 +2,7 @@ import { type Digest, digestAlgorithm, digestOf, isDigest } from '../oci/digest.
 import { parseManifest } from '../oci/manifest.ts';
 import { isIndexType } from '../oci/media-types.ts';
 import type { Repository } from '../oci/repository.ts';
-import type { BlobLink, Content } from './metadata-store.ts';
+import type { BlobLink, BlobObject, Content } from './metadata-store.ts';
 import { Connection, type Statement } from './sqlite/connection.ts';
 import { ImageRows } from './sqlite/image-rows.ts';
 import * as reachability from './sqlite/reachability.ts';
@@ -99,6 +99,7 @@ class SqliteSurvey implements Survey {
   readonly #manifestBytes: Statement<[string], { digest: Digest; bytes: Buffer }>;
   readonly #damage: Statement<[string], { digest: Digest; is_stale: number }>;
   readonly #hasRow: Statement<[{ digest: Digest }]>;
+  readonly #isStrayObject: Statement<[BlobObject], { stray: number }>;
   readonly #tags: Statement<[{ upstream: string; name: string; tag: string }], ImageRow>;
   readonly #untagged: Statement<[{ repository: number; digest: string }], ImageRow>;
   readonly #linked: Statement<[Repository & { digest: string; kind: string }], LinkedRow>;
@@ -174,6 +175,9 @@ class SqliteSurvey implements Survey {
     this.#hasRow = connection.prepare(`
       SELECT 1 FROM blobs WHERE digest = @digest UNION ALL SELECT 1 FROM quarantine WHERE digest = @digest
       UNION ALL SELECT 1 WHERE ${reachability.isHostedBlob('@digest')}`);
+    this.#isStrayObject = connection.prepare(
+      `SELECT ${reachability.isUnknownObject('@digest', '@key')} AS stray`,
+    );
     this.#tags = connection.prepare(`
       SELECT t.repository_id, r.upstream, r.name, t.tag, t.digest,
         EXISTS (
@@ -270,6 +274,12 @@ class SqliteSurvey implements Survey {
 
   withoutRow(digests: readonly Digest[]) {
     return this.#connection.read(() => digests.filter(digest => this.#hasRow.get({ digest }) === undefined));
+  }
+
+  strayObjects(objects: readonly BlobObject[]) {
+    return this.#connection.read(() =>
+      objects.filter(({ digest, key }) => this.#isStrayObject.get({ digest, key })?.stray === 1),
+    );
   }
 
   async tags(after?: string) {

@@ -106,7 +106,9 @@ describe('garbage is collected', () => {
     expect(await reason()).toBeUndefined();
     await rm(join(folder, STATE_FILE));
     const database = new Database(join(folder, INDEX));
-    database.exec("DELETE FROM settings WHERE name = 'store-id'; INSERT INTO blobs VALUES ('x', 1, 1, 1)");
+    database.exec(`
+      DELETE FROM settings WHERE name = 'store-id';
+      INSERT INTO blobs (digest, size, created_at_ms, used_at_ms) VALUES ('x', 1, 1, 1)`);
     database.close();
     expect(await reason()).toBeUndefined();
   });

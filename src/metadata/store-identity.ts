@@ -153,6 +153,12 @@ export class StoreIdentity {
     await this.#writeAs('open');
   }
 
+  /** The id of the store. Call after `settle`. */
+  get id(): string {
+    if (this.#id === undefined) throw new Error('internal error: the store is not identified yet');
+    return this.#id;
+  }
+
   /**
    * Call regularly while the index is open: a process that closes it relies on the remaining ones to record that it is
    * still open. Never rejects.

@@ -285,6 +285,10 @@ export function surveySuite(makeIndex: () => Promise<SurveyedIndex>): void {
       await store.unlinkManifest(HOSTED, LOOSE);
       expect((await survey.staleDamage()).entries).toEqual([LOOSE]);
       expect(await survey.withoutRow([LOOSE, one.manifest.digest])).toEqual([one.manifest.digest]);
+      const objects = [LOOSE, one.manifest.digest].map(digest => ({ digest, key: `of ${digest}` }));
+      expect(await survey.strayObjects(objects)).toEqual(objects.slice(1));
+      expect(await store.putFoundBlob(objects[1]!, 1)).toBe(true);
+      expect(await survey.strayObjects(objects)).toEqual([]);
     });
   });
 }

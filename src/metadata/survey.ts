@@ -1,7 +1,7 @@
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { Repository } from '../oci/repository.ts';
-import type { BlobLink, Content } from './metadata-store.ts';
+import type { BlobLink, BlobObject, Content } from './metadata-store.ts';
 
 /**
  * Queries that read everything, for upkeep and for people. They take time proportional to the store, so they return
@@ -32,6 +32,8 @@ export interface Survey {
   staleDamage(after?: string): Promise<Found<Digest>>;
   /** Those of `digests` that have no row, no recorded damage, and no Link of a hosted repository. */
   withoutRow(digests: readonly Digest[]): Promise<readonly Digest[]>;
+  /** Those of `objects`, which were found in the bucket, that `giveUpStrayObjects` would give up. */
+  strayObjects(objects: readonly BlobObject[]): Promise<readonly BlobObject[]>;
   /** All tags, by repository and name. */
   tags(after?: string): Promise<Found<SurveyedImage>>;
   /**

@@ -46,6 +46,10 @@ export class CollectingStopped extends Error {
  */
 const MAX_STRAYS = 60;
 
+/** How long an object is kept after its row was removed, for those who are reading it. */
+const READ_ON_MS = 3_600_000;
+const OBJECTS_AT_ONCE = 100;
+
 /** What a collection removed, or in a dry run would remove. */
 export interface CollectionReport {
   /** Uploads that were ended. */
@@ -104,6 +108,7 @@ export class Collection {
     );
     await this.#endStaleDamage(run);
     const strays = await this.#removeStrays(sinceMs, run);
+    if (run.dryRun !== true) await this.#removeObjects(run);
     return { uploads, unfinished, links, manifests, blobs, strays };
   }
 
@@ -200,17 +205,33 @@ export class Collection {
     }
   }
 
+  /** Objects that have no row any more, and those that a crash kept from getting one. */
+  async #removeObjects(run: CollectionRun): Promise<void> {
+    const { metadata, blobs } = this.#options;
+    if (blobs.removeObjects === undefined) return;
+    const graceMs = run.gracePeriodMs ?? this.#options.gracePeriodMs;
+    await metadata.giveUpAbandonedObjects(Date.now() - graceMs);
+    // Without a grace period, those that were given up just now, too.
+    const beforeMs = Date.now() - Math.min(READ_ON_MS, graceMs) + 1;
+    for (;;) {
+      const objects = await metadata.listGivenUpObjects(beforeMs, OBJECTS_AT_ONCE);
+      if (objects.length === 0) return;
+      run.signal?.throwIfAborted();
+      await blobs.removeObjects(objects);
+      await metadata.forgetObjects(objects.map(({ key }) => key));
+    }
+  }
+
   /** Files whose row was never written, or was removed without them: a crash came in between. */
   async #removeStrays(sinceMs: number, run: CollectionRun): Promise<Tally> {
-    const { survey, rows } = this.#options;
+    const { survey } = this.#options;
     const counter = new Counter('files', run);
     const ratio = new StrayRatio();
     // The first ones wait until there are too many, or until all files were seen.
     let waiting: StrayFile[] = [];
     const remove = async (files: readonly StrayFile[]) => {
       await inSteps(files, run.signal, async step => {
-        const removed = new Set(await rows.removeStrays(step.map(({ digest }) => digest)));
-        counter.add(step.filter(({ digest }) => removed.has(digest)));
+        counter.add(await this.#removeStep(step));
       });
     };
     for await (const page of everything(after => survey.strayFiles(sinceMs, after))) {
@@ -228,6 +249,19 @@ export class Collection {
     }
     await remove(waiting);
     return counter.tally;
+  }
+
+  /** Returns those that were removed, or given up. */
+  async #removeStep(step: readonly StrayFile[]): Promise<readonly StrayFile[]> {
+    const { rows } = this.#options;
+    const objects = step.flatMap(({ digest, key }) => (key === undefined ? [] : { digest, key }));
+    const digests = step.flatMap(({ digest, key }) => (key === undefined ? digest : []));
+    const [removed, givenUp] = await Promise.all([
+      rows.removeStrays(digests),
+      objects.length === 0 ? [] : rows.giveUpStrayObjects(objects),
+    ]);
+    const gone = new Set([...removed, ...givenUp.map(({ key }) => key)]);
+    return step.filter(({ digest, key }) => gone.has(key ?? digest));
   }
 
   async #distrust({ strays, seen }: StrayRatio, { dryRun }: CollectionRun): Promise<never> {

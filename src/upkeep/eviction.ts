@@ -67,7 +67,7 @@ export class Eviction {
   }
 
   async run(run: EvictionRun = {}): Promise<EvictionReport> {
-    const { survey, rows, metadata, maxBytes = Number.POSITIVE_INFINITY } = this.#options;
+    const { survey, rows, metadata, blobs, maxBytes = Number.POSITIVE_INFINITY } = this.#options;
     if (run.dryRun !== true) {
       await settleUses(metadata, run.signal);
       // Rows are removed in a thread, which does not know what this one has noted.
@@ -81,18 +81,20 @@ export class Eviction {
     // Content that is used from now on is in use.
     const sinceMs = Date.now();
     await this.#abandon(unfinished, excessBytes, { counter, run });
-    if (counter.bytes < excessBytes) {
-      await this.#removeUnlinked(excessBytes, { counter, nowMs: sinceMs, run });
+    // Unfinished transfers are on the disk in any case; stored content may be elsewhere.
+    const excessStored = blobs.isOnSpoolDisk ? excessBytes : overBytes;
+    if (counter.bytes < excessStored) {
+      await this.#removeUnlinked(excessStored, { counter, nowMs: sinceMs, run });
     }
-    if (counter.bytes < excessBytes) {
+    if (counter.bytes < excessStored) {
       for await (const contents of everything(after => survey.evictable(sinceMs, after))) {
         run.signal?.throwIfAborted();
-        await this.#remove(contents, excessBytes, {
+        await this.#remove(contents, excessStored, {
           counter,
           run,
           removeRows: step => rows.evict(step, sinceMs),
         });
-        if (counter.bytes >= excessBytes) {
+        if (counter.bytes >= excessStored) {
           break;
         }
       }

@@ -31,15 +31,17 @@ export async function rebuildIndex(
 ): Promise<RebuildReport> {
   await stopCollectingAfterRebuild(metadata);
   const report = { added: 0, addedBytes: 0, known: 0, damaged: 0 };
-  for await (const { digest, size } of blobs.list()) {
+  for await (const { digest, size, key } of blobs.list()) {
     signal.throwIfAborted();
     if ((await metadata.statBlob(digest)) !== undefined) {
       report.known += 1;
       continue;
     }
-    const fault = await faultOf(blobs, digest, signal);
+    const fault = await faultOf(blobs, { digest, key }, signal);
     if (fault === undefined) {
-      await metadata.putBlob(digest, size);
+      await (key === undefined
+        ? metadata.putBlob(digest, size)
+        : metadata.putFoundBlob({ digest, key }, size));
       report.added += 1;
       report.addedBytes += size;
     } else {
@@ -53,11 +55,11 @@ export async function rebuildIndex(
 
 async function faultOf(
   blobs: Stores['blobs'],
-  digest: Digest,
+  { digest, key }: { readonly digest: Digest; readonly key: string | undefined },
   signal: AbortSignal,
 ): Promise<string | undefined> {
   try {
-    const actual = await blobs.rehash(digest, { bytesPerSecond: 0, signal });
+    const actual = await blobs.rehash(digest, { bytesPerSecond: 0, key, signal });
     return actual === digest ? undefined : 'its content does not match the digest';
   } catch (error) {
     const reason = unreadableReason(error);

@@ -194,6 +194,7 @@ class Walk implements ScrubReport {
     }
     let free: (() => Promise<void>) | undefined;
     const loss = await metadata.quarantine({ kind, digest }, reason, {
+      key: removal.key,
       isSame: () => removal.isSame(),
       takeAway: () => {
         free ??= removal.takeAway();

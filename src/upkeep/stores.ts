@@ -33,7 +33,10 @@ export interface StoreSurvey extends Survey {
  * disk, and many of them would delay requests served by this thread.
  */
 export interface RowRemoval
-  extends Pick<MetadataStore, 'lowerLinks' | 'expireLinks' | 'removeUnneeded' | 'removeUnlinked' | 'evict'> {
+  extends Pick<
+    MetadataStore,
+    'lowerLinks' | 'expireLinks' | 'removeUnneeded' | 'removeUnlinked' | 'evict' | 'giveUpStrayObjects'
+  > {
   /** Removes the bytes of those digests that nothing says should be stored; returns them. */
   removeStrays(digests: readonly Digest[]): Promise<readonly Digest[]>;
 }
@@ -45,9 +48,11 @@ export interface StrayFiles {
   readonly seen: number;
 }
 
-/** A file without a row. */
+/** A file without a row, or an object that the index does not know. */
 export interface StrayFile {
   readonly digest: Digest;
+  /** Of an object. */
+  readonly key?: string;
   /** Bytes. */
   readonly size: number;
 }

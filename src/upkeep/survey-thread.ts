@@ -68,6 +68,10 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
     return this.#ask('withoutRow', parameters);
   }
 
+  strayObjects(...parameters: Parameters<StoreSurvey['strayObjects']>) {
+    return this.#ask('strayObjects', parameters);
+  }
+
   tags(...parameters: Parameters<StoreSurvey['tags']>) {
     return this.#ask('tags', parameters);
   }
@@ -110,6 +114,10 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
 
   evict(...parameters: Parameters<RowRemoval['evict']>) {
     return this.#ask('evict', parameters);
+  }
+
+  giveUpStrayObjects(...parameters: Parameters<RowRemoval['giveUpStrayObjects']>) {
+    return this.#ask('giveUpStrayObjects', parameters);
   }
 
   async removeStrays(...parameters: Parameters<RowRemoval['removeStrays']>) {

@@ -16,7 +16,7 @@ const FILES_PER_PAGE = 500;
 export interface SurveyedStores {
   readonly survey: Survey;
   readonly spool: Spool;
-  readonly blobs: BlobStore;
+  readonly blobs: Pick<BlobStore, 'list' | 'removal'>;
   /** Called when the first row is to be removed: most threads only read. */
   readonly openRows: () => Promise<MetadataStore>;
 }
@@ -62,9 +62,9 @@ export function threadWork({ survey, spool, blobs, openRows }: SurveyedStores): 
 
   async function* oldFiles(madeBeforeMs: number): AsyncGenerator<readonly StrayFile[]> {
     let files: StrayFile[] = [];
-    for await (const { digest, size, modifiedAtMs } of blobs.list()) {
+    for await (const { modifiedAtMs, ...file } of blobs.list()) {
       if (modifiedAtMs < madeBeforeMs) {
-        files.push({ digest, size });
+        files.push(file);
       }
       if (files.length === FILES_PER_PAGE) {
         yield files;
@@ -81,9 +81,14 @@ export function threadWork({ survey, spool, blobs, openRows }: SurveyedStores): 
     }
     const { value, done } = await walk.next();
     const files: readonly StrayFile[] = done === true ? [] : value;
-    const lacking = new Set(await survey.withoutRow(files.map(({ digest }) => digest)));
     const next = done === true ? undefined : 'more';
-    const strays = files.filter(({ digest }) => lacking.has(digest));
+    const objects = files.flatMap(({ digest, key }) => (key === undefined ? [] : { digest, key }));
+    const strayKeys = new Set((await survey.strayObjects(objects)).map(({ key }) => key));
+    const digests = files.flatMap(({ digest, key }) => (key === undefined ? digest : []));
+    const lacking = new Set(await survey.withoutRow(digests));
+    const strays = files.filter(({ digest, key }) =>
+      key === undefined ? lacking.has(digest) : strayKeys.has(key),
+    );
     return { entries: [{ files: strays, seen: files.length }], next };
   };
 
@@ -99,6 +104,7 @@ export function threadWork({ survey, spool, blobs, openRows }: SurveyedStores): 
     damagedManifests: after => survey.damagedManifests(after),
     staleDamage: after => survey.staleDamage(after),
     withoutRow: digests => survey.withoutRow(digests),
+    strayObjects: objects => survey.strayObjects(objects),
     tags: after => survey.tags(after),
     untagged: after => survey.untagged(after),
     linked: (repository, after) => survey.linked(repository, after),
@@ -114,6 +120,7 @@ export function threadWork({ survey, spool, blobs, openRows }: SurveyedStores): 
     removeUnneeded: async (contents, sinceMs) => (await rows()).removeUnneeded(contents, sinceMs),
     removeUnlinked: async (contents, sinceMs) => (await rows()).removeUnlinked(contents, sinceMs),
     evict: async (contents, sinceMs) => (await rows()).evict(contents, sinceMs),
+    giveUpStrayObjects: async objects => (await rows()).giveUpStrayObjects(objects),
     removeStrays: async digests => removeStrays(blobs, await rows(), digests),
     close: async () => (await opened)?.close(),
   };

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import { remove } from '../blobs/blob-store.suite.ts';
+import { Bucket, ObjectBlobStore } from '../blobs/object-blob-store.fixture.ts';
 import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
 import type { Spool } from '../blobs/spool.ts';
 import { surveyOf } from '../compose/storage.ts';
@@ -445,6 +446,20 @@ describe('a disk without enough free space', () => {
     await metadata.putBlob(digestOf(Buffer.from('of which only the row is here')), heldBytes, HOSTED);
     minFreeBytes = Math.max(0, freeBytes - 2 ** 30);
     expect(await upkeep().evict({ wantedBytes: 2 ** 31 })).toMatchObject({ items: 3, stuckAt: 'minFree' });
+  });
+
+  test('a full disk evicts no blobs that are elsewhere, but unfinished transfers', async () => {
+    await pushImage(MIRRORED, 'v1', ['mirrored']);
+    await tick();
+    const ingest = await spool.ingest(steadyLease('fill-left'));
+    await ingest.write([Buffer.alloc(5)]);
+    await ingest.suspend();
+    await ingest.close();
+    minFreeBytes = EVERYTHING;
+    const elsewhere = new ObjectBlobStore(new Bucket());
+    const evict = () => upkeepOf({ metadata, spool, blobs: elsewhere }, survey).evict();
+    expect(await evict()).toMatchObject({ items: 1, bytes: 5, stuckAt: 'minFree' });
+    expect(await evict()).toMatchObject({ items: 0 });
   });
 });
 

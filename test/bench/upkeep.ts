@@ -98,7 +98,9 @@ async function makeStore(path: string): Promise<number> {
   // Digests come in no order: without the trees in memory, every row would be read from disk first.
   database.pragma('cache_size = -500000');
   const ids = database.prepare('SELECT id FROM repositories ORDER BY upstream, name').pluck().all();
-  const blob = database.prepare('INSERT INTO blobs VALUES (?, ?, ?, ?)');
+  const blob = database.prepare(
+    'INSERT INTO blobs (digest, size, created_at_ms, used_at_ms) VALUES (?, ?, ?, ?)',
+  );
   const link = database.prepare(
     'INSERT INTO links (repository_id, digest, kind, media_type, size, created_at_ms) VALUES (?, ?, ?, ?, ?, ?)',
   );

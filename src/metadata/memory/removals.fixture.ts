@@ -2,6 +2,7 @@
 import type { Digest } from '../../oci/digest.ts';
 import type { BlobLink, Content, LostContent } from '../metadata-store.ts';
 import { removeBytes, removeManifestRow } from './manifests.fixture.ts';
+import { giveUp } from './objects.fixture.ts';
 import * as reachability from './reachability.fixture.ts';
 import { find, removeLink } from './repositories.fixture.ts';
 import { linkKey, type Tables } from './tables.fixture.ts';
@@ -38,6 +39,8 @@ function removeRow(tables: Tables, { kind, digest }: Content): boolean {
 
 export function removeBlobRow(tables: Tables, digest: Digest): boolean {
   tables.uncollected.delete(linkKey(digest, 'blob'));
+  const { key } = tables.blobs.get(digest) ?? {};
+  if (key !== undefined) giveUp(tables, { digest, key });
   return tables.blobs.delete(digest);
 }
 

@@ -7,7 +7,7 @@ import type { ManifestView } from '../../oci/manifest.ts';
 import type { TagRow } from '../../oci/pull-read.ts';
 import type { Page } from '../../oci/pull-source.ts';
 import type { Repository } from '../../oci/repository.ts';
-import type { Damage, Document, Grant, Paged, Preload, Upload } from '../metadata-store.ts';
+import type { BlobObject, Damage, Document, Grant, Paged, Preload, Upload } from '../metadata-store.ts';
 
 export type LinkKind = 'manifest' | 'blob';
 
@@ -54,7 +54,16 @@ export interface ManifestRow {
 export interface BlobRow {
   readonly digest: Digest;
   readonly size: number;
+  readonly key: string | undefined;
   readonly usedAtMs: number;
+}
+
+/** An object that no row names. */
+export interface ObjectRow extends BlobObject {
+  readonly uploadId: string | undefined;
+  /** That of the Lease under which it was announced; `undefined` if it is given up. */
+  readonly epoch: number | undefined;
+  readonly sinceMs: number;
 }
 
 /** Stored content without a Link, which counts for the owner of its last one. */
@@ -141,6 +150,7 @@ export class Tables {
   /** By `readingKey`, the oldest first. */
   readonly readings = this.#table<Reading>();
   readonly blobs = this.#table<BlobRow>();
+  readonly objects = this.#table<ObjectRow>();
   /** By `linkKey`. */
   readonly uncollected = this.#table<Uncollected>();
   readonly damage = this.#table<DamageRow>();

@@ -94,6 +94,8 @@ async function aboutUpkeep({ stores: [store], survey }: Side): Promise<Answers> 
     'damaged manifests': await pages(after => survey.damagedManifests(after)),
     'stale damage': await pages(after => survey.staleDamage(after)),
     'without row': await survey.withoutRow(DIGESTS),
+    'stray objects': await survey.strayObjects(DIGESTS.map(digest => ({ digest, key: 'found a' }))),
+    'given up': inAnyOrder(await store.listGivenUpObjects(Number.MAX_SAFE_INTEGER, 100)),
     tags: await pages(after => survey.tags(after)),
     untagged: inAnyOrder(await pages(after => survey.untagged(after))),
   };

@@ -17,6 +17,8 @@ export interface Side {
   readonly survey: Survey;
   /** The last Lease that a process got for a key. */
   readonly leases: Map<string, Lease>;
+  /** The keys of all objects that were announced. */
+  readonly objects: Set<string>;
   /** Resolves when nothing is being done in the background any more. */
   settle(): Promise<void>;
   close(): Promise<void>;
@@ -36,6 +38,7 @@ export async function openSqliteSide(folder: string, empty: string): Promise<Sid
     stores,
     survey,
     leases: new Map(),
+    objects: new Set(),
     settle: async () => {
       while (removed.get() !== undefined) await delay(2);
     },
@@ -55,6 +58,7 @@ export function openMemorySide(): Side {
     stores,
     survey: index.survey(),
     leases: new Map(),
+    objects: new Set(),
     settle: async () => {},
     close: async () => {
       for (const store of stores) await store.close();

@@ -55,6 +55,7 @@ const contents = fc.subarray(CONTENTS, { minLength: 3 });
 const tag = fc.constantFrom(...TAGS);
 const reference = fc.oneof(tag, digest);
 const key = fc.constantFrom(...KEYS);
+const objectKey = fc.constantFrom('a', 'b', 'c');
 const grantee = fc.constantFrom(...GRANTEES);
 const credentialId = fc.constantFrom(...CREDENTIALS);
 const sized = fc.record({ digest: blob, size: fc.constant(SIZE) });
@@ -214,6 +215,31 @@ const LEASES: readonly Weighted[] = [
       const isThere = () => (bytes === 'failing' ? fail() : bytes === 'there');
       return lease && store.putBlob(given, SIZE, to, { lease, isThere });
     },
+  ),
+  step(
+    4,
+    'putBlob in an object',
+    fc.tuple(blob, repository, key, objectKey, fc.constantFrom('puts', 'gives up', 'stops')),
+    async (store, [given, to, under, named, ends], side) => {
+      const lease = side.leases.get(under);
+      const isNew = !side.objects.has(named);
+      if (lease === undefined || !isNew) return undefined;
+      side.objects.add(named);
+      await store.announceObject({ digest: given, key: named }, lease);
+      if (ends === 'gives up') await store.giveUpObject(named);
+      return ends === 'stops'
+        ? undefined
+        : store.putBlob(given, SIZE, to, { lease, isThere: () => true, key: named });
+    },
+  ),
+  step(1, 'giveUpAbandonedObjects', fc.constant(Number.MAX_SAFE_INTEGER), (store, given) =>
+    store.giveUpAbandonedObjects(given),
+  ),
+  step(1, 'giveUpStrayObjects', fc.tuple(blob, objectKey), (store, [given, named]) =>
+    store.giveUpStrayObjects([{ digest: given, key: `found ${named}` }]),
+  ),
+  step(1, 'putFoundBlob', fc.tuple(blob, objectKey), (store, [given, named]) =>
+    store.putFoundBlob({ digest: given, key: `found ${named}` }, SIZE),
   ),
   step(
     1,

@@ -12,7 +12,15 @@ interface PlanRow {
   readonly detail: string;
 }
 
-const { isPinnedIn, isNamedIn, isMaimed, importingSinceMs, linksTo: _, ...byDigest } = reachability;
+const {
+  isPinnedIn,
+  isNamedIn,
+  isMaimed,
+  isUnknownObject,
+  importingSinceMs,
+  linksTo: _,
+  ...byDigest
+} = reachability;
 const CONDITIONS = {
   ...Object.fromEntries(
     Object.entries(byDigest).map(([name, condition]) => [name, condition('given.digest')]),
@@ -20,6 +28,7 @@ const CONDITIONS = {
   isPinnedIn: isPinnedIn('given.repository_id', 'given.digest'),
   isNamedIn: isNamedIn('given.repository_id', 'given.digest'),
   isMaimed: isMaimed('given.repository_id'),
+  isUnknownObject: isUnknownObject('given.digest', 'given.media_type'),
   importingSinceMs,
 };
 /** Tables of a few rows, and those of a recursion. */

@@ -73,6 +73,17 @@ export const isBeingFilled = (digest: string) => `EXISTS (
   WHERE c.key LIKE 'fill-%-' || replace(${digest}, ':', '-') OR c.key = 'import-' || replace(${digest}, ':', '-'))`;
 
 /**
+ * An object of a blob that is not named by its row, was not announced or given up, and could not be used again as the
+ * only one of its blob.
+ */
+export const isUnknownObject = (digest: string, key: string) => `(
+  NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = ${digest} AND b.key = ${key})
+  AND NOT EXISTS (SELECT 1 FROM objects o WHERE o.key = ${key})
+  AND (EXISTS (SELECT 1 FROM blobs b WHERE b.digest = ${digest})
+    OR NOT (EXISTS (SELECT 1 FROM quarantine q WHERE q.digest = ${digest})
+      OR ${isHostedBlob(digest)} OR ${isBeingFilled(digest)})))`;
+
+/**
  * A manifest that was pushed to the repository was damaged under an earlier version of the index, which did not record
  * what it needs. Until it is pushed again or deleted, it may need anything in the repository.
  */
