@@ -5,11 +5,16 @@ export type HttpHeaders = Readonly<Record<string, string | readonly string[] | u
 
 /** A request; `signal` aborts it and its body. */
 export interface HttpRequest {
-  readonly method: 'GET' | 'HEAD';
+  readonly method: 'GET' | 'HEAD' | 'PUT' | 'POST' | 'DELETE';
   readonly url: URL;
   readonly headers: Readonly<Record<string, string>>;
   readonly signal?: AbortSignal | undefined;
-  /** Whether the body of a GET may be large: it then costs less, and comes in pieces of up to 1 MiB. */
+  /**
+   * What is sent: bytes, or a function that returns a stream of them, since a request may have to be repeated. The length
+   * of a stream is in the headers.
+   */
+  readonly body?: Uint8Array | (() => Readable) | undefined;
+  /** Whether the response to a GET may be large: it then costs less, and comes in pieces of up to 1 MiB. */
   readonly isBulk?: boolean | undefined;
 }
 

@@ -185,7 +185,7 @@ async function sendTwice(dispatcher: Dispatcher, request: HttpRequest): Promise<
 
 async function send(
   dispatcher: Dispatcher,
-  { method, url, headers, signal }: HttpRequest,
+  { method, url, headers, signal, body: sent }: HttpRequest,
 ): Promise<HttpResponse> {
   const {
     statusCode,
@@ -197,6 +197,7 @@ async function send(
     method,
     headers: { ...headers },
     signal: signal ?? null,
+    body: typeof sent === 'function' ? sent() : (sent ?? null),
     // undici would close the connection after each HEAD, in case the server sends a body. Such a body would at worst
     // break the next response, while a new TLS handshake for each tag that is checked is certain.
     reset: false,

@@ -1,0 +1,355 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { backoffMs, jittered } from '../../lib/backoff.ts';
+import { collectBytes } from '../../lib/collect-bytes.ts';
+import { HttpClient } from '../../lib/http-client.ts';
+import { HttpFailure } from '../../lib/http-failure.ts';
+import type { HttpRequest, HttpResponse } from '../../lib/http-message.ts';
+import { Credentials } from './credentials.ts';
+import { type ByteSpan, type Payload, payloadOfBytes } from './payload.ts';
+import { S3Failure } from './s3-failure.ts';
+import type { S3Settings } from './settings.ts';
+import { EMPTY_HASH, type SigningKeys, signedHeaders, uriEncode } from './signature.ts';
+import { xmlElements, xmlEscape, xmlText } from './xml.ts';
+
+/** An object as a list returns it. */
+export interface ListedObject {
+  readonly key: string;
+  /** Bytes. */
+  readonly size: number;
+  readonly modifiedAtMs: number;
+}
+
+/** Time limits in ms. */
+export interface BucketLimits {
+  readonly connectMs: number;
+  /** Until the answer begins, of what only reads. */
+  readonly answerMs: number;
+  /** The same of what writes: S3 may assemble an object of many parts meanwhile. */
+  readonly writtenMs: number;
+  /** Between two pieces of a body. */
+  readonly idleBodyMs: number;
+  /** After this, nothing is tried again. A client waits for 20 s, and for some requests in a row. */
+  readonly patienceMs: number;
+  /** Before the first repetition; then twice as long each time. */
+  readonly backoffMs: number;
+}
+
+export const BUCKET_LIMITS: BucketLimits = {
+  connectMs: 3_000,
+  answerMs: 6_000,
+  writtenMs: 120_000,
+  idleBodyMs: 10_000,
+  patienceMs: 12_000,
+  backoffMs: 100,
+};
+
+const MAX_BACKOFF_MS = 3_000;
+/** S3 accepts requests that are up to 15 min off. */
+const SKEW_MS = 60_000;
+/** A page of 1000 keys of up to 1 KiB, and what is said of each. */
+const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
+/** Errors are documents of some hundred bytes. */
+const MAX_ERROR_BYTES = 64 * 1024;
+
+/** Statuses and codes of requests that may be repeated. */
+const TRANSIENT_STATUS: ReadonlySet<number> = new Set([408, 429, 500, 502, 503, 504]);
+const TRANSIENT_CODES: ReadonlySet<string> = new Set([
+  'InternalError',
+  'OperationAborted',
+  'RequestTimeout',
+  'ServiceUnavailable',
+  'SlowDown',
+]);
+/** Codes for keys that have ended. */
+const ENDED_KEYS: ReadonlySet<string> = new Set([
+  'ExpiredToken',
+  'InvalidAccessKeyId',
+  'InvalidToken',
+  'TokenRefreshRequired',
+]);
+
+interface Ask {
+  readonly method: HttpRequest['method'];
+  readonly key?: string;
+  readonly query?: Readonly<Record<string, string>>;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly payload?: Payload | undefined;
+  readonly signal?: AbortSignal | undefined;
+  readonly isBulk?: boolean;
+  /** The statuses that are answers; with 404, that an object or upload is absent. */
+  readonly accept: readonly number[];
+}
+
+/**
+ * A bucket, as far as blobs need one: nothing that some servers lack, such as versions, conditional writes or lists of
+ * uploads. Requests that fail for a while are repeated; then, and for whatever else is wrong, methods reject with an
+ * S3Failure. Keys are without the prefix of the settings.
+ */
+export class Bucket {
+  readonly #settings: S3Settings;
+  readonly #limits: BucketLimits;
+  readonly #credentials: Credentials;
+  readonly #reading: HttpClient;
+  readonly #writing: HttpClient;
+  /** How far the clock of S3 is ahead of ours. */
+  #skewMs = 0;
+
+  constructor(settings: S3Settings, limits: BucketLimits = BUCKET_LIMITS) {
+    this.#settings = settings;
+    this.#limits = limits;
+    this.#credentials = new Credentials(settings.credentials, settings.region);
+    const { connectMs, answerMs, writtenMs, idleBodyMs } = limits;
+    const common = { connectMs, idleBodyMs, ca: settings.ca };
+    this.#reading = new HttpClient({ ...common, headersMs: answerMs });
+    this.#writing = new HttpClient({ ...common, headersMs: writtenMs });
+  }
+
+  /** For people. */
+  get name(): string {
+    const { endpoint, bucket, prefix } = this.#settings;
+    return `the bucket ${bucket}${prefix === '' ? '' : ` (${prefix})`} at ${endpoint}`;
+  }
+
+  /** The size of an object; `undefined` if it, or the whole bucket, is absent. */
+  async size(key: string): Promise<number | undefined> {
+    const { status, headers, body } = await this.#ask({ method: 'HEAD', key, accept: [200, 404] });
+    body.resume();
+    return status === 404 ? undefined : lengthOf(headers['content-length']);
+  }
+
+  /** The bytes of an object; `undefined` if it is absent. The caller reads the body to its end or destroys it. */
+  async get(key: string, { start, end }: ByteSpan, signal?: AbortSignal): Promise<HttpResponse | undefined> {
+    const response = await this.#ask({
+      method: 'GET',
+      key,
+      headers: { range: `bytes=${start}-${end - 1}` },
+      accept: [206, 404],
+      isBulk: true,
+      signal,
+    });
+    if (response.status === 404) {
+      response.body.destroy();
+      return undefined;
+    }
+    const range = String(response.headers['content-range'] ?? '');
+    if (!range.startsWith(`bytes ${start}-${end - 1}/`)) {
+      response.body.destroy();
+      throw new S3Failure(
+        `${this.#settings.endpoint} answers other bytes than asked: ${range.slice(0, 100)}`,
+      );
+    }
+    return response;
+  }
+
+  async put(key: string, payload: Payload): Promise<void> {
+    const { body } = await this.#ask({ method: 'PUT', key, payload, accept: [200] });
+    body.resume();
+  }
+
+  /** Begins a multipart upload, and returns its id. */
+  async beginUpload(key: string): Promise<string> {
+    const response = await this.#ask({ method: 'POST', key, query: { uploads: '' }, accept: [200] });
+    const id = xmlText(await textOf(response), 'UploadId');
+    if (id === undefined || id === '') throw new S3Failure(`${this.#settings.endpoint} names no upload`);
+    return id;
+  }
+
+  /** Uploads a part, and returns its tag. Parts count from 1. */
+  async putPart(key: string, uploadId: string, number: number, payload: Payload): Promise<string> {
+    const query = { partNumber: String(number), uploadId };
+    const { headers, body } = await this.#ask({ method: 'PUT', key, query, payload, accept: [200] });
+    body.resume();
+    const { etag } = headers;
+    if (typeof etag !== 'string') throw new S3Failure(`${this.#settings.endpoint} names no part`);
+    return etag;
+  }
+
+  /** Makes the object of parts with these tags. */
+  async completeUpload(key: string, uploadId: string, tags: readonly string[]): Promise<void> {
+    const parts = tags.map(
+      (tag, at) => `<Part><PartNumber>${at + 1}</PartNumber><ETag>${xmlEscape(tag)}</ETag></Part>`,
+    );
+    const document = Buffer.from(`<CompleteMultipartUpload>${parts.join('')}</CompleteMultipartUpload>`);
+    const payload = payloadOfBytes(document);
+    const response = await this.#ask({ method: 'POST', key, query: { uploadId }, payload, accept: [200] });
+    // The status is sent before S3 knows whether it can be done.
+    const text = await textOf(response);
+    if (xmlText(text, 'ETag') === undefined) throw this.#failure(200, text);
+  }
+
+  /** Removes what there is of an upload; one that is gone is no error. */
+  async abortUpload(key: string, uploadId: string): Promise<void> {
+    await this.#remove(key, { uploadId });
+  }
+
+  /** Removes an object; one that is gone is no error. */
+  async delete(key: string): Promise<void> {
+    await this.#remove(key);
+  }
+
+  /** All objects whose keys begin with `start`, in order. */
+  async *list(start: string): AsyncGenerator<ListedObject> {
+    const { prefix } = this.#settings;
+    for (let more: string | undefined, isFirst = true; isFirst || more !== undefined; isFirst = false) {
+      const query = {
+        'list-type': '2',
+        prefix: prefix + start,
+        ...(more !== undefined && { 'continuation-token': more }),
+      };
+      const text = await textOf(await this.#ask({ method: 'GET', query, accept: [200] }));
+      for (const entry of xmlElements(text, 'Contents')) {
+        const key = xmlText(entry, 'Key') ?? '';
+        const modifiedAtMs = Date.parse(xmlText(entry, 'LastModified') ?? '');
+        const size = lengthOf(xmlText(entry, 'Size'));
+        if (!key.startsWith(prefix + start) || size === undefined || Number.isNaN(modifiedAtMs)) {
+          throw new S3Failure(`${this.#settings.endpoint} answers an invalid list`);
+        }
+        yield { key: key.slice(prefix.length), size, modifiedAtMs };
+      }
+      const isTruncated = xmlText(text, 'IsTruncated') === 'true';
+      more = isTruncated ? xmlText(text, 'NextContinuationToken') : undefined;
+      if (isTruncated && more === undefined) {
+        throw new S3Failure(`${this.#settings.endpoint} answers half a list`);
+      }
+    }
+  }
+
+  /** Aborts all requests. */
+  async close(): Promise<void> {
+    await Promise.all([this.#reading, this.#writing, this.#credentials].map(part => part.close()));
+  }
+
+  async #remove(key: string, query?: Record<string, string>): Promise<void> {
+    const accept = [200, 204, 404];
+    const response = await this.#ask({ method: 'DELETE', key, accept, ...(query && { query }) });
+    const text = await textOf(response);
+    if (response.status === 404 && xmlText(text, 'Code') === 'NoSuchBucket') throw this.#failure(404, text);
+  }
+
+  /** Sends a request until it is answered with a status of `accept`. */
+  async #ask(ask: Ask): Promise<HttpResponse> {
+    const { signal, accept } = ask;
+    const client = ask.method === 'GET' || ask.method === 'HEAD' ? this.#reading : this.#writing;
+    const endMs = performance.now() + this.#limits.patienceMs;
+    for (let failures = 1, mayAmend = true; ; failures++) {
+      signal?.throwIfAborted();
+      const keys = await this.#credentials.current();
+      const { answer, failure } = await this.#try(client, ask, keys);
+      if (failure === undefined && accept.includes(answer.status)) return answer;
+      const error = failure ?? (await this.#failureOf(answer));
+      if (mayAmend && this.#amend(error, keys, answer)) {
+        mayAmend = false;
+        continue;
+      }
+      const waitMs = jittered(
+        backoffMs({ firstMs: this.#limits.backoffMs, maxMs: MAX_BACKOFF_MS }, failures),
+        0.5,
+      );
+      if (!isTransient(error) || performance.now() + waitMs > endMs) throw error;
+      await sleep(waitMs, undefined, { signal });
+    }
+  }
+
+  async #try(
+    client: HttpClient,
+    { method, key, query = {}, headers = {}, payload, signal, isBulk }: Ask,
+    keys: SigningKeys,
+  ): Promise<
+    | { readonly answer: HttpResponse; readonly failure?: undefined }
+    | { readonly answer?: undefined; readonly failure: S3Failure }
+  > {
+    const url = this.#url(key, query);
+    const sized = payload === undefined ? {} : { 'content-length': String(payload.size) };
+    const signed = signedHeaders(
+      {
+        method,
+        url,
+        headers: { ...headers, ...sized },
+        payloadHash: payload?.sha256 ?? EMPTY_HASH,
+        region: this.#settings.region,
+        service: 's3',
+        atMs: Date.now() + this.#skewMs,
+      },
+      keys,
+    );
+    try {
+      return {
+        answer: await client.request({ method, url, headers: signed, body: payload?.stream, signal, isBulk }),
+      };
+    } catch (error) {
+      if (!(error instanceof HttpFailure)) throw error;
+      return { failure: new S3Failure(error.message, { cause: error }) };
+    }
+  }
+
+  #url(key: string | undefined, query: Readonly<Record<string, string>>): URL {
+    const { endpoint, bucket, prefix, pathStyle } = this.#settings;
+    const url = new URL(endpoint);
+    if (!pathStyle) url.hostname = `${bucket}.${url.hostname}`;
+    const path = key === undefined ? '' : (prefix + key).split('/').map(uriEncode).join('/');
+    url.pathname = pathStyle ? `/${bucket}/${path}` : `/${path}`;
+    const parameters = Object.entries(query).map(([name, value]) => `${uriEncode(name)}=${uriEncode(value)}`);
+    url.search = parameters.join('&');
+    return url;
+  }
+
+  /** Whether the cause of a refusal was found and corrected: our clock is wrong, or the keys have ended. */
+  #amend(error: S3Failure, keys: SigningKeys, answer: HttpResponse | undefined): boolean {
+    if (error.status !== 403 && !ENDED_KEYS.has(error.code)) return false;
+    const skewMs = Date.parse(String(answer?.headers['date'])) - Date.now();
+    // The answer to a HEAD has no code.
+    const isLate = error.code === 'RequestTimeTooSkewed' || error.code === '';
+    if (isLate && Math.abs(skewMs - this.#skewMs) > SKEW_MS) {
+      this.#skewMs = skewMs;
+      return true;
+    }
+    if (!ENDED_KEYS.has(error.code) && error.code !== '') return false;
+    this.#credentials.refused(keys);
+    return true;
+  }
+
+  async #failureOf({ status, body }: HttpResponse): Promise<S3Failure> {
+    const text = await collectBytes(body, MAX_ERROR_BYTES, () => new Error('too long')).then(
+      bytes => bytes.toString(),
+      () => '',
+    );
+    return this.#failure(status, text);
+  }
+
+  #failure(status: number, text: string): S3Failure {
+    const code = xmlText(text, 'Code') ?? '';
+    const message = (xmlText(text, 'Message') ?? '').slice(0, 200);
+    const { region } = this.#settings;
+    const isElsewhere = status === 301 || status === 307 || code === 'AuthorizationHeaderMalformed';
+    const what = isElsewhere ? ` (is storage.s3.region, ${region}, that of the bucket?)` : '';
+    return new S3Failure(`${this.name} answers ${[status, code, message].filter(Boolean).join(' ')}${what}`, {
+      status,
+      code,
+    });
+  }
+}
+
+/** Whether the same request may succeed a little later. */
+export function isTransient({ status, code }: S3Failure): boolean {
+  return status === undefined || TRANSIENT_STATUS.has(status) || TRANSIENT_CODES.has(code);
+}
+
+function tooLong(): S3Failure {
+  return new S3Failure('an answer of S3 is too long');
+}
+
+async function textOf({ body }: HttpResponse): Promise<string> {
+  try {
+    return (await collectBytes(body, MAX_ANSWER_BYTES, tooLong)).toString();
+  } catch (error) {
+    throw error instanceof S3Failure ? error : new S3Failure(messageOf(error), { cause: error });
+  }
+}
+
+function lengthOf(text: unknown): number | undefined {
+  return typeof text === 'string' && /^\d{1,15}$/.test(text) ? Number(text) : undefined;
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,68 @@
+import type { Log } from '../../lib/log.ts';
+import { LATE, within } from '../../lib/within.ts';
+import { BlobsUnusable } from '../blobs-unusable.ts';
+import { Bucket } from './bucket.ts';
+import { listBlobs, type ObjectLedger, S3BlobStore } from './s3-blob-store.ts';
+import { S3Failure } from './s3-failure.ts';
+import type { S3Settings } from './settings.ts';
+import { StoreMark } from './store-mark.ts';
+
+/** How long a start waits to learn whose the bucket is: everything that changes it finds out first in any case. */
+const CHECK_MS = 3_000;
+
+/** A bucket, and the id of the store whose blobs it has. Can be passed to a thread. */
+export interface BucketOfStore {
+  readonly settings: S3Settings;
+  readonly storeId: string;
+}
+
+/** Blobs in a bucket. */
+export interface S3Stores {
+  readonly blobs: S3BlobStore;
+  /** Makes the bucket this store's; see `StoreMark.claim`. Throws BlobsUnusable if that is not possible, too. */
+  claim(options: { readonly takesOver: boolean }): Promise<void>;
+  /** Throws BlobsUnusable if the bucket can be reached, and is not this store's. */
+  check(log: Log): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** Opens a bucket. Asks it nothing. */
+export function openS3Stores({ settings, storeId }: BucketOfStore, ledger: ObjectLedger): S3Stores {
+  const bucket = new Bucket(settings);
+  const mark = new StoreMark(bucket, storeId);
+  return {
+    blobs: new S3BlobStore({ bucket, mark, ledger }),
+    claim: async options => {
+      await mark.claim(options).catch((error: unknown) => {
+        throw error instanceof S3Failure ? new BlobsUnusable(`storage.s3: ${error.message}`) : error;
+      });
+    },
+    check: async log => {
+      const reason = await within(whyUnreachable(mark), CHECK_MS);
+      if (reason === undefined) return;
+      const err = reason === LATE ? undefined : reason;
+      log.error({ err }, `${bucket.name} cannot be reached; stored blobs are answered with 503 until it can`);
+    },
+    close: () => bucket.close(),
+  };
+}
+
+/** What the survey's thread does with the bucket: it lists what is there. Removing is left to others. */
+export function openS3List({ settings, storeId }: BucketOfStore): Pick<S3BlobStore, 'list' | 'removal'> {
+  const bucket = new Bucket(settings);
+  const mark = new StoreMark(bucket, storeId);
+  return {
+    list: () => listBlobs({ bucket, mark }),
+    removal: async () => ({ isSame: () => true, takeAway: () => undefined }),
+  };
+}
+
+async function whyUnreachable(mark: StoreMark): Promise<S3Failure | undefined> {
+  try {
+    await mark.check();
+    return undefined;
+  } catch (error) {
+    if (error instanceof S3Failure) return error;
+    throw error;
+  }
+}

@@ -1,0 +1,294 @@
+// An S3 on loopback, in memory, that checks what real ones check and misbehaves as they do.
+import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo, Socket } from 'node:net';
+
+export interface FakeObject {
+  readonly bytes: Buffer;
+  readonly modifiedAtMs: number;
+}
+
+interface FakeUpload {
+  readonly key: string;
+  readonly parts: Map<number, Buffer>;
+}
+
+/** A request that arrived. */
+export interface S3Request {
+  readonly method: string;
+  /** Without the bucket. */
+  readonly key: string;
+  readonly query: URLSearchParams;
+  readonly range: string | undefined;
+}
+
+/** What goes wrong with a request. */
+export type S3Fault =
+  /** It is refused, and nothing is done. */
+  | { readonly status: number; readonly code: string; readonly headers?: Record<string, string> }
+  /** It is done, but the connection ends before the answer. */
+  | { readonly lost: true }
+  /** No answer ever. */
+  | { readonly silent: true }
+  /** After this many bytes of a body the connection ends. */
+  | { readonly cutAt: number }
+  /** After this many bytes of a body nothing more comes. */
+  | { readonly stopAt: number }
+  /** A body of other bytes, of the announced length. */
+  | { readonly wrongBytes: true }
+  /** The bytes of the whole object, whatever was asked. */
+  | { readonly ignoresRange: true }
+  /** 200, and an error in its body. */
+  | { readonly errorInBody: string };
+
+const KEYS = { accessKeyId: 'AKIDEXAMPLE', secretAccessKey: 'a secret of the fake S3' };
+const MAX_SKEW_MS = 15 * 60_000;
+
+export class FakeS3 {
+  readonly keys: { accessKeyId: string; secretAccessKey: string; sessionToken?: string } = { ...KEYS };
+  readonly bucket = 'registry';
+  readonly region = 'eu-test-1';
+  readonly objects = new Map<string, FakeObject>();
+  readonly uploads = new Map<string, FakeUpload>();
+  readonly requests: S3Request[] = [];
+  /** Asked for each request. */
+  fault: (request: S3Request) => S3Fault | undefined = () => undefined;
+  /** Added to the time of this machine. */
+  skewMs = 0;
+  hasBucket = true;
+  pageSize = 1000;
+  readonly #server: Server;
+  readonly #sockets = new Set<Socket>();
+  #uploadId = 0;
+
+  private constructor() {
+    this.#server = createServer((request, response) => {
+      this.#serve(request, response).catch((error: unknown) => {
+        response.destroy(error instanceof Error ? error : undefined);
+      });
+    });
+    this.#server.on('connection', socket => {
+      this.#sockets.add(socket);
+      socket.on('close', () => this.#sockets.delete(socket));
+    });
+  }
+
+  static async start(): Promise<FakeS3> {
+    const fake = new FakeS3();
+    await new Promise<void>(resolve => {
+      fake.#server.listen(0, '127.0.0.1', resolve);
+    });
+    return fake;
+  }
+
+  get endpoint(): string {
+    return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
+  }
+
+  get openSockets(): number {
+    return this.#sockets.size;
+  }
+
+  /** As the client's settings. */
+  settings() {
+    const { endpoint, region, bucket, keys } = this;
+    return {
+      endpoint,
+      region,
+      bucket,
+      prefix: 'entrepot/',
+      pathStyle: true,
+      credentials: { from: 'env' as const, keys: { ...keys } },
+    };
+  }
+
+  /** Requests so far, such as `PUT 2`, without those of the mark. */
+  count(method: string): number {
+    return this.requests.filter(request => request.method === method && !request.key.includes('stores/'))
+      .length;
+  }
+
+  /** Keys of blobs, without the prefix. */
+  blobKeys(): string[] {
+    const prefix = 'entrepot/';
+    return [...this.objects.keys()]
+      .filter(key => key.startsWith(`${prefix}blobs/`))
+      .map(key => key.slice(prefix.length));
+  }
+
+  async close(): Promise<void> {
+    for (const socket of this.#sockets) socket.destroy();
+    await new Promise(resolve => {
+      this.#server.close(resolve);
+    });
+  }
+
+  async #serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const url = new URL(request.url ?? '/', this.endpoint);
+    const [, bucket = '', ...path] = url.pathname.split('/').map(decodeURIComponent);
+    const { method = '', headers } = request;
+    const asked = { method, key: path.join('/'), query: url.searchParams, range: headers.range };
+    this.requests.push(asked);
+    const fault: object = this.fault(asked) ?? {};
+    const chunks: Buffer[] = [];
+    for await (const chunk of request) chunks.push(chunk);
+    const body = Buffer.concat(chunks);
+    response.setHeader('Date', new Date(Date.now() + this.skewMs).toUTCString());
+    if ('silent' in fault) return;
+    if (isRefusal(fault)) return this.#refuse(asked, response, fault.status, fault.code, fault.headers);
+    const refusal = this.#check(request, url, body);
+    if (refusal !== undefined) return this.#refuse(asked, response, 403, refusal);
+    if (!this.hasBucket || bucket !== this.bucket) return this.#refuse(asked, response, 404, 'NoSuchBucket');
+    if (sha256(body) !== headers['x-amz-content-sha256']) {
+      return this.#refuse(asked, response, 400, 'XAmzContentSHA256Mismatch');
+    }
+    this.#answer(asked, body, response, fault);
+  }
+
+  #answer(asked: S3Request, body: Buffer, response: ServerResponse, fault: object): void {
+    const { method, key, query } = asked;
+    if (method === 'GET' && query.has('list-type')) return this.#list(query, response);
+    if (method === 'GET' || method === 'HEAD') return this.#get(asked, response, fault);
+    const reply = this.#write(method, { key, query, body });
+    if ('lost' in fault) return void response.destroy();
+    if ('errorInBody' in fault) return void response.end(errorText(String(fault.errorInBody)));
+    if (reply.code !== undefined) return this.#refuse(asked, response, reply.status, reply.code);
+    response.writeHead(reply.status, reply.headers).end(reply.text);
+  }
+
+  #write(
+    method: string,
+    { key, query, body }: { readonly key: string; readonly query: URLSearchParams; readonly body: Buffer },
+  ): { status: number; code?: string; headers?: Record<string, string>; text?: string } {
+    const uploadId = query.get('uploadId') ?? undefined;
+    const upload = uploadId === undefined ? undefined : this.uploads.get(uploadId);
+    if (uploadId !== undefined && upload?.key !== key) return { status: 404, code: 'NoSuchUpload' };
+    if (method === 'PUT' && upload === undefined) {
+      this.objects.set(key, { bytes: body, modifiedAtMs: Date.now() });
+      return { status: 200, headers: { ETag: etag(body) } };
+    }
+    if (method === 'PUT' && upload !== undefined) {
+      upload.parts.set(Number(query.get('partNumber')), body);
+      return { status: 200, headers: { ETag: etag(body) } };
+    }
+    if (method === 'POST' && query.has('uploads')) {
+      this.#uploadId += 1;
+      const id = `upload/${this.#uploadId}+&`;
+      this.uploads.set(id, { key, parts: new Map() });
+      return { status: 200, text: `<Result><UploadId>${id.replace('&', '&amp;')}</UploadId></Result>` };
+    }
+    if (method === 'POST' && upload !== undefined) return this.#complete(upload, uploadId ?? '', body);
+    if (method !== 'DELETE') return { status: 405, code: 'MethodNotAllowed' };
+    if (uploadId === undefined) this.objects.delete(key);
+    else this.uploads.delete(uploadId);
+    return { status: 204 };
+  }
+
+  #complete(upload: FakeUpload, id: string, body: Buffer) {
+    const named = [...body.toString().matchAll(/<PartNumber>(\d+)<\/PartNumber><ETag>(.*?)<\/ETag>/g)];
+    const parts = named.map(([, number, tag]) => {
+      const part = upload.parts.get(Number(number));
+      return part !== undefined && etag(part) === tag?.replace(/&#34;|&quot;/g, '"') ? part : undefined;
+    });
+    const whole = parts.filter(part => part !== undefined);
+    if (whole.length !== upload.parts.size) return { status: 400, code: 'InvalidPart' };
+    const bytes = Buffer.concat(whole);
+    this.objects.set(upload.key, { bytes, modifiedAtMs: Date.now() });
+    this.uploads.delete(id);
+    return { status: 200, text: `<Result><ETag>${etag(bytes)}</ETag></Result>` };
+  }
+
+  #get(asked: S3Request, response: ServerResponse, fault: object): void {
+    const object = this.objects.get(asked.key);
+    if (object === undefined) return this.#refuse(asked, response, 404, 'NoSuchKey');
+    const { length } = object.bytes;
+    const [, from, to] = /^bytes=(\d+)-(\d+)$/.exec(asked.range ?? '') ?? [];
+    const isRanged = from !== undefined && !('ignoresRange' in fault);
+    const start = isRanged ? Number(from) : 0;
+    const end = isRanged ? Math.min(Number(to) + 1, length) : length;
+    const bytes = 'wrongBytes' in fault ? Buffer.alloc(end - start, 'x') : object.bytes.subarray(start, end);
+    response.writeHead(isRanged ? 206 : 200, {
+      'Content-Length': String(bytes.length),
+      ETag: etag(object.bytes),
+      ...(isRanged && { 'Content-Range': `bytes ${start}-${end - 1}/${length}` }),
+    });
+    if (asked.method === 'HEAD') response.end();
+    else if ('cutAt' in fault)
+      response.write(bytes.subarray(0, Number(fault.cutAt)), () => response.destroy());
+    else if ('stopAt' in fault) response.write(bytes.subarray(0, Number(fault.stopAt)));
+    else response.end(bytes);
+  }
+
+  #list(query: URLSearchParams, response: ServerResponse): void {
+    const prefix = query.get('prefix') ?? '';
+    const after = query.get('continuation-token') ?? '';
+    const keys = [...this.objects.keys()].filter(key => key.startsWith(prefix) && key > after).sort();
+    const page = keys.slice(0, this.pageSize);
+    const entries = page.map(key => {
+      const { bytes, modifiedAtMs } = this.objects.get(key) ?? { bytes: Buffer.alloc(0), modifiedAtMs: 0 };
+      const modified = new Date(modifiedAtMs).toISOString();
+      return `<Contents><Key>${key}</Key><LastModified>${modified}</LastModified><Size>${bytes.length}</Size></Contents>`;
+    });
+    const isTruncated = page.length < keys.length;
+    const next = isTruncated ? `<NextContinuationToken>${page.at(-1)}</NextContinuationToken>` : '';
+    response.end(
+      `<?xml version="1.0"?><ListBucketResult><IsTruncated>${isTruncated}</IsTruncated>${next}${entries.join('')}</ListBucketResult>`,
+    );
+  }
+
+  #refuse(
+    { method }: S3Request,
+    response: ServerResponse,
+    status: number,
+    code: string,
+    headers: Record<string, string> = {},
+  ): void {
+    response.writeHead(status, { 'Content-Type': 'application/xml', ...headers });
+    response.end(method === 'HEAD' ? undefined : errorText(code));
+  }
+
+  /** The code of the refusal, if the request is not signed with the current keys. */
+  #check({ method, headers }: IncomingMessage, url: URL, body: Buffer): string | undefined {
+    const [, keyId, scope = '', names = '', signature = ''] =
+      /^AWS4-HMAC-SHA256 Credential=([^/]+)\/(\S+), ?SignedHeaders=([^,]+), ?Signature=(\w+)$/.exec(
+        headers.authorization ?? '',
+      ) ?? [];
+    if (keyId !== this.keys.accessKeyId) return 'InvalidAccessKeyId';
+    if (headers['x-amz-security-token'] !== this.keys.sessionToken) return 'InvalidToken';
+    const date = String(headers['x-amz-date']);
+    const at = Date.parse(date.replace(/^(....)(..)(..T..)(..)(..Z)$/, '$1-$2-$3:$4:$5'));
+    if (Math.abs(Date.now() + this.skewMs - at) > MAX_SKEW_MS) return 'RequestTimeTooSkewed';
+    const query = url.search.slice(1).split('&').filter(Boolean).sort();
+    const lines = names.split(';').map(name => `${name}:${String(headers[name])}\n`);
+    const canonical = [method, url.pathname, query.join('&'), lines.join(''), names, sha256(body)].join('\n');
+    const day = `${date.slice(0, 8)}/${this.region}/s3/aws4_request`;
+    let key: Buffer = Buffer.from(`AWS4${this.keys.secretAccessKey}`);
+    for (const part of day.split('/')) key = createHmac('sha256', key).update(part).digest();
+    const expected = createHmac('sha256', key)
+      .update(['AWS4-HMAC-SHA256', date, day, sha256(canonical)].join('\n'))
+      .digest();
+    const given = Buffer.from(signature, 'hex');
+    const isValid = scope === day && given.length === expected.length && timingSafeEqual(given, expected);
+    // With other bytes than announced the hash is checked next.
+    const isOfOtherBytes = headers['x-amz-content-sha256'] !== sha256(body);
+    return isValid || isOfOtherBytes ? undefined : 'SignatureDoesNotMatch';
+  }
+}
+
+type Refusal = Extract<S3Fault, { readonly status: number }>;
+
+function isRefusal(fault: object): fault is Refusal {
+  return 'status' in fault;
+}
+
+function errorText(code: string): string {
+  return `<?xml version="1.0"?><Error><Code>${code}</Code><Message>of the fake &amp; S3</Message></Error>`;
+}
+
+function sha256(data: string | Buffer): string {
+  return createHash('sha256').update(data).digest('hex');
+}
+
+function etag(bytes: Buffer): string {
+  return `"${createHash('md5').update(bytes).digest('hex')}"`;
+}
