@@ -23,7 +23,7 @@ import {
 import { interruptible } from './interruptible.ts';
 import { requireOutsideStore } from './output-file.ts';
 import { progressForm, ProgressView } from './progress.ts';
-import { storeConfig } from './store-config.ts';
+import { BLOBS_IN_BUCKET, storeConfig } from './store-config.ts';
 
 /** `entrepot backup`: writes the whole store to one file. */
 export const backup: Command = {
@@ -53,7 +53,8 @@ export const backup: Command = {
       );
     }
     requireFileForJson(input, file);
-    const { path } = (await storeConfig(input, io)).storage;
+    const { path, s3 } = (await storeConfig(input, io)).storage;
+    if (s3 !== undefined) throw new CommandError(BLOBS_IN_BUCKET);
     await requireOutsideStore(file, path);
     return interruptible(
       signal => writeBackup(path, { file, input, io, signal }),

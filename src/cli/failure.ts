@@ -1,4 +1,5 @@
 import { ArchiveError } from '../archive/archive-error.ts';
+import { BlobsUnusable } from '../blobs/blobs-unusable.ts';
 import { isStorageFull } from '../blobs/storage-full.ts';
 import { ServingFailed } from '../compose/processes/serving-failed.ts';
 import { ConfigError } from '../config/problems.ts';
@@ -13,6 +14,7 @@ import { EXIT, type ExitCode } from './command.ts';
 
 const EXPECTED = [
   ArchiveError,
+  BlobsUnusable,
   ConfigError,
   IndexLocked,
   IndexUnusable,

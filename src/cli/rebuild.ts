@@ -61,6 +61,7 @@ function rebuildStore(config: Config, input: Input, io: Io): Promise<ExitCode> {
   return withUpkeep(input, io, (parts, run) => rebuildIn(input, parts, run), {
     config,
     makesIndex: true,
+    takesBucketOver: true,
   });
 }
 

@@ -10,6 +10,11 @@ import { CommandError, type Input, type Io, textOption } from './command.ts';
 import { runningServer, type StoreServer, runningServers } from './running-server.ts';
 import { actAsOwner } from './store-owner.ts';
 
+/** Why a command that copies whole stores does nothing. */
+export const BLOBS_IN_BUCKET =
+  'the blobs of this store are in a bucket (storage.s3), which this command does not copy: back up the bucket by its own ' +
+  'means, and the index with the server stopped, by copying the folder of storage.path; entrepot rebuild makes a new index of the bucket alone';
+
 /**
  * The configuration of the store that a command works on. From now on this process acts as the owner of the store. If
  * neither a configuration nor a store is named, and there is none in this folder, it is that of the server that runs

@@ -22,6 +22,8 @@ export interface WithPartsOptions {
    * For a command that repairs a store without an index; all others refuse it, since they would create an empty one.
    */
   readonly makesIndex?: boolean;
+  /** Makes the bucket of a store whose index is lost this one's. */
+  readonly takesBucketOver?: boolean;
 }
 
 /**
@@ -34,7 +36,13 @@ export async function withParts<Result>(
   act: (parts: Parts) => Promise<Result>,
   options: WithPartsOptions = {},
 ): Promise<Result> {
-  const { followsCluster = false, makesIndex = false, needsWholeIndex = false, credentialsOf } = options;
+  const {
+    followsCluster = false,
+    makesIndex = false,
+    needsWholeIndex = false,
+    credentialsOf,
+    takesBucketOver = false,
+  } = options;
   const config = options.config ?? (await storeConfig(input, io));
   if (!makesIndex) await requireIndex(config.storage.path);
   const log = new CommandLog(text => io.err(text), {}, options.muted);
@@ -49,6 +57,7 @@ export async function withParts<Result>(
     {
       followsCluster,
       reportsDoubts: needsWholeIndex,
+      takesBucketOver,
       reportsSecretsOf: tenant =>
         credentialsOf !== undefined && (tenant === undefined || tenant === credentialsOf.tenant),
     },

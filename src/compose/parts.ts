@@ -100,6 +100,8 @@ export interface PartsOptions {
   readonly reportsSecretsOf?: (tenant: string | undefined) => boolean;
   /** Whether it is logged that the index may be incomplete. The default is yes. */
   readonly reportsDoubts?: boolean;
+  /** Whether a bucket of another store becomes this one's. Default: no. */
+  readonly takesBucketOver?: boolean;
   /** If set, does not wait for tenants: until `tenants.waitingFor` is `undefined`, nobody can be identified. */
   readonly startsMeanwhile?: boolean;
   /** What this process has in common with others of its server, if it has any. */
@@ -152,13 +154,15 @@ async function openOn(
     followsCluster = false,
     startsMeanwhile = false,
     reportsDoubts = true,
+    takesBucketOver = false,
     reportsSecretsOf = () => true,
     common,
   }: PartsOptions,
 ): Promise<Omit<Parts, 'close'>> {
   const atEachBeat: (() => void)[] = [];
   const onBeat = () => atEachBeat.forEach(act => act());
-  const { metadata, spool, blobs } = await openStorage(opened, config, { clock, log, onBeat, reportsDoubts });
+  const seen = { clock, log, onBeat, reportsDoubts, takesBucketOver };
+  const { metadata, spool, blobs, bucket } = await openStorage(opened, config, seen);
   const credentials = await upstreamCredentials(config, metadata);
   const memory = MemoryBudget.ofOne(common?.processes ?? 1);
   const upstreams = opened.add(new Upstreams(config, credentials, { memory, news: common?.news }));
@@ -195,6 +199,7 @@ async function openOn(
     metadata,
     spool,
     blobs,
+    bucket,
     uploads,
     log,
     meter,
@@ -233,6 +238,7 @@ async function openOn(
     metadata,
     spool,
     blobs,
+    bucket,
     memory,
     resolver,
     tenants,

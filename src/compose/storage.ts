@@ -1,11 +1,13 @@
 /**
- * The part of the composition root that knows how a store is implemented: files, and an index in SQLite, in one folder.
- * Only the survey's thread, which opens the same for itself, knows it, too.
+ * The part of the composition root that knows how a store is implemented: files, and an index in SQLite, in one folder, or
+ * with blobs in a bucket. Only the survey's thread, which opens the same for itself, knows it, too.
  */
 import { join } from 'node:path';
 import type { MinFree } from '../blobs/disk-space.ts';
 import type { BlobStore } from '../blobs/blob-store.ts';
+import { BlobsUnusable } from '../blobs/blobs-unusable.ts';
 import { openFileStores } from '../blobs/file-stores.ts';
+import type { BucketOfStore } from '../blobs/s3/s3-stores.ts';
 import type { Spool } from '../blobs/spool.ts';
 import type { Config } from '../config/config.ts';
 import { type Clock, systemClock } from '../lib/clock.ts';
@@ -23,13 +25,19 @@ import { openSqliteSurvey } from '../metadata/sqlite-survey.ts';
 import { INDEX_FILE, STATE_FILE, StoreIdentity } from '../metadata/store-identity.ts';
 import type { Survey } from '../metadata/survey.ts';
 import { SurveyThread } from '../upkeep/survey-thread.ts';
+import { s3SettingsOf } from './s3.ts';
 
 /** The storage that parts work with. */
 export interface Storage {
   readonly metadata: MetadataStore;
   readonly spool: Spool;
   readonly blobs: BlobStore;
+  /** Where blobs are, if not in the folder. */
+  readonly bucket: BucketOfStore | undefined;
 }
+
+/** The part of the configuration that says where things are stored. */
+export type StorageConfig = Pick<Config, 'storage' | 'environment' | 'origin'>;
 
 /** The folder for what was last seen of a cluster. */
 export const SEEN_CLUSTER_FOLDER = 'cluster';
@@ -51,19 +59,23 @@ export const STORE_CONTENTS: readonly string[] = [
  */
 export async function openStorage(
   opened: Opened,
-  { storage }: Pick<Config, 'storage'>,
+  config: StorageConfig,
   {
     clock,
     log,
     onBeat,
     reportsDoubts,
+    takesBucketOver = false,
   }: {
     readonly clock: Clock;
     readonly log: Log;
     readonly onBeat: () => void;
     readonly reportsDoubts: boolean;
+    /** Whether a bucket of another store becomes this one's. */
+    readonly takesBucketOver?: boolean;
   },
 ): Promise<Storage> {
+  const { storage } = config;
   const { path } = storage;
   const indexPath = join(path, INDEX_FILE);
   const identity = opened.add(await StoreIdentity.look(path, INDEX_FILE));
@@ -81,9 +93,46 @@ export async function openStorage(
     }),
   );
   opened.add({ close: () => identity.closing() });
-  const { spool, blobs } = opened.add(await openFileStores(path, { log, minFree: minFreeOf(storage) }));
-  await identity.settle(metadata, () => isAny(blobs.list()), reportsDoubts ? log : silentLog);
-  return { metadata, spool, blobs };
+  const files = opened.add(await openFileStores(path, { log, minFree: minFreeOf(storage) }));
+  await identity.settle(metadata, () => isAny(files.blobs.list()), reportsDoubts ? log : silentLog);
+  const bucket = await bucketOf(config, metadata, identity.id);
+  if (bucket === undefined) return { metadata, spool: files.spool, blobs: files.blobs, bucket };
+  // Loaded only if a bucket is configured.
+  const { openS3Stores } = await import('../blobs/s3/s3-stores.ts');
+  const { blobs, ...s3 } = opened.add(openS3Stores(bucket, metadata));
+  if (takesBucketOver || (await metadata.readSetting(BLOBS_IN)) !== BUCKET) {
+    await s3.claim({ takesOver: takesBucketOver });
+    await metadata.putSetting(BLOBS_IN, BUCKET);
+  } else {
+    await s3.check(log);
+  }
+  return { metadata, spool: files.spool, blobs, bucket };
+}
+
+/** The setting that says where blobs are: in the folder if it is absent or ''. */
+const BLOBS_IN = 'blobs-in';
+const BUCKET = 'bucket';
+
+/** The configured bucket. Throws BlobsUnusable if the store has its blobs elsewhere. */
+async function bucketOf(
+  { storage: { path, s3 }, ...rest }: StorageConfig,
+  metadata: MetadataStore,
+  storeId: string,
+): Promise<BucketOfStore | undefined> {
+  const isInBucket = (await metadata.readSetting(BLOBS_IN)) === BUCKET;
+  if (isInBucket !== (s3 !== undefined)) {
+    const { blobs } = await metadata.readTotals();
+    if (blobs > 0 && isInBucket) {
+      throw new BlobsUnusable(`the blobs of the store in ${path} are in a bucket: configure it (storage.s3)`);
+    }
+    if (blobs > 0) {
+      throw new BlobsUnusable(
+        `storage.s3: the store in ${path} has its blobs in its folder: use a new storage.path, and pull or push again`,
+      );
+    }
+    if (isInBucket) await metadata.putSetting(BLOBS_IN, '');
+  }
+  return s3 && { settings: await s3SettingsOf(s3, rest), storeId };
 }
 
 async function isAny(entries: AsyncIterable<unknown>): Promise<boolean> {
@@ -104,7 +153,7 @@ export interface Stored extends Storage {
  * Opens a store for a command that only looks at what is stored: without the other parts, and without a thread, which
  * both take longer to start than most stores to be read.
  */
-export async function openStored(config: Pick<Config, 'storage'>, log: Log): Promise<Stored> {
+export async function openStored(config: StorageConfig, log: Log): Promise<Stored> {
   const { path } = config.storage;
   const opened = new Opened();
   try {
@@ -123,9 +172,16 @@ export async function openStored(config: Pick<Config, 'storage'>, log: Log): Pro
   }
 }
 
-/** A survey of the store in the folder `path`, in a thread of its own. */
-export function surveyOf(path: string): SurveyThread {
-  return new SurveyThread(() => startThread(import.meta.url, 'survey-worker', { data: path }));
+/** A survey of the store in the folder `path`, whose blobs may be in `bucket`, in a thread of its own. */
+export function surveyOf(path: string, bucket?: BucketOfStore): SurveyThread {
+  const data: SurveyedPlace = { path, bucket };
+  return new SurveyThread(() => startThread(import.meta.url, 'survey-worker', { data }));
+}
+
+/** What the survey's thread opens. */
+export interface SurveyedPlace {
+  readonly path: string;
+  readonly bucket: BucketOfStore | undefined;
 }
 
 const DEFAULT_MIN_FREE: DiskShare = { percent: 5 };

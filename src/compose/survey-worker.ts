@@ -8,14 +8,17 @@ import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { openSqliteSurvey } from '../metadata/sqlite-survey.ts';
 import { INDEX_FILE } from '../metadata/store-identity.ts';
 import { serveSurvey, type SurveyedStores } from '../upkeep/survey-work.ts';
+import type { SurveyedPlace } from './storage.ts';
 
-async function openStores(path: string): Promise<SurveyedStores> {
+async function openStores({ path, bucket }: SurveyedPlace): Promise<SurveyedStores> {
   const indexPath = join(path, INDEX_FILE);
   const survey = await openSqliteSurvey(indexPath);
-  const { spool, blobs } = await openFileStores(path, { log: silentLog });
+  const files = await openFileStores(path, { log: silentLog });
+  const blobs =
+    bucket === undefined ? files.blobs : (await import('../blobs/s3/s3-stores.ts')).openS3List(bucket);
   const reserve = new Reserve(indexPath, silentLog);
   const openRows = () => openSqliteMetadataStore(indexPath, { log: silentLog, reserve, isThread: true });
-  return { survey, spool, blobs, openRows };
+  return { survey, spool: files.spool, blobs, openRows };
 }
 
 if (parentPort !== null) serveSurvey(parentPort, openStores(workerData));

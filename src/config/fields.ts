@@ -136,6 +136,23 @@ export const path = text('a path', value => value !== '');
 
 export const word = text('a text', value => value !== '');
 
+/** As S3 restricts it: it may be part of a host name. */
+export const bucketName = text(
+  'the name of a bucket: 3 to 63 lower-case letters, digits, hyphens and dots',
+  value => /^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$/.test(value),
+);
+
+/** Of the keys of objects: characters that need no encoding anywhere. */
+export const keyPrefix = text(
+  'a prefix of letters, digits and !-_.*()/, of up to 500 characters, not beginning with a slash and without . or .. ' +
+    'between slashes',
+  value =>
+    /^(?:[\w!.*()-][\w!.*()/-]{0,499})?$/.test(value) &&
+    value
+      .split('/')
+      .every((part, at, all) => (part !== '' || at === all.length - 1) && !/^\.\.?$/.test(part)),
+);
+
 /** The first component of a repository's name (OCI distribution spec, "Pulling manifests", `<name>`). */
 export const repositoryPrefix = text('one component of a repository name, such as tools or team-a', value =>
   /^[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*$/.test(value),

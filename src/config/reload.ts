@@ -73,7 +73,7 @@ function reloaded(config: Config, next: Config): Config {
     upkeep: next.upkeep,
     prepull: next.prepull,
     runtimeHandlers: next.runtimeHandlers,
-    storage: { ...next.storage, path: config.storage.path },
+    storage: { ...next.storage, path: config.storage.path, s3: config.storage.s3 },
     log: { ...next.log, format: config.log.format },
     verifyForMs: next.verifyForMs,
     staleGrantForMs: next.staleGrantForMs,

@@ -42,6 +42,7 @@ const RULES: readonly Rule[] = [
   { sections: ['hosted', 'server'], problems: anonymousPushStaysHome },
   { sections: ['tenants', 'kubernetes', 'server'], problems: passwordsStayEncrypted },
   { sections: ['audit'], problems: auditHasItsFile },
+  { sections: ['storage'], problems: credentialsHaveTheirFile },
   { sections: ['server', 'unknownCredentials'], problems: unknownCredentialsStayEncrypted },
 ];
 
@@ -309,6 +310,15 @@ function unknownCredentialsStayEncrypted(file: ParsedFile): Problem[] {
   return file.unknownCredentials === 'verify' && isPlainBeyondLoopback(file)
     ? [{ path: ['unknownCredentials'], value: 'verify', message: PLAIN }]
     : [];
+}
+
+function credentialsHaveTheirFile({ storage: { s3 } }: ParsedFile): Problem[] {
+  const isMissing = s3?.credentials === 'file' && s3.credentialsFile === undefined;
+  const isUnused = s3 !== undefined && s3.credentials !== 'file' && s3.credentialsFile !== undefined;
+  const path = ['storage', 's3', 'credentialsFile'];
+  const problem = (message: string) => [{ path, value: s3?.credentialsFile, message }];
+  if (isMissing) return problem('is required for credentials: file');
+  return isUnused ? problem('is only read for credentials: file') : [];
 }
 
 function auditHasItsFile({ audit }: ParsedFile): Problem[] {

@@ -2,6 +2,7 @@ import {
   address,
   addressRange,
   aloneOr,
+  bucketName,
   count,
   diskShare,
   duration,
@@ -9,6 +10,7 @@ import {
   interval,
   flag,
   imagePattern,
+  keyPrefix,
   listOf,
   nowOrAfter,
   oneOf,
@@ -196,6 +198,30 @@ const server = section(
   { shutdownTimeout: 'shutdownTimeoutMs' },
 );
 
+const s3 = section({
+  endpoint: serverUrl
+    .optional()
+    .describe("URL of the service, without the bucket; by default that of AWS's S3 in the region"),
+  region: word.prefault('us-east-1').describe('Region that requests are signed for'),
+  bucket: bucketName.describe('Bucket, which must exist'),
+  prefix: keyPrefix.prefault('').describe('What all keys begin with, such as entrepot/; one for each store'),
+  pathStyle: flag
+    .prefault(false)
+    .describe('Name the bucket in the path rather than in the host, as most services other than AWS need'),
+  credentials: oneOf('env', 'file', 'webIdentity', 'instance')
+    .prefault('env')
+    .describe(
+      'Where the keys come from: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, credentialsFile, the ' +
+        'role of a Kubernetes ServiceAccount (AWS_ROLE_ARN, AWS_WEB_IDENTITY_TOKEN_FILE), or the metadata of an EC2 instance',
+    ),
+  credentialsFile: path
+    .optional()
+    .describe(
+      "Credentials file as of AWS's tools, for credentials: file; read again when it may have changed",
+    ),
+  caFile: path.optional().describe('PEM file of the CAs that its certificate is verified with'),
+});
+
 const storage = section({
   path: path.prefault('./storage').describe('Folder of the store'),
   maxBytes: size
@@ -209,6 +235,7 @@ const storage = section({
       'Space to leave free on the disk: the least recently used mirrored content is evicted first, then pushes are ' +
         'refused and downloads are not kept; by default 5% or 5GiB, whichever is less',
     ),
+  s3: s3.optional().describe('Keep blobs in a bucket of an S3-compatible service (see docs/s3.md)'),
 });
 
 const intervalOrNever = z.union([interval, z.literal(false, { error: 'expected false' })]);

@@ -48,9 +48,10 @@ const SHARED_PACKAGES: Readonly<Record<string, string>> = { koa: 'http', '@koa/r
 const IMPLEMENTATIONS: readonly { readonly of: RegExp; readonly namedBy: readonly string[] }[] = [
   // A backup is a copy of files.
   {
-    of: /^(?:blobs\/file-|metadata\/sqlite)/,
+    of: /^(?:blobs\/(?:file-|s3\/)|metadata\/sqlite)/,
     namedBy: [
       'compose/storage.ts',
+      'compose/s3.ts',
       'compose/survey-worker.ts',
       'cli/backup.ts',
       'cli/restore.ts',

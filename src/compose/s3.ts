@@ -1,0 +1,58 @@
+import { readFile } from 'node:fs/promises';
+import type { S3Settings } from '../blobs/s3/settings.ts';
+import type { Config } from '../config/config.ts';
+import { ConfigError } from '../config/problems.ts';
+import { fileTrouble } from '../lib/file-trouble.ts';
+
+/** The `storage.s3` of a configuration. */
+export type S3Config = NonNullable<Config['storage']['s3']>;
+
+/** What S3 is reached with: the section of the configuration, and what it names. Throws ConfigError. */
+export async function s3SettingsOf(
+  config: S3Config,
+  { environment, origin }: Pick<Config, 'environment' | 'origin'>,
+) {
+  const { region, bucket, pathStyle, caFile } = config;
+  const { endpoint = `https://s3.${region}.amazonaws.com` } = config;
+  const prefix = config.prefix === '' || config.prefix.endsWith('/') ? config.prefix : `${config.prefix}/`;
+  const ca = caFile === undefined ? undefined : await readCa(caFile, origin);
+  const settings: S3Settings = {
+    endpoint,
+    region,
+    bucket,
+    prefix,
+    pathStyle,
+    ca,
+    credentials: credentialsOf(config, environment),
+  };
+  return settings;
+}
+
+/** The variables are those of AWS's tools. */
+function credentialsOf(
+  { credentials: from, credentialsFile: file }: S3Config,
+  env: Config['environment'],
+): S3Settings['credentials'] {
+  const accessKeyId = env['AWS_ACCESS_KEY_ID'];
+  const secretAccessKey = env['AWS_SECRET_ACCESS_KEY'];
+  const sessionToken = env['AWS_SESSION_TOKEN'];
+  return {
+    from,
+    file,
+    keys: accessKeyId && secretAccessKey ? { accessKeyId, secretAccessKey, sessionToken } : undefined,
+    role: env['AWS_ROLE_ARN'],
+    tokenFile: env['AWS_WEB_IDENTITY_TOKEN_FILE'],
+    stsUrl: env['AWS_ENDPOINT_URL_STS'],
+    metadataUrl: env['AWS_EC2_METADATA_SERVICE_ENDPOINT'],
+  };
+}
+
+async function readCa(file: string, origin: Config['origin']): Promise<string> {
+  try {
+    return await readFile(file, 'utf8');
+  } catch (error) {
+    const path = ['storage', 's3', 'caFile'];
+    const message = `cannot be read: ${fileTrouble(error)}`;
+    throw new ConfigError([{ path, value: file, message, source: origin.sourceOf(path) }]);
+  }
+}

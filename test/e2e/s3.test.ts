@@ -1,0 +1,275 @@
+// Blobs in a bucket: an S3 that misbehaves, and the product with its commands.
+import { existsSync, readdirSync } from 'node:fs';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { get } from '../support/client.ts';
+import { type Content, type Image, imageOf, randomBlob } from '../support/content.ts';
+import { Entrepot, type EntrepotConfig } from '../support/entrepot.ts';
+import { FakeS3 } from '../support/fake-s3.ts';
+import { FakeUpstream } from '../support/fake-upstream.ts';
+import { until } from '../support/programs.ts';
+import * as pushClient from '../support/push-client.ts';
+import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
+
+const UPSTREAM = 'up.example';
+const MIB = 1024 * 1024;
+
+let folder: string;
+let s3: FakeS3;
+let upstream: FakeUpstream;
+let entrepot: Entrepot;
+
+beforeEach(async () => {
+  folder = await makeTempFolder('s3');
+  s3 = await FakeS3.start();
+  upstream = await FakeUpstream.start();
+  const { accessKeyId, secretAccessKey } = s3.keys;
+  const keys = `[default]\naws_access_key_id = ${accessKeyId}\naws_secret_access_key = ${secretAccessKey}\n`;
+  await writeFile(join(folder, 'keys'), keys);
+  entrepot = await Entrepot.start(config());
+});
+
+afterEach(async () => {
+  await entrepot.remove();
+  await upstream.stop();
+  await s3.close();
+  await removeFolder(folder);
+});
+
+function config(storage: object = {}): EntrepotConfig {
+  const { endpoint, region, bucket } = s3;
+  return {
+    upstreams: { [UPSTREAM]: { url: upstream.url, freshFor: 'forever' } },
+    hosted: { prefixes: ['team'], anonymous: 'push' },
+    storage: {
+      s3: {
+        endpoint,
+        region,
+        bucket,
+        prefix: 'entrepot',
+        pathStyle: true,
+        credentials: 'file',
+        credentialsFile: join(folder, 'keys'),
+      },
+      ...storage,
+    },
+  };
+}
+
+const push = (repository: string, image: Image) =>
+  pushClient.pushImage(entrepot.url, repository, 'v1', image);
+
+function pull(repository: string, content: Content, headers: Record<string, string> = {}) {
+  const ns = repository.startsWith('team/') ? '' : `?ns=${UPSTREAM}`;
+  return get(`${entrepot.url}/v2/${repository}/blobs/${content.digest}${ns}`, { headers });
+}
+
+async function expectPulled(repository: string, content: Content): Promise<void> {
+  const got = await pull(repository, content);
+  expect(got).toMatchObject({ status: 200, complete: true, bytes: content.size });
+  expect(`sha256:${got.sha256}`).toBe(content.digest);
+}
+
+/** The digests of the blobs that have an object, each as often as it has one. */
+const stored = () =>
+  s3
+    .blobKeys()
+    .map(key => key.split('/').slice(1, 3).join(':'))
+    .sort();
+const digestsOf = (...contents: readonly Content[]) => contents.map(({ digest }) => digest).sort();
+const isStored = ({ digest }: Content) => stored().includes(digest);
+
+async function mirrored(name: string, ...layers: readonly Content[]): Promise<Image> {
+  const image = imageOf(layers);
+  upstream.add(name, image, 'v1');
+  const got = await get(`${entrepot.url}/v2/${name}/manifests/v1?ns=${UPSTREAM}`);
+  expect(got.status).toBe(200);
+  return image;
+}
+
+const gc = async () => {
+  const { code, stderr } = await entrepot.command('gc', '--grace-period', '0s');
+  expect([code, stderr]).toMatchObject([0, expect.any(String)]);
+};
+
+describe('with blobs in a bucket', () => {
+  it('a blob is fetched once, is then in the bucket alone, and is served from it after a restart', async () => {
+    const layer = randomBlob(40 * MIB, 'layer');
+    await mirrored('library/app', layer);
+    await expectPulled('library/app', layer);
+    await until('the blob is stored', 10_000, async () => isStored(layer));
+    expect(readdirSync(join(entrepot.folder, 'store', 'blobs'))).toEqual([]);
+    await expect.poll(() => readdirSync(join(entrepot.folder, 'store', 'ingest'))).toEqual([]);
+    await entrepot.stop();
+    await upstream.stop();
+    entrepot = await entrepot.startAgain();
+    await expectPulled('library/app', layer);
+    const part = await pull('library/app', layer, { Range: `bytes=${20 * MIB}-${20 * MIB + 99}` });
+    expect([part.status, part.bytes]).toEqual([206, 100]);
+    expect(upstream.count('blob', { method: 'GET', reference: layer.digest })).toBe(1);
+  });
+
+  it('what is pushed is in the bucket when the push is answered, and gc leaves exactly what is needed', async () => {
+    const shared = randomBlob(100_000, 'shared');
+    const [kept, gone] = [
+      imageOf([shared, randomBlob(20 * MIB, 'kept')]),
+      imageOf([shared, randomBlob(9, 'gone')]),
+    ];
+    await push('team/kept', kept);
+    await push('team/gone', gone);
+    const all = [...kept.layers, kept.config, gone.config, gone.layers[1]!];
+    // The shared one was sent twice.
+    expect([...new Set(stored())]).toEqual(digestsOf(...all));
+    expect((await entrepot.command('rm', '--purge', 'team/gone:v1')).code).toBe(0);
+    await gc();
+    expect(stored()).toEqual(digestsOf(...kept.layers, kept.config));
+    for (const blob of [...kept.layers, kept.config]) await expectPulled('team/kept', blob);
+    expect(s3.uploads.size).toBe(0);
+  });
+
+  it('an object outlives its row for those who read it, and goes with a later collection', async () => {
+    const layer = randomBlob(MIB, 'layer');
+    await mirrored('library/app', layer);
+    await expectPulled('library/app', layer);
+    await until('the blob is stored', 10_000, async () => isStored(layer));
+    const { code } = await entrepot.command('rm', '--purge', `${UPSTREAM}/library/app:v1`);
+    expect([code, isStored(layer)]).toEqual([0, true]);
+    expect((await entrepot.command('gc')).code).toBe(0);
+    expect(isStored(layer)).toBe(true);
+    await gc();
+    expect(isStored(layer)).toBe(false);
+  });
+
+  it('an S3 that cannot be reached is 503, never a miss, and everything goes on when it is back', async () => {
+    const [warm, cold] = [randomBlob(MIB, 'warm'), randomBlob(MIB, 'cold')];
+    await mirrored('library/app', warm, cold);
+    await expectPulled('library/app', warm);
+    await until('the blob is stored', 10_000, async () => isStored(warm));
+    s3.fault = () => ({ status: 403, code: 'AccessDenied' });
+    const refused = await pull('library/app', warm);
+    expect([refused.status, refused.headers['retry-after']]).toEqual([503, '5']);
+    // The cache loses an entry, and the client nothing.
+    await expectPulled('library/app', cold);
+    const pushed = pushClient.pushBlob(entrepot.url, 'team/app', randomBlob(1_000, 'pushed'));
+    await expect(pushed).rejects.toThrow('503');
+    s3.fault = () => undefined;
+    await expectPulled('library/app', warm);
+    await expectPulled('library/app', cold);
+    await until('the blob is stored', 10_000, async () => isStored(cold));
+    expect(upstream.count('blob', { method: 'GET', reference: warm.digest })).toBe(1);
+  });
+
+  it('above maxBytes blobs leave the bucket', async () => {
+    await entrepot.stop();
+    entrepot = await entrepot.startAgain(config({ maxBytes: '3MiB' }));
+    const layers = ['a', 'b', 'c', 'd'].map(name => randomBlob(MIB, name));
+    await mirrored('library/app', ...layers);
+    for (const layer of layers) {
+      await expectPulled('library/app', layer);
+      await until('the blob is stored', 10_000, async () => isStored(layer));
+    }
+    const { stdout } = await entrepot.command('gc', '--json');
+    expect(JSON.parse(stdout)).toMatchObject({ evicted: { items: expect.any(Number) } });
+    await gc();
+    expect(stored().length).toBeLessThanOrEqual(2);
+    for (const layer of layers) await expectPulled('library/app', layer);
+  });
+
+  it('a scrub finds objects that are wrong or missing: mirrored ones are fetched again', async () => {
+    const [wrong, missing, pushed] = ['wrong', 'missing', 'pushed'].map(name => randomBlob(100_000, name));
+    if (!wrong || !missing || !pushed) throw new Error('three blobs');
+    await mirrored('library/app', wrong, missing);
+    await push('team/app', imageOf([pushed]));
+    for (const blob of [wrong, missing]) {
+      await expectPulled('library/app', blob);
+      await until('the blob is stored', 10_000, async () => isStored(blob));
+    }
+    const keyOf = ({ digest }: Content) =>
+      `entrepot/${s3.blobKeys().find(key => key.includes(digest.slice(7))) ?? ''}`;
+    for (const blob of [wrong, pushed]) {
+      s3.objects.set(keyOf(blob), { bytes: Buffer.alloc(blob.size, 'x'), modifiedAtMs: Date.now() });
+    }
+    s3.objects.delete(keyOf(missing));
+    expect((await entrepot.command('scrub')).code).toBe(1);
+    for (const blob of [wrong, missing]) await expectPulled('library/app', blob);
+    expect((await pull('team/app', pushed)).status).toBe(404);
+    // The wrong bytes of the pushed one may be rescued.
+    await gc();
+    expect(isStored(pushed)).toBe(true);
+    await push('team/app', imageOf([pushed]));
+    await expectPulled('team/app', pushed);
+    await gc();
+    expect(stored().filter(digest => digest === pushed.digest)).toHaveLength(1);
+  });
+
+  it.each([
+    { name: 'between two parts', matches: (number: string | null) => number === '2' },
+    { name: 'at its end', matches: (number: string | null) => number === null },
+  ])('what a server leaves that was killed in an upload, $name, is collected', async ({ matches }) => {
+    const layer = randomBlob(50 * MIB, 'layer');
+    await mirrored('library/app', layer);
+    s3.fault = ({ method, query }) => {
+      const isMatching = method !== 'DELETE' && query.has('uploadId') && matches(query.get('partNumber'));
+      return isMatching ? { silent: true } : undefined;
+    };
+    await expectPulled('library/app', layer);
+    await until('a request hangs', 10_000, async () =>
+      s3.requests.some(({ query }) => query.has('uploadId') && matches(query.get('partNumber'))),
+    );
+    await entrepot.kill();
+    expect(s3.uploads.size).toBe(1);
+    s3.fault = () => undefined;
+    entrepot = await entrepot.startAgain();
+    await gc();
+    expect([s3.uploads.size, stored()]).toEqual([0, []]);
+    await expectPulled('library/app', layer);
+  });
+
+  it('an object that was put just before a kill is collected, or has its row', async () => {
+    const layer = randomBlob(MIB, 'layer');
+    await mirrored('library/app', layer);
+    s3.fault = ({ method, key }) => (method === 'PUT' && key.includes('blobs/') ? { lost: true } : undefined);
+    await expectPulled('library/app', layer);
+    await until('the object is there', 10_000, async () => isStored(layer));
+    await entrepot.kill();
+    s3.fault = () => undefined;
+    entrepot = await entrepot.startAgain();
+    await gc();
+    expect(stored()).toEqual([]);
+    await expectPulled('library/app', layer);
+  });
+
+  it('an index that is lost is rebuilt from the bucket', async () => {
+    const image = imageOf([randomBlob(MIB, 'layer')]);
+    await push('team/app', image);
+    await entrepot.stop();
+    const store = join(entrepot.folder, 'store');
+    await rm(store, { recursive: true });
+    await mkdir(store);
+    await expect(entrepot.startAgain()).rejects.toThrow('belongs to another store');
+    const { code, stdout } = await entrepot.command('rebuild');
+    expect([code, stdout]).toEqual([0, expect.stringContaining('2 blobs added')]);
+    entrepot = await entrepot.startAgain();
+    const objects = stored();
+    await push('team/app', image);
+    await expectPulled('team/app', image.layers[0]!);
+    expect([...new Set(stored())]).toEqual(objects);
+  });
+
+  it('blobs are never looked for in the wrong place', async () => {
+    await push('team/app', imageOf([randomBlob(1_000, 'layer')]));
+    await entrepot.stop();
+    const { storage: _, ...inFolder } = config();
+    await expect(entrepot.startAgain(inFolder)).rejects.toThrow('are in a bucket');
+    const { s3: section } = config().storage as { readonly s3: object };
+    const elsewhere = config({ s3: { ...section, prefix: 'elsewhere' } });
+    await expect(entrepot.startAgain(elsewhere)).rejects.toThrow('does not have the blobs of this store');
+    const second = Entrepot.start(config());
+    await expect(second).rejects.toThrow('belongs to another store');
+    entrepot = await entrepot.startAgain(config());
+    const { code, stderr } = await entrepot.command('backup', join(folder, 'backup.tar'));
+    expect([code, stderr]).toEqual([1, expect.stringContaining('in a bucket')]);
+    expect(existsSync(join(folder, 'backup.tar'))).toBe(false);
+  });
+});
