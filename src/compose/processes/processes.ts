@@ -167,7 +167,9 @@ export class Processes {
       const snapshot = await child.channel.ask('metrics', undefined);
       if (child.isServing) this.#metrics.set(child, snapshot);
     });
-    return [await this.#lasting, ...this.#metrics.values()];
+    // Both as of now: a process that ends meanwhile is in neither twice, nor in none.
+    const [lasting, serving] = [this.#lasting, [...this.#metrics.values()]];
+    return [await lasting, ...serving];
   }
 
   /** Lets all finish within the deadline, and ends what is left then. */
