@@ -36,6 +36,7 @@ const MAP_MAGIC = Buffer.from('entrepot parts 2');
 const NEWS_MAGIC = Buffer.from('entrepot news 1 ');
 const MAGIC_BYTES = 16;
 const NUMBER_BYTES = 8;
+const HALF = 2 ** 32;
 /** Each begins with some numbers, of which the last is how many groups of numbers follow. */
 const HEAD_NUMBERS = { map: 3, news: 4 } as const;
 const GROUP_NUMBERS = { map: 2, news: 3 } as const;
@@ -115,7 +116,9 @@ function sealed(magic: Buffer, numbers: readonly number[]): Uint8Array {
   const head = Buffer.alloc(MAGIC_BYTES + numbers.length * NUMBER_BYTES);
   magic.copy(head);
   for (const [at, number] of numbers.entries()) {
-    head.writeBigUInt64LE(BigInt(number), MAGIC_BYTES + at * NUMBER_BYTES);
+    // As two halves: there may be tens of thousands, and 64-bit integers are slow.
+    head.writeUInt32LE(number % HALF, MAGIC_BYTES + at * NUMBER_BYTES);
+    head.writeUInt32LE(Math.floor(number / HALF), MAGIC_BYTES + at * NUMBER_BYTES + NUMBER_BYTES / 2);
   }
   return Buffer.concat([head, createHash(CHECK).update(head).digest()]);
 }

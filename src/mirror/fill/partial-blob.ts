@@ -262,12 +262,14 @@ export class PartialBlob {
 
   /**
    * Makes sure that no other process requests the same: first it announces the request, then it looks at what others have
-   * announced, so that of two at least one sees the other. False if others have, or bring, some of it.
+   * announced, so that of two at least one sees the other. False if others have, or bring, some of it. Who was alone
+   * announces no more than that; if two thought so, both give up, and know better the next time.
    */
   async #claim(request: RangeRequest): Promise<boolean> {
     const { extent } = request;
     const deadline = performance.now() + GIVE_UP_MS;
-    await this.#announce(() => this.#announced.set(request, 'claimed'));
+    const isAlone = !this.#options.others.isShared;
+    await this.#announce(() => this.#announced.set(request, isAlone ? 'requested' : 'claimed'));
     for (;;) {
       await this.#lookNow();
       const rivals = this.#options.others.coming.filter(coming => overlaps(coming, extent));
@@ -279,7 +281,7 @@ export class PartialBlob {
       if (rivals.length === 0 || performance.now() > deadline) break;
       await sleep(POLL_MS);
     }
-    await this.#announce(() => this.#announced.set(request, 'requested'));
+    if (!isAlone) await this.#announce(() => this.#announced.set(request, 'requested'));
     this.#tickLater();
     return true;
   }
