@@ -2,6 +2,7 @@
 import { existsSync, readdirSync } from 'node:fs';
 import { mkdir, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setImmediate as nextTick } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { get } from '../support/client.ts';
 import { type Content, type Image, imageOf, randomBlob } from '../support/content.ts';
@@ -255,6 +256,34 @@ describe('with blobs in a bucket', () => {
     await push('team/app', image);
     await expectPulled('team/app', image.layers[0]!);
     expect([...new Set(stored())]).toEqual(objects);
+  });
+
+  it('several serving processes share the bucket', async () => {
+    await entrepot.stop();
+    entrepot = await entrepot.startAgain({ ...config(), server: { processes: 2 } });
+    const [layer, pushed] = [randomBlob(20 * MIB, 'layer'), imageOf([randomBlob(MIB, 'pushed')])];
+    await mirrored('library/app', layer);
+    await Promise.all(Array.from({ length: 8 }, () => expectPulled('library/app', layer)));
+    await push('team/app', pushed);
+    await until('the blob is stored', 10_000, async () => isStored(layer));
+    await Promise.all(Array.from({ length: 8 }, () => expectPulled('team/app', pushed.layers[0]!)));
+    expect(upstream.downloads()).toHaveLength(1);
+    expect(stored()).toEqual(digestsOf(layer, ...pushed.layers, pushed.config));
+    await gc();
+    expect(stored()).toEqual(digestsOf(layer, ...pushed.layers, pushed.config));
+  });
+
+  it('fifty readers of a blob share what is read of its object, and leave no connection open', async () => {
+    const layer = randomBlob(20 * MIB, 'layer');
+    await mirrored('library/app', layer);
+    await expectPulled('library/app', layer);
+    await until('the blob is stored', 10_000, async () => isStored(layer));
+    s3.requests.length = 0;
+    await Promise.all(Array.from({ length: 50 }, () => expectPulled('library/app', layer)));
+    expect(s3.requests.length).toBeLessThan(50);
+    await entrepot.stop();
+    while (s3.openSockets > 0) await nextTick();
+    entrepot = await entrepot.startAgain();
   });
 
   it('blobs are never looked for in the wrong place', async () => {

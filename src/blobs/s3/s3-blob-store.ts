@@ -9,6 +9,7 @@ import { createHash, randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobReader } from '../../lib/blob-reader.ts';
 import type { Lease } from '../../lib/lease.ts';
+import { SingleFlight } from '../../lib/single-flight.ts';
 import { type Digest, digestAlgorithm, digestHex, isDigest } from '../../oci/digest.ts';
 import { OciError } from '../../oci/errors.ts';
 import type {
@@ -65,6 +66,7 @@ export class S3BlobStore implements BlobStore {
   readonly #ledger: ObjectLedger;
   readonly #partBytes: number;
   readonly #reading = new Map<Digest, Reading>();
+  readonly #sizing = new SingleFlight<number | undefined>();
 
   constructor({ bucket, mark, ledger, partBytes = PART_BYTES }: Parts) {
     this.#bucket = bucket;
@@ -122,7 +124,7 @@ export class S3BlobStore implements BlobStore {
     digest: Digest,
     { key, bytesPerSecond, signal, onProgress }: RehashOptions,
   ): Promise<Digest | undefined> {
-    const found = await this.#find(digest, key);
+    const found = await this.#find(digest, { key, looksAnew: true });
     signal?.throwIfAborted();
     if (found === undefined) return undefined;
     if (found.size < found.expected) {
@@ -155,22 +157,35 @@ export class S3BlobStore implements BlobStore {
   }
 
   /** The object that the row names, or `key`, with its size; `undefined` if there is none. */
-  async #find(digest: Digest, key?: string): Promise<FoundObject | undefined> {
+  async #find(
+    digest: Digest,
+    { key, looksAnew = false }: { readonly key?: string | undefined; readonly looksAnew?: boolean } = {},
+  ): Promise<FoundObject | undefined> {
     requireDigest(digest);
     const row = key === undefined ? await this.#ledger.statBlob(digest) : { size: 0, key };
     if (row?.key === undefined) return undefined;
-    const size = await available(this.#sizeOf(row.key));
+    const beingRead = looksAnew ? undefined : this.#sizeBeingRead(digest, row.key);
+    const size = beingRead ?? (await available(this.#sizeOf(row.key)));
     return size === undefined ? undefined : { key: row.key, size, expected: row.size };
   }
 
-  async #sizeOf(key: string): Promise<number | undefined> {
-    const size = await this.#bucket.size(key);
-    if (size === undefined) await this.#mark.require();
-    return size;
+  /** The size of an object that somebody has open, who would notice if it were missing. */
+  #sizeBeingRead(digest: Digest, key: string): number | undefined {
+    const reading = this.#reading.get(digest);
+    return reading?.key === key ? reading.size : undefined;
+  }
+
+  /** Asks once for all who want to know at a time. */
+  #sizeOf(key: string): Promise<number | undefined> {
+    return this.#sizing.run(key, async () => {
+      const size = await this.#bucket.size(key);
+      if (size === undefined) await this.#mark.require();
+      return size;
+    }).promise;
   }
 
   #reader(digest: Digest, { key, size }: FoundObject): BlobReader {
-    const reading = this.#reading.get(digest) ?? { readers: 0, key, bytes: {} };
+    const reading = this.#reading.get(digest) ?? { readers: 0, key, size, bytes: {} };
     this.#reading.set(digest, reading);
     reading.readers += 1;
     return new ObjectReader({
@@ -264,6 +279,7 @@ interface Reading {
   readers: number;
   /** The object that the first reader opened. */
   readonly key: string;
+  readonly size: number;
   /** Identifies its bytes. */
   readonly bytes: object;
 }
