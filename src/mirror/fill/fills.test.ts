@@ -7,6 +7,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { bytesOf, type Content, imageOf, randomBlob } from '../../../test/support/content.ts';
 import { FakeUpstream, type FakeUpstreamOptions } from '../../../test/support/fake-upstream.ts';
+import { Latch } from '../../../test/support/latch.ts';
 import {
   APP,
   isDownload,
@@ -91,6 +92,9 @@ const ENDLESS = {
   spaces: 400 * MIB,
   headers: { 'Content-Length': null },
 } as const;
+
+/** Sends so much of a blob, and then nothing more. */
+const HALFWAY = { kind: 'blob', method: 'GET', hangAtByte: 2 * MIB } as const;
 
 /** What the downloads under way have on disk, and those that ended have left there. */
 async function ingestBytes(world: MirrorWorld): Promise<number> {
@@ -305,14 +309,17 @@ describe('a Fill', () => {
   });
 
   it('gives a joining client the first bytes long before the end', async () => {
-    const world = await start({ linkBytesPerS: 4 * MIB });
+    const world = await start();
     const blob = added(4 * MIB, 'live');
+    const latch = new Latch();
+    upstream.misbehave({ kind: 'blob', pause: { atByte: MIB, until: latch.opened } });
     const first = world.pull(blob.digest);
     await until(() => upstream.bytesSent > MIB / 2);
     let sentAtFirstByte = Number.POSITIVE_INFINITY;
     const { reader } = await world.open(blob.digest);
     const joined = await readAll(reader, () => {
       sentAtFirstByte = Math.min(sentAtFirstByte, upstream.bytesSent);
+      latch.open();
     });
     expect(joined).toEqual(whole(blob));
     expect(sentAtFirstByte).toBeLessThan(blob.size / 2);
@@ -639,10 +646,11 @@ describe('a store whose blobs are objects elsewhere', () => {
 
 describe('a restart', () => {
   it('keeps what was downloaded, and the next process continues from there', async () => {
-    const world = await start({ linkBytesPerS: 4 * MIB });
+    const world = await start();
     const blob = added(4 * MIB, 'restart');
+    upstream.misbehave({ ...HALFWAY, times: 1 });
     const pulling = world.pull(blob.digest).catch(() => 'broken');
-    await until(() => upstream.bytesSent > MIB);
+    await until(async () => (await ingestBytes(world)) > MIB / 2);
     await world.close(0);
     expect(await pulling).toBe('broken');
     upstream.requests.length = 0;
@@ -653,10 +661,10 @@ describe('a restart', () => {
   });
 
   it('loses nothing to an upstream that is down when the blob is requested again', async () => {
-    const world = await start({ linkBytesPerS: 4 * MIB });
+    const world = await start();
     const blob = added(4 * MIB, 'away');
+    upstream.misbehave({ ...HALFWAY, times: 1 });
     const pulling = world.pull(blob.digest).catch(() => 'broken');
-    await until(() => upstream.bytesSent > MIB);
     await until(async () => (await ingestBytes(world)) > MIB / 2);
     await world.close(0);
     expect(await pulling).toBe('broken');
@@ -681,9 +689,9 @@ describe('a restart', () => {
   ])(
     'throws away what came wrong, and gives the whole blob in spite of it: %o',
     async ({ isSettled, ranges, size }) => {
-      const world = await start({ linkBytesPerS: 4 * MIB, ranges });
+      const world = await start({ ranges });
       const blob = added(size, 'came wrong');
-      upstream.misbehave({ kind: 'blob', method: 'GET', body: '', spaces: 2 * MIB });
+      upstream.misbehave({ ...HALFWAY, body: '', spaces: 3 * MIB });
       const pulling = world.pull(blob.digest).catch(() => 'broken');
       await until(async () => (await ingestBytes(world)) > MIB / 2);
       await world.close(0);
@@ -750,8 +758,9 @@ describe('two processes on one store', () => {
   });
 
   it('continue in the other when one stops', async () => {
-    const world = await start({ linkBytesPerS: 4 * MIB });
+    const world = await start();
     const blob = added(4 * MIB, 'two stop');
+    upstream.misbehave({ ...HALFWAY, times: 1 });
     const other = await another({ folder: world.folder });
     const first = world.pull(blob.digest).catch(() => 'broken');
     await until(() => blobRequests() === 1);
