@@ -12,7 +12,7 @@ export async function s3SettingsOf(
   config: S3Config,
   { environment, origin }: Pick<Config, 'environment' | 'origin'>,
 ) {
-  const { region, bucket, pathStyle, caFile } = config;
+  const { region, bucket, pathStyle, redirect, caFile } = config;
   const { endpoint = `https://s3.${region}.amazonaws.com` } = config;
   const prefix = config.prefix === '' || config.prefix.endsWith('/') ? config.prefix : `${config.prefix}/`;
   const ca = caFile === undefined ? undefined : await readCa(caFile, origin);
@@ -22,6 +22,7 @@ export async function s3SettingsOf(
     bucket,
     prefix,
     pathStyle,
+    redirect,
     ca,
     credentials: credentialsOf(config, environment),
   };

@@ -219,6 +219,9 @@ const s3 = section({
     .describe(
       "Credentials file as of AWS's tools, for credentials: file; read again when it may have changed",
     ),
+  redirect: flag
+    .prefault(false)
+    .describe('Send clients to the service for stored blobs (307), by URLs that are valid for 5 minutes'),
   caFile: path.optional().describe('PEM file of the CAs that its certificate is verified with'),
 });
 

@@ -37,6 +37,8 @@ export async function readBlob(
   const body = await orClose(reader, () => bodyFor(range, reader.size, CONTENT_TYPE));
   const { status, parts, tail } = body;
   const headers = { ...blobHeaders(blob.digest, blob), ...body.headers };
+  // Clients that ask for several ranges rely on an answer in parts, which object stores do not give.
+  if (reader.url !== undefined && tail === undefined) return redirect(exchange, reader, reader.url);
   const { bytes } = reader;
   if (bytes === undefined) return writer.write(exchange, { status, headers, reader, parts, tail });
   await reader.close();
@@ -45,6 +47,20 @@ export async function readBlob(
     return bodies.sendComposed(exchange, { status, headers, length: bodyLength(body), compose });
   }
   return bodies.send(exchange, { status, headers, bytes, part: parts[0], digest });
+}
+
+/** Sends the client to where it may read the bytes itself, with the same headers. */
+async function redirect(
+  exchange: BlobCall['exchange'],
+  reader: BlobReader,
+  url: () => Promise<string>,
+): Promise<void> {
+  try {
+    // Each client gets a URL of its own, so none may be kept for others.
+    return answer(exchange, 307, { Location: await url(), 'Cache-Control': 'no-store' });
+  } finally {
+    await reader.close();
+  }
 }
 
 /** The result of `act`; closes the reader if it throws. */

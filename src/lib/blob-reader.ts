@@ -16,6 +16,10 @@ export interface BlobReader {
    * them all. `undefined` if nobody else may have what this one reads.
    */
   readonly shares?: object | undefined;
+  /**
+   * A URL at which the client may read the bytes instead, for some minutes. Absent if there is none.
+   */
+  readonly url?: (() => Promise<string>) | undefined;
   /** All bytes, if they are in memory anyway. */
   readonly bytes?: Uint8Array | undefined;
   close(): Promise<void>;

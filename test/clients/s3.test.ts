@@ -77,6 +77,8 @@ describe.skipIf(!hasPrograms(...CEPH_PROGRAMS))('blobs in a bucket of Ceph', () 
           true,
         );
       }
+      const elsewhere = await fetch(await bucket.urlOf('whole'), { headers: { Range: 'bytes=1-9' } });
+      expect(bytes.subarray(1, 10).equals(Buffer.from(await elsewhere.arrayBuffer()))).toBe(true);
       await bucket.abortUpload('whole', id);
       await bucket.delete('whole');
       await bucket.delete('whole');

@@ -286,6 +286,33 @@ describe('with blobs in a bucket', () => {
     entrepot = await entrepot.startAgain();
   });
 
+  it('sends clients with a right to a blob to the bucket, if it is told to', async () => {
+    const { s3: section } = config().storage as { readonly s3: object };
+    await entrepot.stop();
+    entrepot = await entrepot.startAgain(config({ s3: { ...section, redirect: true } }));
+    const layer = randomBlob(100_000, 'layer');
+    await mirrored('library/app', layer);
+    const url = `${entrepot.url}/v2/library/app/blobs/${layer.digest}?ns=${UPSTREAM}`;
+    // It is being downloaded.
+    await expectPulled('library/app', layer);
+    const ask = (headers: Record<string, string> = {}, method = 'GET') =>
+      fetch(url, { method, headers, redirect: 'manual' });
+    await until('the blob is stored', 10_000, async () => (await ask()).status === 307);
+    const sent = await ask();
+    expect([sent.status, await sent.text()]).toEqual([307, '']);
+    const location = sent.headers.get('location') ?? '';
+    expect(location).toContain(`${s3.endpoint}/${s3.bucket}/entrepot/blobs/sha256/`);
+    const got = await get(location);
+    expect([got.status, `sha256:${got.sha256}`]).toEqual([200, layer.digest]);
+    const ranged = await fetch(url, { headers: { Range: 'bytes=5-14' } });
+    expect([ranged.status, (await ranged.arrayBuffer()).byteLength]).toEqual([206, 10]);
+    expect((await ask({ Range: 'bytes=0-1,50-60' })).status).toBe(206);
+    expect((await ask({}, 'HEAD')).status).toBe(200);
+    expect((await ask({ 'If-None-Match': `"${layer.digest}"` })).status).toBe(304);
+    const elsewhere = await fetch(url.replace('library/app', 'library/other'), { redirect: 'manual' });
+    expect([elsewhere.status, elsewhere.headers.get('location')]).toEqual([404, null]);
+  });
+
   it('blobs are never looked for in the wrong place', async () => {
     await push('team/app', imageOf([randomBlob(1_000, 'layer')]));
     await entrepot.stop();

@@ -136,6 +136,7 @@ export class FakeS3 {
     response.setHeader('Date', new Date(Date.now() + this.skewMs).toUTCString());
     if ('silent' in fault) return;
     if (isRefusal(fault)) return this.#refuse(asked, response, fault.status, fault.code, fault.headers);
+    if (url.searchParams.has('X-Amz-Signature')) return this.#servePresigned(asked, url, response);
     const refusal = this.#check(request, url, body);
     if (refusal !== undefined) return this.#refuse(asked, response, 403, refusal);
     if (!this.hasBucket || bucket !== this.bucket) return this.#refuse(asked, response, 404, 'NoSuchBucket');
@@ -143,6 +144,26 @@ export class FakeS3 {
       return this.#refuse(asked, response, 400, 'XAmzContentSHA256Mismatch');
     }
     this.#answer(asked, body, response, fault);
+  }
+
+  /** A GET without a header of authorization. */
+  #servePresigned(asked: S3Request, url: URL, response: ServerResponse): void {
+    const [head = '', signature = ''] = url.search.slice(1).split('&X-Amz-Signature=');
+    const canonical = ['GET', url.pathname, head, `host:${url.host}\n`, 'host', 'UNSIGNED-PAYLOAD'].join(
+      '\n',
+    );
+    const date = url.searchParams.get('X-Amz-Date') ?? '';
+    const isValid = asked.method === 'GET' && signature === this.#sign(canonical, date).toString('hex');
+    if (!isValid) return this.#refuse(asked, response, 403, 'SignatureDoesNotMatch');
+    this.#get(asked, response, {});
+  }
+
+  #sign(canonical: string, date: string): Buffer {
+    const scope = `${date.slice(0, 8)}/${this.region}/s3/aws4_request`;
+    let key: Buffer = Buffer.from(`AWS4${this.keys.secretAccessKey}`);
+    for (const part of scope.split('/')) key = createHmac('sha256', key).update(part).digest();
+    const text = ['AWS4-HMAC-SHA256', date, scope, sha256(canonical)].join('\n');
+    return createHmac('sha256', key).update(text).digest();
   }
 
   #answer(asked: S3Request, body: Buffer, response: ServerResponse, fault: object): void {
@@ -262,11 +283,7 @@ export class FakeS3 {
     const lines = names.split(';').map(name => `${name}:${String(headers[name])}\n`);
     const canonical = [method, url.pathname, query.join('&'), lines.join(''), names, sha256(body)].join('\n');
     const day = `${date.slice(0, 8)}/${this.region}/s3/aws4_request`;
-    let key: Buffer = Buffer.from(`AWS4${this.keys.secretAccessKey}`);
-    for (const part of day.split('/')) key = createHmac('sha256', key).update(part).digest();
-    const expected = createHmac('sha256', key)
-      .update(['AWS4-HMAC-SHA256', date, day, sha256(canonical)].join('\n'))
-      .digest();
+    const expected = this.#sign(canonical, date);
     const given = Buffer.from(signature, 'hex');
     const isValid = scope === day && given.length === expected.length && timingSafeEqual(given, expected);
     // With other bytes than announced the hash is checked next.

@@ -8,7 +8,7 @@ import { Credentials } from './credentials.ts';
 import { type ByteSpan, type Payload, payloadOfBytes } from './payload.ts';
 import { S3Failure } from './s3-failure.ts';
 import type { S3Settings } from './settings.ts';
-import { EMPTY_HASH, type SigningKeys, signedHeaders, uriEncode } from './signature.ts';
+import { EMPTY_HASH, presignedUrl, type SigningKeys, signedHeaders, uriEncode } from './signature.ts';
 import { xmlElements, xmlEscape, xmlText } from './xml.ts';
 
 /** An object as a list returns it. */
@@ -50,6 +50,9 @@ const SKEW_MS = 60_000;
 const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
 /** Errors are documents of some hundred bytes. */
 const MAX_ERROR_BYTES = 64 * 1024;
+
+/** Long enough to follow a redirect, and to try again a few times. Temporary keys are valid for as long, too. */
+const URL_EXPIRES_S = 300;
 
 /** Statuses and codes of requests that may be repeated. */
 const TRANSIENT_STATUS: ReadonlySet<number> = new Set([408, 429, 500, 502, 503, 504]);
@@ -139,6 +142,15 @@ export class Bucket {
       );
     }
     return response;
+  }
+
+  /** A URL with which anybody may read the object for some minutes. */
+  async urlOf(key: string): Promise<string> {
+    const keys = await this.#credentials.current();
+    const { region } = this.#settings;
+    const atMs = Date.now() + this.#skewMs;
+    const url = this.#url(key, {});
+    return presignedUrl({ url, region, service: 's3', atMs, expiresS: URL_EXPIRES_S }, keys);
   }
 
   async put(key: string, payload: Payload): Promise<void> {

@@ -22,6 +22,7 @@ export interface ObjectReaderParts {
   /** Bytes. */
   readonly size: number;
   readonly shares: object;
+  readonly url: (() => Promise<string>) | undefined;
   /** The error that the caller of `read` gets for an S3Failure. */
   readonly failed: (failure: S3Failure) => Error;
   /** Called when the reader is closed. */
@@ -35,6 +36,7 @@ export interface ObjectReaderParts {
 export class ObjectReader implements BlobReader {
   readonly size: number;
   readonly shares: object;
+  readonly url: (() => Promise<string>) | undefined;
   readonly #parts: ObjectReaderParts;
   readonly #closing = new AbortController();
   /** One read after the other: they share the body. */
@@ -48,6 +50,7 @@ export class ObjectReader implements BlobReader {
     this.#parts = parts;
     this.size = parts.size;
     this.shares = parts.shares;
+    this.url = parts.url;
   }
 
   read(buffer: Uint8Array, position: number): Promise<number> {

@@ -54,6 +54,8 @@ const RETRY_AFTER_S = '5';
 
 interface Parts extends OwnBucket {
   readonly ledger: ObjectLedger;
+  /** Whether readers have a URL. Default: no. */
+  readonly redirect?: boolean | undefined;
   /** Default: PART_BYTES. */
   readonly partBytes?: number;
 }
@@ -65,10 +67,12 @@ export class S3BlobStore implements BlobStore {
   readonly #mark: Pick<StoreMark, 'require'>;
   readonly #ledger: ObjectLedger;
   readonly #partBytes: number;
+  readonly #redirect: boolean;
   readonly #reading = new Map<Digest, Reading>();
   readonly #sizing = new SingleFlight<number | undefined>();
 
-  constructor({ bucket, mark, ledger, partBytes = PART_BYTES }: Parts) {
+  constructor({ bucket, mark, ledger, redirect = false, partBytes = PART_BYTES }: Parts) {
+    this.#redirect = redirect;
     this.#bucket = bucket;
     this.#mark = mark;
     this.#ledger = ledger;
@@ -193,6 +197,7 @@ export class S3BlobStore implements BlobStore {
       key,
       size,
       shares: reading.key === key ? reading.bytes : {},
+      url: this.#redirect ? () => available(this.#bucket.urlOf(key)) : undefined,
       failed: unavailable,
       left: () => {
         reading.readers -= 1;

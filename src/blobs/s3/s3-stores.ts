@@ -31,7 +31,7 @@ export function openS3Stores({ settings, storeId }: BucketOfStore, ledger: Objec
   const bucket = new Bucket(settings);
   const mark = new StoreMark(bucket, storeId);
   return {
-    blobs: new S3BlobStore({ bucket, mark, ledger }),
+    blobs: new S3BlobStore({ bucket, mark, ledger, redirect: settings.redirect }),
     claim: async options => {
       await mark.claim(options).catch((error: unknown) => {
         throw error instanceof S3Failure ? new BlobsUnusable(`storage.s3: ${error.message}`) : error;

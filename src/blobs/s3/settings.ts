@@ -13,6 +13,8 @@ export interface S3Settings {
   readonly prefix: string;
   /** Whether the bucket is in the path rather than in the host. */
   readonly pathStyle: boolean;
+  /** Whether clients are given URLs of objects. */
+  readonly redirect?: boolean;
   /** CA certificates of the endpoint, PEM. Default: those of Node. */
   readonly ca?: string | undefined;
   readonly credentials: CredentialsSettings;

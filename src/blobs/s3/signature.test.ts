@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { EMPTY_HASH, signedHeaders, uriEncode } from './signature.ts';
+import { EMPTY_HASH, presignedUrl, signedHeaders, uriEncode } from './signature.ts';
 
 /** The keys, bucket and time of the examples in AWS's documentation of S3 ("Signature Calculations for the Authorization Header"). */
 const KEYS = {
@@ -41,6 +41,16 @@ test.each([
   },
 ])("AWS's example is signed as documented: $name", ({ signature, ...request }) => {
   expect(signatureOf(request)).toBe(signature);
+});
+
+test("AWS's example of a presigned URL is signed as documented", () => {
+  const url = presignedUrl({ url: new URL(`${HOST}/test.txt`), expiresS: 86_400, ...AT }, KEYS);
+  expect(url).toBe(
+    `${HOST}/test.txt?X-Amz-Algorithm=AWS4-HMAC-SHA256` +
+      '&X-Amz-Credential=AKIAIOSFODNN7EXAMPLE%2F20130524%2Fus-east-1%2Fs3%2Faws4_request' +
+      '&X-Amz-Date=20130524T000000Z&X-Amz-Expires=86400&X-Amz-SignedHeaders=host' +
+      '&X-Amz-Signature=aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404',
+  );
 });
 
 test('the token of temporary keys is sent and signed', () => {

@@ -43,7 +43,7 @@ export function signedHeaders(request: ToSign, keys: SigningKeys): Record<string
     ...(keys.sessionToken !== undefined && { 'x-amz-security-token': keys.sessionToken }),
   };
   const names = Object.keys(all).sort();
-  const scope = `${date.slice(0, 8)}/${request.region}/${request.service}/aws4_request`;
+  const scope = scopeOf(date, request.region, request.service);
   const canonical = [
     request.method,
     url.pathname,
@@ -53,13 +53,46 @@ export function signedHeaders(request: ToSign, keys: SigningKeys): Record<string
     names.join(';'),
     payloadHash,
   ].join('\n');
-  const toSign = [ALGORITHM, date, scope, sha256Hex(canonical)].join('\n');
-  const signature = hmac(signingKey(keys.secretAccessKey, scope), toSign).toString('hex');
+  const signature = signatureOf(canonical, { date, scope }, keys);
   const { host: _, ...sent } = all;
   const authorization =
     `${ALGORITHM} Credential=${keys.accessKeyId}/${scope}, ` +
     `SignedHeaders=${names.join(';')}, Signature=${signature}`;
   return { ...sent, authorization };
+}
+
+/** What a presigned URL is for. */
+export interface ToPresign extends Pick<ToSign, 'url' | 'region' | 'service' | 'atMs'> {
+  /** How long it is valid, in seconds. */
+  readonly expiresS: number;
+}
+
+/** A URL with which anybody may GET what `url` names, for a while. */
+export function presignedUrl({ url, region, service, atMs, expiresS }: ToPresign, keys: SigningKeys): string {
+  const date = amzDate(atMs);
+  const scope = scopeOf(date, region, service);
+  const parameters = {
+    'X-Amz-Algorithm': ALGORITHM,
+    'X-Amz-Credential': `${keys.accessKeyId}/${scope}`,
+    'X-Amz-Date': date,
+    'X-Amz-Expires': String(expiresS),
+    ...(keys.sessionToken !== undefined && { 'X-Amz-Security-Token': keys.sessionToken }),
+    'X-Amz-SignedHeaders': 'host',
+  };
+  const signed = new URL(url);
+  signed.search = Object.entries(parameters)
+    .map(([name, value]) => `${name}=${uriEncode(value)}`)
+    .join('&');
+  const canonical = [
+    'GET',
+    signed.pathname,
+    canonicalQuery(signed),
+    `host:${signed.host}`,
+    '',
+    'host',
+    'UNSIGNED-PAYLOAD',
+  ].join('\n');
+  return `${signed.href}&X-Amz-Signature=${signatureOf(canonical, { date, scope }, keys)}`;
 }
 
 /** `text` with everything encoded but unreserved characters (RFC 3986), as signatures require. */
@@ -68,6 +101,19 @@ export function uriEncode(text: string): string {
     /[!'()*]/g,
     char => `%${char.charCodeAt(0).toString(16).toUpperCase()}`,
   );
+}
+
+function scopeOf(date: string, region: string, service: string): string {
+  return `${date.slice(0, 8)}/${region}/${service}/aws4_request`;
+}
+
+function signatureOf(
+  canonical: string,
+  { date, scope }: { readonly date: string; readonly scope: string },
+  keys: SigningKeys,
+): string {
+  const toSign = [ALGORITHM, date, scope, sha256Hex(canonical)].join('\n');
+  return hmac(signingKey(keys.secretAccessKey, scope), toSign).toString('hex');
 }
 
 function canonicalQuery({ search }: URL): string {
