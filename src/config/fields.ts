@@ -171,10 +171,11 @@ export const imagePattern = text(
 
 export const flag = z.boolean({ error: 'expected true or false' });
 
-/** A whole number of at least `minimum`. */
-export function count(minimum: number, maximum = Number.MAX_SAFE_INTEGER) {
+/** A whole number of at least `minimum`. `or` is the word that may stand in its place, for the error. */
+export function count(minimum: number, maximum = Number.MAX_SAFE_INTEGER, or?: string) {
   const atMost = maximum === Number.MAX_SAFE_INTEGER ? '' : ` and at most ${maximum}`;
-  const error = `expected a whole number of at least ${minimum}${atMost}`;
+  const orWord = or === undefined ? '' : `, or ${or}`;
+  const error = `expected a whole number of at least ${minimum}${atMost}${orWord}`;
   return z.int({ error }).min(minimum, { error }).max(maximum, { error });
 }
 

@@ -182,6 +182,7 @@ hosted: {prefixes: [library]}
     ['storage: {s3: {bucket: abc, endpoint: "https://s3.example/x"}}', /storage.s3.endpoint: .*without path/],
     ['storage: {s3: {bucket: abc, credentials: file}}', /storage.s3.credentialsFile: is required/],
     ['storage: {s3: {bucket: abc, credentialsFile: x}}', /storage.s3.credentialsFile: .*only read for/],
+    ['server: {processes: many}', /processes: "many": expected a whole number .* at most 64, or auto$/],
     ['upkeep: {gcInterval: 0s}', /upkeep.gcInterval: "0s": expected .*more than 0s/],
     ['upkeep: {scrubInterval: 0m}', /upkeep.scrubInterval: "0m": expected .*more than 0s/],
     ['upkeep: {scrubRate: 0B}', /upkeep.scrubRate: "0B": expected more than 0B per second/],

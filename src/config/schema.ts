@@ -173,7 +173,7 @@ const server = section(
       .prefault('127.0.0.1:5001')
       .describe('Address of /livez, /readyz and /metrics, for everybody who can reach it; false for none'),
     processes: z
-      .union([count(1, MAX_PROCESSES), z.literal('auto', { error: 'expected auto' })])
+      .union([count(1, MAX_PROCESSES, 'auto'), z.literal('auto', { error: 'expected auto' })])
       .prefault(1)
       .describe(
         'Number of processes that serve clients: 1, more for a machine with several cores, or auto for one per core',
