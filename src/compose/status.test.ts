@@ -3,7 +3,7 @@ import { LeaseLost } from '../lib/lease.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
 import { leaseOf } from '../lib/lease.suite.ts';
 import { LeaseTable, MemoryLeases } from '../lib/memory-leases.fixture.ts';
-import { nextToGo, transferKeeper } from './status.ts';
+import { allPartials, nextToGo, transferKeeper } from './status.ts';
 
 const digests = Array.from({ length: 40 }, (_, at) => digestOf(Buffer.from(String(at))));
 const blobOf = (digest: Digest) => ({ kind: 'blob' as const, digest, size: 1 });
@@ -91,6 +91,39 @@ it('stops when nobody waits for it any more', async () => {
   const nobody = AbortSignal.abort();
   await expect(nextToGo({ metadata, survey, blobs: noReaders }, nobody)).rejects.toBe(nobody.reason);
   expect(survey.asked).toBe(0);
+});
+
+describe('layers that are read in parts', () => {
+  const [digest = digestOf(Buffer.alloc(0)), another = digest] = digests;
+  const repository = 'docker.io/library/app';
+  const onDisk = { digest, repository: undefined, size: undefined, readers: 0 };
+  const inUse = { digest, repository, size: 9_000 };
+  const download = {
+    repository,
+    digest,
+    state: 'downloading' as const,
+    bytes: 1,
+    size: 9_000,
+    readers: 1,
+    requesters: ['anonymous'],
+    startedAtMs: 0,
+    holder: undefined,
+  };
+
+  it('are listed once, however many processes read them', () => {
+    const main = { partials: [0, 400].map(bytes => ({ ...onDisk, bytes })) };
+    const readers = [
+      { partials: [{ ...inUse, bytes: 400, readers: 1 }] },
+      { partials: [{ ...inUse, bytes: 0, readers: 2 }] },
+    ];
+    expect(allPartials([main, ...readers], [])).toEqual([{ ...inUse, bytes: 400, readers: 3 }]);
+  });
+
+  it('are not listed while they are downloaded as a whole', () => {
+    const own = { partials: [{ ...inUse, bytes: 400, readers: 1 }] };
+    expect(allPartials([own], [download])).toEqual([]);
+    expect(allPartials([own], [{ ...download, digest: another }]).length).toBe(1);
+  });
 });
 
 describe('what was saved', () => {

@@ -219,7 +219,7 @@ export async function statusDocument(options: StatusOptions): Promise<StatusDocu
       started: timeOf(atMs),
     })),
     downloadsElsewhere: await elsewhere(parts, downloads),
-    partial: allPartials(reports).map(({ repository = null, size = null, ...state }) => ({
+    partial: allPartials(reports, downloads).map(({ repository = null, size = null, ...state }) => ({
       ...state,
       repository,
       size,
@@ -265,16 +265,36 @@ function keyOf({ repository, digest }: Download): string {
   return `${repository.split('/', 1)[0]} ${digest}`;
 }
 
-/** What is on disk is in the list of each process; the one that uses it knows more. */
-function allPartials([own, ...others]: readonly ServingReport[]): readonly PartialState[] {
+/**
+ * Each layer of a repository once, except those that `downloads` complete. What is on disk is in the list of each process;
+ * the one that uses it knows more. Processes that use the same layer have files of their own.
+ */
+export function allPartials(
+  [own, ...others]: readonly Pick<ServingReport, 'partials'>[],
+  downloads: readonly Download[],
+): readonly PartialState[] {
   const used = others.flatMap(({ partials }) =>
     partials.filter(({ repository }) => repository !== undefined),
   );
-  return (own?.partials ?? []).map(partial => {
+  const byLayer = new Map<string, PartialState>();
+  for (const partial of own?.partials ?? []) {
     const at = used.findIndex(({ digest }) => digest === partial.digest);
     const [known = partial] = partial.repository === undefined && at >= 0 ? used.splice(at, 1) : [];
-    return known;
-  });
+    if (downloads.some(download => isSameLayer(download, known))) continue;
+    const key = `${known.repository ?? ''} ${known.digest}`;
+    const same = byLayer.get(key);
+    byLayer.set(
+      key,
+      same === undefined
+        ? known
+        : { ...same, bytes: same.bytes + known.bytes, readers: same.readers + known.readers },
+    );
+  }
+  return [...byLayer.values()];
+}
+
+function isSameLayer(download: Download, { repository, digest }: PartialState): boolean {
+  return download.digest === digest && (repository === undefined || repository === download.repository);
 }
 
 async function elsewhere(
