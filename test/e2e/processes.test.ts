@@ -309,6 +309,24 @@ it('SIGTERM lets the bodies of all processes finish, refuses new work, and ends 
   expect(linesOf(server).filter(({ msg }) => msg.includes('replaced'))).toEqual([]);
 });
 
+it('a process that has ended because the server stops is not reported as one that is replaced', async () => {
+  const { origin, server } = await startMirror({ linkBytesPerS: 16 * MIB });
+  const blob = randomBlob(16 * MIB, 'stopping');
+  origin.add('app', imageOf([blob]));
+  const pids = await pidsOf(server);
+  let read: (() => void) | undefined;
+  const readAfter = new Promise<void>(resolve => (read = resolve));
+  let seen = 0;
+  const reader = get(blobUrl(server, blob), { readAfter, onData: bytes => (seen = bytes) });
+  await until('the body to begin', 60_000, async () => seen > 0);
+  process.kill(server.pid, 'SIGTERM');
+  await until('the idle process to end', 60_000, async () => (await pidsOf(server)).length === 1);
+  expect(pids.filter(isAlive).length).toBe(1);
+  expect((await server.ask<StatusDocument>('/debug/status')).problems).toEqual([]);
+  read?.();
+  expectWhole(await reader, blob);
+});
+
 it('when the process that started them is killed, all end, and the next one can start at once', async () => {
   const server = await start();
   const pids = await pidsOf(server);

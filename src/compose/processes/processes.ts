@@ -136,7 +136,8 @@ export class Processes {
 
   /** For `/readyz` and `status`: what is known of them, and what each reports that answers soon. */
   async problems(): Promise<readonly string[]> {
-    const missing = this.#options.count - this.#serving.length;
+    const isClosing = this.#closing.signal.aborted;
+    const missing = isClosing ? 0 : this.#options.count - this.#serving.length;
     const hung = this.#serving.filter(({ unanswered }) => unanswered > 1).length;
     const reported = await this.#answers(
       child => child.channel.ask('problems', undefined),
@@ -204,12 +205,12 @@ export class Processes {
   /** Replaces the process whenever it ends, until all are closed. */
   async #keep(first: ServingChild): Promise<void> {
     let child = first;
-    for (let soon = 0; ; ) {
+    for (let failures = 0; ; ) {
       const end = await child.ended;
       this.#remember(child);
       if (this.#closing.signal.aborted) return;
-      soon = performance.now() - child.startedAtMs < SOON_MS ? soon + 1 : 0;
-      const delayMs = backoffMs(REPLACE, soon - 1);
+      failures = performance.now() - child.startedAtMs < SOON_MS ? failures + 1 : 1;
+      const delayMs = backoffMs(REPLACE, failures - 1);
       this.#report(child, end, delayMs);
       try {
         await sleep(delayMs, undefined, { signal: this.#closing.signal });
