@@ -16,6 +16,8 @@ interface Lent {
 
 /** Temporary keys are renewed this long before they end. */
 const RENEW_BEFORE_MS = 300_000;
+/** How long keys that are still valid are used before another attempt to renew them: each S3 request would wait for it. */
+const RENEW_AGAIN_MS = 15_000;
 /** How long a file is not read again; it may be rotated. */
 const FILE_KEPT_MS = 60_000;
 /** How long the token for the metadata service is valid, in seconds: used for two requests. */
@@ -32,6 +34,8 @@ export class Credentials {
   readonly #client = new HttpClient(LIMITS);
   #lent: Lent | undefined;
   #renewing: Promise<Lent> | undefined;
+  /** When keys that are valid, but about to end, may be renewed. */
+  #renewAtMs = 0;
 
   constructor(settings: CredentialsSettings, region: string) {
     this.#settings = settings;
@@ -41,9 +45,11 @@ export class Credentials {
   /** Throws an S3Failure if there are none. While they are valid, a failure to renew them has no effect. */
   async current(): Promise<SigningKeys> {
     const lent = this.#lent;
-    if (lent !== undefined && Date.now() < lent.untilMs - RENEW_BEFORE_MS) return lent.keys;
+    const renewAtMs = Math.max((lent?.untilMs ?? 0) - RENEW_BEFORE_MS, this.#renewAtMs);
+    if (lent !== undefined && Date.now() < Math.min(renewAtMs, lent.untilMs)) return lent.keys;
     this.#renewing ??= this.#load().finally(() => {
       this.#renewing = undefined;
+      this.#renewAtMs = Date.now() + RENEW_AGAIN_MS;
     });
     try {
       this.#lent = await this.#renewing;
