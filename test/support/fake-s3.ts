@@ -38,6 +38,8 @@ export type S3Fault =
   | { readonly wrongBytes: true }
   /** The bytes of the whole object, whatever was asked. */
   | { readonly ignoresRange: true }
+  /** The answer does not say how long its body is. */
+  | { readonly noLength: true }
   /** 200, and an error in its body. */
   | { readonly errorInBody: string };
 
@@ -229,7 +231,7 @@ export class FakeS3 {
     const end = isRanged ? Math.min(Number(to) + 1, length) : length;
     const bytes = 'wrongBytes' in fault ? Buffer.alloc(end - start, 'x') : object.bytes.subarray(start, end);
     response.writeHead(isRanged ? 206 : 200, {
-      'Content-Length': String(bytes.length),
+      ...(!('noLength' in fault) && { 'Content-Length': String(bytes.length) }),
       ETag: etag(object.bytes),
       ...(isRanged && { 'Content-Range': `bytes ${start}-${end - 1}/${length}` }),
     });

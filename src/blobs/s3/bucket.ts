@@ -117,7 +117,12 @@ export class Bucket {
   async size(key: string): Promise<number | undefined> {
     const { status, headers, body } = await this.#ask({ method: 'HEAD', key, accept: [200, 404] });
     body.resume();
-    return status === 404 ? undefined : lengthOf(headers['content-length']);
+    if (status === 404) return undefined;
+    const size = lengthOf(headers['content-length']);
+    if (size === undefined) {
+      throw new S3Failure(`${this.#settings.endpoint} does not say how large ${key} is`, { status });
+    }
+    return size;
   }
 
   /** The bytes of an object; `undefined` if it is absent. The caller reads the body to its end or destroys it. */

@@ -285,6 +285,20 @@ describe('blobs in a bucket', () => {
     await expect(stores.mark.check()).rejects.toThrow(BlobsUnusable);
   });
 
+  test('an object whose size S3 does not say is not missing', async () => {
+    const digest = await keep(stores, 'fill-1', randomBytes(1_000));
+    fake.fault = ({ key }) => (key.includes('blobs/') ? { noLength: true } : undefined);
+    await expect(blobs.stat(digest)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+  });
+
+  test('a store whose bucket was taken over removes nothing from it', async () => {
+    await keep(stores, 'fill-1', randomBytes(1_000));
+    const objects = fake.blobKeys().map(key => ({ key, uploadId: undefined }));
+    await new StoreMark(stores.bucket, 'another-store').claim({ takesOver: true });
+    await expect(blobs.removeObjects(objects)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    expect(fake.blobKeys()).toHaveLength(1);
+  });
+
   test('wrong bytes are found by hashing, and a short object is damage', async () => {
     const digest = await keep(stores, 'fill-1', randomBytes(1_000));
     const [key = ''] = fake.blobKeys();
@@ -355,6 +369,17 @@ describe('blobs in a bucket', () => {
     await expect(stores.mark.claim({ takesOver: false })).rejects.toThrow(
       'blobs of a store that is not known',
     );
+  });
+
+  test('of two stores that mark a bucket at the same time, at most one has it', async () => {
+    fake.objects.clear();
+    const one = new StoreMark(stores.bucket, 'one');
+    const other = new StoreMark(stores.bucket, 'other');
+    const claims = [one, other].map(mark => mark.claim({ takesOver: false }));
+    const results = await Promise.allSettled(claims);
+    const claimed = results.filter(({ status }) => status === 'fulfilled');
+    expect(claimed.length).toBeLessThanOrEqual(1);
+    expect(fake.objects.size).toBe(claimed.length);
   });
 
   test('the bucket may be in the host', async () => {

@@ -114,6 +114,8 @@ export class S3BlobStore implements BlobStore {
   }
 
   async removeObjects(objects: readonly UnneededObject[]): Promise<void> {
+    // Of a bucket that another store has taken over, that store may need them.
+    if (objects.length > 0) await available(this.#mark.require());
     for (let at = 0; at < objects.length; at += REMOVALS_AT_ONCE) {
       const some = objects.slice(at, at + REMOVALS_AT_ONCE);
       await available(Promise.all(some.map(object => this.#remove(object))));

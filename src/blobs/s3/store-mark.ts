@@ -21,14 +21,18 @@ export class StoreMark {
 
   /**
    * Marks the bucket as this store's. Throws BlobsUnusable if it is another one's, or has blobs of a store that is
-   * unknown, unless `takesOver`: then those marks are removed.
+   * unknown, unless `takesOver`: then those marks are removed. Of two stores that claim it at the same time, at most one
+   * succeeds.
    */
   async claim({ takesOver }: { readonly takesOver: boolean }): Promise<void> {
-    const others: string[] = [];
-    for await (const { key } of this.#bucket.list(FOLDER)) others.push(key);
-    if (others.includes(this.#key)) return;
-    if (!takesOver) await this.#requireFree(others);
-    await this.#bucket.put(this.#key, payloadOfBytes(Buffer.from(`${this.#id}\n`)));
+    const marks = await this.#marks();
+    const others = marks.filter(key => key !== this.#key);
+    if (!takesOver) this.#requireOwn(others);
+    if (others.length === marks.length) {
+      if (!takesOver) await this.#requireNoBlobs();
+      await this.#bucket.put(this.#key, payloadOfBytes(Buffer.from(`${this.#id}\n`)));
+      if (!takesOver) await this.#requireStillOwn();
+    }
     for (const key of others) await this.#bucket.delete(key);
   }
 
@@ -57,14 +61,32 @@ export class StoreMark {
     return FOLDER + this.#id;
   }
 
-  async #requireFree(marks: readonly string[]): Promise<void> {
-    const { name } = this.#bucket;
-    const rescue =
-      'use another prefix, or, if that store is gone, entrepot rebuild, which takes its blobs over';
-    if (marks.length > 0)
-      throw new BlobsUnusable(`${name} belongs to another store (${marks[0]}): ${rescue}`);
-    for await (const { key } of this.#bucket.list('blobs/')) {
-      throw new BlobsUnusable(`${name} has blobs of a store that is not known (${key}): ${rescue}`);
-    }
+  async #marks(): Promise<string[]> {
+    const marks: string[] = [];
+    for await (const { key } of this.#bucket.list(FOLDER)) marks.push(key);
+    return marks;
+  }
+
+  #requireOwn([other]: readonly string[]): void {
+    if (other !== undefined) throw this.#foreign(`belongs to another store (${other})`);
+  }
+
+  async #requireNoBlobs(): Promise<void> {
+    for await (const { key } of this.#bucket.list('blobs/'))
+      throw this.#foreign(`has blobs of a store that is not known (${key})`);
+  }
+
+  /** Another store may have marked it since: each then sees the mark of the other, and withdraws its own. */
+  async #requireStillOwn(): Promise<void> {
+    const others = (await this.#marks()).filter(key => key !== this.#key);
+    if (others.length > 0) await this.#bucket.delete(this.#key);
+    this.#requireOwn(others);
+  }
+
+  #foreign(what: string): BlobsUnusable {
+    return new BlobsUnusable(
+      `${this.#bucket.name} ${what}: use another prefix, or, if that store is gone, entrepot rebuild, which takes its ` +
+        'blobs over',
+    );
   }
 }
