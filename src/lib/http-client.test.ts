@@ -9,7 +9,9 @@ import { readFileSync } from 'node:fs';
 import { once } from 'node:events';
 import { createServer as createTlsServer } from 'node:https';
 import { createServer as createTcpServer } from 'node:net';
+import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
+import { setImmediate as nextTick } from 'node:timers/promises';
 import { TLSSocket } from 'node:tls';
 import { afterEach, describe, expect, it } from 'vitest';
 import { HttpClient, type HttpClientOptions } from './http-client.ts';
@@ -63,6 +65,39 @@ describe('HttpClient', () => {
       await new Promise(resolve => setTimeout(resolve, 20));
     }
     expect(connections).toBe(1);
+  });
+
+  it('sends a body of bytes, and a stream again if the server has closed the connection meanwhile', async () => {
+    const received: string[] = [];
+    let served = 0;
+    const { url } = await serve((request, response) => {
+      served += 1;
+      // The second request finds a connection that seemed to be open.
+      if (served === 2) {
+        request.socket.destroy();
+        return;
+      }
+      void text(request).then(body => {
+        received.push(`${request.method} ${request.headers['content-length']} ${body}`);
+        return response.end();
+      });
+    });
+    const client = httpClient();
+    let streams = 0;
+    const stream = () => {
+      streams += 1;
+      return Readable.from([Buffer.from('str'), Buffer.from('eam')]);
+    };
+    const put = async (body: Uint8Array | (() => Readable), length: number) => {
+      const headers = { 'content-length': String(length) };
+      const response = await client.request({ method: 'PUT', url: new URL(url), headers, body });
+      await text(response.body);
+    };
+    await put(Buffer.from('bytes'), 5);
+    // The connection is free again in the next turn.
+    await nextTick();
+    await put(stream, 6);
+    expect([received, streams]).toEqual([['PUT 5 bytes', 'PUT 6 stream'], 2]);
   });
 });
 
