@@ -38,10 +38,11 @@ export interface EvictionReport extends Tally {
 
 /**
  * Keeps the store below `storage.maxBytes`, including unfinished transfers, and `storage.minFree` of the disk free.
- * Ranges of blobs that are not stored are removed first, then idle downloads, each the oldest first, then what nothing refers to any more, whatever the grace period of
- * garbage collection, then mirrored content, least recently used first, down to the low-water mark. Links of evicted
- * content stay, so it can be downloaded again without another proof. Hosted and pinned content is never evicted, nor
- * content that is being downloaded, nor content that is being read, since that would free nothing.
+ * Ranges of blobs that are not stored are removed first, then idle downloads, each the oldest first, then what nothing
+ * refers to any more, whatever the grace period of garbage collection, then mirrored content, least recently used first,
+ * down to the low-water mark. Links of evicted content stay, so it can be downloaded again without another proof. Hosted
+ * and pinned content is never evicted, nor content that is being downloaded, nor content that is being read, since that
+ * would free nothing.
  *
  * Content without a Link may be what an import or a rebuilt index is about to link: it is left to garbage collection if
  * it was stored or used since an import began that is still running, and while no garbage is collected. A push links a
@@ -59,10 +60,11 @@ export class Eviction {
   /** Whether a limit is exceeded: two queries, and once a minute a count of ingests in the survey's thread. */
   async isDue(): Promise<boolean> {
     const { maxBytes, spool } = this.#options;
+    // Without a limit, too: the status and the metrics show it.
+    if (performance.now() - this.#countedAtMs > COUNT_UNFINISHED_EACH_MS) await this.#countUnfinished();
     const { freeBytes, minFreeBytes } = await spool.space.look();
     if (freeBytes < minFreeBytes) return true;
     if (maxBytes === undefined) return false;
-    if (performance.now() - this.#countedAtMs > COUNT_UNFINISHED_EACH_MS) await this.#countUnfinished();
     return (await this.#heldBytes()) > maxBytes;
   }
 

@@ -278,6 +278,14 @@ describe('eviction', () => {
     }
   });
 
+  test('counts what an earlier process left unfinished, even without a limit', async () => {
+    const earlier = await openFileStores(folder, { log: silentLog });
+    await leaveIngest('fill-1', 2_000, earlier.spool);
+    await earlier.close();
+    expect(await upkeep().needsEviction()).toBe(false);
+    expect(spool.unfinishedBytes).toBe(2_000);
+  });
+
   test('removes ranges of blobs that are not stored before any download, but none in use', async () => {
     await leaveIngest('fill-1', 2_000);
     await makeOld('fill-1');

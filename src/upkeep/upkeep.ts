@@ -47,7 +47,7 @@ export class Upkeep {
     return this.#alone('collection', run, () => this.#collection.run(run));
   }
 
-  /** Whether a limit is exceeded, by a single query. */
+  /** Whether a limit is exceeded, by two queries, and once a minute a count of unfinished transfers. */
   needsEviction(): Promise<boolean> {
     return this.#eviction.isDue();
   }
