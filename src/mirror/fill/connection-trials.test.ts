@@ -160,3 +160,19 @@ it('adds none for some time after upstream has refused one', () => {
   vi.advanceTimersByTime(60_000);
   expect(download.grown).toBe(0);
 });
+
+it('does not forget a refusal because a trial ends after it', () => {
+  rateOf = connections => Math.min(connections, 2) * RATE;
+  const download = new Download();
+  vi.advanceTimersByTime(3_000);
+  expect(download.connections).toBe(3);
+  trials.refuse();
+  vi.advanceTimersByTime(3_000);
+  expect(download.connections).toBe(2);
+  download.shrink();
+  download.leave();
+  downloads = [];
+  const later = new Download();
+  vi.advanceTimersByTime(60_000);
+  expect(later.grown).toBe(0);
+});

@@ -94,7 +94,7 @@ export class ConnectionTrials {
 
   /** Upstream does not want several connections for a blob, or gets them wrong. */
   refuse(): void {
-    this.#remember(0);
+    this.#enough = { connections: 0, untilMs: performance.now() + REMEMBERED_MS };
   }
 
   #count(change: number, further: number): void {
@@ -172,8 +172,11 @@ export class ConnectionTrials {
     return true;
   }
 
+  /** Does not replace a refusal, which may have come during the trial. */
   #remember(connections: number, forMs = REMEMBERED_MS): void {
-    this.#enough = { connections, untilMs: performance.now() + forMs };
+    const nowMs = performance.now();
+    if (this.#enough?.connections === 0 && nowMs < this.#enough.untilMs) return;
+    this.#enough = { connections, untilMs: nowMs + forMs };
   }
 }
 
