@@ -100,7 +100,7 @@ export interface PartsOptions {
   readonly reportsSecretsOf?: (tenant: string | undefined) => boolean;
   /** Whether it is logged that the index may be incomplete. The default is yes. */
   readonly reportsDoubts?: boolean;
-  /** Whether a bucket of another store becomes this one's. Default: no. */
+  /** Whether a bucket of another store becomes this one's, if this one has no blobs. Default: no. */
   readonly takesBucketOver?: boolean;
   /** If set, does not wait for tenants: until `tenants.waitingFor` is `undefined`, nobody can be identified. */
   readonly startsMeanwhile?: boolean;

@@ -71,7 +71,7 @@ export async function openStorage(
     readonly log: Log;
     readonly onBeat: () => void;
     readonly reportsDoubts: boolean;
-    /** Whether a bucket of another store becomes this one's. */
+    /** Whether a bucket of another store becomes this one's, if this one has no blobs. */
     readonly takesBucketOver?: boolean;
   },
 ): Promise<Storage> {
@@ -100,8 +100,11 @@ export async function openStorage(
   // Loaded only if a bucket is configured.
   const { openS3Stores } = await import('../blobs/s3/s3-stores.ts');
   const { blobs, ...s3 } = opened.add(openS3Stores(bucket, metadata));
-  if (takesBucketOver || (await metadata.readSetting(BLOBS_IN)) !== BUCKET) {
-    await s3.claim({ takesOver: takesBucketOver });
+  const isClaimed = (await metadata.readSetting(BLOBS_IN)) === BUCKET;
+  // An index that names blobs has a bucket of its own: another one must not become it by mistake.
+  const mayTakeOver = takesBucketOver && (await metadata.readTotals()).blobs === 0;
+  if (mayTakeOver || !isClaimed) {
+    await s3.claim({ takesOver: mayTakeOver });
     await metadata.putSetting(BLOBS_IN, BUCKET);
   } else {
     await s3.check(log);

@@ -258,6 +258,18 @@ describe('with blobs in a bucket', () => {
     expect([...new Set(stored())]).toEqual(objects);
   });
 
+  it('a rebuild does not take over the bucket of another store for one that has its own', async () => {
+    await push('team/app', imageOf([randomBlob(MIB, 'layer')]));
+    await entrepot.stop();
+    // As with a prefix that is that of another store by mistake.
+    const own = [...s3.objects.keys()].find(key => key.startsWith('entrepot/stores/'))!;
+    s3.objects.set('entrepot/stores/another', s3.objects.get(own)!);
+    s3.objects.delete(own);
+    const { code, stderr } = await entrepot.command('rebuild');
+    expect([code, stderr]).toEqual([1, expect.stringContaining('does not have the blobs of this store')]);
+    expect(s3.objects.has('entrepot/stores/another')).toBe(true);
+  });
+
   it('several serving processes share the bucket', async () => {
     await entrepot.stop();
     entrepot = await entrepot.startAgain({ ...config(), server: { processes: 2 } });
