@@ -16,7 +16,7 @@ interface Lent {
 
 /** Temporary keys are renewed this long before they end. */
 const RENEW_BEFORE_MS = 300_000;
-/** How long keys that are still valid are used before another attempt to renew them: each S3 request would wait for it. */
+/** How long keys that are about to end are used before another attempt to renew them: each S3 request would wait for it. */
 const RENEW_AGAIN_MS = 15_000;
 /** How long a file is not read again; it may be rotated. */
 const FILE_KEPT_MS = 60_000;
@@ -34,7 +34,7 @@ export class Credentials {
   readonly #client = new HttpClient(LIMITS);
   #lent: Lent | undefined;
   #renewing: Promise<Lent> | undefined;
-  /** When keys that are valid, but about to end, may be renewed. */
+  /** When keys that are about to end may be renewed. */
   #renewAtMs = 0;
 
   constructor(settings: CredentialsSettings, region: string) {
@@ -42,11 +42,14 @@ export class Credentials {
     this.#region = region;
   }
 
-  /** Throws an S3Failure if there are none. While they are valid, a failure to renew them has no effect. */
+  /**
+   * Throws an S3Failure if there are none. A failure to renew them has no effect until S3 refuses them, see `refused`: if
+   * the clock of this machine is wrong, only S3 knows when they have ended.
+   */
   async current(): Promise<SigningKeys> {
     const lent = this.#lent;
     const renewAtMs = Math.max((lent?.untilMs ?? 0) - RENEW_BEFORE_MS, this.#renewAtMs);
-    if (lent !== undefined && Date.now() < Math.min(renewAtMs, lent.untilMs)) return lent.keys;
+    if (lent !== undefined && Date.now() < renewAtMs) return lent.keys;
     this.#renewing ??= this.#load().finally(() => {
       this.#renewing = undefined;
       this.#renewAtMs = Date.now() + RENEW_AGAIN_MS;
@@ -54,7 +57,7 @@ export class Credentials {
     try {
       this.#lent = await this.#renewing;
     } catch (error) {
-      if (lent === undefined || Date.now() >= lent.untilMs) throw error;
+      if (lent === undefined) throw error;
       return lent.keys;
     }
     return this.#lent.keys;
