@@ -28,7 +28,10 @@ export interface BucketLimits {
   readonly writtenMs: number;
   /** Between two pieces of a body. */
   readonly idleBodyMs: number;
-  /** After this, nothing is tried again. A client waits for 20 s, and for some requests in a row. */
+  /**
+   * After this, nothing is tried again, except what `SENT_AGAIN` is for. A client waits for 20 s, and for some requests in a
+   * row.
+   */
   readonly patienceMs: number;
   /** Before the first repetition; then twice as long each time. */
   readonly backoffMs: number;
@@ -44,6 +47,11 @@ export const BUCKET_LIMITS: BucketLimits = {
 };
 
 const MAX_BACKOFF_MS = 3_000;
+/**
+ * How often a body is sent again whose connection broke, even if sending it took longer than the patience for requests: over
+ * a slow line a part takes a minute, and a large blob should not fail for one of hundreds.
+ */
+const SENT_AGAIN = 2;
 /** S3 accepts requests that are up to 15 min off. */
 const SKEW_MS = 60_000;
 /** A page of 1000 keys of up to 1 KiB, and what is said of each. */
@@ -262,7 +270,9 @@ export class Bucket {
         backoffMs({ firstMs: this.#limits.backoffMs, maxMs: MAX_BACKOFF_MS }, failures),
         0.5,
       );
-      if (!isTransient(error) || performance.now() + waitMs > endMs) throw error;
+      const isSentAgain = ask.payload !== undefined && isBroken(error) && failures <= SENT_AGAIN;
+      const isLate = performance.now() + waitMs > endMs && !isSentAgain;
+      if (!isTransient(error) || isLate) throw error;
       await sleep(waitMs, undefined, { signal });
     }
   }
@@ -349,6 +359,10 @@ export class Bucket {
 /** Whether the same request may succeed a little later. */
 export function isTransient({ status, code }: S3Failure): boolean {
   return status === undefined || TRANSIENT_STATUS.has(status) || TRANSIENT_CODES.has(code);
+}
+
+function isBroken({ cause }: S3Failure): boolean {
+  return cause instanceof HttpFailure && cause.reason === 'broken';
 }
 
 function tooLong(): S3Failure {

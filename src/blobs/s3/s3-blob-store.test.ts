@@ -151,6 +151,20 @@ describe('blobs in a bucket', () => {
     expect(bytes.equals(await read(digestOf(bytes)))).toBe(true);
   });
 
+  test('a part whose connection breaks is sent again, however long that took', async () => {
+    const bucket = new Bucket(fake.settings(), { ...LIMITS, patienceMs: 0 });
+    const broken = new S3BlobStore({ ...stores, bucket, ledger: place.ledger, partBytes: PART_BYTES });
+    failing({ lost: true }, 2, ({ query }) => query.get('partNumber') === '2');
+    await keep({ ...stores, blobs: broken }, 'fill-1', randomBytes(PART_BYTES * 3));
+    expect(fake.requests.filter(({ query }) => query.get('partNumber') === '2')).toHaveLength(3);
+    failing({ lost: true }, 9, isPut);
+    await expect(keep({ ...stores, blobs: broken }, 'fill-2', randomBytes(10))).rejects.toMatchObject({
+      code: 'UNAVAILABLE',
+    });
+    expect(new Set(fake.requests.slice(-3).map(({ key }) => key)).size).toBe(1);
+    await bucket.close();
+  });
+
   test('an upload whose completion was answered by nobody, or with an error in the body, is looked at', async () => {
     const bytes = randomBytes(2 * PART_BYTES);
     for (const fault of [{ lost: true } as const, { errorInBody: 'InternalError' }]) {
