@@ -13,10 +13,18 @@ export function xmlText(xml: string, name: string): string | undefined {
   return xmlTexts(xml, name)[0];
 }
 
-/** The contents of all elements `name`, as XML. */
+/** The contents of all elements `name`, as XML. Takes time in proportion to the document, whatever is in it. */
 export function xmlElements(xml: string, name: string): readonly string[] {
-  const found = xml.matchAll(new RegExp(`<${name}(?:\\s[^>]*)?(?:/>|>([\\s\\S]*?)</${name}>)`, 'g'));
-  return [...found].map(([, content = '']) => content);
+  const contents: string[] = [];
+  const begin = new RegExp(`<${name}(?:\\s[^<>]*?)?(/?)>`, 'g');
+  for (let found = begin.exec(xml); found !== null; found = begin.exec(xml)) {
+    const isEmpty = found[1] === '/';
+    const end = isEmpty ? begin.lastIndex : xml.indexOf(`</${name}>`, begin.lastIndex);
+    if (end < 0) break;
+    contents.push(xml.slice(begin.lastIndex, end));
+    begin.lastIndex = end;
+  }
+  return contents;
 }
 
 /** `text` for use in an element. */
