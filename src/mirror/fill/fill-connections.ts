@@ -68,15 +68,20 @@ export class FillConnections implements Sharer {
   /** Where the first stripe begins, until its beginning was compared with what the first connection brings. */
   #doubtedAt: number | undefined;
   #hasStripes = false;
-  #isFollowing = false;
+  /** The request for whose bytes the Fill waits, and which it copies as they come. */
+  #followed: RangeRequest | undefined;
+  /** How many bytes a client's request had brought at the end of the last window. */
+  #counted: { readonly request: RangeRequest; readonly bytes: number } | undefined;
+  /** Requests of clients for which the Fill does not wait any more. */
+  readonly #tooSlow = new WeakSet<RangeRequest>();
   /** Where what was there could not be copied. */
   #uncopiedAt: number | undefined;
-  /** The request for which the Fill waits. */
-  #awaited: RangeRequest | undefined;
-  readonly #awaitedWatch = new SlowWatch();
+  readonly #followedWatch = new SlowWatch();
   readonly #firstWatch = new SlowWatch();
   /** What the first connection has brought in the last window. */
   #firstBytes = 0;
+  /** The same as a rate, of the last window in which the Fill did not wait for others. */
+  #firstBytesPerSecond = 0;
   #isOver = false;
   /** Set when a connection has failed: this blob gets no more. */
   #hasFailed = false;
@@ -103,9 +108,12 @@ export class FillConnections implements Sharer {
     const there = this.#options.pieces.endBefore(position, isUnderWay);
     if (doubtedAt !== undefined && position < doubtedAt + OVERLAP_BYTES)
       return there !== undefined && there < doubtedAt ? there : doubtedAt + OVERLAP_BYTES;
-    const requested = this.#requests
-      .filter(({ extent }) => extent.end > position)
-      .map(({ extent }) => Math.max(extent.start, position));
+    const requested = [...this.#stripes, ...this.#clientRequests]
+      .map(({ extent: { start, end }, isSpare }) => ({ start: Math.max(start, position), end, isSpare }))
+      .filter(({ start, end, isSpare }) =>
+        isSpare ? end > start : this.#options.pieces.isWorthEnding(end - start, isUnderWay),
+      )
+      .map(({ start }) => start);
     if (there !== undefined) requested.push(there);
     // A request that ended where it begins would bring nothing, again and again.
     const ends = requested.filter(end => end > position || position !== this.#uncopiedAt);
@@ -125,20 +133,22 @@ export class FillConnections implements Sharer {
   }
 
   /**
-   * Waits for the byte at `position` if another connection is bringing it, and lets the Fill's own place be used meanwhile.
-   * False if it has to be downloaded.
+   * Waits for the byte at `position` if another connection is bringing it, and lets the Fill's own place be used meanwhile;
+   * or if a client has requested it, unless that turns out to be slow. False if it has to be downloaded.
    */
   async follow(position: number): Promise<boolean> {
-    const { sharing, signal } = this.#options;
-    const blob = this.#blob;
+    const { sharing, signal, trials } = this.#options;
+    const blob = this.#kept;
     if (blob === undefined) return false;
     if (blob.isOver || !sharing.mayTakePieces) await this.#endAll();
     const doubtedAt = this.#doubt();
     const isDoubted = doubtedAt !== undefined && position < doubtedAt + OVERLAP_BYTES;
-    const request = this.#requests.find(({ extent }) => extent.start <= position && position < extent.end);
+    const request = [...this.#stripes, ...this.#clientRequests].find(
+      ({ extent }) => extent.start <= position && position < extent.end,
+    );
     const isUncopied = this.#uncopiedAt === position;
     if (request === undefined || isDoubted || isUncopied) {
-      this.#isFollowing = false;
+      this.#followed = undefined;
       this.#own?.end();
       await this.#own?.done;
       if (isDoubted || isUncopied) return false;
@@ -149,18 +159,14 @@ export class FillConnections implements Sharer {
       return true;
     }
     if (request === undefined) return false;
-    this.#isFollowing = true;
-    this.#own ??= this.#startOwn(blob);
-    this.#awaited = request;
-    try {
-      await blob.changes.until(
-        () => this.#bytesAt(position) > 0 || request.isOver || blob.isOver || undefined,
-        signal,
-      );
-      return true;
-    } finally {
-      this.#awaited = undefined;
-    }
+    if (request.isSpare) this.#own ??= this.#startOwn(blob);
+    // Its rate is measured.
+    else this.#leave ??= trials.enter(this);
+    if (this.#followed !== request) this.#counted = { request, bytes: request.receivedBytes };
+    this.#followed = request;
+    const isOver = (): boolean => request.isOver || blob.isOver || this.#tooSlow.has(request);
+    await blob.changes.until(() => this.#bytesAt(position) > 0 || isOver() || undefined, signal);
+    return true;
   }
 
   /** Ends all; resolves when they have ended. Call it when the Fill needs no more bytes. */
@@ -182,6 +188,7 @@ export class FillConnections implements Sharer {
       !this.#isOver &&
       !this.#hasFailed &&
       !this.#pace.isHeldUp &&
+      this.#followed?.isSpare !== false &&
       size >= MIN_BLOB_BYTES &&
       this.connections < limit() &&
       sharing.mayTakePieces &&
@@ -210,18 +217,22 @@ export class FillConnections implements Sharer {
   }
 
   measured(windowMs: number): number {
-    const awaited = this.#awaited;
+    const followed = this.#followed;
     const counts = this.#all.map(further => ({ request: further.request, bytes: further.takeCount() }));
-    const aheadBytes = counts.reduce((sum, { bytes }) => sum + bytes, 0);
-    const awaitedBytes = counts.find(({ request }) => request === awaited)?.bytes ?? 0;
+    const clientBytes = followed?.isSpare === false ? this.#takeCount(followed) : 0;
+    const aheadBytes = counts.reduce((sum, { bytes }) => sum + bytes, clientBytes);
+    const followedBytes = counts.find(({ request }) => request === followed)?.bytes ?? clientBytes;
     this.#firstBytes = this.#pace.measured(windowMs, aheadBytes);
     const bytes = this.#firstBytes + aheadBytes;
     const averageBytes = bytes / this.#active;
-    this.#firstWatch.measured(this.#isFollowing ? undefined : this, this.#firstBytes, averageBytes);
+    this.#firstWatch.measured(followed === undefined ? this : undefined, this.#firstBytes, averageBytes);
     // It would take long until it can be compared.
     if (this.#firstWatch.isSlow) this.#doubtedAt = undefined;
-    this.#awaitedWatch.measured(awaited, awaitedBytes, averageBytes);
-    if (this.#awaitedWatch.isSlow) this.#all.find(({ request }) => request === awaited)?.end();
+    if (followed === undefined) this.#firstBytesPerSecond = (this.#firstBytes * 1000) / Math.max(1, windowMs);
+    // There may be no other to compare a client's request with than the first connection before.
+    const firstBytes = followed?.isSpare === false ? (this.#firstBytesPerSecond * windowMs) / 1000 : 0;
+    this.#followedWatch.measured(followed, followedBytes, Math.max(averageBytes, firstBytes));
+    if (followed !== undefined && this.#followedWatch.isSlow) this.#giveUp(followed);
     return bytes;
   }
 
@@ -235,8 +246,20 @@ export class FillConnections implements Sharer {
   }
 
   /** What other connections are bringing. */
-  get #requests(): readonly RangeRequest[] {
+  get #stripes(): readonly RangeRequest[] {
     return this.#all.flatMap(({ request }) => request ?? []);
+  }
+
+  /** What clients have requested, and upstream is being asked for: the Fill must not wait for what may wait for its place. */
+  get #clientRequests(): readonly RangeRequest[] {
+    return [...(this.#options.pieces.blob?.requests ?? [])].filter(
+      request => !request.isSpare && request.isUnderWay && !this.#tooSlow.has(request),
+    );
+  }
+
+  /** What keeps the pieces, for further connections or since clients have requested some. */
+  get #kept(): PartialBlob | undefined {
+    return this.#blob ?? this.#options.pieces.blob;
   }
 
   /** How many bytes nobody has brought or is bringing. */
@@ -248,6 +271,21 @@ export class FillConnections implements Sharer {
     const { length, size = length } = this.#options.fill;
     const rest = { start: length, end: size };
     return this.#blob?.known.missing(rest) ?? [rest];
+  }
+
+  /** How many bytes a client's request has brought since this was last called for it. */
+  #takeCount(request: RangeRequest): number {
+    const before = this.#counted?.request === request ? this.#counted.bytes : 0;
+    this.#counted = { request, bytes: request.receivedBytes };
+    return request.receivedBytes - before;
+  }
+
+  /** The Fill does not wait for a slow request any more: what is left of it is requested again. A client keeps its own. */
+  #giveUp(request: RangeRequest): void {
+    this.#all.find(further => further.request === request)?.end();
+    if (request.isSpare) return;
+    this.#tooSlow.add(request);
+    this.#kept?.changes.tell();
   }
 
   /** Opens what keeps the pieces, if there is room for it. */
@@ -303,7 +341,7 @@ export class FillConnections implements Sharer {
     // A slow first connection only gets what it brings until the others have the rest.
     const firstBytes = this.#firstWatch.isSlow ? this.#firstBytes + OVERLAP_BYTES : stripeBytes;
     for (const gap of this.#gaps) {
-      const isOfFirst = !this.#isFollowing && gap.start === fill.length;
+      const isOfFirst = this.#followed === undefined && gap.start === fill.length;
       const start = Math.max(gap.start + (isOfFirst ? firstBytes : 0), this.#doubtedAt ?? 0);
       if (gap.end - start < MIN_GAP_BYTES) continue;
       // Comparing it elsewhere would mean to download what is there already.
@@ -339,14 +377,14 @@ export class FillConnections implements Sharer {
   #doubt(): number | undefined {
     const start = this.#doubtedAt;
     if (start === undefined) return undefined;
-    const isRequested = this.#requests.some(({ extent }) => extent.start === start);
+    const isRequested = this.#stripes.some(({ extent }) => extent.start === start);
     if (!isRequested && this.#bytesAt(start) <= WORTH_BREAKING_BYTES) this.#doubtedAt = undefined;
     return this.#doubtedAt;
   }
 
   /** How many bytes are there from `position` on. */
   #bytesAt(position: number): number {
-    const piece = this.#blob?.next(position);
+    const piece = this.#kept?.next(position);
     return piece === undefined || piece.start > position ? 0 : piece.end - position;
   }
 

@@ -53,13 +53,13 @@ export class FillPieces {
   /** Opens what keeps pieces, even if there are none yet; `undefined` if none can be kept. */
   async open(): Promise<PartialBlob | undefined> {
     const { fill, sharing, partials } = this.#options;
-    if (this.#blob === undefined && fill.size !== undefined && sharing.mayTakePieces) {
+    if (this.blob === undefined && fill.size !== undefined && sharing.mayTakePieces) {
       const use = await partials.open(sharing.starter, fill.digest, fill.size);
       this.#hasOpened = use !== undefined;
       if (this.#use === undefined) this.#use = use;
       else use?.leave();
     }
-    return this.#blob;
+    return this.blob;
   }
 
   /**
@@ -67,15 +67,19 @@ export class FillPieces {
    * if it is in that piece.
    */
   endBefore(position: number, isUnderWay: boolean): number | undefined {
-    const blob = this.#blob;
-    const shareBytes = (blob?.size ?? 0) * LEFT_OUT_SHARE;
-    const leftOutBytes = Math.min(Math.max(shareBytes, MIN_LEFT_OUT_BYTES), MAX_LEFT_OUT_BYTES);
-    const minBytes = isUnderWay ? WORTH_BREAKING_BYTES : leftOutBytes;
+    const { blob } = this;
     for (let piece = blob?.next(position); piece !== undefined; piece = blob?.next(piece.end)) {
       const start = Math.max(piece.start, position);
-      if (piece.end - start > minBytes) return start;
+      if (this.isWorthEnding(piece.end - start, isUnderWay)) return start;
     }
     return undefined;
+  }
+
+  /** Whether it is worth it to end a request before so many bytes, or a response that is under way. */
+  isWorthEnding(bytes: number, isUnderWay: boolean): boolean {
+    const shareBytes = (this.blob?.size ?? 0) * LEFT_OUT_SHARE;
+    const leftOutBytes = Math.min(Math.max(shareBytes, MIN_LEFT_OUT_BYTES), MAX_LEFT_OUT_BYTES);
+    return bytes > (isUnderWay ? WORTH_BREAKING_BYTES : leftOutBytes);
   }
 
   /**
@@ -88,7 +92,7 @@ export class FillPieces {
     end = Number.POSITIVE_INFINITY,
   ): Promise<boolean> {
     const { fill, sharing } = this.#options;
-    const blob = this.#blob;
+    const { blob } = this;
     if (blob === undefined) return false;
     const restBytes = () => Math.max(0, Math.min(blob.size, end) - writer.length);
     const buffer = (this.#buffer ??= new Uint8Array(Math.min(COPY_BYTES, blob.size)));
@@ -141,7 +145,8 @@ export class FillPieces {
     this.#use = undefined;
   }
 
-  get #blob() {
+  /** What keeps the pieces; `undefined` if there are none that the Fill may have. */
+  get blob(): PartialBlob | undefined {
     const { fill, sharing, partials } = this.#options;
     if (this.#use?.blob.isOver === true) this.leave();
     if (!sharing.mayTakePieces) return undefined;

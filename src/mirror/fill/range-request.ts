@@ -73,6 +73,7 @@ export class RangeRequest {
   #failure: { readonly cause: unknown } | undefined;
   #isLeft = false;
   #receivedBytes = 0;
+  #isUnderWay = false;
   #isOver = false;
 
   constructor(options: RangeRequestOptions) {
@@ -107,6 +108,11 @@ export class RangeRequest {
     return this.isSpare ? Math.min(end, start + this.#receivedBytes + NEAR_BYTES) : end;
   }
 
+  /** Whether upstream is being asked: it waits neither for its turn nor for other processes, and has not ended. */
+  get isUnderWay(): boolean {
+    return this.#isUnderWay && !this.#isOver;
+  }
+
   /** Whether it has ended, which `done` tells a moment later. */
   get isOver(): boolean {
     return this.#isOver;
@@ -135,7 +141,9 @@ export class RangeRequest {
     try {
       await unlessAborted(place.turn, this.#leaving.signal);
       this.#isLeft = !(await this.#options.claim());
-      if (!this.#isLeft) await this.#download();
+      if (this.#isLeft) return;
+      this.#isUnderWay = true;
+      await this.#download();
     } catch (cause) {
       this.#failure = { cause: isUnusable(cause) ? new RangesUnusable(cause.message, { cause }) : cause };
     } finally {

@@ -426,6 +426,69 @@ describe('a range ahead of a download in progress', () => {
     expect(await world.fetchedBytes()).toBeLessThan(blob.size + MIB / 2);
   });
 
+  describe('that is still coming when the download reaches it', () => {
+    const SIZE = 12 * MIB;
+    const AHEAD = { start: 4 * MIB, end: 10 * MIB };
+
+    /** A download, and then a client that reads a range ahead of it, at `rangeBytesPerS`. */
+    async function beginBoth(seed: string, rangeBytesPerS: number) {
+      const world = await startWorld();
+      const blob = await layer(world, SIZE, seed);
+      upstream.misbehave({ kind: 'blob', method: 'GET', bytesPerS: 8 * MIB });
+      const { pulled } = await beginPull(world, blob);
+      upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, bytesPerS: rangeBytesPerS });
+      const { reader } = await open(world, blob, [AHEAD]);
+      const arrived = () => until(() => (world.mirror.downloads[0]?.bytes ?? SIZE) >= AHEAD.start);
+      return { world, blob, pulled, reader, arrived };
+    }
+
+    it('is waited for', async () => {
+      const { world, blob, pulled, reader } = await beginBoth('waited-for', 4 * MIB);
+      await Promise.all([expectRight(reader, blob, [AHEAD]), pulled]);
+      expect(await pulled).toMatchObject(whole(blob));
+      expect(asked()).toEqual([undefined, `${AHEAD.start}-${AHEAD.end - 1}`, `${AHEAD.end}-`]);
+      expect(await world.fetchedBytes()).toBeLessThan(SIZE + MIB / 2);
+    });
+
+    it('is downloaded as far as it is missing when its client leaves', async () => {
+      const { world, blob, pulled, reader, arrived } = await beginBoth('left', 4 * MIB);
+      await arrived();
+      await reader.close();
+      expect(await pulled).toMatchObject(whole(blob));
+      const rest = Number(asked()[2]?.replace('-', ''));
+      expect(rest).toBeGreaterThan(AHEAD.start);
+      expect(rest).toBeLessThan(AHEAD.end);
+      expect(await world.fetchedBytes()).toBeLessThan(SIZE + MIB / 2);
+    });
+
+    it('is not waited for if it comes slowly', async () => {
+      const { blob, pulled, reader } = await beginBoth('slow', MIB / 4);
+      expect(await pulled).toMatchObject(whole(blob));
+      await reader.close();
+    });
+
+    it('is waited for by a download that begins with it', async () => {
+      const world = await startWorld();
+      const blob = await layer(world, SIZE, 'from-the-start');
+      upstream.misbehave({ kind: 'blob', method: 'GET', bytesPerS: 8 * MIB });
+      const wanted = [{ start: 0, end: 4 * MIB }];
+      const { reader } = await open(world, blob, wanted);
+      const [pulled] = await Promise.all([world.pull(blob.digest), expectRight(reader, blob, wanted)]);
+      expect(pulled).toMatchObject(whole(blob));
+      expect(asked()).toEqual([`0-${4 * MIB - 1}`, `${4 * MIB}-`]);
+    });
+
+    it('is not waited for if it waits for the only connection itself', async () => {
+      const limits = { maxConnections: 1, serializeImagePulls: false, maxParallelImagePulls: undefined };
+      const world = await startWorld({ linkBytesPerS: 8 * MIB }, { limits });
+      const blob = await layer(world, SIZE, 'queued');
+      const { pulled } = await beginPull(world, blob);
+      const reading = readRanges(world, blob, AHEAD);
+      expect(await pulled).toMatchObject(whole(blob));
+      await reading;
+    });
+  });
+
   it('is not requested if the download will have it in a moment, or has it', async () => {
     const world = await startWorld({ linkBytesPerS: 4 * MIB });
     const blob = await layer(world, 4 * MIB, 'near');
