@@ -20,7 +20,7 @@ import type { Fills } from './fill/fills.ts';
 import type { FirstRange, FirstRanges } from './fill/first-range.ts';
 import type { PartialBlob } from './fill/partial-blob.ts';
 import type { Partials } from './fill/partials.ts';
-import { needsWhole, RangeReader } from './fill/range-reader.ts';
+import { type Along, needsWhole, RangeReader } from './fill/range-reader.ts';
 import { RangesUnusable } from './fill/range-request.ts';
 import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './freshness.ts';
 import type { Confirmed, Links } from './links.ts';
@@ -266,7 +266,7 @@ export class BlobSource {
       opened.leave();
       this.#completion.read(repository, right, blob);
     };
-    const along = this.#along(miss, size);
+    const along = this.#along(miss, size) ?? (await this.#alongElsewhere(miss, blob, wanted));
     const instead = async (): Promise<BlobReader> => (await this.#openFill(miss)).reader;
     const reader = new RangeReader({ use: { blob, leave }, wanted, asker, along, instead });
     const outcome =
@@ -334,11 +334,22 @@ export class BlobSource {
   }
 
   /** The download of the whole blob that is in progress, if the requester may read it as it is. */
-  #along({ repository, digest, right, settled }: Miss, namedSize: number) {
+  #along({ repository, digest, right, settled }: Miss, namedSize: number): Along | undefined {
     const running = this.#fills.find(repository.upstream, digest);
     const joined = running?.sharing.join({ repository, right, settled, namedSize });
     if (running === undefined || joined?.state !== 'admitted') return undefined;
     return { fill: running.fill, leave: running.fill.hold() };
+  }
+
+  /** The same in another process on the store, if that has bytes that are missing here, or soon. Never rejects. */
+  async #alongElsewhere(
+    { repository, digest, right, settled }: Miss,
+    blob: PartialBlob,
+    wanted: readonly Extent[],
+  ): Promise<Along | undefined> {
+    const missing = wanted.flatMap(extent => blob.known.missing(extent));
+    const request = { repository, right, settled, namedSize: blob.size };
+    return this.#fills.readAlong(digest, request, missing).catch(() => undefined);
   }
 
   async #openFill({ repository, digest, right, settled, linkedSize, startedMs }: Miss): Promise<ServedBlob> {

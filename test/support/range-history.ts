@@ -3,7 +3,7 @@
 // fetched twice, none is wrong, none is lost. What may be fetched again is said where the model forgets it.
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { access, readdir, writeFile } from 'node:fs/promises';
+import { access, readdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
 import { FileSavedParts } from '../../src/blobs/file-parts.ts';
@@ -23,6 +23,7 @@ const SIZE = 2 * MIB;
 export const LAYERS = 4;
 /** A whole pull fetches smaller pieces again, since a request of their own would cost more. */
 const MIN_RANGE_BYTES = 17 * KIB;
+const PROOF_BYTES = 4 * KIB;
 const WITHIN_MS = 60_000;
 
 /** What the model knows of a layer. */
@@ -86,6 +87,7 @@ export class RangeHistory {
     const ranges = () => this.#ranges(known);
     const others = [
       () => this.#pull(server, known),
+      () => this.#pullBeside(server, known),
       () => this.#purge(known),
       () => this.#collect(),
       () => this.#evict(),
@@ -152,6 +154,25 @@ export class RangeHistory {
       return headers['cache-status'] === 'entrepot; hit';
     });
     this.#upstream.requests.length = 0;
+  }
+
+  /** Either server reads what a whole pull has fetched by then, and fetches none of it. */
+  async #pullBeside(server: Entrepot, known: Known): Promise<void> {
+    if (known.isStored || known.wrongAt !== undefined) return;
+    this.#upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, bytesPerS: 2 * MIB });
+    const pulling = this.#pull(server, known);
+    const hasEnded = { now: false };
+    void pulling.finally(() => (hasEnded.now = true)).catch(() => {});
+    let there = 0;
+    await until('it to be fetched', WITHIN_MS, async () => {
+      there = await this.#lengthOf(known.blob);
+      return hasEnded.now || there > 2 * MIN_RANGE_BYTES;
+    });
+    const start = this.#chance.below(MIN_RANGE_BYTES);
+    const wanted = { start, end: Math.max(there, start + MIN_RANGE_BYTES) };
+    requireRight(known, wanted, await ask(this.#chance.pick(this.#servers), known, wanted));
+    await pulling;
+    this.#upstream.behave();
   }
 
   async #purge(known: Known): Promise<void> {
@@ -264,10 +285,12 @@ export class RangeHistory {
         kind === 'blob' && method === 'GET' && reference === blob.digest && status < 300,
     );
     this.#upstream.requests.length = 0;
-    return asked.map(({ headers }) => {
+    const extents = asked.map(({ headers }) => {
       const [, start = '0', end = ''] = /^bytes=(\d+)-(\d*)$/.exec(headers.range ?? '') ?? [];
       return { start: Number(start), end: end === '' ? blob.size : Number(end) + 1 };
     });
+    // Three of them make upstream prove that the repository has a blob that another server downloads.
+    return extents.filter(({ start, end }) => end - start !== PROOF_BYTES);
   }
 
   /** Waits until all that was fetched would be there after a crash. */
@@ -281,6 +304,21 @@ export class RangeHistory {
   async #isSaved({ blob, isStored }: Known, fetched: Extents): Promise<boolean> {
     const saved = isStored ? undefined : await this.#savedOf(blob);
     return saved === undefined || [...fetched].every(extent => saved.missing(extent).length === 0);
+  }
+
+  /** How much of it a whole pull has fetched. */
+  async #lengthOf({ digest }: Content): Promise<number> {
+    const ingests = join(this.#store, 'ingest');
+    const names = (await readdir(ingests)).filter(
+      name => name.includes(digest.slice(7)) && !name.endsWith('.parts'),
+    );
+    const sizes = names.map(name =>
+      stat(join(ingests, name)).then(
+        ({ size }) => size,
+        () => 0,
+      ),
+    );
+    return Math.max(0, ...(await Promise.all(sizes)));
   }
 
   async #savedOf({ digest }: Content): Promise<Extents> {

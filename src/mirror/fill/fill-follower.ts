@@ -105,7 +105,8 @@ export class FillFollower {
     const { key, fill, spool, metadata } = this.#options;
     const held = await metadata.readLease(key);
     if (held?.isHeld !== true) return;
-    if (this.#followed?.epoch !== held.epoch) {
+    const isNew = this.#followed?.epoch !== held.epoch;
+    if (isNew) {
       const follower = await spool.follow(key, held.epoch);
       if (follower === undefined) return;
       await this.#requireAsRead(follower);
@@ -116,7 +117,9 @@ export class FillFollower {
     // Checked after reading the length: bytes from before a takeover are in the new process's copy, bytes that a
     // suspended process adds after waking up are not.
     const isStillHeld = (await metadata.readLease(key))?.epoch === held.epoch;
-    if (isStillHeld) fill.grow(length);
+    if (!isStillHeld) return;
+    if (isNew) fill.noteCopied(length - fill.length);
+    fill.grow(length);
   }
 
   /**

@@ -7,6 +7,7 @@
  * is `FillSharing`'s business, and what becomes of it `FillOutcome`'s.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Extent } from '../../lib/extents.ts';
 import { Lru } from '../../lib/lru.ts';
 import type { Descriptor } from '../../oci/descriptor.ts';
 import type { Digest } from '../../oci/digest.ts';
@@ -20,6 +21,8 @@ import { digestInFillKey, fillKey } from './fill-key.ts';
 import { type Download, FillRun, type FillStarter, type FillWorld } from './fill-run.ts';
 import type { FillRequest } from './fill-sharing.ts';
 import type { Fill } from './fill.ts';
+import { FollowedFill, type FollowRequest } from './followed-fill.ts';
+import { type Along, NEAR_BYTES } from './range-reader.ts';
 
 /** How long an endpoint that sent wrong bytes of a blob is avoided for that blob. */
 const WRONG_BYTES_MEMORY = { maxEntries: 1_000, maxAgeMs: 10 * 60_000 };
@@ -43,6 +46,7 @@ export interface ForeignDownload {
 export class Fills {
   readonly #world: FillWorld;
   readonly #runs = new Map<string, FillRun>();
+  readonly #followed = new Map<string, FollowedFill>();
   readonly #wrongEndpoints = new Lru<Set<number>>(WRONG_BYTES_MEMORY);
   /** By upstream. */
   readonly #trials = new Map<string, ConnectionTrials>();
@@ -70,6 +74,35 @@ export class Fills {
     right: Right,
   ): FillRun {
     return this.#start(digest, { repository, right, settled: false, namedSize: size, isAhead: true });
+  }
+
+  /**
+   * Reads the `wanted` bytes of a blob along with the download of another process on the store. `undefined` if there is
+   * none that has some of them, or soon, or if the requester has no right to it.
+   */
+  async readAlong(
+    digest: Digest,
+    request: FollowRequest,
+    wanted: readonly Extent[],
+  ): Promise<Along | undefined> {
+    const { spool, metadata } = this.#world;
+    const { upstream } = request.repository;
+    const leaseKey = fillKey(upstream, digest);
+    const lease = wanted.length === 0 ? undefined : await metadata.readLease(leaseKey);
+    if (lease?.isHeld !== true) return undefined;
+    const reach = (await spool.length(leaseKey, lease.epoch)) + NEAR_BYTES;
+    const key = keyOf(upstream, digest);
+    if (this.#isClosing || this.#runs.has(key) || wanted.every(({ start }) => start >= reach))
+      return undefined;
+    const followed = this.#followed.get(key) ?? this.#follow(key, digest, request);
+    return followed.fill.size === request.namedSize ? followed.readAlong(request, wanted) : undefined;
+  }
+
+  #follow(key: string, digest: Digest, request: FollowRequest): FollowedFill {
+    const followed = new FollowedFill(this.#world, digest, request);
+    this.#followed.set(key, followed);
+    void followed.done.then(() => this.#followed.delete(key));
+    return followed;
   }
 
   #start(digest: Digest, starter: FillStarter): FillRun {
@@ -124,6 +157,9 @@ export class Fills {
    */
   async close(deadlineMs: number): Promise<void> {
     this.#isClosing = true;
+    const followed = [...this.#followed.values()];
+    for (const one of followed) one.stop(stopping());
+    await Promise.all(followed.map(({ done }) => done));
     const deadline = performance.now() + deadlineMs;
     while (this.#runs.size > 0) {
       const isOver = performance.now() >= deadline;

@@ -13,17 +13,22 @@ import { type RangeAsker, type RangeRequest, RangesUnusable } from './range-requ
 /** How many ranges one reader requests at a time: enough to hide the round trips, few enough for others to have a turn. */
 const MAX_REQUESTS = 4;
 /** A range is left to a Fill if that will be there within this time, which a request of its own would take, too. */
-const NEAR_MS = 200;
+export const NEAR_MS = 200;
 /** The same for a Fill whose rate is not known yet. */
-const NEAR_BYTES = 256 * 1024;
+export const NEAR_BYTES = 256 * 1024;
+
+/** A download of the whole blob that somebody may read as it is, and the way to give it up. */
+export interface Along {
+  readonly fill: Fill;
+  readonly leave: () => void;
+}
 
 export interface RangeReaderOptions {
   readonly use: PartialUse;
   /** The bytes that will be read, in that order. */
   readonly wanted: readonly Extent[];
   readonly asker: RangeAsker;
-  /** A download of the whole blob that the requester may read, and the way to give it up. */
-  readonly along: { readonly fill: Fill; readonly leave: () => void } | undefined;
+  readonly along: Along | undefined;
   /** Opens the whole blob instead, for when ranges turn out to be of no use, or cannot be kept. */
   readonly instead: () => Promise<BlobReader>;
 }
@@ -41,6 +46,8 @@ export class RangeReader implements BlobReader {
   readonly #changes = new Changes();
   readonly #closing = new AbortController();
   readonly #unlisten: readonly (() => void)[];
+  /** Which of the wanted extents is being read, and from where on. */
+  #reading = { index: 0, position: 0 };
   #running = 0;
   #hasRequested = false;
   #failure: { readonly cause: unknown } | undefined;
@@ -97,6 +104,7 @@ export class RangeReader implements BlobReader {
   }
 
   async #read(buffer: Uint8Array, position: number): Promise<number> {
+    this.#noteReading(position);
     const end = await this.#thereBehind(position);
     const part = buffer.subarray(0, end - position);
     const count = await this.#blob.read(part, position);
@@ -125,6 +133,15 @@ export class RangeReader implements BlobReader {
     });
   }
 
+  /** What was read before is not wanted any more, unless it is read again. */
+  #noteReading(position: number): void {
+    const { wanted } = this.#options;
+    const index = wanted.findIndex(
+      ({ start, end }, at) => at >= this.#reading.index && start <= position && position < end,
+    );
+    this.#reading = index === -1 ? { index: 0, position: 0 } : { index, position };
+  }
+
   /** The end of what is there at `position`; `undefined` if nothing is. */
   #thereFrom(position: number): number | undefined {
     const part = this.#blob.next(position);
@@ -142,7 +159,11 @@ export class RangeReader implements BlobReader {
       if (!this.#requests.has(request) && isWanted(request)) void this.#await(request);
     }
     while (this.#running < MAX_REQUESTS && this.#failure === undefined) {
-      const ahead = wanted.map(({ start, end }) => ({ start: Math.max(start, this.#reach), end }));
+      const { index, position } = this.#reading;
+      const ahead = wanted.slice(index).map(({ start, end }, at) => ({
+        start: Math.max(start, this.#reach, at === 0 ? position : 0),
+        end,
+      }));
       const [next] = planRanges(ahead, this.#blob.knownSoon);
       if (next === undefined) return;
       this.#hasRequested = true;

@@ -85,20 +85,21 @@ function wantOf(wanted: readonly Extent[]): BlobWant {
 
 /** Reads the extents, compares them with the blob's bytes, and closes. */
 async function expectRight(reader: BlobReader, blob: Content, wanted: readonly Extent[]): Promise<void> {
-  const expected = bytesOf(blob);
   try {
-    for (const { start, end } of wanted) {
-      const buffer = Buffer.alloc(end - start);
-      for (let read = 0; read < buffer.length; ) {
-        const count = await reader.read(buffer.subarray(read), start + read);
-        expect(count).toBeGreaterThan(0);
-        read += count;
-      }
-      expect(buffer.equals(expected.subarray(start, end))).toBe(true);
-    }
+    for (const extent of wanted) await readRight(reader, blob, extent);
   } finally {
     await reader.close();
   }
+}
+
+async function readRight(reader: BlobReader, blob: Content, { start, end }: Extent): Promise<void> {
+  const buffer = Buffer.alloc(end - start);
+  for (let read = 0; read < buffer.length; ) {
+    const count = await reader.read(buffer.subarray(read), start + read);
+    expect(count).toBeGreaterThan(0);
+    read += count;
+  }
+  expect(buffer.equals(bytesOf(blob).subarray(start, end))).toBe(true);
 }
 
 async function readRanges(world: MirrorWorld, blob: Content, ...wanted: readonly Extent[]): Promise<string> {
@@ -438,7 +439,7 @@ describe('a range ahead of a download in progress', () => {
       const { pulled } = await beginPull(world, blob);
       upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, bytesPerS: rangeBytesPerS });
       const { reader } = await open(world, blob, [AHEAD]);
-      const arrived = () => until(() => (world.mirror.downloads[0]?.bytes ?? SIZE) >= AHEAD.start);
+      const arrived = () => until(() => (world.mirror.downloads[0]?.bytes ?? SIZE) > AHEAD.start);
       return { world, blob, pulled, reader, arrived };
     }
 
@@ -465,6 +466,7 @@ describe('a range ahead of a download in progress', () => {
       const { blob, pulled, reader } = await beginBoth('slow', MIB / 4);
       expect(await pulled).toMatchObject(whole(blob));
       await reader.close();
+      expect(Number(asked()[2]?.replace('-', ''))).toBeLessThan(AHEAD.end);
     });
 
     it('is waited for by a download that begins with it', async () => {
@@ -963,6 +965,103 @@ describe('two processes on one store', () => {
     await world.close();
     expect(await readRanges(other, blob, HALVES[0])).toBe('hit');
     expect(askedExtents()).toEqual([HALVES[0]]);
+  });
+
+  describe('of which one downloads a blob', () => {
+    const SIZE = 12 * MIB;
+
+    async function beginInOne(seed: string) {
+      const world = await startWorld({ linkBytesPerS: 8 * MIB }, { isIndexOnDisk: true });
+      const blob = await layer(world, SIZE, seed);
+      const other = await another({ folder: world.folder });
+      const { pulled } = await beginPull(world, blob);
+      await until(() => (world.mirror.downloads[0]?.bytes ?? SIZE) > 2 * MIB);
+      return { world, other, blob, pulled };
+    }
+
+    it('read what is there, and what comes in a moment, from it in the other', async () => {
+      const { world, other, blob, pulled } = await beginInOne('followed');
+      const wanted = { start: MIB, end: 2 * MIB + 200_000 };
+      expect(await readRanges(other, blob, wanted)).toMatch(/joined|hit/);
+      expect(await readRanges(other, blob, { start: 0, end: 100_000 })).toBe('hit');
+      expect(await pulled).toMatchObject(whole(blob));
+      expect(await other.fetchedBytes()).toBe(0);
+      expect(await world.fetchedBytes()).toBe(SIZE);
+      // Upstream proves to the other that the repository has the blob: once before it is verified, and once after.
+      expect(sum(askedExtents())).toBeLessThanOrEqual(24 * KIB);
+    });
+
+    it('leave it alone when their reader leaves', async () => {
+      const { world, other, blob, pulled } = await beginInOne('left-alone');
+      const wanted = [{ start: MIB, end: 2 * MIB + 200_000 }];
+      const { reader } = await open(other, blob, wanted);
+      await reader.read(Buffer.alloc(1), MIB);
+      await reader.close();
+      await other.close();
+      expect(await pulled).toMatchObject(whole(blob));
+      expect(await world.fetchedBytes()).toBe(SIZE);
+    });
+
+    it('read the end when it is verified', async () => {
+      const { world, other, blob, pulled } = await beginInOne('followed-to-the-end');
+      await until(() => (world.mirror.downloads[0]?.bytes ?? SIZE) > SIZE - MIB);
+      await readRanges(other, blob, { start: SIZE - MIB, end: SIZE });
+      expect(await pulled).toMatchObject(whole(blob));
+      expect(await other.fetchedBytes()).toBe(0);
+    });
+
+    it('request at once what is far from it', async () => {
+      const { other, blob, pulled } = await beginInOne('far-from-it');
+      const far = { start: SIZE - MIB, end: SIZE - MIB / 2 };
+      expect(await readRanges(other, blob, far)).toBe('miss');
+      expect(askedExtents()).toEqual([far]);
+      await pulled;
+    });
+
+    for (const [what, becomes] of [
+      ['ends', 'broken'],
+      ['pauses', 'complete'],
+    ] as const) {
+      it(`request the rest when that process ${what}`, async () => {
+        const world = await startWorld({}, { isIndexOnDisk: true });
+        const blob = await layer(world, SIZE, what);
+        const other = await another({ folder: world.folder });
+        let goOn: (() => void) | undefined;
+        const goingOn = new Promise<void>(resolve => (goOn = resolve));
+        upstream.misbehave({ kind: 'blob', times: 1, pause: { atByte: 3 * MIB, until: goingOn } });
+        const { pulled } = await beginPull(world, blob, bytes => bytes >= 3 * MIB);
+        const ended = pulled.then(
+          () => 'complete',
+          () => 'broken',
+        );
+        await until(() => world.mirror.downloads[0]?.bytes === 3 * MIB);
+        const [here, next] = [
+          { start: MIB, end: 3 * MIB },
+          { start: 3 * MIB, end: 3 * MIB + 100_000 },
+        ];
+        const { reader } = await open(other, blob, [here, next]);
+        await readRight(reader, blob, here);
+        if (what === 'ends') await world.close();
+        await expectRight(reader, blob, [next]);
+        expect(await other.fetchedBytes()).toBe(100_000);
+        expect(other.mirror.runningFills).toBe(0);
+        goOn?.();
+        expect(await ended).toBe(becomes);
+        for (const one of [world, other]) await one.close();
+        expect(await openIngests(world)).toEqual([]);
+      });
+    }
+
+    it('read none of it for another repository, which only names the blob', async () => {
+      const { other, blob, pulled } = await beginInOne('named');
+      await layer(other, SIZE, 'named', 'evil');
+      upstream.remove('evil', blob.digest);
+      const wanted = { start: MIB, end: 2 * MIB };
+      await readRanges(other, blob, wanted);
+      const opening = open(other, blob, [wanted], repositoryOf('evil'));
+      await expect(opening).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
+      await pulled;
+    });
   });
 
   it('keep nothing of a blob that the other has stored', async () => {
