@@ -55,6 +55,8 @@ export interface FillConnectionsOptions {
  *
  * The first connection goes on in order until it comes to the first stripe. It reads a little of that, too: an upstream
  * that sends other ranges than it was asked for is found out before anybody gets such bytes.
+ *
+ * What clients are getting is left to them like stripes, as long as it is not slow.
  */
 export class FillConnections implements Sharer {
   readonly #options: FillConnectionsOptions;
