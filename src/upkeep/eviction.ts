@@ -57,11 +57,13 @@ export class Eviction {
     this.#options = options;
   }
 
-  /** Whether a limit is exceeded: two queries, and once a minute a count of ingests in the survey's thread. */
+  /** Whether a limit is exceeded: two queries, and once a minute a count of ingests. Starts no thread. */
   async isDue(): Promise<boolean> {
     const { maxBytes, spool } = this.#options;
     // Without a limit, too: the status and the metrics show it.
-    if (performance.now() - this.#countedAtMs > COUNT_UNFINISHED_EACH_MS) await this.#countUnfinished();
+    if (performance.now() - this.#countedAtMs > COUNT_UNFINISHED_EACH_MS) {
+      await this.#countUnfinished(spool.list());
+    }
     const { freeBytes, minFreeBytes } = await spool.space.look();
     if (freeBytes < minFreeBytes) return true;
     if (maxBytes === undefined) return false;
@@ -76,7 +78,8 @@ export class Eviction {
       await metadata.writeUses();
     }
     const counter = new Counter('evicted', run);
-    const unfinished = await this.#countUnfinished();
+    const unfinished = await survey.unfinished();
+    await this.#countUnfinished(unfinished);
     const heldBytes = (await this.#heldBytes()) - (run.asIfFreedBytes ?? 0);
     const overBytes = heldBytes > maxBytes ? heldBytes - maxBytes * LOW_WATER_MARK : 0;
     const excessBytes = Math.max(overBytes, await this.#shortBytes(heldBytes, run));
@@ -204,13 +207,12 @@ export class Eviction {
     return blobBytes + manifestBytes + spool.unfinishedBytes;
   }
 
-  /** Changes while the thread counts may or may not be included; the next count corrects that. */
-  async #countUnfinished(): Promise<readonly FoundIngest[]> {
-    const { survey, spool } = this.#options;
-    const files = await survey.unfinished();
-    spool.countUnfinished(files.reduce((sum, { size }) => sum + size, 0));
+  /** Changes meanwhile may or may not be included; the next count corrects that. */
+  async #countUnfinished(files: Iterable<FoundIngest> | AsyncIterable<FoundIngest>): Promise<void> {
+    let bytes = 0;
+    for await (const { size } of files) bytes += size;
+    this.#options.spool.countUnfinished(bytes);
     this.#countedAtMs = performance.now();
-    return files;
   }
 }
 
