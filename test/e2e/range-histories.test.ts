@@ -2,7 +2,7 @@ import { afterEach, expect, it } from 'vitest';
 import { LAYERS, RangeHistory } from '../support/range-history.ts';
 
 const STEPS = Number(process.env['RANGE_HISTORY_STEPS'] ?? 24);
-const SEEDS = (process.env['RANGE_HISTORY_SEEDS'] ?? '1').split(',').map(Number);
+const SEEDS = (process.env['RANGE_HISTORY_SEEDS'] ?? '2').split(',').map(Number);
 
 let history: RangeHistory | undefined;
 
