@@ -260,22 +260,32 @@ describe('a manifest', () => {
   });
 });
 
+/**
+ * While a blob is downloaded here with ann's right, `elsewhere` learns that upstream has withdrawn it. Returns what she
+ * gets, and whether the blob is hers at the end of her right and of the download.
+ */
+async function withdrawWhilePulling(elsewhere: MirrorWorld) {
+  await manifestAs('ann');
+  const latch = new Latch();
+  upstream.misbehave({ kind: 'blob', pause: { atByte: 2 * MIB, until: latch.opened } });
+  const pulling = pullAs('ann', big.digest);
+  await until('bytes to come', 20_000, async () => upstream.bytesSent > MIB);
+  upstream.misbehave({ kind: 'manifest', status: 401 });
+  await expect(elsewhere.mirror.refresh(PRIVATE, '1', await rightOf('ann'))).rejects.toMatchObject({
+    code: 'MANIFEST_UNKNOWN',
+  });
+  const opensBefore = await opens('ann');
+  latch.open();
+  const pulled = await pulling;
+  await idle();
+  return { pulled, opensBefore, opensAfter: await opens('ann') };
+}
+
+const endedRight = () => ({ pulled: whole(big), opensBefore: false, opensAfter: false });
+
 describe('a right that upstream withdraws', () => {
   it('is not renewed by the end of a download that began before', async () => {
-    await manifestAs('ann');
-    const latch = new Latch();
-    upstream.misbehave({ kind: 'blob', pause: { atByte: 2 * MIB, until: latch.opened } });
-    const pulling = pullAs('ann', big.digest);
-    await until('bytes to come', 20_000, async () => upstream.bytesSent > MIB);
-    upstream.misbehave({ kind: 'manifest', status: 401 });
-    await expect(world.mirror.refresh(PRIVATE, '1', await rightOf('ann'))).rejects.toMatchObject({
-      code: 'MANIFEST_UNKNOWN',
-    });
-    expect(await opens('ann')).toBe(false);
-    latch.open();
-    expect(await pulling).toEqual(whole(big));
-    await idle();
-    expect(await opens('ann')).toBe(false);
+    expect(await withdrawWhilePulling(world)).toEqual(endedRight());
   });
 
   it('is not renewed by a download in another process of the server either', async () => {
@@ -284,20 +294,7 @@ describe('a right that upstream withdraws', () => {
     world = await MirrorWorld.open(upstream, { isIndexOnDisk: true, endNews: here });
     const other = await MirrorWorld.open(upstream, { folder: world.folder, endNews: there });
     try {
-      await manifestAs('ann');
-      const latch = new Latch();
-      upstream.misbehave({ kind: 'blob', pause: { atByte: 2 * MIB, until: latch.opened } });
-      const pulling = pullAs('ann', big.digest);
-      await until('bytes to come', 20_000, async () => upstream.bytesSent > MIB);
-      upstream.misbehave({ kind: 'manifest', status: 401 });
-      await expect(other.mirror.refresh(PRIVATE, '1', await rightOf('ann'))).rejects.toMatchObject({
-        code: 'MANIFEST_UNKNOWN',
-      });
-      expect(await opens('ann')).toBe(false);
-      latch.open();
-      expect(await pulling).toEqual(whole(big));
-      await idle();
-      expect(await opens('ann')).toBe(false);
+      expect(await withdrawWhilePulling(other)).toEqual(endedRight());
     } finally {
       await other.close();
     }
