@@ -119,13 +119,15 @@ test.each(['commit', 'hash'] as const)(
       if (looks < 0) throw new LeaseLost('upload-1');
     };
     const ingest = await spool.ingest({ ...steadyLease('upload-1'), confirm });
-    await ingest.write([Buffer.from('hello')]);
+    const bytes = Buffer.alloc(100_000, 'entrepot');
+    await ingest.write([bytes]);
     await rm(join(folder, 'ingest', 'upload-1.1'));
     // A commit stands still just behind its look.
     looks = step === 'commit' ? 1 : 0;
     const failing = {
-      commit: () => blobs.put(digestOf(Buffer.from('hello')), ingest),
-      hash: () => ingest.hash(digestOf(Buffer.from('hello'), 'sha512')),
+      commit: () => blobs.put(digestOf(bytes), ingest),
+      // Which a thread does that opens the file itself.
+      hash: () => ingest.hash(digestOf(bytes, 'sha512')),
     }[step]();
     await expect(failing).rejects.toThrow(LeaseLost);
     await ingest.abort();

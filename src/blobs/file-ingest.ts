@@ -2,7 +2,7 @@ import { type FileHandle, open, rm } from 'node:fs/promises';
 import { constants } from 'node:fs';
 import { syncFolder } from '../lib/atomic-file.ts';
 import type { Lease } from '../lib/lease.ts';
-import { type Digest, type DigestAlgorithm, digestAlgorithm } from '../oci/digest.ts';
+import { type Digest, type DigestAlgorithm, digestAlgorithm, digestOf } from '../oci/digest.ts';
 import type { DiskSpace } from './disk-space.ts';
 import type { FilePaths } from './file-paths.ts';
 import type { HashJob, Hasher } from './hasher.ts';
@@ -10,6 +10,12 @@ import type { Ingest } from './spool.ts';
 
 /** At most this much is unsynced when `moveAway` is called, which shortens its own sync from about 100 ms to 15. */
 const SYNC_STEP_BYTES = 32 * 1024 * 1024;
+
+/**
+ * No more than this is hashed by this thread, in 50 µs. Most configs and many layers are so small, and hashing them elsewhere
+ * takes longer, above all if the thread for it has to be started first.
+ */
+const HASHED_HERE_BYTES = 64 * 1024;
 
 /** Only the store's own process writes an ingest; blobs are never written. */
 const INGEST_MODE = 0o644;
@@ -33,6 +39,8 @@ export class FileIngest implements Ingest {
   readonly lease: Lease;
   readonly #path: string;
   readonly #file: FileHandle;
+  /** By which it will be hashed, as far as is known. */
+  readonly #algorithm: DigestAlgorithm;
   readonly #jobs = new Map<DigestAlgorithm, HashJob>();
   #offset: number;
   #isEnded = false;
@@ -45,9 +53,14 @@ export class FileIngest implements Ingest {
   /** The first failed sync is final: a later one may succeed although pages were lost. */
   #syncFailure: unknown;
 
-  private constructor(spool: IngestSpool, lease: Lease, file: FileHandle, size: number) {
+  private constructor(
+    spool: IngestSpool,
+    lease: Lease,
+    { file, size, algorithm }: { file: FileHandle; size: number; algorithm: DigestAlgorithm },
+  ) {
     this.#spool = spool;
     this.lease = lease;
+    this.#algorithm = algorithm;
     this.#path = spool.paths.ingest(lease.key, lease.epoch);
     this.#file = file;
     this.#offset = size;
@@ -55,8 +68,8 @@ export class FileIngest implements Ingest {
   }
 
   /**
-   * Opens or creates the file of `lease`. Hashing begins at once, with what is there: nothing if it is begun `anew`, even
-   * in a store whose index was lost, and with it the epochs that were used.
+   * Opens or creates the file of `lease`. What is there is a part of the ingest, unless it is begun `anew`: even in a store
+   * whose index was lost, and with it the epochs that were used.
    */
   static async open(
     spool: IngestSpool,
@@ -67,8 +80,9 @@ export class FileIngest implements Ingest {
     const flags = constants.O_RDWR | constants.O_CREAT | (anew ? constants.O_TRUNC : 0);
     const file = await open(path, flags, INGEST_MODE);
     try {
-      const ingest = new FileIngest(spool, lease, file, (await file.stat()).size);
-      ingest.#beginHashing(algorithm);
+      const { size } = await file.stat();
+      const ingest = new FileIngest(spool, lease, { file, size, algorithm });
+      ingest.#hashBehind();
       return ingest;
     } catch (error) {
       await file.close();
@@ -100,9 +114,7 @@ export class FileIngest implements Ingest {
     } finally {
       this.#isWriting = false;
     }
-    for (const job of this.#jobs.values()) {
-      this.#spool.hasher.advance(job, this.#offset);
-    }
+    this.#hashBehind();
     this.#syncBehind();
   }
 
@@ -125,16 +137,14 @@ export class FileIngest implements Ingest {
     this.#spool.grown(size - this.#offset);
     this.#offset = size;
     this.#syncedOffset = Math.min(this.#syncedOffset, size);
-    const algorithms = [...this.#jobs.keys()];
     await this.#stopHashing();
-    for (const algorithm of algorithms) {
-      this.#beginHashing(algorithm);
-    }
+    this.#hashBehind();
   }
 
   async hash(like: Digest): Promise<Digest> {
     this.#assertOpen();
     const algorithm = digestAlgorithm(like);
+    if (this.#offset <= HASHED_HERE_BYTES) return this.#orLost(this.#hashHere(algorithm));
     const job = this.#jobs.get(algorithm) ?? this.#beginHashing(algorithm);
     return this.#orLost(this.#spool.hasher.finish(job, this.#offset));
   }
@@ -223,6 +233,24 @@ export class FileIngest implements Ingest {
     if (this.#isEnded) {
       throw new Error('the ingest has ended');
     }
+  }
+
+  async #hashHere(algorithm: DigestAlgorithm): Promise<Digest> {
+    const bytes = Buffer.allocUnsafe(this.#offset);
+    let length = 0;
+    while (length < bytes.byteLength) {
+      const count = await this.read(bytes.subarray(length), length);
+      if (count === 0) throw new Error(`the file ends at ${length} of ${bytes.byteLength} bytes`);
+      length += count;
+    }
+    return digestOf(bytes, algorithm);
+  }
+
+  /** Has the thread hash what is written. */
+  #hashBehind(): void {
+    if (this.#isEnded || this.#offset <= HASHED_HERE_BYTES) return;
+    if (this.#jobs.size === 0) this.#beginHashing(this.#algorithm);
+    for (const job of this.#jobs.values()) this.#spool.hasher.advance(job, this.#offset);
   }
 
   #beginHashing(algorithm: DigestAlgorithm): HashJob {

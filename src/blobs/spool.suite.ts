@@ -83,6 +83,21 @@ export function spoolSuite(makePlace: () => Promise<SpoolPlace>): void {
       await ingest.close();
     });
 
+    test('a small one is hashed, too, and may become large and small again', async () => {
+      const bytes = randomBytes(300_000);
+      const ingest = await spool.ingest(steadyLease('fill-1'));
+      expect(await ingest.hash(SOME)).toBe(digestOf(Buffer.alloc(0)));
+      await ingest.write([bytes.subarray(0, 10_000)]);
+      const small = bytes.subarray(0, 10_000);
+      expect(await ingest.hash(digestOf(small, 'sha512'))).toBe(digestOf(small, 'sha512'));
+      await ingest.write([bytes.subarray(10_000)]);
+      expect(await ingest.hash(SOME)).toBe(digestOf(bytes));
+      await ingest.truncate(10_000);
+      expect(await ingest.hash(SOME)).toBe(digestOf(small));
+      await ingest.abort();
+      await ingest.close();
+    });
+
     test('truncating discards the end, for reading and for hashing', async () => {
       const bytes = randomBytes(1_000_000);
       const ingest = await spool.ingest(steadyLease('fill-1'));

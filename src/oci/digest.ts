@@ -32,7 +32,7 @@ export function digestHex(digest: Digest): string {
   return digest.slice(7);
 }
 
-/** The digest of `bytes`. For what fits in memory, such as manifests; the store's worker hashes blobs. */
+/** The digest of `bytes`. For what is small, such as manifests; the store's worker hashes blobs that are not. */
 export function digestOf(bytes: Uint8Array, algorithm: DigestAlgorithm = 'sha256'): Digest {
   return parseDigest(`${algorithm}:${createHash(algorithm).update(bytes).digest('hex')}`);
 }
