@@ -25,7 +25,7 @@ RUN --mount=type=secret,id=npmrc,target=/root/.npmrc \
     export NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt \
  && npm ci --ignore-scripts --no-audit --no-fund \
  && JOBS=max npm rebuild better-sqlite3
-COPY tsconfig.json build.ts code-cache.ts ./
+COPY tsconfig.json build.ts code-cache.ts sample-image.ts ./
 COPY src ./src
 # All packages but the SQLite drivers are bundled into dist/. The drivers' sources and binaries for other systems are many
 # times the size of what is used, so they are removed.

@@ -1,15 +1,19 @@
 // The last step of the build: keeps what V8 compiles of the chunks in dist/ for `src/lib/chunks.ts`. That includes the
-// functions that have run, so the program runs here as people start it. The code fits the Node and the V8 flags of this
-// process; any other compiles for itself.
+// functions that have run, so the program runs here as people start it, and an image is pulled through it. The code fits
+// the Node and the V8 flags of this process; any other compiles for itself.
+import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer, type Server } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Script } from 'node:vm';
 import type * as Program from './src/cli/program.ts';
 import { Chunks } from './src/lib/chunks.ts';
 import { writeCode } from './src/lib/code-cache.ts';
+import { SampleImage } from './sample-image.ts';
 
 const DIST = join(import.meta.dirname, 'dist');
+const UPSTREAM = 'upstream.example';
 
 const compiled = new Map<string, { readonly source: Buffer; readonly script: Script }>();
 const chunks = new Chunks(DIST, {
@@ -28,9 +32,13 @@ process.exit();
 
 /** Runs the program on a store in `folder`. */
 async function run(folder: string): Promise<void> {
+  const image = new SampleImage();
+  const upstream = await listening(image.serve());
   const config = join(folder, 'config.yaml');
-  const server = { listen: '127.0.0.1:0', opsListen: '127.0.0.1:0' };
-  writeFileSync(config, JSON.stringify({ server, storage: { path: join(folder, 'store') } }));
+  const port = await freePort();
+  const server = { listen: `127.0.0.1:${port}`, opsListen: '127.0.0.1:0' };
+  const upstreams = { [UPSTREAM]: { url: `http://127.0.0.1:${portOf(upstream)}` } };
+  writeFileSync(config, JSON.stringify({ server, upstreams, storage: { path: join(folder, 'store') } }));
   const { runProgram }: typeof Program = chunks.load('program.cjs');
   const command = async (...argv: string[]) => {
     let text = '';
@@ -45,7 +53,27 @@ async function run(folder: string): Promise<void> {
   });
   const served = command('serve', '--config', config);
   await Promise.race([serving, served]);
+  await image.pull(`http://127.0.0.1:${port}/v2/${UPSTREAM}/app`);
   await command('images', '--config', config);
   process.emit('SIGTERM');
   await served;
+  upstream.close();
+}
+
+async function freePort(): Promise<number> {
+  const server = await listening(createServer());
+  const port = portOf(server);
+  await new Promise(resolve => server.close(resolve));
+  return port;
+}
+
+async function listening(server: Server): Promise<Server> {
+  await once(server.listen(0, '127.0.0.1'), 'listening');
+  return server;
+}
+
+function portOf(server: Server): number {
+  const address = server.address();
+  if (address === null || typeof address === 'string') throw new Error('it does not listen on a port');
+  return address.port;
 }
