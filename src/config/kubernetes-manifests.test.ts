@@ -1,48 +1,98 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { afterAll, describe, expect, it } from 'vitest';
-import { parseYamlDocuments } from '../lib/yaml.ts';
+import { describe, expect, it } from 'vitest';
+import { parseYaml, parseYamlDocuments } from '../lib/yaml.ts';
 import { loadConfig } from './load.ts';
 import { isTree, type Tree, valueAt } from './tree.ts';
 
 const manifests = fileURLToPath(new URL('../../config/kubernetes/', import.meta.url));
-const objects = readdirSync(manifests)
-  .sort()
-  .flatMap(name => parseYamlDocuments(readFileSync(join(manifests, name), 'utf8')).map(({ value }) => value))
-  .filter(isTree);
 
-const folder = mkdtempSync(join(tmpdir(), 'entrepot-manifests-'));
-afterAll(() => rmSync(folder, { recursive: true }));
+const read = (...path: string[]) => readFileSync(join(manifests, ...path), 'utf8');
 
-function only(kind: string): Tree {
-  const [object, ...others] = objects.filter(one => one['kind'] === kind);
-  if (object === undefined || others.length > 0) throw new Error(`expected one ${kind}`);
-  return object;
+/** A list in an object; empty if it is not there. */
+function listAt(object: unknown, ...path: string[]): readonly unknown[] {
+  const list = valueAt(object, path);
+  return Array.isArray(list) ? list : [];
 }
 
-/** Each verb on each resource that the rules allow. */
-function allowed(rules: unknown): string[] {
-  const list = Array.isArray(rules) ? rules.filter(isTree) : [];
-  return list.flatMap(rule => {
-    const places = [rule['resources'], rule['nonResourceURLs']].find(Array.isArray) ?? [];
-    const verbs = Array.isArray(rule['verbs']) ? rule['verbs'] : [];
-    return places.flatMap(place => verbs.map(verb => `${String(verb)} ${String(place)}`));
-  });
+/** What is to be applied together, as far as it is written in files: test/clients/kubernetes-manifests has what kubectl makes of it. */
+class Kustomization {
+  readonly folder: string;
+  readonly settings: Tree;
+  readonly objects: readonly Tree[];
+
+  constructor(folder: string) {
+    this.folder = folder;
+    this.settings = Object(parseYaml(read(folder, 'kustomization.yaml')).value);
+    this.objects = listAt(this.settings, 'resources')
+      .flatMap(name => parseYamlDocuments(read(folder, String(name))))
+      .map(({ value }) => value)
+      .filter(isTree);
+  }
+
+  only(kind: string): Tree {
+    const [object, ...others] = this.objects.filter(one => one['kind'] === kind);
+    if (object === undefined || others.length > 0) throw new Error(`expected one ${kind}`);
+    return object;
+  }
+
+  named(kind: string, name: string): Tree {
+    const found = this.objects.find(one => one['kind'] === kind && nameOf(one) === name);
+    if (found === undefined) throw new Error(`expected a ${kind} ${name}`);
+    return found;
+  }
 }
+
+function nameOf(object: unknown): unknown {
+  return valueAt(object, ['metadata', 'name']);
+}
+
+const base = new Kustomization('base');
 
 describe('config/kubernetes', () => {
-  it('begins with the namespace of everything else', () => {
-    expect(objects[0]).toMatchObject({ kind: 'Namespace', metadata: { name: 'entrepot' } });
-    const namespaced = objects.filter(({ kind }) => !/^(Namespace|ClusterRole.*)$/.test(String(kind)));
+  const folders = readdirSync(manifests).filter(name => name !== 'image');
+
+  it.each(folders)('%s names all of its files, and nothing else', folder => {
+    const { settings } = new Kustomization(folder);
+    const generated = listAt(settings, 'configMapGenerator').flatMap(map => listAt(map, 'files'));
+    const named = [...listAt(settings, 'resources'), ...generated].map(String);
+    expect(readdirSync(join(manifests, folder)).sort()).toEqual([...named, 'kustomization.yaml'].sort());
+  });
+
+  it.each(folders)('%s takes name and version of the image from image/', folder => {
+    const { settings, objects } = new Kustomization(folder);
+    expect(settings['components']).toEqual(['../image']);
+    expect(settings['images']).toBeUndefined();
+    const images = objects
+      .flatMap(object => listAt(object, 'spec', 'template', 'spec', 'containers'))
+      .map(container => valueAt(container, ['image']));
+    expect(images).toEqual(['entrepot']);
+  });
+
+  it('runs the version that is described here', () => {
+    const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8'));
+    const [image] = listAt(parseYaml(read('image', 'kustomization.yaml')).value, 'images');
+    expect(image).toEqual({ name: 'entrepot', newName: 'entrepot', newTag: version });
+  });
+
+  it('has everything in the namespace that comes first', () => {
+    expect(base.objects[0]).toMatchObject({ kind: 'Namespace', metadata: { name: 'entrepot' } });
+    const namespaced = base.objects.filter(
+      ({ kind }) => !/^(Namespace|ClusterRole.*|PriorityClass)$/.test(String(kind)),
+    );
     expect(new Set(namespaced.map(object => valueAt(object, ['metadata', 'namespace'])))).toEqual(
       new Set(['entrepot']),
     );
   });
+});
+
+describe('config/kubernetes/base', () => {
+  const pod = valueAt(base.only('StatefulSet'), ['spec', 'template', 'spec']);
+  const [container] = listAt(pod, 'containers');
 
   it('grants what watching a cluster needs, and no writes', () => {
-    expect(allowed(only('ClusterRole')['rules'])).toEqual([
+    expect(allowed(base.only('ClusterRole')['rules'])).toEqual([
       'list secrets',
       'watch secrets',
       'list serviceaccounts',
@@ -55,40 +105,74 @@ describe('config/kubernetes', () => {
     ]);
   });
 
-  it('has a valid configuration', async () => {
-    const text = valueAt(only('ConfigMap'), ['data', 'entrepot.yaml']);
-    const file = join(folder, 'entrepot.yaml');
-    writeFileSync(file, String(text));
-    const { kubernetes, server, storage } = await loadConfig({ file, env: {} });
+  it('has a valid configuration, which fits what is mounted and which port is open', async () => {
+    const { kubernetes, server, storage } = await loadConfig({
+      file: join(manifests, 'base', 'entrepot.yaml'),
+      env: {},
+    });
     expect(kubernetes).toEqual({ namespaceSelector: 'entrepot=tenant', namespaces: [], push: 'logins' });
-    const container: unknown = valueAt(only('StatefulSet'), ['spec', 'template', 'spec', 'containers', 0]);
-    const mounts: unknown = valueAt(container, ['volumeMounts']);
-    const paths = Array.isArray(mounts) ? mounts.map(mount => String(valueAt(mount, ['mountPath']))) : [];
+    const paths = listAt(container, 'volumeMounts').map(mount => String(valueAt(mount, ['mountPath'])));
     expect(paths).toContain(storage.path);
     expect(paths.some(path => server.tls?.certFile.startsWith(`${path}/`))).toBe(true);
-    expect(valueAt(container, ['args'])).toEqual(['serve']);
+    expect(listAt(container, 'args')).toEqual(['serve']);
     // So that commands which kubectl exec runs beside it read the same.
-    expect(valueAt(container, ['env'])).toEqual([
+    expect(listAt(container, 'env')).toEqual([
       { name: 'ENTREPOT_CONFIG', value: '/etc/entrepot/entrepot.yaml' },
     ]);
-    expect(server.listen[0]?.address.port).toBe(valueAt(container, ['ports', 0, 'containerPort']));
+    expect(server.listen[0]?.address.port).toBe(valueAt(listAt(container, 'ports')[0], ['containerPort']));
+  });
+
+  it('mounts the configuration by the name that gets its checksum', () => {
+    const [generator] = listAt(base.settings, 'configMapGenerator');
+    expect(generator).toEqual({ name: 'entrepot', namespace: 'entrepot', files: ['entrepot.yaml'] });
+    expect(base.settings['generatorOptions']).toBeUndefined();
+    expect(listAt(pod, 'volumes')).toContainEqual({ name: 'config', configMap: { name: 'entrepot' } });
+    expect(existsSync(join(manifests, 'base', 'entrepot.yaml'))).toBe(true);
+  });
+
+  it('stops a pod only when the server would have ended by itself', async () => {
+    const { server } = await loadConfig({ file: join(manifests, 'base', 'entrepot.yaml'), env: {} });
+    const graceS = Number(valueAt(pod, ['terminationGracePeriodSeconds']));
+    expect(graceS * 1000).toBeGreaterThan(server.shutdownTimeoutMs + 5_000);
+  });
+
+  it('may be put on a volume with much content: its owner is checked at the root alone', () => {
+    expect(valueAt(pod, ['securityContext', 'fsGroupChangePolicy'])).toBe('OnRootMismatch');
+    expect(listAt(pod, 'volumes')).toContainEqual({ name: 'tmp', emptyDir: { sizeLimit: '64Mi' } });
+  });
+
+  it('is scheduled by its own priority class', () => {
+    expect(valueAt(pod, ['priorityClassName'])).toBe(nameOf(base.only('PriorityClass')));
   });
 
   it('opens the registry port to everybody, and the operations port only to monitoring', () => {
-    const container = ['spec', 'template', 'spec', 'containers', 0];
-    const ports = valueAt(only('StatefulSet'), [...container, 'ports']);
-    const policy = only('NetworkPolicy');
+    const [registry, ops] = listAt(container, 'ports').map(port => valueAt(port, ['name']));
+    const policy = base.only('NetworkPolicy');
     expect(valueAt(policy, ['spec', 'podSelector'])).toEqual(
-      valueAt(only('StatefulSet'), ['spec', 'selector']),
+      valueAt(base.only('StatefulSet'), ['spec', 'selector']),
     );
     expect(valueAt(policy, ['spec', 'policyTypes'])).toEqual(['Ingress']);
-    const rules = valueAt(policy, ['spec', 'ingress']);
-    const opened = Array.isArray(rules)
-      ? rules.filter(isTree).map(rule => [valueAt(rule, ['ports', 0, 'port']), rule['from'] !== undefined])
-      : [];
-    expect(opened).toEqual([
-      [valueAt(ports, [0, 'name']), false],
-      [valueAt(ports, [1, 'name']), true],
+    const opened = listAt(policy, 'spec', 'ingress').map(rule => [
+      valueAt(listAt(rule, 'ports')[0], ['port']),
+      valueAt(rule, ['from']) !== undefined,
     ]);
+    expect(opened).toEqual([
+      [registry, false],
+      [ops, true],
+    ]);
+    const targets = ['entrepot', 'entrepot-metrics'].flatMap(name =>
+      listAt(base.named('Service', name), 'spec', 'ports').map(port => valueAt(port, ['targetPort'])),
+    );
+    expect(targets).toEqual([registry, ops]);
   });
 });
+
+/** Each verb on each resource that the rules allow. */
+function allowed(rules: unknown): string[] {
+  const list = Array.isArray(rules) ? rules.filter(isTree) : [];
+  return list.flatMap(rule => {
+    const places = [rule['resources'], rule['nonResourceURLs']].find(Array.isArray) ?? [];
+    const verbs = Array.isArray(rule['verbs']) ? rule['verbs'] : [];
+    return places.flatMap(place => verbs.map(verb => `${String(verb)} ${String(place)}`));
+  });
+}

@@ -29,7 +29,7 @@ let cluster: KubeCluster;
 beforeAll(async () => {
   if (!HAS_CLUSTER) return;
   cluster = await KubeCluster.start();
-  await cluster.kubectl('apply', '--filename', MANIFESTS);
+  await cluster.kubectl('apply', '--kustomize', MANIFESTS);
 });
 
 afterAll(async () => {
@@ -61,7 +61,7 @@ describe.skipIf(!HAS_CLUSTER || !CAN_MOUNT)('in a pod', () => {
   let volume: AccountVolume;
   let token: string;
 
-  /** A new token of the account in 2-access.yaml, put where the pod has it. */
+  /** A new token of the account in access.yaml, put where the pod has it. */
   async function renewToken(): Promise<void> {
     token = await cluster.tokenOf('entrepot', 'entrepot');
     await volume.write({ token, 'ca.crt': await cluster.certificate(), namespace: 'entrepot' });
@@ -70,13 +70,15 @@ describe.skipIf(!HAS_CLUSTER || !CAN_MOUNT)('in a pod', () => {
   beforeAll(async () => {
     volume = new AccountVolume(join(cluster.folder, 'account'));
     await renewToken();
-    const stored = ['configmap', 'entrepot', '--namespace', 'entrepot', '--output', 'json'];
-    const { data } = JSON.parse(await cluster.kubectl('get', ...stored));
+    const stored = ['configmaps', '--namespace', 'entrepot', '--output', 'json'];
+    const maps: { readonly items: readonly { readonly data: Readonly<Record<string, string>> }[] } =
+      JSON.parse(await cluster.kubectl('get', ...stored));
+    const [config = ''] = maps.items.flatMap(({ data }) => data['entrepot.yaml'] ?? []);
     host = `127.0.0.1:${await freePort()}`;
     await cluster.makeTenant('team-a');
     await cluster.putPullSecret('team-a', 'pull', host, FIRST);
     entrepot = await Entrepot.start(
-      { kubernetes: parse(data['entrepot.yaml']).kubernetes, server: { listen: host, serverNames: [host] } },
+      { kubernetes: parse(config).kubernetes, server: { listen: host, serverNames: [host] } },
       {
         env: { KUBERNETES_SERVICE_HOST: '127.0.0.1', KUBERNETES_SERVICE_PORT: String(cluster.port) },
         within: volume.within,
@@ -101,7 +103,7 @@ describe.skipIf(!HAS_CLUSTER || !CAN_MOUNT)('in a pod', () => {
     const old = token;
     await cluster.kubectl('delete', 'serviceaccount', 'entrepot', '--namespace', 'entrepot');
     await until('the old token to end', SOON_MS, async () => !(await cluster.knows(old)));
-    await cluster.kubectl('apply', '--filename', join(MANIFESTS, '2-access.yaml'));
+    await cluster.kubectl('apply', '--filename', join(MANIFESTS, 'access.yaml'));
     await cluster.putPullSecret('team-a', 'pull', host, SECOND);
     await soonLogged(/Unauthorized.*namespaces cannot be read/, entrepot);
     expect(await loginStatus(SECOND, entrepot)).toBe(401);

@@ -53,7 +53,7 @@ let host: string;
 beforeAll(async () => {
   if (!HAS_CLUSTER) return;
   cluster = await KubeCluster.start({ niceness: 10 });
-  await cluster.kubectl('apply', '--filename', MANIFESTS);
+  await cluster.kubectl('apply', '--kustomize', MANIFESTS);
   upstream = await FakeUpstream.start();
   upstream.add('app', imageOf([]), 'v1');
   const [username, password] = PLUGIN_LOGIN;

@@ -14,7 +14,7 @@ let host: string;
 beforeAll(async () => {
   if (!HAS_CLUSTER) return;
   cluster = await KubeCluster.start();
-  await cluster.kubectl('apply', '--filename', MANIFESTS);
+  await cluster.kubectl('apply', '--kustomize', MANIFESTS);
   host = `127.0.0.1:${await freePort()}`;
   entrepot = await Entrepot.start({
     server: { listen: host, serverNames: [host] },

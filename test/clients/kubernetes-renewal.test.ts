@@ -19,7 +19,7 @@ describe.skipIf(!HAS_CLUSTER)('a cluster that renews', () => {
 
   beforeAll(async () => {
     cluster = await KubeCluster.start();
-    await cluster.kubectl('apply', '--filename', MANIFESTS);
+    await cluster.kubectl('apply', '--kustomize', MANIFESTS);
     host = `127.0.0.1:${await freePort()}`;
     entrepot = await Entrepot.start({
       server: { listen: host, serverNames: [host] },

@@ -29,7 +29,7 @@ describe.skipIf(!HAS_CLUSTER)('watches of a cluster', () => {
 
   beforeAll(async () => {
     cluster = await KubeCluster.start();
-    await cluster.kubectl('apply', '--filename', MANIFESTS);
+    await cluster.kubectl('apply', '--kustomize', MANIFESTS);
     gate = await KubeGate.start(cluster);
     host = `127.0.0.1:${await freePort()}`;
     entrepot = await Entrepot.start({

@@ -32,7 +32,7 @@ let host: string;
 beforeAll(async () => {
   if (!HAS_CLUSTER) return;
   cluster = await KubeCluster.start();
-  await cluster.kubectl('apply', '--filename', MANIFESTS);
+  await cluster.kubectl('apply', '--kustomize', MANIFESTS);
   upstream = await FakeUpstream.start();
   upstream.add('app', imageOf([]), 'v1');
   host = `127.0.0.1:${await freePort()}`;

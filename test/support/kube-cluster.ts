@@ -18,8 +18,8 @@ const BINARY = process.env['KUBE_APISERVER'] ?? '';
 export const HAS_CLUSTER =
   hasPrograms('kubectl', 'etcd', 'etcdctl', 'setpriv') && existsSync(BINARY) && existsSync(RUN);
 
-/** The folder of the manifests that people apply. */
-export const MANIFESTS = fileURLToPath(new URL('../../config/kubernetes', import.meta.url));
+/** The kustomization that people apply. */
+export const MANIFESTS = fileURLToPath(new URL('../../config/kubernetes/base', import.meta.url));
 
 /** For the controllers, on a busy machine. */
 const CONTROLLED_MS = 60_000;
