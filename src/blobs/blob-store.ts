@@ -9,6 +9,7 @@
  * never served.
  */
 import type { BlobReader } from '../lib/blob-reader.ts';
+import type { Extent } from '../lib/extents.ts';
 import type { Lease } from '../lib/lease.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { Ingest } from './spool.ts';
@@ -64,6 +65,13 @@ export interface BlobRemoval {
   takeAway(): (() => Promise<void>) | undefined;
 }
 
+/** What a store keeps on the spool's disk for speed alone. */
+export interface LocalUsage {
+  readonly copies: number;
+  readonly bytes: number;
+  readonly maxBytes: number;
+}
+
 export interface RehashOptions {
   /** The maximum rate; 0 means no limit. */
   readonly bytesPerSecond: number;
@@ -85,9 +93,10 @@ export interface BlobStore {
   stat(digest: Digest): Promise<BlobStat | undefined>;
   /**
    * `undefined` if the blob is not stored, or something else is in its place. The caller closes the reader, which remains
-   * usable after the blob is removed.
+   * usable after the blob is removed. `wanted`: what will be read; without it, everything. It changes nothing but how the
+   * bytes are fetched.
    */
-  open(digest: Digest): Promise<BlobReader | undefined>;
+  open(digest: Digest, wanted?: readonly Extent[]): Promise<BlobReader | undefined>;
   /**
    * Makes `spooled` the blob `digest`, which is durable when it resolves. The caller has verified size and `hash`. An
    * existing blob of that digest is replaced. This ends the ingest, which can still be read until it is closed. If it
@@ -109,6 +118,13 @@ export interface BlobStore {
    * blob is damaged.
    */
   rehash(digest: Digest, options: RehashOptions): Promise<Digest | undefined>;
+  /**
+   * Removes what the store keeps on the spool's disk for speed alone, until so many bytes are free; returns how many were.
+   * Absent if it keeps nothing there.
+   */
+  freeLocal?(bytes: number): Promise<number>;
+  /** How much that is. Absent like `freeLocal`. */
+  localUsage?(): Promise<LocalUsage>;
   /** Whether a reader of this process has the blob open, in which case removing it does not free its space yet. */
   hasReaders(digest: Digest): boolean;
 }

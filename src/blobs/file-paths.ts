@@ -40,6 +40,7 @@ export function parseIngestName(name: string): IngestName | undefined {
  *       ingest/<key>.<epoch>                             a write in progress, or one that can be resumed
  *       ingest/<key>.<epoch>.parts                       some bytes of a blob, and a map of which
  *       ingest/gone-<id>                                 a removed blob that is about to be freed
+ *       copies/<algorithm>/<first two hex digits>/<hex>  a copy of a blob that is in a bucket; as in `blobs/`
  *
  * A blob is made by moving an ingest. Blobs are never changed in place, and nothing else is stored here.
  */
@@ -48,9 +49,10 @@ export class FilePaths {
   readonly blobs: string;
   readonly ingests: string;
 
-  constructor(root: string) {
+  /** `place`: which of the two folders has the blobs. */
+  constructor(root: string, place: 'blobs' | 'copies' = 'blobs') {
     this.root = resolve(root);
-    this.blobs = join(this.root, 'blobs');
+    this.blobs = join(this.root, place);
     this.ingests = join(this.root, 'ingest');
   }
 

@@ -9,7 +9,7 @@ import type {
   UpstreamStatus,
 } from '../compose/status.ts';
 import type { ServerDocument } from '../compose/server.ts';
-import { columnsText, timeText } from './columns.ts';
+import { columnsText, countText, timeText } from './columns.ts';
 import { printResult, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
 import { askServer, serversOn } from './running-server.ts';
 import { storeConfig } from './store-config.ts';
@@ -113,6 +113,12 @@ function storeText({ path, heldBytes, unfinishedBytes, maxBytes, next, ...rest }
   const lines = [
     `store     ${path}: ${sizeText(heldBytes)} stored${unfinished}${limit}`,
     `disk      ${sizeText(rest.freeBytes)} free; ${sizeText(rest.minFreeBytes)} are kept free (storage.minFree)`,
+    ...(rest.local === null
+      ? []
+      : [
+          `local     ${sizeText(rest.local.bytes)} in ${countText(rest.local.copies, 'blob')} of the bucket are also here, of up ` +
+            `to ${sizeText(rest.local.maxBytes)} (storage.maxLocalBytes)`,
+        ]),
     ...(rest.damaged === 0 ? [] : [`damaged   ${rest.damaged}: see entrepot images`]),
     ...(next === null
       ? [`next to be evicted: ${rest.indexLost ? INDEX_LOST : 'not determined in time'}`]

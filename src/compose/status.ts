@@ -1,7 +1,7 @@
 /**
  * The part of the composition root that describes the state of a server, for `entrepot status`. Only for the operator.
  */
-import type { BlobStore } from '../blobs/blob-store.ts';
+import type { BlobStore, LocalUsage } from '../blobs/blob-store.ts';
 import { parseJsonObject } from '../lib/json.ts';
 import type { Lease } from '../lib/lease.ts';
 import { unlessAborted } from '../lib/single-flight.ts';
@@ -94,6 +94,8 @@ export interface StoreStatus {
   readonly maxBytes: number | null;
   readonly freeBytes: number;
   readonly minFreeBytes: number;
+  /** What of a bucket is also kept here; `null` if nothing is. */
+  readonly local: LocalUsage | null;
   readonly damaged: number;
   /** What eviction would remove first; `null` if that takes too long to find, or the index is lost. */
   readonly next: readonly NextStatus[] | null;
@@ -327,6 +329,7 @@ async function storeStatus({
     maxBytes: config.storage.maxBytes ?? null,
     freeBytes,
     minFreeBytes,
+    local: (await blobs.localUsage?.()) ?? null,
     damaged: await metadata.countDamaged(),
     // The survey opens the index by its name.
     next: indexLost

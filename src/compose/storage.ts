@@ -2,11 +2,13 @@
  * The part of the composition root that knows how a store is implemented: files, and an index in SQLite, in one folder, or
  * with blobs in a bucket. Only the survey's thread, which opens the same for itself, knows it, too.
  */
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { MinFree } from '../blobs/disk-space.ts';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import { BlobsUnusable } from '../blobs/blobs-unusable.ts';
 import { openFileStores } from '../blobs/file-stores.ts';
+import type { LocalLevel } from '../blobs/s3/s3-blob-store.ts';
 import type { BucketOfStore } from '../blobs/s3/s3-stores.ts';
 import type { Spool } from '../blobs/spool.ts';
 import type { Config } from '../config/config.ts';
@@ -45,6 +47,7 @@ export const SEEN_CLUSTER_FOLDER = 'cluster';
 /** The store's own files and folders besides the index. Its folder may have other contents, too. */
 export const STORE_CONTENTS: readonly string[] = [
   'blobs',
+  'copies',
   'ingest',
   'processes',
   SEEN_CLUSTER_FOLDER,
@@ -99,7 +102,8 @@ export async function openStorage(
   if (bucket === undefined) return { metadata, spool: files.spool, blobs: files.blobs, bucket };
   // Loaded only if a bucket is configured.
   const { openS3Stores } = await import('../blobs/s3/s3-stores.ts');
-  const { blobs, ...s3 } = opened.add(openS3Stores(bucket, metadata));
+  const local = await localLevelOf(storage, files.spool, log);
+  const { blobs, ...s3 } = opened.add(openS3Stores(bucket, { ledger: metadata, local, log }));
   const isClaimed = (await metadata.readSetting(BLOBS_IN)) === BUCKET;
   // An index that names blobs has a bucket of its own: another one must not become it by mistake.
   const mayTakeOver = takesBucketOver && (await metadata.readTotals()).blobs === 0;
@@ -110,6 +114,20 @@ export async function openStorage(
     await s3.check(log);
   }
   return { metadata, spool: files.spool, blobs, bucket };
+}
+
+/** What of the bucket is also kept in the folder: nothing if clients read the bucket themselves. */
+async function localLevelOf(
+  storage: Config['storage'],
+  spool: Spool,
+  log: Log,
+): Promise<LocalLevel | undefined> {
+  if (storage.s3?.redirect === true) return undefined;
+  const { LocalCopies } = await import('../blobs/local-copies.ts');
+  const { path } = storage;
+  // Read each time, since a reload may change it.
+  const maxBytes = (diskBytes: number) => bytesOf(storage.maxLocalBytes ?? DEFAULT_MAX_LOCAL, diskBytes);
+  return { copies: await LocalCopies.open({ path, maxBytes, log }), spool };
 }
 
 /** The setting that says where blobs are: in the folder if it is absent or ''. */
@@ -133,7 +151,10 @@ async function bucketOf(
         `storage.s3: the store in ${path} has its blobs in its folder: use a new storage.path, and pull or push again`,
       );
     }
-    if (isInBucket) await metadata.putSetting(BLOBS_IN, '');
+    if (isInBucket) {
+      await metadata.putSetting(BLOBS_IN, '');
+      await rm(join(path, 'copies'), { recursive: true, force: true });
+    }
   }
   return s3 && { settings: await s3SettingsOf(s3, rest), storeId };
 }
@@ -186,6 +207,9 @@ export interface SurveyedPlace {
   readonly path: string;
   readonly bucket: BucketOfStore | undefined;
 }
+
+/** Of a disk of its own, the other half is for what is being written, without waiting for copies to be removed. */
+const DEFAULT_MAX_LOCAL: DiskShare = { percent: 50 };
 
 const DEFAULT_MIN_FREE: DiskShare = { percent: 5 };
 /** The maximum of the default, for large disks. */

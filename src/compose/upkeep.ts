@@ -86,7 +86,12 @@ export function scheduleOf(
 
 /** The totals are updated with every write, so reading them for metrics costs nothing. */
 export async function reportStore(
-  { metadata, spool, config }: Pick<UpkeepParts, 'metadata' | 'spool'> & { readonly config: Config },
+  {
+    metadata,
+    spool,
+    blobs,
+    config,
+  }: Pick<UpkeepParts, 'metadata' | 'spool' | 'blobs'> & { readonly config: Config },
   meter: Meter,
 ): Promise<void> {
   const { freeBytes, minFreeBytes } = await spool.space.look();
@@ -97,6 +102,9 @@ export async function reportStore(
   meter.gauge('store_held_bytes', blobBytes + manifestBytes);
   meter.gauge('store_held_blobs', count);
   meter.gauge('store_unfinished_bytes', spool.unfinishedBytes);
+  const local = await blobs.localUsage?.();
+  meter.gauge('store_local_bytes', local?.bytes);
+  meter.gauge('store_max_local_bytes', local?.maxBytes);
   meter.gauge('store_damaged', await metadata.countDamaged());
 }
 

@@ -32,6 +32,7 @@ const RELOADABLE: ReadonlySet<string> = new Set([
   'prepull',
   'runtimeHandlers',
   'storage.maxBytes',
+  'storage.maxLocalBytes',
   'storage.minFree',
   'log.level',
   'verifyFor',

@@ -43,6 +43,7 @@ const RULES: readonly Rule[] = [
   { sections: ['tenants', 'kubernetes', 'server'], problems: passwordsStayEncrypted },
   { sections: ['audit'], problems: auditHasItsFile },
   { sections: ['storage'], problems: credentialsHaveTheirFile },
+  { sections: ['storage'], problems: localBytesHaveTheirBucket },
   { sections: ['server', 'unknownCredentials'], problems: unknownCredentialsStayEncrypted },
 ];
 
@@ -319,6 +320,15 @@ function credentialsHaveTheirFile({ storage: { s3 } }: ParsedFile): Problem[] {
   const problem = (message: string) => [{ path, value: s3?.credentialsFile, message }];
   if (isMissing) return problem('is required for credentials: file');
   return isUnused ? problem('is only read for credentials: file') : [];
+}
+
+function localBytesHaveTheirBucket({ storage: { s3, maxLocalBytes } }: ParsedFile): Problem[] {
+  if (maxLocalBytes === undefined || s3?.redirect === false) return [];
+  const message =
+    s3 === undefined
+      ? 'is only used with storage.s3'
+      : 'is not used with storage.s3.redirect: clients read the bucket';
+  return [{ path: ['storage', 'maxLocalBytes'], value: undefined, message }];
 }
 
 function auditHasItsFile({ audit }: ParsedFile): Problem[] {

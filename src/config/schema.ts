@@ -238,6 +238,12 @@ const storage = section({
       'Space to leave free on the disk: the least recently used mirrored content is evicted first, then pushes are ' +
         'refused and downloads are not kept; by default 5% or 5GiB, whichever is less',
     ),
+  maxLocalBytes: diskShare
+    .optional()
+    .describe(
+      'With s3: how much of what is in the bucket is also kept in the folder, where reading it is faster, as a size or a ' +
+        'share of the disk; the least recently used goes first; by default 50%',
+    ),
   s3: s3.optional().describe('Keep blobs in a bucket of an S3-compatible service (see docs/s3.md)'),
 });
 

@@ -21,6 +21,7 @@ import { OciError } from '../oci/errors.ts';
 import { type Manifest, MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
 import { narrowToPlatform } from '../oci/platform-choice.ts';
 import type {
+  BlobWant,
   ManifestWant,
   Page,
   PullSource,
@@ -91,9 +92,14 @@ export class Hosted implements PullSource {
     return { ...HOSTED, digest, size: manifest.bytes.length };
   }
 
-  async openBlob(repository: Repository, digest: Digest): Promise<ServedBlob> {
+  async openBlob(
+    repository: Repository,
+    digest: Digest,
+    _right?: Right,
+    want?: BlobWant,
+  ): Promise<ServedBlob> {
     const reader =
-      (await this.#openHeld(repository, digest)) ?? (await this.#openManifest(repository, digest));
+      (await this.#openHeld(repository, digest, want)) ?? (await this.#openManifest(repository, digest));
     if (reader === undefined) throw await this.#blobUnknown(repository, digest);
     this.#metadata.noteUse(digest);
     return { ...HOSTED, digest, reader };
@@ -168,10 +174,14 @@ export class Hosted implements PullSource {
     return linkedSize === undefined ? undefined : storedSize;
   }
 
-  async #openHeld(repository: Repository, digest: Digest): Promise<BlobReader | undefined> {
+  async #openHeld(
+    repository: Repository,
+    digest: Digest,
+    want: BlobWant | undefined,
+  ): Promise<BlobReader | undefined> {
     const size = await this.#sizeOf(repository, digest);
     if (size === undefined) return undefined;
-    const reader = await this.#blobs.open(digest);
+    const reader = await this.#blobs.open(digest, want?.(size));
     if (reader?.size === size) return reader;
     await reader?.close();
     this.#reportLoss(digest);

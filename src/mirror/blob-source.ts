@@ -141,7 +141,7 @@ export class BlobSource {
   async open(repository: Repository, digest: Digest, given: Right, want?: BlobWant): Promise<ServedBlob> {
     const read = await this.#readForPull(repository, digest, given);
     const { right, settled, linkedSize, storedSize } = read;
-    const held = await this.#openHeld(repository, digest, right, storedSize);
+    const held = await this.#openHeld(repository, digest, right, { size: storedSize, want });
     if (held === undefined) {
       const miss = { repository, digest, right, settled, linkedSize, startedMs: this.#clock.monotonicMs() };
       return (want && (await this.#openRanges(miss, want))) ?? this.#openFill(miss);
@@ -200,10 +200,10 @@ export class BlobSource {
     repository: Repository,
     digest: Digest,
     right: Right,
-    size: number | undefined,
+    { size, want }: { readonly size: number | undefined; readonly want: BlobWant | undefined },
   ): Promise<HeldBlob | undefined> {
     if (size !== undefined) {
-      const reader = await this.#blobs.open(digest);
+      const reader = await this.#blobs.open(digest, want?.(size));
       if (reader?.size === size) return { reader, belongs: false };
       await reader?.close();
     }

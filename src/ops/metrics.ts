@@ -127,6 +127,16 @@ export const METRICS = {
     help: 'Size limit of the store in bytes (storage.maxBytes), if set',
     ofAll: 'own',
   },
+  store_local_bytes: {
+    kind: 'gauge',
+    help: 'Bytes of blobs in a bucket that are also on the local disk, as counted in the last minute',
+    ofAll: 'own',
+  },
+  store_max_local_bytes: {
+    kind: 'gauge',
+    help: 'How many these may be (storage.maxLocalBytes)',
+    ofAll: 'own',
+  },
   store_damaged: { kind: 'gauge', help: 'Damaged content that has not been replaced yet', ofAll: 'own' },
   upkeep_freed_bytes_total: {
     kind: 'counter',

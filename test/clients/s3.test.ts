@@ -53,7 +53,7 @@ describe.skipIf(!hasPrograms(...CEPH_PROGRAMS))('blobs in a bucket of Ceph', () 
     afterEach(() => bucket.close());
 
     async function read(key: string, start: number, end: number): Promise<Buffer | undefined> {
-      const response = await bucket.get(key, { start, end });
+      const response = await bucket.get(key, { start, end }, { size: 12 * MIB });
       return response && Buffer.concat(await collect(response.body));
     }
 

@@ -89,13 +89,16 @@ async function mirrored(name: string, ...layers: readonly Content[]): Promise<Im
   return image;
 }
 
+/** Then everything is read from the bucket. */
+const dropCopies = () => rm(join(entrepot.folder, 'store', 'copies'), { recursive: true, force: true });
+
 const gc = async () => {
   const { code, stderr } = await entrepot.command('gc', '--grace-period', '0s');
   expect([code, stderr]).toMatchObject([0, expect.any(String)]);
 };
 
 describe('with blobs in a bucket', () => {
-  it('a blob is fetched once, is then in the bucket alone, and is served from it after a restart', async () => {
+  it('a blob is fetched once, is then in the bucket, and is served from the folder or from the bucket', async () => {
     const layer = randomBlob(40 * MIB, 'layer');
     await mirrored('library/app', layer);
     await expectPulled('library/app', layer);
@@ -105,7 +108,12 @@ describe('with blobs in a bucket', () => {
     await entrepot.stop();
     await upstream.stop();
     entrepot = await entrepot.startAgain();
+    s3.requests.length = 0;
     await expectPulled('library/app', layer);
+    expect(s3.count('GET')).toBe(0);
+    await dropCopies();
+    await expectPulled('library/app', layer);
+    expect(s3.count('GET')).toBe(1);
     const part = await pull('library/app', layer, { Range: `bytes=${20 * MIB}-${20 * MIB + 99}` });
     expect([part.status, part.bytes]).toEqual([206, 100]);
     expect(upstream.count('blob', { method: 'GET', reference: layer.digest })).toBe(1);
@@ -148,6 +156,8 @@ describe('with blobs in a bucket', () => {
     await expectPulled('library/app', warm);
     await until('the blob is stored', 10_000, async () => isStored(warm));
     s3.fault = () => ({ status: 403, code: 'AccessDenied' });
+    await expectPulled('library/app', warm);
+    await dropCopies();
     const refused = await pull('library/app', warm);
     expect([refused.status, refused.headers['retry-after']]).toEqual([503, '5']);
     // The cache loses an entry, and the client nothing.
@@ -159,6 +169,34 @@ describe('with blobs in a bucket', () => {
     await expectPulled('library/app', cold);
     await until('the blob is stored', 10_000, async () => isStored(cold));
     expect(upstream.count('blob', { method: 'GET', reference: warm.digest })).toBe(1);
+  });
+
+  it('a blob comes from the bucket once for all clients of all processes', async () => {
+    const layer = randomBlob(20 * MIB, 'layer');
+    await push('team/app', imageOf([layer]));
+    await entrepot.stop();
+    entrepot = await entrepot.startAgain({ ...config(), server: { processes: 2 } });
+    await dropCopies();
+    s3.requests.length = 0;
+    await Promise.all(Array.from({ length: 12 }, () => expectPulled('team/app', layer)));
+    expect(s3.count('GET')).toBe(1);
+  });
+
+  it('what is also in the folder goes first when the disk is short of room, beyond its limit, and is shown', async () => {
+    const image = imageOf([randomBlob(3 * MIB, 'one'), randomBlob(3 * MIB, 'two')]);
+    await push('team/app', image);
+    const local = async () => JSON.parse((await entrepot.command('status', '--json')).stdout).store.local;
+    expect(await local()).toMatchObject({ copies: 3 });
+    const copied = () => readdirSync(join(entrepot.folder, 'store', 'copies', 'sha256'), { recursive: true });
+    await entrepot.stop();
+    entrepot = await entrepot.startAgain(config({ minFree: '99%' }));
+    expect((await entrepot.command('gc')).code).toBe(0);
+    expect(copied().filter(name => name.length > 64)).toEqual([]);
+    expect(stored()).toHaveLength(3);
+    await entrepot.stop();
+    entrepot = await entrepot.startAgain(config({ maxLocalBytes: '4MiB' }));
+    for (const blob of image.layers) await expectPulled('team/app', blob);
+    await expect.poll(() => copied().filter(name => name.length > 64)).toHaveLength(1);
   });
 
   it('above maxBytes blobs leave the bucket', async () => {

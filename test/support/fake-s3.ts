@@ -34,6 +34,8 @@ export type S3Fault =
   | { readonly cutAt: number }
   /** After this many bytes of a body nothing more comes. */
   | { readonly stopAt: number }
+  /** After this many bytes of a body the rest waits. */
+  | { readonly heldAt: number; readonly until: Promise<void> }
   /** A body of other bytes, of the announced length. */
   | { readonly wrongBytes: true }
   /** The bytes of the whole object, whatever was asked. */
@@ -238,7 +240,11 @@ export class FakeS3 {
     if (asked.method === 'HEAD') response.end();
     else if ('cutAt' in fault)
       response.write(bytes.subarray(0, Number(fault.cutAt)), () => response.destroy());
-    else if ('stopAt' in fault) response.write(bytes.subarray(0, Number(fault.stopAt)));
+    else if ('heldAt' in fault && 'until' in fault) {
+      const count = Number(fault.heldAt);
+      response.write(bytes.subarray(0, count));
+      void Promise.resolve(fault.until).then(() => response.end(bytes.subarray(count)));
+    } else if ('stopAt' in fault) response.write(bytes.subarray(0, Number(fault.stopAt)));
     else response.end(bytes);
   }
 

@@ -133,28 +133,29 @@ export class Bucket {
     return size;
   }
 
-  /** The bytes of an object; `undefined` if it is absent. The caller reads the body to its end or destroys it. */
-  async get(key: string, { start, end }: ByteSpan, signal?: AbortSignal): Promise<HttpResponse | undefined> {
+  /**
+   * The bytes of an object of `size` bytes; `undefined` if it is absent, or has another size. The caller reads the body to
+   * its end or destroys it.
+   */
+  async get(
+    key: string,
+    { start, end }: ByteSpan,
+    { size, signal }: { readonly size: number; readonly signal?: AbortSignal | undefined },
+  ): Promise<HttpResponse | undefined> {
     const response = await this.#ask({
       method: 'GET',
       key,
       headers: { range: `bytes=${start}-${end - 1}` },
-      accept: [206, 404],
+      accept: [206, 404, 416],
       isBulk: true,
       signal,
     });
-    if (response.status === 404) {
-      response.body.destroy();
-      return undefined;
-    }
     const range = String(response.headers['content-range'] ?? '');
-    if (!range.startsWith(`bytes ${start}-${end - 1}/`)) {
-      response.body.destroy();
-      throw new S3Failure(
-        `${this.#settings.endpoint} answers other bytes than asked: ${range.slice(0, 100)}`,
-      );
-    }
-    return response;
+    if (response.status === 206 && range === `bytes ${start}-${end - 1}/${size}`) return response;
+    response.body.destroy();
+    const [, total] = /^bytes [\d*-]+\/(\d+)$/.exec(range) ?? [];
+    if (response.status !== 206 || (total !== undefined && Number(total) !== size)) return undefined;
+    throw new S3Failure(`${this.#settings.endpoint} answers other bytes than asked: ${range.slice(0, 100)}`);
   }
 
   /** A URL with which anybody may read the object for some minutes. */

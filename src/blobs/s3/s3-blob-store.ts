@@ -8,7 +8,9 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobReader } from '../../lib/blob-reader.ts';
-import type { Lease } from '../../lib/lease.ts';
+import type { Extent } from '../../lib/extents.ts';
+import type { Lease, Leases } from '../../lib/lease.ts';
+import { type Log, silentLog } from '../../lib/log.ts';
 import { SingleFlight } from '../../lib/single-flight.ts';
 import { type Digest, digestAlgorithm, digestHex, isDigest } from '../../oci/digest.ts';
 import { OciError } from '../../oci/errors.ts';
@@ -17,20 +19,23 @@ import type {
   BlobStat,
   BlobStore,
   FoundBlob,
+  LocalUsage,
   UnneededObject,
   RehashOptions,
   StoredBlob,
 } from '../blob-store.ts';
-import type { Ingest } from '../spool.ts';
-import { SHORT_FILE } from '../unreadable.ts';
+import type { LocalCopies } from '../local-copies.ts';
+import type { Ingest, Spool } from '../spool.ts';
+import { SHORT_FILE, unreadableReason } from '../unreadable.ts';
 import type { Bucket } from './bucket.ts';
+import { ObjectFetch } from './object-fetch.ts';
 import { ObjectReader } from './object-reader.ts';
 import { payloadOfIngest } from './payload.ts';
 import { S3Failure } from './s3-failure.ts';
 import type { StoreMark } from './store-mark.ts';
 
 /** What the index knows of objects; see `MetadataStore`. */
-export interface ObjectLedger {
+export interface ObjectLedger extends Pick<Leases, 'acquireLease' | 'readLease' | 'release'> {
   statBlob(digest: Digest): Promise<{ readonly size: number; readonly key?: string } | undefined>;
   announceObject(
     object: { readonly digest: Digest; readonly key: string; readonly uploadId?: string },
@@ -52,15 +57,29 @@ const HASHED_AT_ONCE_BYTES = 1024 * 1024;
 /** When clients may try again if S3 cannot be reached, in seconds. */
 const RETRY_AFTER_S = '5';
 
+/** Where blobs of the bucket are kept on a disk as well. */
+export interface LocalLevel {
+  readonly copies: LocalCopies;
+  /** On the same disk. */
+  readonly spool: Spool;
+}
+
 interface Parts extends OwnBucket {
   readonly ledger: ObjectLedger;
+  /** Default: everything is read from the bucket. */
+  readonly local?: LocalLevel | undefined;
+  /** Default: none. */
+  readonly log?: Log;
   /** Whether readers have a URL. Default: no. */
   readonly redirect?: boolean | undefined;
   /** Default: PART_BYTES. */
   readonly partBytes?: number;
 }
 
-/** Blobs in a bucket. While that cannot be reached, methods reject with UNAVAILABLE: nothing then counts as missing. */
+/**
+ * Blobs in a bucket. While that cannot be reached, methods reject with UNAVAILABLE: nothing then counts as missing. What
+ * was spooled, or is read as a whole, is also kept in the first level, a cache on the local disk.
+ */
 export class S3BlobStore implements BlobStore {
   readonly isOnSpoolDisk = false;
   readonly #bucket: Bucket;
@@ -68,11 +87,25 @@ export class S3BlobStore implements BlobStore {
   readonly #ledger: ObjectLedger;
   readonly #partBytes: number;
   readonly #redirect: boolean;
+  readonly #local: LocalLevel | undefined;
+  readonly #log: Log;
   readonly #reading = new Map<Digest, Reading>();
   readonly #sizing = new SingleFlight<number | undefined>();
+  /** By key. */
+  readonly #fetches = new Map<string, ObjectFetch>();
 
-  constructor({ bucket, mark, ledger, redirect = false, partBytes = PART_BYTES }: Parts) {
+  constructor({
+    bucket,
+    mark,
+    ledger,
+    local,
+    log = silentLog,
+    redirect = false,
+    partBytes = PART_BYTES,
+  }: Parts) {
     this.#redirect = redirect;
+    this.#local = local;
+    this.#log = log;
     this.#bucket = bucket;
     this.#mark = mark;
     this.#ledger = ledger;
@@ -84,9 +117,21 @@ export class S3BlobStore implements BlobStore {
     return found && { size: found.size };
   }
 
-  async open(digest: Digest): Promise<BlobReader | undefined> {
-    const found = await this.#find(digest);
-    return found && this.#reader(digest, found);
+  async open(digest: Digest, wanted?: readonly Extent[]): Promise<BlobReader | undefined> {
+    // A client that is sent elsewhere reads nothing here, so only its size is looked up. An empty object has no ranges.
+    const row = await this.#ledger.statBlob(requireDigest(digest));
+    if (row?.key === undefined) return undefined;
+    const object = { key: row.key, size: row.size };
+    if (this.#redirect || row.size === 0) {
+      const size = await this.#knownSize(digest, object.key);
+      return size === row.size ? this.#reader(digest, object, wanted) : undefined;
+    }
+    const copy = await this.#local?.copies.read(digest, object.size);
+    if (copy !== undefined) return copy;
+    const fetch = await this.#fetchFor(digest, object, wanted);
+    if (fetch === undefined) return this.#openDirectly(digest, object, wanted);
+    if ((await fetch.begun) === 'there') return this.#follow(digest, object, fetch);
+    return this.#missing();
   }
 
   async put(digest: Digest, spooled: Ingest): Promise<StoredBlob> {
@@ -103,13 +148,12 @@ export class S3BlobStore implements BlobStore {
       await this.#ledger.giveUpObject(object.key).catch(() => {});
       throw error;
     }
-    await spooled.abort();
+    await this.#keepLocally(digest, spooled);
     return { lease, isThere: () => true, key: object.key };
   }
 
   async removal(digest: Digest): Promise<BlobRemoval> {
-    requireDigest(digest);
-    const row = await this.#ledger.statBlob(digest);
+    const row = await this.#ledger.statBlob(requireDigest(digest));
     return { key: row?.key, isSame: () => true, takeAway: () => undefined };
   }
 
@@ -132,11 +176,12 @@ export class S3BlobStore implements BlobStore {
   ): Promise<Digest | undefined> {
     const found = await this.#find(digest, { key, looksAnew: true });
     signal?.throwIfAborted();
+    await this.#checkCopy(digest, { bytesPerSecond, ...(signal && { signal }) });
     if (found === undefined) return undefined;
     if (found.size < found.expected) {
       throw Object.assign(new Error('the object is too short'), { code: SHORT_FILE });
     }
-    const reader = this.#reader(digest, found);
+    const reader = this.#reader(digest, found, [{ start: 0, end: found.size }]);
     const hash = createHash(digestAlgorithm(digest));
     const buffer = Buffer.allocUnsafeSlow(Math.min(HASHED_AT_ONCE_BYTES, Math.max(1, found.size)));
     const startedMs = performance.now();
@@ -158,8 +203,26 @@ export class S3BlobStore implements BlobStore {
     return isDigest(actual) ? actual : undefined;
   }
 
+  async freeLocal(bytes: number): Promise<number> {
+    return (await this.#local?.copies.free(bytes)) ?? 0;
+  }
+
+  async localUsage(): Promise<LocalUsage> {
+    return (await this.#local?.copies.usage()) ?? { copies: 0, bytes: 0, maxBytes: 0 };
+  }
+
   hasReaders(digest: Digest): boolean {
-    return this.#reading.has(digest);
+    return this.#reading.has(digest) || this.#local?.copies.hasReaders(digest) === true;
+  }
+
+  /** Ends what is being fetched. */
+  async close(): Promise<void> {
+    const stopped = new OciError('UNAVAILABLE', {
+      message: 'this server is stopping',
+      headers: { 'Retry-After': '1' },
+    });
+    await Promise.all([...this.#fetches.values()].map(fetch => fetch.stop(stopped)));
+    await this.#local?.copies.close();
   }
 
   /** The object that the row names, or `key`, with its size; `undefined` if there is none. */
@@ -170,42 +233,130 @@ export class S3BlobStore implements BlobStore {
     requireDigest(digest);
     const row = key === undefined ? await this.#ledger.statBlob(digest) : { size: 0, key };
     if (row?.key === undefined) return undefined;
-    const beingRead = looksAnew ? undefined : this.#sizeBeingRead(digest, row.key);
-    const size = beingRead ?? (await available(this.#sizeOf(row.key)));
+    const size = await (looksAnew ? this.#sizeOf(row.key) : this.#knownSize(digest, row.key));
     return size === undefined ? undefined : { key: row.key, size, expected: row.size };
   }
 
-  /** The size of an object that somebody has open, who would notice if it were missing. */
-  #sizeBeingRead(digest: Digest, key: string): number | undefined {
+  /** The size of an object, without asking if somebody has it open, who would notice if it were missing. */
+  async #knownSize(digest: Digest, key: string): Promise<number | undefined> {
     const reading = this.#reading.get(digest);
-    return reading?.key === key ? reading.size : undefined;
+    return reading?.key === key ? reading.size : this.#sizeOf(key);
   }
 
   /** Asks once for all who want to know at a time. */
   #sizeOf(key: string): Promise<number | undefined> {
-    return this.#sizing.run(key, async () => {
+    const sizing = this.#sizing.run(key, async () => {
       const size = await this.#bucket.size(key);
       if (size === undefined) await this.#mark.require();
       return size;
-    }).promise;
+    });
+    return available(sizing.promise);
   }
 
-  #reader(digest: Digest, { key, size }: FoundObject): BlobReader {
-    const reading = this.#reading.get(digest) ?? { readers: 0, key, size, bytes: {} };
-    this.#reading.set(digest, reading);
-    reading.readers += 1;
+  /** Call when an object is missing: `undefined`, unless the whole bucket is, which is an error. */
+  async #missing(): Promise<undefined> {
+    await available(this.#mark.require());
+    return undefined;
+  }
+
+  async #openDirectly(
+    digest: Digest,
+    object: NamedObject,
+    wanted: readonly Extent[] = [{ start: 0, end: object.size }],
+  ): Promise<BlobReader | undefined> {
+    const reader = this.#reader(digest, object, wanted);
+    try {
+      if (await reader.begin()) return reader;
+    } catch (error) {
+      await reader.close();
+      throw error;
+    }
+    await reader.close();
+    return this.#missing();
+  }
+
+  /**
+   * The fetch that brings the object into the first level; `undefined` if it is better read from the bucket: only some
+   * ranges are wanted, or there is no room.
+   */
+  async #fetchFor(
+    digest: Digest,
+    { key, size }: NamedObject,
+    wanted: readonly Extent[] | undefined,
+  ): Promise<ObjectFetch | undefined> {
+    const local = this.#local;
+    if (local === undefined) return undefined;
+    const running = () => {
+      const fetch = this.#fetches.get(key);
+      return fetch?.isUseful ? fetch : undefined;
+    };
+    if (running() !== undefined || wanted !== undefined) return running();
+    const mayKeep = (await local.copies.mayKeep(size)) && (await local.spool.space.mayAdmit(size));
+    if (running() !== undefined || !mayKeep) return running();
+    const [bucket, leases, log] = [this.#bucket, this.#ledger, this.#log];
+    const fetch = new ObjectFetch({ bucket, key, size, digest, ...local, leases, log, failed: unavailable });
+    this.#fetches.set(key, fetch);
+    void this.#forgetAfter(key, fetch);
+    return fetch;
+  }
+
+  async #forgetAfter(key: string, fetch: ObjectFetch): Promise<void> {
+    await fetch.done;
+    if (this.#fetches.get(key) === fetch) this.#fetches.delete(key);
+  }
+
+  #follow(digest: Digest, object: NamedObject, fetch: ObjectFetch): BlobReader {
+    const wanted = [{ start: 0, end: object.size }];
+    return fetch.open(() => this.#reader(digest, object, wanted), this.#enter(digest, object).left);
+  }
+
+  #reader(digest: Digest, { key, size }: NamedObject, wanted?: readonly Extent[]): ObjectReader {
+    const { shares, left } = this.#enter(digest, { key, size });
+    const url = this.#redirect ? () => available(this.#bucket.urlOf(key)) : undefined;
     return new ObjectReader({
       bucket: this.#bucket,
       key,
       size,
-      shares: reading.key === key ? reading.bytes : {},
-      url: this.#redirect ? () => available(this.#bucket.urlOf(key)) : undefined,
+      wanted,
+      shares,
+      url,
       failed: unavailable,
-      left: () => {
-        reading.readers -= 1;
-        if (reading.readers === 0) this.#reading.delete(digest);
-      },
+      left,
     });
+  }
+
+  /** Notes a reader of the object until `left` is called. */
+  #enter(digest: Digest, { key, size }: NamedObject): { readonly shares: object; readonly left: () => void } {
+    const reading = this.#reading.get(digest) ?? { readers: 0, key, size, bytes: {} };
+    this.#reading.set(digest, reading);
+    reading.readers += 1;
+    const left = () => {
+      reading.readers -= 1;
+      if (reading.readers === 0) this.#reading.delete(digest);
+    };
+    return { shares: reading.key === key ? reading.bytes : {}, left };
+  }
+
+  /** Removes a damaged copy, which is not the blob's damage. */
+  async #checkCopy(digest: Digest, options: RehashOptions): Promise<void> {
+    const copies = this.#local?.copies;
+    const actual = await copies?.rehash(digest, options).catch((error: unknown) => {
+      if (unreadableReason(error) === undefined) throw error;
+      return 'unreadable' as const;
+    });
+    if (copies === undefined || actual === undefined || actual === digest) return;
+    this.#log.warn({ digest, actual }, 'the copy of a blob on the disk was damaged and is removed');
+    await copies.remove(digest);
+  }
+
+  /** Ends the ingest of a blob that is in the bucket: it becomes a copy, if possible. */
+  async #keepLocally(digest: Digest, spooled: Ingest): Promise<void> {
+    try {
+      if ((await this.#local?.copies.keep(digest, spooled)) === true) return;
+    } catch (error) {
+      this.#log.warn({ err: error, digest }, 'a blob that is in the bucket could not be kept on the disk');
+    }
+    await spooled.abort();
   }
 
   async #upload(object: AnnouncedObject, spooled: Ingest, size: number): Promise<void> {
@@ -266,6 +417,14 @@ export class S3BlobStore implements BlobStore {
   async #remove({ key, uploadId }: UnneededObject): Promise<void> {
     if (uploadId !== undefined) await this.#bucket.abortUpload(key, uploadId);
     await this.#bucket.delete(key);
+    await this.#removeCopy(key);
+  }
+
+  /** Of a blob that is stored no more, its copy would stay until room is needed. */
+  async #removeCopy(key: string): Promise<void> {
+    const digest = digestOfKey(key);
+    if (digest === undefined || this.#local === undefined) return;
+    if ((await this.#ledger.statBlob(digest)) === undefined) await this.#local.copies.remove(digest);
   }
 }
 
@@ -274,9 +433,12 @@ interface AnnouncedObject {
   readonly key: string;
 }
 
-interface FoundObject {
+interface NamedObject {
   readonly key: string;
   readonly size: number;
+}
+
+interface FoundObject extends NamedObject {
   /** What the row says. */
   readonly expected: number;
 }
@@ -302,22 +464,28 @@ export async function* listBlobs({ bucket, mark }: OwnBucket): AsyncGenerator<Fo
   try {
     await mark.require();
     for await (const { key, size, modifiedAtMs } of bucket.list('blobs/')) {
-      const [, algorithm, hex, uuid, ...more] = key.split('/');
-      const digest = `${algorithm}:${hex}`;
-      if (isDigest(digest) && uuid !== undefined && more.length === 0)
-        yield { digest, key, size, modifiedAtMs };
+      const digest = digestOfKey(key);
+      if (digest !== undefined) yield { digest, key, size, modifiedAtMs };
     }
   } catch (error) {
     throw error instanceof S3Failure ? unavailable(error) : error;
   }
 }
 
+/** `undefined` if no blob has such a key. */
+function digestOfKey(key: string): Digest | undefined {
+  const [, algorithm, hex, uuid, ...more] = key.split('/');
+  const digest = `${algorithm}:${hex}`;
+  return isDigest(digest) && uuid !== undefined && more.length === 0 ? digest : undefined;
+}
+
 function folderOf(digest: Digest): string {
   return `blobs/${digestAlgorithm(digest)}/${digestHex(digest)}/`;
 }
 
-function requireDigest(digest: Digest): void {
+function requireDigest(digest: Digest): Digest {
   if (!isDigest(digest)) throw new TypeError('not a digest');
+  return digest;
 }
 
 async function available<T>(work: Promise<T>): Promise<T> {

@@ -2,7 +2,7 @@ import type { Log } from '../../lib/log.ts';
 import { LATE, within } from '../../lib/within.ts';
 import { BlobsUnusable } from '../blobs-unusable.ts';
 import { Bucket } from './bucket.ts';
-import { listBlobs, type ObjectLedger, S3BlobStore } from './s3-blob-store.ts';
+import { listBlobs, type LocalLevel, type ObjectLedger, S3BlobStore } from './s3-blob-store.ts';
 import { S3Failure } from './s3-failure.ts';
 import type { S3Settings } from './settings.ts';
 import { StoreMark } from './store-mark.ts';
@@ -26,12 +26,23 @@ export interface S3Stores {
   close(): Promise<void>;
 }
 
+export interface S3StoresOptions {
+  readonly ledger: ObjectLedger;
+  /** Closed with the stores. Default: none. */
+  readonly local?: LocalLevel | undefined;
+  readonly log: Log;
+}
+
 /** Opens a bucket. Asks it nothing. */
-export function openS3Stores({ settings, storeId }: BucketOfStore, ledger: ObjectLedger): S3Stores {
+export function openS3Stores(
+  { settings, storeId }: BucketOfStore,
+  { ledger, local, log: storeLog }: S3StoresOptions,
+): S3Stores {
   const bucket = new Bucket(settings);
   const mark = new StoreMark(bucket, storeId);
+  const blobs = new S3BlobStore({ bucket, mark, ledger, local, log: storeLog, redirect: settings.redirect });
   return {
-    blobs: new S3BlobStore({ bucket, mark, ledger, redirect: settings.redirect }),
+    blobs,
     claim: async options => {
       await mark.claim(options).catch((error: unknown) => {
         throw error instanceof S3Failure ? new BlobsUnusable(`storage.s3: ${error.message}`) : error;
@@ -43,7 +54,10 @@ export function openS3Stores({ settings, storeId }: BucketOfStore, ledger: Objec
       const err = reason === LATE ? undefined : reason;
       log.error({ err }, `${bucket.name} cannot be reached; stored blobs are answered with 503 until it can`);
     },
-    close: () => bucket.close(),
+    close: async () => {
+      await blobs.close();
+      await bucket.close();
+    },
   };
 }
 

@@ -1,0 +1,331 @@
+import { randomBytes } from 'node:crypto';
+import { rm, stat, utimes, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setImmediate as nextTick } from 'node:timers/promises';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { FakeS3, type S3Fault, type S3Request } from '../../../test/support/fake-s3.ts';
+import { Latch } from '../../../test/support/latch.ts';
+import { makeTempFolder, removeFolder } from '../../../test/support/temp-folder.ts';
+import type { BlobReader } from '../../lib/blob-reader.ts';
+import { silentLog } from '../../lib/log.ts';
+import type { Digest } from '../../oci/digest.ts';
+import { blobStoreSuite, keep } from '../blob-store.suite.ts';
+import { openFileStores } from '../file-stores.ts';
+import { LocalCopies } from '../local-copies.ts';
+import { collect } from '../spool.suite.ts';
+import { Bucket, BUCKET_LIMITS } from './bucket.ts';
+import { MemoryLedger } from './memory-ledger.fixture.ts';
+import { type ObjectLedger, S3BlobStore } from './s3-blob-store.ts';
+import { StoreMark } from './store-mark.ts';
+
+const LIMITS = { ...BUCKET_LIMITS, answerMs: 500, idleBodyMs: 500, patienceMs: 500, backoffMs: 1 };
+const KIB = 1024;
+const isGet = ({ method, key }: S3Request) => method === 'GET' && key.includes('/blobs/');
+
+/** A folder and a bucket, which several processes open. */
+class Place {
+  readonly fake: FakeS3;
+  readonly folder: string;
+  readonly ledger = new MemoryLedger();
+  maxBytes = Number.POSITIVE_INFINITY;
+  minFreeBytes = 0;
+
+  private constructor(fake: FakeS3, folder: string) {
+    this.fake = fake;
+    this.folder = folder;
+  }
+
+  static async make(): Promise<Place> {
+    return new Place(await FakeS3.start(), await makeTempFolder('first-level'));
+  }
+
+  async open(ledger: ObjectLedger = this.ledger) {
+    const bucket = new Bucket(this.fake.settings(), LIMITS);
+    const mark = new StoreMark(bucket, 'this-store');
+    await mark.claim({ takesOver: false });
+    const files = await openFileStores(this.folder, { log: silentLog, minFree: () => this.minFreeBytes });
+    const { spool } = files;
+    const maxBytes = () => this.maxBytes;
+    const copies = await LocalCopies.open({ path: this.folder, maxBytes, log: silentLog });
+    const blobs = new S3BlobStore({ bucket, mark, ledger, local: { spool, copies }, partBytes: 64 * KIB });
+    const close = async () => {
+      await blobs.close();
+      await files.close();
+      await bucket.close();
+    };
+    return { spool, blobs, rows: this.ledger, close };
+  }
+
+  async remove(): Promise<void> {
+    await this.fake.close();
+    await removeFolder(this.folder);
+  }
+}
+
+blobStoreSuite(() => Place.make());
+
+describe('the first level', () => {
+  let place: Place;
+  let fake: FakeS3;
+  let stores: Awaited<ReturnType<Place['open']>>;
+  let blobs: S3BlobStore;
+
+  beforeEach(async () => {
+    place = await Place.make();
+    ({ fake } = place);
+    stores = await place.open();
+    ({ blobs } = stores);
+  });
+
+  afterEach(async () => {
+    await stores.close();
+    while (fake.openSockets > 0) await nextTick();
+    await place.remove();
+  });
+
+  const read = async (digest: Digest, from = blobs) => readAll(await from.open(digest));
+  const gets = () => fake.requests.filter(isGet);
+
+  const pathOf = (digest: Digest) =>
+    join(place.folder, 'copies', 'sha256', digest.slice(7, 9), digest.slice(7));
+
+  /** A blob in the bucket alone. */
+  async function remote(bytes: Buffer): Promise<Digest> {
+    const digest = await keep(stores, 'upload-1', bytes);
+    await blobs.freeLocal(Number.POSITIVE_INFINITY);
+    fake.requests.length = 0;
+    return digest;
+  }
+
+  /** The body of a GET stops after some bytes, for as long as this is not called. */
+  function holdingAt(bytes: number): () => void {
+    const latch = new Latch();
+    fake.fault = request => (isGet(request) ? { heldAt: bytes, until: latch.opened } : undefined);
+    return () => latch.open();
+  }
+
+  test('has what was stored, and reads it without a request', async () => {
+    const bytes = randomBytes(300 * KIB);
+    const digest = await keep(stores, 'upload-1', bytes);
+    fake.requests.length = 0;
+    expect(bytes.equals(await read(digest))).toBe(true);
+    expect(fake.requests).toEqual([]);
+    expect(await blobs.localUsage()).toMatchObject({ copies: 1, bytes: 300 * KIB });
+  });
+
+  test('gets what it lacks by one request without a question before it, and keeps that', async () => {
+    const bytes = randomBytes(3_000 * KIB);
+    const digest = await remote(bytes);
+    expect(bytes.equals(await read(digest))).toBe(true);
+    expect(fake.requests.map(({ method, range }) => [method, range])).toEqual([['GET', 'bytes=0-3071999']]);
+    await expect.poll(() => blobs.localUsage()).toMatchObject({ copies: 1 });
+    expect(bytes.equals(await read(digest))).toBe(true);
+    expect(gets()).toHaveLength(1);
+    expect(await collect(stores.spool.list())).toEqual([]);
+  });
+
+  test('brings a blob once to all readers of all processes, live', async () => {
+    const other = await place.open(place.ledger.ofAnotherProcess());
+    const bytes = randomBytes(2_000 * KIB);
+    const digest = await remote(bytes);
+    const release = holdingAt(1_000 * KIB);
+    const openers = [blobs, blobs, other.blobs, other.blobs];
+    const readers = await Promise.all(openers.map(store => store.open(digest)));
+    const first = await Promise.all(readers.map(async reader => reader?.read(Buffer.alloc(KIB), 0)));
+    expect(first).toEqual([KIB, KIB, KIB, KIB]);
+    release();
+    for (const got of await Promise.all(readers.map(readAll))) expect(bytes.equals(got)).toBe(true);
+    expect(gets()).toHaveLength(1);
+    await other.close();
+  });
+
+  test('goes on with a blob whose reader has left', async () => {
+    const digest = await remote(randomBytes(2_000 * KIB));
+    const release = holdingAt(1_000 * KIB);
+    const reader = await blobs.open(digest);
+    await reader?.read(Buffer.alloc(KIB), 0);
+    await reader?.close();
+    expect(blobs.hasReaders(digest)).toBe(false);
+    release();
+    await expect.poll(() => blobs.localUsage(), { timeout: 5_000 }).toMatchObject({ copies: 1 });
+  });
+
+  test('is passed by when ranges are read, which wait for nothing', async () => {
+    const bytes = randomBytes(3_000 * KIB);
+    const digest = await remote(bytes);
+    const wanted = [
+      { start: 10, end: 20 },
+      { start: 2_500 * KIB, end: 2_600 * KIB },
+    ];
+    const readRanges = async () => {
+      const reader = await blobs.open(digest, wanted);
+      for (const { start, end } of wanted) {
+        const part = Buffer.alloc(end - start);
+        for (let at = start; at < end; ) at += (await reader?.read(part.subarray(at - start), at)) ?? 0;
+        expect(part.equals(bytes.subarray(start, end))).toBe(true);
+      }
+      await reader?.close();
+    };
+    await readRanges();
+    expect(gets().map(({ range }) => range)).toEqual([
+      'bytes=10-19',
+      `bytes=${2_500 * KIB}-${2_600 * KIB - 1}`,
+    ]);
+    // The same while the whole is fetched: what is there comes from there.
+    const release = holdingAt(1_000 * KIB);
+    const whole = await blobs.open(digest);
+    await whole?.read(Buffer.alloc(KIB), 0);
+    fake.fault = () => undefined;
+    await readRanges();
+    expect(gets()).toHaveLength(4);
+    release();
+    await readAll(whole);
+  });
+
+  test('sends nobody a complete blob with wrong bytes, and keeps none', async () => {
+    const bytes = randomBytes(500 * KIB);
+    const digest = await remote(bytes);
+    fake.fault = request => (isGet(request) ? { wrongBytes: true } : undefined);
+    await expect(read(digest)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    expect(await blobs.localUsage()).toMatchObject({ copies: 0 });
+    fake.fault = () => undefined;
+    expect(bytes.equals(await read(digest))).toBe(true);
+  });
+
+  test('continues a body that breaks', async () => {
+    const bytes = randomBytes(2_000 * KIB);
+    const digest = await remote(bytes);
+    let left = 2;
+    fake.fault = request => (isGet(request) && left-- > 0 ? { cutAt: 500 * KIB } : undefined);
+    expect(bytes.equals(await read(digest))).toBe(true);
+    expect(gets()).toHaveLength(3);
+  });
+
+  test('fails as S3 does: an outage is no miss, a missing object is one, a missing bucket is none', async () => {
+    const digest = await remote(randomBytes(100 * KIB));
+    const fault: S3Fault = { status: 503, code: 'SlowDown' };
+    fake.fault = () => fault;
+    await expect(blobs.open(digest)).rejects.toMatchObject({
+      code: 'UNAVAILABLE',
+      headers: { 'Retry-After': '5' },
+    });
+    fake.fault = () => undefined;
+    fake.hasBucket = false;
+    await expect(blobs.open(digest)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    fake.hasBucket = true;
+    for (const key of fake.blobKeys()) fake.objects.delete(`entrepot/${key}`);
+    expect(await blobs.open(digest)).toBeUndefined();
+  });
+
+  test('serves what it has while S3 is away', async () => {
+    const bytes = randomBytes(100 * KIB);
+    const digest = await keep(stores, 'upload-1', bytes);
+    fake.hasBucket = false;
+    expect(bytes.equals(await read(digest))).toBe(true);
+  });
+
+  test('lets a blob through that does not fit, or for which the disk has no room', async () => {
+    const bytes = randomBytes(200 * KIB);
+    const digest = await remote(bytes);
+    place.maxBytes = 100 * KIB;
+    expect(bytes.equals(await read(digest))).toBe(true);
+    place.maxBytes = Number.POSITIVE_INFINITY;
+    place.minFreeBytes = Number.MAX_SAFE_INTEGER;
+    const full = await place.open();
+    expect(bytes.equals(await read(digest, full.blobs))).toBe(true);
+    expect(await full.blobs.localUsage()).toMatchObject({ copies: 0 });
+    await full.close();
+  });
+
+  test('lets readers go on when the disk becomes full on the way', async () => {
+    const bytes = randomBytes(3_000 * KIB);
+    const digest = await remote(bytes);
+    const release = holdingAt(1_000 * KIB);
+    const reader = await blobs.open(digest);
+    await reader?.read(Buffer.alloc(KIB), 0);
+    stores.spool.space.admit = () => Promise.reject(Object.assign(new Error('full'), { code: 'ENOSPC' }));
+    fake.fault = () => undefined;
+    release();
+    expect(bytes.equals(await readAll(reader))).toBe(true);
+    expect(gets().length).toBe(2);
+    expect(await collect(stores.spool.list())).toEqual([]);
+  });
+
+  test('lets readers go on when the process dies that fetched for them', async () => {
+    const leader = place.ledger.ofAnotherProcess();
+    const bytes = randomBytes(2_000 * KIB);
+    const digest = await remote(bytes);
+    const key = `copy-${digest.replace(':', '-')}`;
+    const lease = await leader.acquireLease(key);
+    if (lease === undefined) throw new Error('free');
+    const ingest = await stores.spool.ingest(lease, { digest });
+    await ingest.write([bytes.subarray(0, 1_000 * KIB)]);
+    const reader = await blobs.open(digest);
+    expect(await reader?.read(Buffer.alloc(KIB), 0)).toBe(KIB);
+    await leader.release(lease);
+    expect(bytes.equals(await readAll(reader))).toBe(true);
+    await ingest.abort();
+    await ingest.close();
+  });
+
+  test('removes the least recently used beyond its limit, not what is read', async () => {
+    place.maxBytes = 500 * KIB;
+    const first = await keep(stores, 'upload-1', randomBytes(200 * KIB));
+    const second = await keep(stores, 'upload-2', randomBytes(200 * KIB));
+    const longAgo = new Date(0);
+    for (const digest of [first, second]) await utimes(pathOf(digest), longAgo, longAgo);
+    await read(first);
+    await expect.poll(async () => (await stat(pathOf(first))).mtimeMs).toBeGreaterThan(0);
+    await keep(stores, 'upload-3', randomBytes(200 * KIB));
+    await expect.poll(() => blobs.localUsage()).toMatchObject({ copies: 2, bytes: 400 * KIB });
+    fake.requests.length = 0;
+    await read(first);
+    expect(gets()).toEqual([]);
+    await read(second);
+    expect(gets()).toHaveLength(1);
+  });
+
+  test('frees as much as is asked for, and nothing of the bucket', async () => {
+    const bytes = randomBytes(200 * KIB);
+    const digest = await keep(stores, 'upload-1', bytes);
+    await keep(stores, 'upload-2', randomBytes(200 * KIB));
+    expect(await blobs.freeLocal(1)).toBe(200 * KIB);
+    expect(await blobs.freeLocal(Number.POSITIVE_INFINITY)).toBe(200 * KIB);
+    expect(await blobs.freeLocal(1)).toBe(0);
+    expect(bytes.equals(await read(digest))).toBe(true);
+  });
+
+  test('is not believed if a file has another size, and is checked by a scrub', async () => {
+    const bytes = randomBytes(200 * KIB);
+    const digest = await keep(stores, 'upload-1', bytes);
+    const damage = async (content: Buffer) => {
+      await rm(pathOf(digest));
+      await writeFile(pathOf(digest), content);
+    };
+    await damage(Buffer.from('short'));
+    expect(bytes.equals(await read(digest))).toBe(true);
+    await damage(Buffer.alloc(bytes.length));
+    expect(await blobs.rehash(digest, { bytesPerSecond: 0 })).toBe(digest);
+    expect(bytes.equals(await read(digest))).toBe(true);
+  });
+
+  test('ends what it fetches when it is closed', async () => {
+    const digest = await remote(randomBytes(2_000 * KIB));
+    holdingAt(1_000 * KIB);
+    const reader = await blobs.open(digest);
+    const reading = readAll(reader);
+    await Promise.all([expect(reading).rejects.toThrow('stopping'), blobs.close()]);
+    expect(await collect(stores.spool.list())).toEqual([]);
+  });
+});
+
+async function readAll(reader: BlobReader | undefined): Promise<Buffer> {
+  if (reader === undefined) throw new Error('not stored');
+  const bytes = Buffer.alloc(reader.size);
+  try {
+    for (let at = 0; at < bytes.length; ) at += await reader.read(bytes.subarray(at, at + 50 * KIB), at);
+  } finally {
+    await reader.close();
+  }
+  return bytes;
+}

@@ -1,0 +1,312 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { BlobReader } from '../../lib/blob-reader.ts';
+import { Changes } from '../../lib/changes.ts';
+import { type Lease, LeaseLost, type Leases } from '../../lib/lease.ts';
+import type { Log } from '../../lib/log.ts';
+import { type Digest, digestAlgorithm, digestHex } from '../../oci/digest.ts';
+import { OciError } from '../../oci/errors.ts';
+import type { LocalCopies } from '../local-copies.ts';
+import type { Ingest, IngestFollower, Spool } from '../spool.ts';
+import { isStorageClosed } from '../storage-full.ts';
+import { ObjectStream, type StoredObject } from './object-stream.ts';
+import { S3Failure } from './s3-failure.ts';
+
+/** As of a download from an upstream: wrong bytes can then never be received as a complete blob. */
+const HOLD_BACK_BYTES = 64 * 1024;
+/** A read this far ahead waits for the fetch, which is there sooner than a request of its own. */
+const NEAR_BYTES = 1024 * 1024;
+/** How often the length of a file is looked up that another process writes. */
+const FOLLOW_POLL_MS = 20;
+/** How often it takes over from other processes that did not get to the end, before readers go on without it. */
+const MAX_ATTEMPTS = 3;
+
+export interface FetchOptions extends StoredObject {
+  readonly digest: Digest;
+  readonly spool: Spool;
+  readonly copies: LocalCopies;
+  readonly leases: Pick<Leases, 'acquireLease' | 'readLease' | 'release'>;
+  readonly log: Log;
+  /** The error of readers for an S3Failure. */
+  readonly failed: (failure: S3Failure) => Error;
+}
+
+/** Where its bytes are read. */
+interface Source {
+  read(buffer: Uint8Array, position: number): Promise<number>;
+  close(): Promise<void>;
+}
+
+/** What readers can rely on: `there`, that the object is. */
+type Begun = 'there' | 'missing';
+
+/**
+ * One transfer of an object into the spool, which becomes a local copy once its digest is right. Of all processes on the
+ * store one fetches, under a Lease, and the others follow its file. Readers follow at their own pace, come and go, and go
+ * on straight from the bucket if there is no room for the bytes here, or whoever fetched them has died.
+ */
+export class ObjectFetch {
+  readonly size: number;
+  /** Identifies its bytes. */
+  readonly shares = {};
+  /**
+   * Resolves when it is known whether there is such an object; rejects with the error for readers if S3 cannot be
+   * reached.
+   */
+  readonly begun: Promise<Begun>;
+  /** Resolves when it has ended; never rejects. */
+  readonly done: Promise<void>;
+  readonly #options: FetchOptions;
+  readonly #changes = new Changes();
+  readonly #stopping = new AbortController();
+  readonly #sources: Source[] = [];
+  #begun: Begun | undefined;
+  #length = 0;
+  /** `left`: it brings no more, which says nothing about the object. */
+  #state: 'fetching' | 'verified' | 'left' | 'failed' = 'fetching';
+  #failure: unknown;
+  #readers = 0;
+  #isOver = false;
+
+  constructor(options: FetchOptions) {
+    this.#options = options;
+    this.size = options.size;
+    this.begun = this.#until(() => this.#begun ?? (this.#state === 'left' ? 'there' : undefined));
+    this.begun.catch(() => {});
+    this.done = this.#run();
+  }
+
+  /** Whether there is an object, and those who come now are served by this. */
+  get isUseful(): boolean {
+    return this.#begun !== 'missing' && (this.#state === 'fetching' || this.#state === 'verified');
+  }
+
+  /** Opens a reader. `direct` makes the one that goes on straight from the bucket; `left` is called when it is closed. */
+  open(direct: () => BlobReader, left: () => void): BlobReader {
+    this.#readers += 1;
+    return new FetchReader(this, direct, () => {
+      this.#readers -= 1;
+      this.#closeUnread();
+      left();
+    });
+  }
+
+  /**
+   * The end of what is there from `position` on, as soon as that is something; `undefined` if it has to be read elsewhere.
+   * Rejects with the failure of the fetch.
+   */
+  async readableFrom(position: number, signal: AbortSignal): Promise<number | undefined> {
+    const end = await this.#until(() => {
+      if (this.#readable > position) return this.#readable;
+      const isFar = position > this.#length + NEAR_BYTES;
+      return this.#state === 'left' || isFar ? 0 : undefined;
+    }, signal);
+    return end === 0 ? undefined : end;
+  }
+
+  /** For readers, which only ask for what is there; 0 bytes if it is there no more. */
+  async read(buffer: Uint8Array, position: number): Promise<number> {
+    return (await this.#sources[0]?.read(buffer, position)) ?? 0;
+  }
+
+  /** Ends it; what was fetched is discarded. */
+  async stop(reason: Error): Promise<void> {
+    this.#stopping.abort(reason);
+    await this.done;
+  }
+
+  get #readable(): number {
+    if (this.#state === 'verified') return this.size;
+    return Math.max(0, Math.min(this.#length, this.size - HOLD_BACK_BYTES));
+  }
+
+  async #run(): Promise<void> {
+    const { key, log, failed } = this.#options;
+    try {
+      for (let attempt = 0; attempt < MAX_ATTEMPTS && this.#state === 'fetching'; attempt++)
+        await this.#bring();
+    } catch (error) {
+      if (error instanceof S3Failure) this.#end('failed', failed(error));
+      else if (error instanceof OciError || this.#stopping.signal.aborted) this.#end('failed', error);
+      else if (!isStorageClosed(error) && !(error instanceof LeaseLost)) {
+        log.warn(
+          { err: error, key },
+          'an object could not be copied to the disk; it is read from the bucket',
+        );
+      }
+    } finally {
+      if (this.#state === 'fetching') this.#end('left');
+      this.#isOver = true;
+      this.#closeUnread();
+    }
+  }
+
+  async #bring(): Promise<void> {
+    const { leases, digest } = this.#options;
+    const leaseKey = `copy-${digestAlgorithm(digest)}-${digestHex(digest)}`;
+    const lease = await leases.acquireLease(leaseKey);
+    if (lease === undefined) return this.#follow(leaseKey);
+    try {
+      // Another process may have just finished.
+      if (!(await this.#takeCopy())) await this.#fetch(lease);
+    } finally {
+      await leases.release(lease);
+    }
+  }
+
+  async #fetch(lease: Lease): Promise<void> {
+    const { digest, size, spool } = this.#options;
+    const stream = new ObjectStream(this.#options, { start: 0, end: size }, this.#stopping.signal);
+    if (!(await stream.begin())) {
+      // Who has begun to read what another process sent has to be told.
+      if (this.#begun !== undefined) throw new S3Failure('the object was removed while it was read');
+      this.#begun = 'missing';
+      this.#end('left');
+      return;
+    }
+    this.#begun = 'there';
+    this.#changes.tell();
+    let ingest: Ingest | undefined;
+    try {
+      ingest = await spool.ingest(lease, { digest, anew: true });
+      this.#readFrom(ingest, 0);
+      await this.#receive(stream, ingest);
+      await this.#keep(ingest);
+    } catch (error) {
+      stream.leave();
+      await ingest?.abort().catch(() => {});
+      throw error;
+    }
+  }
+
+  async #receive(stream: ObjectStream, ingest: Ingest): Promise<void> {
+    for (let piece = await stream.next(); piece !== undefined; piece = await stream.next()) {
+      this.#stopping.signal.throwIfAborted();
+      await ingest.write([piece]);
+      stream.release(piece);
+      this.#grow(ingest.offset);
+    }
+  }
+
+  async #keep(ingest: Ingest): Promise<void> {
+    const { digest, copies, key, log } = this.#options;
+    const actual = await ingest.hash(digest);
+    if (actual !== digest) {
+      log.error(
+        { key, digest, actual },
+        'S3 sent other bytes than were stored: entrepot scrub finds out which',
+      );
+      throw new OciError('UNAVAILABLE', {
+        message: 'the stored content does not match its digest',
+        headers: { 'Retry-After': '5' },
+        detail: { digest },
+      });
+    }
+    this.#end('verified');
+    if (!(await copies.keep(digest, ingest))) await ingest.abort();
+  }
+
+  /** Reads what the holder of the Lease writes, until it has made a copy of that or holds it no more. */
+  async #follow(leaseKey: string): Promise<void> {
+    const { spool, leases } = this.#options;
+    let followed: { readonly file: IngestFollower; readonly epoch: number } | undefined;
+    this.#begun ??= 'there';
+    this.#changes.tell();
+    while (!(await this.#takeCopy())) {
+      const held = await leases.readLease(leaseKey);
+      if (held?.isHeld !== true) return;
+      if (followed?.epoch !== held.epoch) {
+        const file = await spool.follow(leaseKey, held.epoch);
+        followed = file && { file, epoch: held.epoch };
+        if (file !== undefined) this.#readFrom(file, 0);
+      }
+      if (followed !== undefined) this.#grow(await followed.file.length());
+      await sleep(FOLLOW_POLL_MS, undefined, { signal: this.#stopping.signal });
+    }
+  }
+
+  async #takeCopy(): Promise<boolean> {
+    const { copies, digest, size } = this.#options;
+    const copy = await copies.read(digest, size);
+    if (copy === undefined) return false;
+    this.#begun ??= 'there';
+    this.#readFrom(copy, size);
+    this.#end('verified');
+    return true;
+  }
+
+  #readFrom(source: Source, length: number): void {
+    this.#sources.unshift(source);
+    this.#grow(length);
+  }
+
+  #grow(length: number): void {
+    this.#length = length;
+    this.#changes.tell();
+  }
+
+  #end(state: 'verified' | 'left' | 'failed', failure?: unknown): void {
+    if (this.#state !== 'fetching') return;
+    this.#state = state;
+    this.#failure = failure;
+    this.#changes.tell();
+  }
+
+  #until<T>(look: () => T | undefined, signal?: AbortSignal): Promise<T> {
+    return this.#changes.until(() => {
+      const found = look();
+      if (found === undefined && this.#state === 'failed') throw this.#failure;
+      return found;
+    }, signal);
+  }
+
+  #closeUnread(): void {
+    if (this.#readers > 0 || !this.#isOver) return;
+    // An error on closing a file that was only read does no harm.
+    for (const source of this.#sources.splice(0)) source.close().catch(() => {});
+  }
+}
+
+/** Reads a fetch while it is running. */
+class FetchReader implements BlobReader {
+  readonly size: number;
+  readonly #fetch: ObjectFetch;
+  readonly #makeDirect: () => BlobReader;
+  readonly #left: () => void;
+  readonly #closing = new AbortController();
+  #direct: BlobReader | undefined;
+
+  constructor(fetch: ObjectFetch, direct: () => BlobReader, left: () => void) {
+    this.#fetch = fetch;
+    this.size = fetch.size;
+    this.#makeDirect = direct;
+    this.#left = left;
+  }
+
+  /** What comes straight from the bucket is not verified, so readers of the fetch do not share it. */
+  get shares(): object | undefined {
+    return this.#direct === undefined ? this.#fetch.shares : this.#direct.shares;
+  }
+
+  async read(buffer: Uint8Array, position: number): Promise<number> {
+    const { signal } = this.#closing;
+    if (position >= this.size) {
+      signal.throwIfAborted();
+      return 0;
+    }
+    const end = this.#direct === undefined ? await this.#fetch.readableFrom(position, signal) : undefined;
+    if (end !== undefined) {
+      const count = await this.#fetch.read(buffer.subarray(0, end - position), position);
+      if (count > 0) return count;
+    }
+    this.#direct ??= this.#makeDirect();
+    if (signal.aborted) await this.#direct.close();
+    return this.#direct.read(buffer, position);
+  }
+
+  async close(): Promise<void> {
+    if (this.#closing.signal.aborted) return;
+    this.#closing.abort(new Error('the reader is closed'));
+    await this.#direct?.close();
+    this.#left();
+  }
+}
