@@ -4,6 +4,12 @@ import { errorCode } from '../lib/error-code.ts';
 /** A write per response would cost more than many responses do. `BATCH_MS` also limits what a crash may lose. */
 const BATCH_BYTES = 64 * 1024;
 
+/** What lines wait in at first: a batch, and the line that completes it. */
+const WAITING_BYTES = 2 * BATCH_BYTES;
+/** Of a line, for each of its UTF-16 code units. */
+const MAX_UNIT_BYTES = 3;
+const LINE_FEED = 0x0a;
+
 /** How long a line may wait for others: too short to be noticed. */
 const BATCH_MS = 100;
 /** The delay before a failed write is repeated. */
@@ -19,14 +25,15 @@ const FLUSH_WITHIN_MS = 1000;
 const PAUSE_MS = 10;
 
 /**
- * Writes lines to a file descriptor, in batches. A failed write is repeated every second and has no other effect: the
+ * Writes lines to a file descriptor, in batches. Lines wait as bytes: as strings, each would outlive some collections of
+ * garbage, which are short because hardly anything does. A failed write is repeated every second and has no other effect: the
  * disk of the log may be full, and the server continues. If nobody reads a pipe any more, the rest is dropped.
  */
 export class LineSink {
   readonly #fd: number;
   readonly #onLost: (lines: number) => void;
   readonly #maxWriteBytes: number;
-  #waiting: string[] = [];
+  #waiting = Buffer.allocUnsafeSlow(WAITING_BYTES);
   #waitingBytes = 0;
   #inFlight: Buffer | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -54,9 +61,8 @@ export class LineSink {
       this.#lost += 1;
       return;
     }
-    this.#waiting.push(line);
-    // Nearly all of a line is ASCII, and the limits are no exact ones.
-    this.#waitingBytes += line.length;
+    this.#makeRoom(line.length * MAX_UNIT_BYTES);
+    this.#waitingBytes += this.#waiting.write(line, this.#waitingBytes);
     if (this.#waitingBytes >= BATCH_BYTES && !this.#isFailing) this.#begin();
     else this.#later(this.#isFailing ? RETRY_MS : BATCH_MS);
   }
@@ -140,28 +146,35 @@ export class LineSink {
     close(this.#fd, () => {});
   }
 
+  #makeRoom(bytes: number): void {
+    const wanted = this.#waitingBytes + bytes;
+    if (wanted <= this.#waiting.byteLength) return;
+    const larger = Buffer.allocUnsafeSlow(2 * wanted);
+    this.#waiting.copy(larger, 0, 0, this.#waitingBytes);
+    this.#waiting = larger;
+  }
+
   #keep(batch: Buffer): void {
-    this.#waiting.unshift(batch.toString());
-    this.#waitingBytes += batch.byteLength;
+    this.#waiting = Buffer.concat([batch, this.#waiting.subarray(0, this.#waitingBytes)]);
+    this.#waitingBytes = this.#waiting.byteLength;
   }
 
   /** All that is waiting, as far as one write may have it. */
   #take(): Buffer {
-    if (this.#waitingBytes <= this.#maxWriteBytes) {
-      const batch = Buffer.from(this.#waiting.join(''));
-      this.#waiting = [];
-      this.#waitingBytes = 0;
-      return batch;
-    }
-    let bytes = 0;
-    const count = this.#waiting.findIndex((line, index) => {
-      bytes += Buffer.byteLength(line);
-      return index > 0 && bytes > this.#maxWriteBytes;
-    });
-    const lines = this.#waiting.splice(0, count === -1 ? this.#waiting.length : count);
-    const batch = Buffer.from(lines.join(''));
+    const waiting = this.#waiting.subarray(0, this.#waitingBytes);
+    const batch = Buffer.from(waiting.subarray(0, this.#batchBytes(waiting)));
+    this.#waiting.copyWithin(0, batch.byteLength, this.#waitingBytes);
     this.#waitingBytes -= batch.byteLength;
+    if (this.#waitingBytes === 0 && this.#waiting.byteLength > WAITING_BYTES)
+      this.#waiting = Buffer.allocUnsafeSlow(WAITING_BYTES);
     return batch;
+  }
+
+  #batchBytes(waiting: Buffer): number {
+    if (waiting.byteLength <= this.#maxWriteBytes) return waiting.byteLength;
+    const last = waiting.subarray(0, this.#maxWriteBytes).lastIndexOf(LINE_FEED);
+    const end = last === -1 ? waiting.indexOf(LINE_FEED) : last;
+    return end === -1 ? waiting.byteLength : end + 1;
   }
 }
 
