@@ -1,3 +1,4 @@
+import { REMEMBERED_FOR_MS } from './manifest-check.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { PullQuery, WithGrants } from './metadata-store.ts';
 
@@ -9,6 +10,13 @@ export interface PullMemoryOptions {
   /** Default: `performance.now`. */
   readonly nowMs?: () => number;
 }
+
+/** As long as a large manifest that was checked once counts as sound. */
+const MEMORY_MS = REMEMBERED_FOR_MS;
+/** Manifests of some thousand images, or a few of the largest. */
+export const MANIFEST_MEMORY: PullMemoryOptions = { maxBytes: 64 * 1024 * 1024, maxAgeMs: MEMORY_MS };
+/** Rows only: some ten thousand blobs. */
+export const BLOB_MEMORY: PullMemoryOptions = { maxBytes: 16 * 1024 * 1024, maxAgeMs: MEMORY_MS };
 
 /** What one reference means, and what was answered to those who asked for it. */
 interface Remembered<Content, Answer> {

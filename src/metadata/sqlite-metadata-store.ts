@@ -31,8 +31,9 @@ import type {
   WithGrants,
 } from './metadata-store.ts';
 import { IndexUnusable } from './index-unusable.ts';
-import { ManifestCheck, REMEMBERED_FOR_MS } from './manifest-check.ts';
-import { PullMemory } from './pull-memory.ts';
+import { LastUsed, type Use } from './last-used.ts';
+import { ManifestCheck } from './manifest-check.ts';
+import { BLOB_MEMORY, MANIFEST_MEMORY, PullMemory } from './pull-memory.ts';
 import type { Reserve } from './reserve.ts';
 import { Notifications } from './sqlite/notifications.ts';
 import { Blobs } from './sqlite/blobs.ts';
@@ -55,11 +56,13 @@ import { Settings } from './sqlite/settings.ts';
 import { Tags } from './sqlite/tags.ts';
 import { TenantRows } from './sqlite/tenants.ts';
 import { UploadRows } from './sqlite/uploads.ts';
-import { LastUsed } from './sqlite/last-used.ts';
 import { Writer } from './sqlite/writer.ts';
 
 /** The pause between two transactions that remove the rows of a removed repository. */
 const SWEEP_PAUSE_MS = 20;
+
+/** A request that wants to write waits about 3 ms. */
+const MAX_USES_PER_WRITE = 20;
 
 export interface OpenOptions {
   readonly log: Log;
@@ -204,13 +207,6 @@ type Referred = Pick<PullRead, 'tag' | 'manifest'>;
 /** What is known of a blob, whoever asks. */
 type BlobSizes = Pick<BlobPullRead, 'linkedSize' | 'storedSize'>;
 
-/** Manifests of some thousand images, or a few of the largest. */
-const MANIFEST_MEMORY_BYTES = 64 * 1024 * 1024;
-/** Rows only: some ten thousand blobs. */
-const BLOB_MEMORY_BYTES = 16 * 1024 * 1024;
-/** As long as a large manifest that was checked once counts as sound. */
-const MEMORY_MS = REMEMBERED_FOR_MS;
-
 /** Combines the groups of synchronous statements into reads and writes. Their meaning is described in the contract. */
 class SqliteMetadataStore implements MetadataStore {
   readonly #connection: Connection;
@@ -239,14 +235,8 @@ class SqliteMetadataStore implements MetadataStore {
   readonly #lastUsed: LastUsed;
   readonly #check = new ManifestCheck();
   readonly #version: IndexVersion;
-  readonly #manifestMemory = new PullMemory<Referred, ManifestAnswer>({
-    maxBytes: MANIFEST_MEMORY_BYTES,
-    maxAgeMs: MEMORY_MS,
-  });
-  readonly #blobMemory = new PullMemory<BlobSizes, BlobAnswer>({
-    maxBytes: BLOB_MEMORY_BYTES,
-    maxAgeMs: MEMORY_MS,
-  });
+  readonly #manifestMemory = new PullMemory<Referred, ManifestAnswer>(MANIFEST_MEMORY);
+  readonly #blobMemory = new PullMemory<BlobSizes, BlobAnswer>(BLOB_MEMORY);
   #sweeping: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
 
@@ -275,7 +265,11 @@ class SqliteMetadataStore implements MetadataStore {
     this.#uploads = new UploadRows(connection);
     this.#settings = new Settings(connection);
     this.#usages = new CredentialUsages(connection);
-    this.#lastUsed = new LastUsed(writer, this.#manifests, this.#blobs, log);
+    this.#lastUsed = new LastUsed({
+      write: (uses, resolutionMs) => this.#writeUses(uses, resolutionMs),
+      maxUsesPerWrite: MAX_USES_PER_WRITE,
+      log,
+    });
     this.#sweepBehind();
   }
 
@@ -920,6 +914,16 @@ class SqliteMetadataStore implements MetadataStore {
   /** Those whose last use is known to the rows. */
   #withoutNoted<T extends { readonly digest: Digest }>(contents: readonly T[]): readonly T[] {
     return contents.filter(({ digest }) => !this.#lastUsed.isNoted(digest));
+  }
+
+  #writeUses(uses: readonly Use[], resolutionMs: number): Promise<void> {
+    const write = () => {
+      for (const [digest, atMs] of uses) {
+        this.#manifests.noteUse(digest, atMs, atMs - resolutionMs);
+        this.#blobs.noteUse(digest, atMs, atMs - resolutionMs);
+      }
+    };
+    return this.#writer.write(write, { bearsOnPulls: false });
   }
 
   /** Call within a write. */

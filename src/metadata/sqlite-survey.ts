@@ -1,4 +1,4 @@
-import { type Digest, digestAlgorithm, digestOf, isDigest } from '../oci/digest.ts';
+import type { Digest } from '../oci/digest.ts';
 import { parseManifest } from '../oci/manifest.ts';
 import { isIndexType } from '../oci/media-types.ts';
 import type { Repository } from '../oci/repository.ts';
@@ -6,6 +6,15 @@ import type { BlobLink, BlobObject, Content } from './metadata-store.ts';
 import { Connection, type Statement } from './sqlite/connection.ts';
 import { ImageRows } from './sqlite/image-rows.ts';
 import * as reachability from './sqlite/reachability.ts';
+import {
+  isSound,
+  joinCursor,
+  MANIFESTS_PER_PAGE,
+  MAX_REPOSITORIES_NAMED,
+  page,
+  ROWS_PER_PAGE,
+  splitCursor,
+} from './survey-pages.ts';
 import {
   type Found,
   type SizedContent,
@@ -38,12 +47,12 @@ const isNamedByKept = (digest: string) => `EXISTS (
   LEFT JOIN manifests m ON m.digest = g.digest
   WHERE n.digest = ${digest} AND (m.used_at_ms >= @sinceMs OR ${reachability.isKeptManifest('g.digest')}))`;
 
-/** How many rows one query looks at: some tens of milliseconds, so that a survey can pause and be aborted. */
-const ROWS_PER_PAGE = 2_000;
-/** A layer that is used everywhere can belong to any number of repositories. */
-const MAX_REPOSITORIES_NAMED = 3;
-/** Manifests are read with their bytes. */
-const MANIFESTS_PER_PAGE = 100;
+/** The least recently used content of a kind, for `evictable`. */
+const oldest = (kind: Content['kind'], table: string) => `
+  SELECT * FROM (
+    SELECT '${kind}' AS kind, digest, size, used_at_ms FROM ${table}
+    WHERE (used_at_ms, digest) > (@usedAtMs, @digest) AND used_at_ms < @sinceMs
+    ORDER BY used_at_ms, digest LIMIT ${ROWS_PER_PAGE})`;
 
 /** Opens a survey of the index in the file `path`, on a read-only connection of its own. */
 export async function openSqliteSurvey(path: string): Promise<Survey & { close(): void }> {
@@ -148,11 +157,6 @@ class SqliteSurvey implements Survey {
       SELECT 'manifest' AS kind, m.digest, m.size, m.used_at_ms,
         m.used_at_ms < @sinceMs AND NOT ${reachability.isKeptManifest('m.digest')} AS is_found
       FROM manifests m WHERE m.digest > @after ORDER BY m.digest LIMIT ${ROWS_PER_PAGE}`);
-    const oldest = (kind: Content['kind'], table: string) => `
-      SELECT * FROM (
-        SELECT '${kind}' AS kind, digest, size, used_at_ms FROM ${table}
-        WHERE (used_at_ms, digest) > (@usedAtMs, @digest) AND used_at_ms < @sinceMs
-        ORDER BY used_at_ms, digest LIMIT ${ROWS_PER_PAGE})`;
     this.#byUse = connection.prepare(`
       SELECT c.kind, c.digest, c.used_at_ms,
         c.size + iif(c.kind = 'manifest', ${referrersBytes('c.digest')}, 0) AS size,
@@ -376,21 +380,6 @@ class SqliteSurvey implements Survey {
   }
 }
 
-function isSound(digest: string, bytes: Uint8Array): boolean {
-  return isDigest(digest) && digestOf(bytes, digestAlgorithm(digest)) === digest;
-}
-
-/** A page of the rows that `choose` selects; after a full page there may be another. */
-function page<Row, T>(
-  rows: readonly Row[],
-  choose: (row: Row) => T | undefined,
-  cursor: (row: Row) => string,
-  rowsPerPage = ROWS_PER_PAGE,
-): Found<T> {
-  const last = rows.length < rowsPerPage ? undefined : rows.at(-1);
-  return { entries: rows.flatMap(row => choose(row) ?? []), next: last && cursor(last) };
-}
-
 function linkCursor(after: string | undefined): { repository: number; digest: string } {
   const [repository, digest] = after === undefined ? [0, ''] : splitCursor(after);
   return { repository: Number(repository), digest };
@@ -420,14 +409,4 @@ function toImage(row: ImageRow): SurveyedImage {
     isPinned: row.is_pinned === 1,
     isImported: row.is_imported === 1,
   };
-}
-
-/** Joined by spaces, which names, tags and digests never contain. */
-function joinCursor(...parts: readonly (string | number)[]): string {
-  return parts.join(' ');
-}
-
-function splitCursor(cursor: string): [string, string, string] {
-  const [first = '', second = '', third = ''] = cursor.split(' ');
-  return [first, second, third];
 }

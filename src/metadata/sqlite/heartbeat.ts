@@ -6,7 +6,7 @@ import { type Lease, LeaseLost } from '../../lib/lease.ts';
 import type { Log } from '../../lib/log.ts';
 import type { Connection } from './connection.ts';
 import { type LeaseRow, LeaseRows, type ProcessRow } from './leases.ts';
-import { forgetDead, isDead, Life } from './life.ts';
+import { forgetDead, isDead, Life } from '../life.ts';
 import type { Writer } from './writer.ts';
 
 /** How often a process writes its heartbeat and checks those of the others. */

@@ -5,11 +5,9 @@ import type { Page } from '../../oci/pull-source.ts';
 import type { Repository } from '../../oci/repository.ts';
 import type { Paged } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
-import { pageRange, toPage } from './page.ts';
+import { type NamedDescriptor, namedIn } from '../named-content.ts';
+import { pageRange, toPage } from '../page.ts';
 import { isPreloaded } from './preloads.ts';
-
-/** The only kind of manifest that has blobs but no config. */
-const ARTIFACT_MANIFEST = 'application/vnd.oci.artifact.manifest.v1+json';
 
 interface ManifestRow {
   readonly media_type: string;
@@ -33,8 +31,6 @@ interface ReferrerRow {
   readonly size: number;
 }
 
-type ReferenceKind = 'manifest' | 'config' | 'blob';
-
 /** The bytes of manifests, once for each digest, and their readings, one for each media type, with what that names. */
 export class Manifests {
   readonly #selectBytes: Statement<[Digest], { bytes: Buffer }>;
@@ -43,7 +39,9 @@ export class Manifests {
   readonly #selectReferrersOfType: Statement<[ReferrerQuery], ReferrerRow>;
   readonly #insertBytes: Statement<[Digest, number, number, number, Uint8Array]>;
   readonly #insertReading: Statement<[Digest, string, string | null, Digest | null, string]>;
-  readonly #insertReference: Statement<[number | bigint, number, ReferenceKind, Digest, number, string]>;
+  readonly #insertReference: Statement<
+    [number | bigint, number, NamedDescriptor['kind'], Digest, number, string]
+  >;
   readonly #touch: Statement<[number, Digest, number]>;
 
   constructor(connection: Connection) {
@@ -107,7 +105,7 @@ export class Manifests {
     if (changes === 0) {
       return;
     }
-    references(view).forEach(({ kind, descriptor }, position) => {
+    namedIn(view).forEach(({ kind, descriptor }, position) => {
       this.#insertReference.run(
         lastInsertRowid,
         position,
@@ -143,17 +141,6 @@ export class Manifests {
   noteUse(digest: Digest, atMs: number, unlessSinceMs: number): void {
     this.#touch.run(atMs, digest, unlessSinceMs);
   }
-}
-
-function references(view: ManifestView): readonly { kind: ReferenceKind; descriptor: Descriptor }[] {
-  const hasConfig = view.kind === 'manifest' && view.mediaType !== ARTIFACT_MANIFEST;
-  return [
-    ...view.manifests.map(descriptor => ({ kind: 'manifest' as const, descriptor })),
-    ...view.blobs.map((descriptor, index) => ({
-      kind: hasConfig && index === 0 ? ('config' as const) : ('blob' as const),
-      descriptor,
-    })),
-  ];
 }
 
 /** An entry of the referrers list, as in the distribution spec ("Listing Referrers"). */

@@ -3,7 +3,7 @@ import type { Page } from '../../oci/pull-source.ts';
 import type { Repository } from '../../oci/repository.ts';
 import type { ComingManifest, OwnerBytes, Paged, Usage } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
-import { type PageRange, pageRange, toPage } from './page.ts';
+import { type PageRange, pageRange, toPage } from '../page.ts';
 
 /** How many rows of a removed repository are deleted in one transaction: about 3 ms. */
 const SWEEP_ROWS = 20;

@@ -5,7 +5,7 @@ import type { Page } from '../../oci/pull-source.ts';
 import type { Repository } from '../../oci/repository.ts';
 import type { Paged } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
-import { type PageRange, pageRange, toPage } from './page.ts';
+import { type PageRange, pageRange, toPage } from '../page.ts';
 import { isPreloaded } from './preloads.ts';
 
 interface Row {

@@ -1,16 +1,12 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Log } from '../../lib/log.ts';
-import type { Digest } from '../../oci/digest.ts';
-import type { Blobs } from './blobs.ts';
-import type { Manifests } from './manifests.ts';
-import type { Writer } from './writer.ts';
+import type { Log } from '../lib/log.ts';
+import type { Digest } from '../oci/digest.ts';
 
 /** Chosen at random within these bounds each time, so that processes do not write in step. */
 const MIN_FLUSH_MS = 5_000;
 const MAX_FLUSH_MS = 10_000;
 
-/** Rows per transaction, and the pause between two: a request that wants to write waits about 3 ms. */
-const ROWS_PER_WRITE = 20;
+/** Between two transactions, for requests that want to write. */
 const PAUSE_MS = 20;
 
 /** Eviction compares hours: content used within the last minute is not written again. */
@@ -21,11 +17,21 @@ const RELIED_RESOLUTION_MS = 1_000;
 /** About a megabyte. Further uses are not recorded, which makes content look older by one interval. */
 const MAX_NOTED = 10_000;
 
+/** That content with this digest was used. */
+export type Use = readonly [digest: Digest, atMs: number];
+
+export interface LastUsedOptions {
+  /** Writes uses in one transaction, but none of content of which one was recorded less than `resolutionMs` before. */
+  readonly write: (uses: readonly Use[], resolutionMs: number) => Promise<void>;
+  /** How many at a time. */
+  readonly maxUsesPerWrite: number;
+  readonly log: Log;
+}
+
 /** Collects in memory when content was used, and writes it now and then. */
 export class LastUsed {
-  readonly #writer: Writer;
-  readonly #manifests: Manifests;
-  readonly #blobs: Blobs;
+  readonly #write: LastUsedOptions['write'];
+  readonly #maxUsesPerWrite: number;
   readonly #log: Log;
   readonly #noted = new Map<Digest, number>();
   #timer: NodeJS.Timeout | undefined;
@@ -33,10 +39,9 @@ export class LastUsed {
   #flushing = Promise.resolve();
   #isClosing = false;
 
-  constructor(writer: Writer, manifests: Manifests, blobs: Blobs, log: Log) {
-    this.#writer = writer;
-    this.#manifests = manifests;
-    this.#blobs = blobs;
+  constructor({ write, maxUsesPerWrite, log }: LastUsedOptions) {
+    this.#write = write;
+    this.#maxUsesPerWrite = maxUsesPerWrite;
     this.#log = log;
   }
 
@@ -51,9 +56,8 @@ export class LastUsed {
   async put(digest: Digest): Promise<void> {
     const atMs = Date.now();
     this.note(digest, atMs);
-    const write = () => this.#write(digest, atMs, RELIED_RESOLUTION_MS);
     try {
-      await this.#writer.write(write, { bearsOnPulls: false });
+      await this.#write([[digest, atMs]], RELIED_RESOLUTION_MS);
       this.#forget(digest, atMs);
     } catch {
       // It is noted.
@@ -96,11 +100,10 @@ export class LastUsed {
   async #flush(): Promise<void> {
     const noted = [...this.#noted];
     try {
-      for (let at = 0; at < noted.length; at += ROWS_PER_WRITE) {
+      for (let at = 0; at < noted.length; at += this.#maxUsesPerWrite) {
         if (at > 0 && !this.#isClosing) await delay(PAUSE_MS);
-        const rows = noted.slice(at, at + ROWS_PER_WRITE);
-        const write = () => rows.forEach(([digest, atMs]) => this.#write(digest, atMs));
-        await this.#writer.write(write, { bearsOnPulls: false });
+        const rows = noted.slice(at, at + this.#maxUsesPerWrite);
+        await this.#write(rows, RESOLUTION_MS);
         for (const [digest, atMs] of rows) this.#forget(digest, atMs);
       }
     } catch (error) {
@@ -112,10 +115,5 @@ export class LastUsed {
   /** Call when a use was written, or cannot be: a later one stays. */
   #forget(digest: Digest, atMs: number): void {
     if (this.#noted.get(digest) === atMs) this.#noted.delete(digest);
-  }
-
-  #write(digest: Digest, atMs: number, resolutionMs = RESOLUTION_MS): void {
-    this.#manifests.noteUse(digest, atMs, atMs - resolutionMs);
-    this.#blobs.noteUse(digest, atMs, atMs - resolutionMs);
   }
 }

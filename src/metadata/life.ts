@@ -1,8 +1,8 @@
 import { mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { errorCode } from '../../lib/error-code.ts';
-import { PRIVATE_FOLDER_MODE } from '../../lib/private-folder.ts';
-import { Database } from './driver.ts';
+import { errorCode } from '../lib/error-code.ts';
+import { PRIVATE_FOLDER_MODE } from '../lib/private-folder.ts';
+import { Database } from './sqlite/driver.ts';
 
 /** The name of the folder, beside the index. */
 export const PROCESSES_FOLDER = 'processes';

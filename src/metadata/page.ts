@@ -1,5 +1,5 @@
-import type { Page } from '../../oci/pull-source.ts';
-import type { Paged } from '../metadata-store.ts';
+import type { Page } from '../oci/pull-source.ts';
+import type { Paged } from './metadata-store.ts';
 
 /** However many entries a client asks for, a page is read in about a millisecond. */
 const MAX_PAGE_ENTRIES = 1000;
