@@ -12,8 +12,11 @@ import { ANNOUNCE_EACH_MS, overlaps, type OtherParts } from './other-parts.ts';
 import type { PullTurns } from './pull-queue.ts';
 import { type RangeAsker, RangeRequest, type RangeRequestOptions, RangesUnusable } from './range-request.ts';
 
-/** How much a crash may lose: what came within this time is fetched again. */
+/** What came is saved after this time, or if it is this much. While it is being saved, no more than that may come. */
 const SAVE_AFTER_MS = 1_000;
+const SAVE_AFTER_BYTES = 8 * 1024 * 1024;
+/** How much a crash may lose, besides a chunk of each request: it is fetched again. */
+export const MAX_UNSAVED_BYTES = 2 * SAVE_AFTER_BYTES;
 
 export interface PartialBlobOptions {
   readonly asking: UpstreamRequests;
@@ -71,6 +74,7 @@ export class PartialBlob {
   #isClosed = false;
   #unsavedSinceMs = 0;
   #saving: Promise<void> = Promise.resolve();
+  #isSaving = false;
   #announcedAtMs = 0;
   #ticker: NodeJS.Timeout | undefined;
 
@@ -349,6 +353,9 @@ export class PartialBlob {
     this.#unsaved.add(extent);
     this.#tickLater();
     this.changes.tell();
+    if (this.#unsaved.bytes < SAVE_AFTER_BYTES) return;
+    if (this.#isSaving) await this.#saving;
+    else void this.#save();
   }
 
   #tickLater(): void {
@@ -377,6 +384,7 @@ export class PartialBlob {
   }
 
   async #saveNow(): Promise<void> {
+    this.#isSaving = true;
     try {
       for (const extent of this.#unsaved) this.#beingSaved.add(extent);
       this.#unsaved = new Extents();
@@ -385,6 +393,8 @@ export class PartialBlob {
       await this.#announce();
     } catch (error) {
       this.#note(error);
+    } finally {
+      this.#isSaving = false;
     }
   }
 

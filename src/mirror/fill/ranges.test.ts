@@ -5,6 +5,7 @@ import { afterEach, describe, expect, it, vi } from 'vitest';
 import { Chance } from '../../../test/support/chance.ts';
 import { bytesOf, type Content, imageOf, randomBlob } from '../../../test/support/content.ts';
 import { FakeUpstream, type FakeUpstreamOptions } from '../../../test/support/fake-upstream.ts';
+import { Latch } from '../../../test/support/latch.ts';
 import {
   APP,
   MirrorWorld,
@@ -19,6 +20,7 @@ import { nameCredential } from '../../oci/credential.ts';
 import { ANY_MANIFEST, type BlobWant } from '../../oci/pull-source.ts';
 import { OciError } from '../../oci/errors.ts';
 import type { Repository } from '../../oci/repository.ts';
+import { MAX_UNSAVED_BYTES } from './partial-blob.ts';
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
@@ -125,6 +127,14 @@ async function until(condition: () => boolean | Promise<boolean>): Promise<void>
   while (!(await condition())) await sleep(5);
 }
 
+async function untilNothingIsSent(): Promise<void> {
+  await until(async () => {
+    const sentBefore = upstream.bytesSent;
+    await sleep(100);
+    return upstream.bytesSent === sentBefore;
+  });
+}
+
 /** How much is kept as parts, and would be there after a crash. */
 async function savedIn(world: MirrorWorld): Promise<number> {
   let bytes = 0;
@@ -200,11 +210,7 @@ describe('a range of a blob that is not stored', () => {
     const { reader } = await open(world, blob, [{ start: MIB, end: 63 * MIB }]);
     await reader.read(Buffer.alloc(1), MIB);
     await reader.close();
-    await until(async () => {
-      const sentBefore = upstream.bytesSent;
-      await sleep(100);
-      return upstream.bytesSent === sentBefore;
-    });
+    await untilNothingIsSent();
     expect(upstream.bytesSent).toBeLessThan(32 * MIB);
     expect(await readRanges(world, blob, { start: MIB, end: MIB + 1000 })).toBe('hit');
   });
@@ -478,16 +484,6 @@ describe('a range ahead of a download in progress', () => {
       const [pulled] = await Promise.all([world.pull(blob.digest), expectRight(reader, blob, wanted)]);
       expect(pulled).toMatchObject(whole(blob));
       expect(asked()).toEqual([`0-${4 * MIB - 1}`, `${4 * MIB}-`]);
-    });
-
-    it('is not waited for if it waits for the only connection itself', async () => {
-      const limits = { maxConnections: 1, serializeImagePulls: false, maxParallelImagePulls: undefined };
-      const world = await startWorld({ linkBytesPerS: 8 * MIB }, { limits });
-      const blob = await layer(world, SIZE, 'queued');
-      const { pulled } = await beginPull(world, blob);
-      const reading = readRanges(world, blob, AHEAD);
-      expect(await pulled).toMatchObject(whole(blob));
-      await reading;
     });
   });
 
@@ -799,6 +795,30 @@ describe('ranges on disk', () => {
     expect(upstream.requests).toEqual([]);
     expect(await next.pull(blob.digest)).toMatchObject(whole(blob));
     expect(asked()).toEqual([`0-${MIB - 1}`, `${2 * MIB}-`]);
+  });
+
+  it('are saved before many more of them may come', async () => {
+    const saving = new Latch();
+    const slow = (parts: BlobParts): BlobParts =>
+      replacing(parts, {
+        save: async () => {
+          await saving.opened;
+          await parts.save();
+        },
+      });
+    const world = await startWorld(
+      {},
+      { spool: spool => replacing(spool, { parts: async (...args) => slow(await spool.parts(...args)) }) },
+    );
+    const blob = await layer(world, 64 * MIB, 'unsaved');
+    const wanted = { start: 0, end: 48 * MIB };
+    const reading = readRanges(world, blob, wanted);
+    await until(async () => (await world.fetchedBytes()) > MAX_UNSAVED_BYTES - 2 * MIB);
+    await untilNothingIsSent();
+    expect(await world.fetchedBytes()).toBeLessThan(MAX_UNSAVED_BYTES + 2 * MIB);
+    saving.open();
+    expect(await reading).toBe('miss');
+    await until(async () => (await savedIn(world)) === sum([wanted]));
   });
 
   it('that cannot be read are downloaded again', async () => {
