@@ -266,9 +266,20 @@ export class BlobSource {
       opened.leave();
       this.#completion.read(repository, right, blob);
     };
-    const along = this.#along(miss, size) ?? (await this.#alongElsewhere(miss, blob, wanted));
-    const instead = async (): Promise<BlobReader> => (await this.#openFill(miss)).reader;
-    const reader = new RangeReader({ use: { blob, leave }, wanted, asker, along, instead });
+    const findAlong = async (): Promise<Along | undefined> =>
+      this.#along(miss, size) ?? this.#alongElsewhere(miss, blob, wanted);
+    const findWhole = async (): Promise<Along | 'stored' | undefined> =>
+      (await this.#metadata.statBlob(digest)) === undefined ? findAlong() : 'stored';
+    const along = await findAlong();
+    const instead = (): Promise<ServedBlob> => this.open(repository, digest, right);
+    const reader = new RangeReader({
+      use: { blob, leave },
+      wanted,
+      asker,
+      along,
+      findWhole,
+      instead: async () => (await instead()).reader,
+    });
     const outcome =
       beginning.outcome ?? ({ nothing: 'hit', others: 'joined', requests: 'miss' } as const)[reader.needs];
     this.#completion.requested(repository, right, blob);
@@ -280,7 +291,7 @@ export class BlobSource {
       if (error instanceof UpstreamFailure) throw ociErrorOf(error, 'BLOB_UNKNOWN');
       if (error instanceof RangesUnusable && error.isIgnored)
         this.#partials.noteIgnored(repository.upstream, digest);
-      if (needsWhole(error)) return undefined;
+      if (needsWhole(error)) return instead();
       throw error;
     }
     const upstreamMs = outcome === 'hit' ? 0 : this.#clock.monotonicMs() - startedMs;

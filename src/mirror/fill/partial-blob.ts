@@ -35,7 +35,7 @@ export interface PartialBlobOptions {
 }
 
 /** How a range may be requested. */
-type RequestChoices = Pick<RangeRequestOptions, 'queue' | 'etag' | 'isSpare'>;
+type RequestChoices = Pick<RangeRequestOptions, 'queue' | 'etag' | 'isSpare' | 'isOvertaken'>;
 
 /** How often it looks for what other processes have saved, and before each request. */
 const LOOK_EACH_MS = 100;

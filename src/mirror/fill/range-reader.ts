@@ -29,6 +29,8 @@ export interface RangeReaderOptions {
   readonly wanted: readonly Extent[];
   readonly asker: RangeAsker;
   readonly along: Along | undefined;
+  /** Looks, after a wait, for a download that has begun since, or whether the blob is stored by now. */
+  readonly findWhole: () => Promise<Along | 'stored' | undefined>;
   /** Opens the whole blob instead, for when ranges turn out to be of no use, or cannot be kept. */
   readonly instead: () => Promise<BlobReader>;
 }
@@ -45,7 +47,9 @@ export class RangeReader implements BlobReader {
   readonly #requests = new Map<RangeRequest, () => void>();
   readonly #changes = new Changes();
   readonly #closing = new AbortController();
-  readonly #unlisten: readonly (() => void)[];
+  /** What is called in the end. */
+  readonly #leaves: (() => void)[] = [];
+  #along: Along | undefined;
   /** Which of the wanted extents is being read, and from where on. */
   #reading = { index: 0, position: 0 };
   #running = 0;
@@ -60,11 +64,12 @@ export class RangeReader implements BlobReader {
     this.#options = options;
     this.#blob = use.blob;
     this.size = use.blob.size;
-    this.#request();
-    this.#unlisten = [
+    this.#leaves.push(
+      () => use.leave(),
       use.blob.changes.listen(() => this.#changes.tell()),
-      along?.fill.changes.listen(() => this.#fillChanged(along.fill)) ?? (() => {}),
-    ];
+    );
+    if (along !== undefined) this.#join(along);
+    this.#request();
   }
 
   /** Whether everything was there from the start, and if not, whether it took requests of its own. */
@@ -96,10 +101,8 @@ export class RangeReader implements BlobReader {
   async close(): Promise<void> {
     if (this.#closing.signal.aborted) return;
     this.#closing.abort(new Error('the reader was closed'));
-    for (const leave of [...this.#requests.values(), ...this.#unlisten]) leave();
-    this.#options.along?.leave();
     this.#unfollow?.();
-    this.#options.use.leave();
+    for (const leave of [...this.#requests.values(), ...this.#leaves.toReversed()]) leave();
     await this.#instead?.close();
   }
 
@@ -108,8 +111,8 @@ export class RangeReader implements BlobReader {
     const end = await this.#thereBehind(position);
     const part = buffer.subarray(0, end - position);
     const count = await this.#blob.read(part, position);
-    if (count > 0 || this.#options.along === undefined) return count;
-    return this.#options.along.fill.read(part, position);
+    if (count > 0 || this.#along === undefined) return count;
+    return this.#along.fill.read(part, position);
   }
 
   /** The end of what is there from `position` on, as soon as that is something. */
@@ -160,15 +163,46 @@ export class RangeReader implements BlobReader {
     }
     while (this.#running < MAX_REQUESTS && this.#failure === undefined) {
       const { index, position } = this.#reading;
+      const reach = this.#reach;
       const ahead = wanted.slice(index).map(({ start, end }, at) => ({
-        start: Math.max(start, this.#reach, at === 0 ? position : 0),
+        start: Math.max(start, reach, at === 0 ? position : 0),
         end,
       }));
-      const [next] = planRanges(ahead, this.#blob.knownSoon);
+      // Where the reach cuts a range is a guess, and soon another: what is left of it has to be worth a request.
+      const isScrap = ({ start, end }: Extent): boolean =>
+        reach > 0 && start === reach && end - start < NEAR_BYTES;
+      const next = planRanges(ahead, this.#blob.knownSoon).find(range => !isScrap(range));
       if (next === undefined) return;
       this.#hasRequested = true;
-      void this.#awaitOwn(this.#blob.request(next, asker));
+      void this.#awaitOwn(
+        this.#blob.request(next, asker, { isOvertaken: () => this.#isOvertaken(next.start) }),
+      );
     }
+  }
+
+  async #isOvertaken(position: number): Promise<boolean> {
+    await this.#lookForWhole();
+    return this.#failure !== undefined || position < this.#reach;
+  }
+
+  async #lookForWhole(): Promise<void> {
+    if (this.#fill !== undefined) return;
+    const found = await this.#options.findWhole().catch((cause: unknown) => {
+      this.#failure ??= { cause };
+      return undefined;
+    });
+    if (found === 'stored')
+      this.#failure ??= { cause: new RangesUnusable('the whole blob is stored by now') };
+    else if (this.#closing.signal.aborted) found?.leave();
+    else if (found !== undefined) this.#join(found);
+  }
+
+  #join(along: Along): void {
+    this.#along = along;
+    this.#leaves.push(
+      () => along.leave(),
+      along.fill.changes.listen(() => this.#fillChanged(along.fill)),
+    );
   }
 
   async #awaitOwn(request: RangeRequest): Promise<void> {
@@ -185,6 +219,7 @@ export class RangeReader implements BlobReader {
     await request.done;
     this.#requests.delete(request);
     onEnd();
+    if (request.isLeft) await this.#lookForWhole();
     // What is wrong with the blob or the disk, rather than with a credential, is so for everybody.
     if (needsWhole(request.failure?.cause)) this.#failure ??= request.failure;
     if (this.#closing.signal.aborted) return;
@@ -196,11 +231,11 @@ export class RangeReader implements BlobReader {
   get #reach(): number {
     const fill = this.#fill;
     if (fill === undefined || fill.state === 'queued') return 0;
-    return fill.length + Math.max(NEAR_BYTES, (fill.bytesPerSecond * NEAR_MS) / 1000);
+    return fill.length + Math.max(NEAR_BYTES, Math.ceil((fill.bytesPerSecond * NEAR_MS) / 1000));
   }
 
   get #fill(): Fill | undefined {
-    const fill = this.#options.along?.fill;
+    const fill = this.#along?.fill;
     return fill?.state === 'failed' ? undefined : fill;
   }
 

@@ -47,6 +47,8 @@ export interface RangeRequestOptions {
   readonly size: number;
   readonly extent: Extent;
   readonly asker: RangeAsker;
+  /** Called if it had to wait for its turn: true if some of it needs no request any more. */
+  readonly isOvertaken?: (() => Promise<boolean>) | undefined;
   /** Called when it is this request's turn: false if it is to be left to others. */
   readonly claim: () => Promise<boolean>;
   /** Called when upstream begins to answer with the range. */
@@ -87,7 +89,7 @@ export class RangeRequest {
     return this.#failure;
   }
 
-  /** Whether it has ended at once because another process has, or requests, some of it. */
+  /** Whether it has ended at once because others have, or bring, some of it. */
   get isLeft(): boolean {
     return this.#isLeft;
   }
@@ -135,12 +137,13 @@ export class RangeRequest {
   }
 
   async #run(): Promise<void> {
-    const { queue, asker } = this.#options;
+    const { queue, asker, isOvertaken = async () => false, claim } = this.#options;
     const { id: requester, maxTransfers } = asker.right.requester;
     const place = queue.enter({ requester, repository: repositoryText(asker.repository), maxTransfers });
+    const isQueued = place.queued;
     try {
       await unlessAborted(place.turn, this.#leaving.signal);
-      this.#isLeft = !(await this.#options.claim());
+      this.#isLeft = (isQueued && (await isOvertaken())) || !(await claim());
       if (this.#isLeft) return;
       this.#isUnderWay = true;
       await this.#download();

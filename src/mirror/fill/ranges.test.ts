@@ -16,6 +16,7 @@ import {
 import type { BlobReader } from '../../lib/blob-reader.ts';
 import type { BlobParts } from '../../blobs/spool.ts';
 import { type Extent, Extents } from '../../lib/extents.ts';
+import { ManualClock } from '../../lib/manual-clock.fixture.ts';
 import { nameCredential } from '../../oci/credential.ts';
 import { ANY_MANIFEST, type BlobWant } from '../../oci/pull-source.ts';
 import { OciError } from '../../oci/errors.ts';
@@ -35,6 +36,11 @@ async function startWorld(
   upstream = await FakeUpstream.start(fake);
   return another(options);
 }
+
+/** The options of a world with so many connections. */
+const connections = (maxConnections: number): MirrorWorldOptions => ({
+  limits: { maxConnections, serializeImagePulls: false, maxParallelImagePulls: undefined },
+});
 
 async function another(options: MirrorWorldOptions = {}): Promise<MirrorWorld> {
   const world = await MirrorWorld.open(upstream, options);
@@ -484,6 +490,70 @@ describe('a range ahead of a download in progress', () => {
       const [pulled] = await Promise.all([world.pull(blob.digest), expectRight(reader, blob, wanted)]);
       expect(pulled).toMatchObject(whole(blob));
       expect(asked()).toEqual([`0-${4 * MIB - 1}`, `${4 * MIB}-`]);
+    });
+  });
+
+  describe('that has to wait for its turn', () => {
+    const SIZE = 12 * MIB;
+    const AHEAD = { start: 4 * MIB, end: 10 * MIB };
+    /** A download of another blob, which has a connection until it may go on. */
+    async function beginOther(world: MirrorWorld) {
+      const blob = await layer(world, MIB, 'other');
+      const latch = new Latch();
+      upstream.misbehave({
+        kind: 'blob',
+        reference: blob.digest,
+        pause: { atByte: MIB / 2, until: latch.opened },
+      });
+      return { pulled: (await beginPull(world, blob)).pulled, goOn: () => latch.open() };
+    }
+
+    it('is not requested if the download has it by then, nor waited for by that', async () => {
+      const world = await startWorld({ linkBytesPerS: 16 * MIB }, connections(1));
+      const blob = await layer(world, SIZE, 'queued');
+      const { pulled } = await beginPull(world, blob);
+      await readRanges(world, blob, AHEAD);
+      expect(await pulled).toMatchObject(whole(blob));
+      expect(asked()).toEqual([undefined]);
+      expect(await world.fetchedBytes()).toBe(SIZE);
+    });
+
+    it('is requested as far as the download will not have it in a moment', async () => {
+      const world = await startWorld({}, connections(2));
+      const blob = await layer(world, SIZE, 'overtaken');
+      const other = await beginOther(world);
+      const latch = new Latch();
+      const pause = { atByte: 6 * MIB, until: latch.opened };
+      upstream.misbehave({ kind: 'blob', times: 1, bytesPerS: 8 * MIB, pause });
+      const { pulled } = await beginPull(world, blob);
+      const reading = readRanges(world, blob, AHEAD);
+      await until(() => world.mirror.downloads.some(({ bytes }) => bytes === 6 * MIB));
+      other.goOn();
+      await until(() => asked().length === 2);
+      latch.open();
+      await reading;
+      expect(await pulled).toMatchObject(whole(blob));
+      const [, range, rest] = asked();
+      expect(Number(range?.split('-')[0])).toBeGreaterThan(6 * MIB);
+      expect([range?.split('-')[1], rest]).toEqual([`${AHEAD.end - 1}`, `${AHEAD.end}-`]);
+      await other.pulled;
+    });
+
+    it('is not requested if another process has stored the blob by then', async () => {
+      const world = await startWorld({}, { isIndexOnDisk: true });
+      const blob = await layer(world, SIZE, 'stored-meanwhile');
+      // Responses begin without their first byte.
+      const clock = new ManualClock().skipWaits(5_000);
+      const queuing = await another({ folder: world.folder, clock, ...connections(1) });
+      const other = await beginOther(queuing);
+      const opened = await open(queuing, blob, [AHEAD]);
+      expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+      await until(() => world.mirror.runningFills === 0);
+      upstream.requests.length = 0;
+      other.goOn();
+      await expectRight(opened.reader, blob, [AHEAD]);
+      expect(asked()).toEqual([]);
+      await other.pulled;
     });
   });
 
