@@ -48,6 +48,30 @@ export interface FillConnectionsOptions {
   readonly signal: AbortSignal;
 }
 
+/** A request for whose bytes a Fill may wait. */
+type Awaited = Pick<RangeRequest, 'extent' | 'isSpare' | 'receivedBytes' | 'isOver'>;
+
+/** A request that another process makes for a client, as far as is known of it. */
+class RequestElsewhere implements Awaited {
+  readonly extent: Extent;
+  readonly isSpare = false;
+  readonly #blob: PartialBlob;
+
+  constructor(blob: PartialBlob, extent: Extent) {
+    this.#blob = blob;
+    this.extent = extent;
+  }
+
+  get receivedBytes(): number {
+    return this.#blob.bytesIn(this.extent);
+  }
+
+  get isOver(): boolean {
+    const { start, end } = this.extent;
+    return !this.#blob.elsewhere.some(coming => coming.start === start && coming.end === end);
+  }
+}
+
 /**
  * The further connections of a Fill, for as long as one connection is the bottleneck. Each brings stripes from just ahead of
  * what is there, as pieces, which the Fill copies when it gets to them: so readers get on at the rate of all connections
@@ -70,12 +94,14 @@ export class FillConnections implements Sharer {
   /** Where the first stripe begins, until its beginning was compared with what the first connection brings. */
   #doubtedAt: number | undefined;
   #hasStripes = false;
+  /** What other processes are requesting, by its place in the blob. */
+  #elsewhere = new Map<string, RequestElsewhere>();
   /** The request for whose bytes the Fill waits, and which it copies as they come. */
-  #followed: RangeRequest | undefined;
+  #followed: Awaited | undefined;
   /** How many bytes a client's request had brought at the end of the last window. */
-  #counted: { readonly request: RangeRequest; readonly bytes: number } | undefined;
+  #counted: { readonly request: Awaited; readonly bytes: number } | undefined;
   /** Requests of clients for which the Fill does not wait any more. */
-  readonly #tooSlow = new WeakSet<RangeRequest>();
+  readonly #tooSlow = new WeakSet<Awaited>();
   /** Where what was there could not be copied. */
   #uncopiedAt: number | undefined;
   readonly #followedWatch = new SlowWatch();
@@ -167,7 +193,12 @@ export class FillConnections implements Sharer {
     if (this.#followed !== request) this.#counted = { request, bytes: request.receivedBytes };
     this.#followed = request;
     const isOver = (): boolean => request.isOver || blob.isOver || this.#tooSlow.has(request);
-    await blob.changes.until(() => this.#bytesAt(position) > 0 || isOver() || undefined, signal);
+    const unfollow = request instanceof RequestElsewhere ? blob.follow() : undefined;
+    try {
+      await blob.changes.until(() => this.#bytesAt(position) > 0 || isOver() || undefined, signal);
+    } finally {
+      unfollow?.();
+    }
     return true;
   }
 
@@ -252,11 +283,27 @@ export class FillConnections implements Sharer {
     return this.#all.flatMap(({ request }) => request ?? []);
   }
 
-  /** What clients have requested, and upstream is being asked for: the Fill must not wait for what may wait for its place. */
-  get #clientRequests(): readonly RangeRequest[] {
-    return [...(this.#options.pieces.blob?.requests ?? [])].filter(
-      request => !request.isSpare && request.isUnderWay && !this.#tooSlow.has(request),
+  /**
+   * What clients have requested, here or in other processes, and upstream is being asked for: the Fill must not wait for what
+   * may wait for its place.
+   */
+  get #clientRequests(): readonly Awaited[] {
+    const { blob } = this.#options.pieces;
+    if (blob === undefined) return [];
+    const here = [...blob.requests].filter(({ isSpare, isUnderWay }) => !isSpare && isUnderWay);
+    return [...here, ...this.#requestsElsewhere(blob)].filter(request => !this.#tooSlow.has(request));
+  }
+
+  /** The same objects as before for the same requests. */
+  #requestsElsewhere(blob: PartialBlob): Iterable<RequestElsewhere> {
+    const before = this.#elsewhere;
+    this.#elsewhere = new Map(
+      blob.elsewhere.map(({ start, end }) => {
+        const key = `${start}-${end}`;
+        return [key, before.get(key) ?? new RequestElsewhere(blob, { start, end })];
+      }),
     );
+    return this.#elsewhere.values();
   }
 
   /** What keeps the pieces, for further connections or since clients have requested some. */
@@ -276,14 +323,14 @@ export class FillConnections implements Sharer {
   }
 
   /** How many bytes a client's request has brought since this was last called for it. */
-  #takeCount(request: RangeRequest): number {
+  #takeCount(request: Awaited): number {
     const before = this.#counted?.request === request ? this.#counted.bytes : 0;
     this.#counted = { request, bytes: request.receivedBytes };
     return request.receivedBytes - before;
   }
 
   /** The Fill does not wait for a slow request any more: what is left of it is requested again. A client keeps its own. */
-  #giveUp(request: RangeRequest): void {
+  #giveUp(request: Awaited): void {
     this.#all.find(further => further.request === request)?.end();
     if (request.isSpare) return;
     this.#tooSlow.add(request);

@@ -64,7 +64,7 @@ export class FillLeader {
       await pieces.find();
       return await this.#leadIn(space, lease);
     } finally {
-      pieces.leave();
+      pieces.end();
       space.leave();
     }
   }

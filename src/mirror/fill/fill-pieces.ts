@@ -1,9 +1,12 @@
+import type { Log } from '../../lib/log.ts';
+import type { UpstreamRequests } from '../upstream-requests.ts';
 import type { ConnectionTrials } from './connection-trials.ts';
 import type { FillSharing } from './fill-sharing.ts';
 import { type Fill, wrongBytes } from './fill.ts';
 import type { IngestWriter } from './ingest-writer.ts';
 import type { PartialBlob } from './partial-blob.ts';
 import { partialKey, type Partials, type PartialUse } from './partials.ts';
+import { NEAR_MS } from './range-reader.ts';
 import { RangesUnusable } from './range-request.ts';
 
 /** A piece of at most this size is never left out of a request: it costs less than another request. */
@@ -17,12 +20,16 @@ const LEFT_OUT_SHARE = 1 / 1_000;
 /** A response is broken off before a piece of this size; the rest of a response is on its way, and lost. */
 export const WORTH_BREAKING_BYTES = 1024 * 1024;
 const COPY_BYTES = 1024 * 1024;
+/** How often it is looked whether other processes have begun to bring some: they leave what the Fill has within this time to it. */
+const LOOK_EACH_MS = NEAR_MS / 2;
 
 export interface FillPiecesOptions {
   readonly fill: Fill;
   readonly sharing: FillSharing;
   readonly partials: Partials;
   readonly trials: ConnectionTrials;
+  readonly asking: UpstreamRequests;
+  readonly log: Log;
 }
 
 /**
@@ -35,7 +42,10 @@ export class FillPieces {
   #use: PartialUse | undefined;
   #hasCopied = false;
   #hasOpened = false;
+  #isOver = false;
   #buffer: Uint8Array | undefined;
+  #lookedAtMs = Number.NEGATIVE_INFINITY;
+  #looking: Promise<void> | undefined;
 
   constructor(options: FillPiecesOptions) {
     this.#options = options;
@@ -45,9 +55,22 @@ export class FillPieces {
   /** Looks for what earlier requests have left. */
   async find(): Promise<void> {
     const { fill, sharing, partials } = this.#options;
+    this.#lookedAtMs = this.#nowMs;
     if (!sharing.mayTakePieces) return;
     this.#use ??= await partials.find(sharing.starter, fill.digest);
     await this.#use?.blob.othersSaved();
+  }
+
+  /** Looks for what other processes have begun to bring since, unless it did a moment ago. Never rejects. */
+  look(): Promise<void> {
+    this.#looking ??= this.#look()
+      .catch((error: unknown) => {
+        this.#options.log.debug({ err: error }, 'parts of a blob were not looked for');
+      })
+      .finally(() => {
+        this.#looking = undefined;
+      });
+    return this.#looking;
   }
 
   /** Opens what keeps pieces, even if there are none yet; `undefined` if none can be kept. */
@@ -111,7 +134,7 @@ export class FillPieces {
   /** Nothing, if pieces cannot be read any more: they are downloaded again. */
   readonly #unread = (failure: unknown): number => {
     if (!(failure instanceof RangesUnusable)) throw failure;
-    this.leave();
+    this.#leave();
     return 0;
   };
 
@@ -140,15 +163,37 @@ export class FillPieces {
     this.#use?.blob.obsolete();
   }
 
-  leave(): void {
+  /** Nobody needs the pieces any more. */
+  end(): void {
+    this.#isOver = true;
+    this.#leave();
+  }
+
+  #leave(): void {
     this.#use?.leave();
     this.#use = undefined;
+  }
+
+  get #nowMs(): number {
+    return this.#options.asking.clock.monotonicMs();
+  }
+
+  async #look(): Promise<void> {
+    const { fill, sharing, partials } = this.#options;
+    if (this.#nowMs - this.#lookedAtMs < LOOK_EACH_MS) return;
+    this.#lookedAtMs = this.#nowMs;
+    const { blob } = this;
+    if (blob !== undefined) return blob.look();
+    if (fill.size === undefined || !sharing.mayTakePieces) return;
+    const use = await partials.openIfElsewhere(sharing.starter, fill.digest, fill.size);
+    if (this.#use === undefined && !this.#isOver) this.#use = use;
+    else use?.leave();
   }
 
   /** What keeps the pieces; `undefined` if there are none that the Fill may have. */
   get blob(): PartialBlob | undefined {
     const { fill, sharing, partials } = this.#options;
-    if (this.#use?.blob.isOver === true) this.leave();
+    if (this.#use?.blob.isOver === true) this.#leave();
     if (!sharing.mayTakePieces) return undefined;
     this.#use ??= partials.peek(this.#key);
     const size = fill.size ?? sharing.agreedSize ?? this.#use?.blob.size;

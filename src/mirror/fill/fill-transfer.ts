@@ -53,6 +53,7 @@ export class FillTransfer {
       length: () => writer.length,
       end: isUnderWay => connections.endBefore(writer.length, isUnderWay),
       prepare: async () => {
+        await pieces.look();
         do {
           const end = await connections.copyableUpTo(writer.length);
           if (await pieces.copyTo(writer, admit, end)) return true;
@@ -67,6 +68,7 @@ export class FillTransfer {
         await admit(chunk.byteLength);
         await writer.add(chunk);
         connections.received(chunk.byteLength, performance.now() - startedMs);
+        void pieces.look();
         meter.count('bytes_from_upstream_total', labels, chunk.byteLength);
       },
       contender: () => sharing.current,

@@ -123,9 +123,20 @@ export class PartialBlob {
     return new Extents([...this.#there, ...requested, ...this.#options.others.coming]);
   }
 
+  /** What other processes bring. */
+  get elsewhere(): readonly Extent[] {
+    return this.#options.others.coming;
+  }
+
+  /** How many bytes of `extent` are there. */
+  bytesIn(extent: Extent): number {
+    const missing = this.#there.missing(extent);
+    return missing.reduce((bytes, { start, end }) => bytes - (end - start), extent.end - extent.start);
+  }
+
   /** Whether another process brings the byte at `position`. */
   isComing(position: number): boolean {
-    return this.#options.others.coming.some(({ start, end }) => start <= position && position < end);
+    return this.elsewhere.some(({ start, end }) => start <= position && position < end);
   }
 
   /** Follows what other processes bring, until the returned function is called. */

@@ -148,6 +148,16 @@ export class Partials {
     return undefined;
   }
 
+  /** As `open`, if other processes keep some of the blob, or have left some. */
+  async openIfElsewhere(asker: RangeAsker, digest: Digest, size: number): Promise<PartialUse | undefined> {
+    const source = sourceOf(asker);
+    for (const slot of SLOTS) {
+      const lease = await this.#options.metadata.readLease(partsKey(source, digest, slot));
+      if (lease !== undefined) return this.open(asker, digest, size);
+    }
+    return undefined;
+  }
+
   /** As `find`, but by its key, and only if it is open now. */
   peek(key: string): PartialUse | undefined {
     const live = this.#live.get(key);

@@ -1108,6 +1108,58 @@ describe('two processes on one store', () => {
       await pulled;
     });
 
+    describe('and the other a range far ahead of it', () => {
+      const AHEAD = { start: 6 * MIB, end: 10 * MIB };
+
+      async function beginBoth(seed: string, rangeBytesPerS: number) {
+        const world = await startWorld({}, { isIndexOnDisk: true });
+        const blob = await layer(world, SIZE, seed);
+        const other = await another({ folder: world.folder });
+        upstream.misbehave({ kind: 'blob', method: 'GET', bytesPerS: 8 * MIB });
+        const { pulled } = await beginPull(world, blob);
+        await until(() => (world.mirror.downloads[0]?.bytes ?? 0) > MIB);
+        upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, bytesPerS: rangeBytesPerS });
+        const { reader } = await open(other, blob, [AHEAD]);
+        const fetched = async () => (await world.fetchedBytes()) + (await other.fetchedBytes());
+        return { world, other, blob, pulled, reader, fetched };
+      }
+
+      it('leave that out of the download', async () => {
+        const { blob, pulled, reader, fetched } = await beginBoth('left-out', 64 * MIB);
+        await expectRight(reader, blob, [AHEAD]);
+        expect(await pulled).toMatchObject(whole(blob));
+        expect(asked()).toEqual([undefined, `${AHEAD.start}-${AHEAD.end - 1}`, `${AHEAD.end}-`]);
+        expect(await fetched()).toBe(SIZE);
+      });
+
+      it('wait for it there while it comes', async () => {
+        const { blob, pulled, reader, fetched } = await beginBoth('comes', 4 * MIB);
+        await Promise.all([expectRight(reader, blob, [AHEAD]), pulled]);
+        expect(await pulled).toMatchObject(whole(blob));
+        expect(asked()).toEqual([undefined, `${AHEAD.start}-${AHEAD.end - 1}`, `${AHEAD.end}-`]);
+        expect(await fetched()).toBe(SIZE);
+      });
+
+      it('do not wait for it if it comes slowly', async () => {
+        const { world, other, blob, pulled, reader } = await beginBoth('comes-slowly', MIB / 4);
+        expect(await pulled).toMatchObject(whole(blob));
+        expect(Number(asked()[2]?.replace('-', ''))).toBeLessThan(AHEAD.end);
+        await reader.close();
+        for (const one of [world, other]) await one.close();
+        expect(await openIngests(world)).toEqual([]);
+        expect(await readdir(join(world.folder, 'ingest'))).toEqual([]);
+      });
+
+      it('download the rest when its client leaves', async () => {
+        const { world, blob, pulled, reader, fetched } = await beginBoth('its-client-leaves', 4 * MIB);
+        await until(() => (world.mirror.downloads[0]?.bytes ?? 0) > AHEAD.start);
+        await reader.close();
+        expect(await pulled).toMatchObject(whole(blob));
+        expect(Number(asked()[2]?.replace('-', ''))).toBeLessThan(AHEAD.end);
+        expect(await fetched()).toBe(SIZE);
+      });
+    });
+
     for (const [what, becomes] of [
       ['ends', 'broken'],
       ['pauses', 'complete'],
