@@ -88,9 +88,9 @@ export interface DownloadOptions {
   readonly length: () => number;
   /**
    * Where to stop for now: before bytes that need no download. `undefined`, or absent, for the blob's end. Called before
-   * each request and, with `isUnderWay`, for each chunk of its response, which would have to be broken off.
+   * each request and, with the end of its response, for each chunk of that, which would have to be broken off.
    */
-  readonly end?: (isUnderWay: boolean) => number | undefined;
+  readonly end?: (underWayTo?: number) => number | undefined;
   /**
    * Called before each request, but not before upstream has proved to have what is stored; may write bytes that need no
    * download. True if nothing is left to be downloaded, which is otherwise so when a response that was not asked for an end
@@ -191,7 +191,7 @@ class Download {
     const from = this.#options.length();
     const shownBytes = this.#isAgreed ? 0 : Math.min(from, OVERLAP_BYTES);
     const offset = from - shownBytes;
-    const before = this.#options.end?.(false);
+    const before = this.#options.end?.();
     // A range needs a byte at least.
     const end = before !== undefined && before > offset ? before : undefined;
     const { reference = blobReference(digest) } = this.#options;
@@ -259,8 +259,8 @@ class Download {
   /** Writes what is wanted of the next bytes. True if no more of this response is wanted. */
   async #take(bytes: Uint8Array, { end: asked, isIgnored }: AskedRange): Promise<boolean> {
     const { length, end: nextEnd = () => undefined } = this.#options;
-    const ends = isIgnored ? [] : [asked, nextEnd(true)].filter(position => position !== undefined);
-    const end = Math.min(...ends);
+    const askedTo = asked ?? Number.POSITIVE_INFINITY;
+    const end = isIgnored ? Number.POSITIVE_INFINITY : Math.min(askedTo, nextEnd(askedTo) ?? askedTo);
     const wanted = Math.max(0, end - length());
     await this.#write(bytes.subarray(0, wanted));
     // A response that ends by itself leaves a connection that can be used again.

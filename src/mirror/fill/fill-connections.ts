@@ -1,6 +1,6 @@
 import { isStorageClosed } from '../../blobs/storage-full.ts';
 import { hasBytes } from '../../lib/bytes-reader.ts';
-import type { Extent } from '../../lib/extents.ts';
+import { type Extent, Extents } from '../../lib/extents.ts';
 import type { Log } from '../../lib/log.ts';
 import type { Meter } from '../../lib/meter.ts';
 import { repositoryText } from '../../oci/repository.ts';
@@ -10,7 +10,7 @@ import type { UpstreamRequests } from '../upstream-requests.ts';
 import type { ConnectionTrials, Further, Sharer } from './connection-trials.ts';
 import { type Delivery, OVERLAP_BYTES } from './download.ts';
 import { FillPace, SlowWatch } from './fill-pace.ts';
-import { type FillPieces, WORTH_BREAKING_BYTES } from './fill-pieces.ts';
+import type { FillPieces } from './fill-pieces.ts';
 import type { FillQuota } from './fill-quota.ts';
 import type { FillSharing } from './fill-sharing.ts';
 import type { Fill } from './fill.ts';
@@ -28,6 +28,11 @@ const STRIPE_MS = 2_000;
 const MIN_STRIPE_BYTES = 8 * 1024 * 1024;
 /** Smaller gaps are left to the connection that writes in order. */
 const MIN_GAP_BYTES = 1024 * 1024;
+/**
+ * A response is broken off if it would bring more than this of what is there already. That costs what is on its way (150 to
+ * 960 KiB at 12.5 to 125 MB/s from an upstream next door), and a new connection, which takes some round trips to become fast.
+ */
+const WORTH_BREAKING_BYTES = 1024 * 1024;
 /** What comes ahead is written twice, so at most this share of the free space is taken by it. */
 const SPARE_SHARE = 0.25;
 
@@ -131,21 +136,40 @@ export class FillConnections implements Sharer {
   }
 
   /** Where the first connection has to stop: before what is there, or what others are bringing. See `DownloadOptions`. */
-  endBefore(position: number, isUnderWay: boolean): number | undefined {
+  endBefore(position: number, underWayTo?: number): number | undefined {
     const doubtedAt = this.#doubt();
-    const there = this.#options.pieces.endBefore(position, isUnderWay);
-    if (doubtedAt !== undefined && position < doubtedAt + OVERLAP_BYTES)
-      return there !== undefined && there < doubtedAt ? there : doubtedAt + OVERLAP_BYTES;
-    const requested = [...this.#stripes, ...this.#clientRequests]
-      .map(({ extent: { start, end }, isSpare }) => ({ start: Math.max(start, position), end, isSpare }))
-      .filter(({ start, end, isSpare }) =>
-        isSpare ? end > start : this.#options.pieces.isWorthEnding(end - start, isUnderWay),
-      )
-      .map(({ start }) => start);
-    if (there !== undefined) requested.push(there);
+    if (doubtedAt !== undefined && position < doubtedAt + OVERLAP_BYTES) {
+      const [there] = this.#leftOut(position, [], underWayTo);
+      return there !== undefined && there.start < doubtedAt ? there.start : doubtedAt + OVERLAP_BYTES;
+    }
+    const stripes = this.#stripes.flatMap(({ extent }) => from(position, extent));
+    const left = [...stripes, ...this.#leftOut(position, this.#clientRequests, underWayTo)];
     // A request that ended where it begins would bring nothing, again and again.
-    const ends = requested.filter(end => end > position || position !== this.#uncopiedAt);
+    const ends = left
+      .map(({ start }) => start)
+      .filter(end => end > position || position !== this.#uncopiedAt);
     return ends.length === 0 ? undefined : Math.min(...ends);
+  }
+
+  /**
+   * What is not to be downloaded from `position` on, since it is there or `requests` bring it, as far as that is known. Of a
+   * response that is under way, it is nothing unless there is so much before its end that it is worth to break it off: then
+   * its rest is requested in parts, which end by themselves.
+   */
+  #leftOut(position: number, requests: readonly Awaited[], underWayTo?: number): readonly Extent[] {
+    const { pieces } = this.#options;
+    const isWorthIt = (extent: Extent): boolean => pieces.isWorthLeavingOut(extent);
+    const requested = requests.flatMap(({ extent }) => from(position, extent)).filter(isWorthIt);
+    if (underWayTo === undefined) {
+      const [first] = pieces.worthLeavingOut(position);
+      return first === undefined ? requested : [first, ...requested];
+    }
+    const left = new Extents(requested.filter(({ start }) => start < underWayTo));
+    for (const piece of pieces.worthLeavingOut(position)) {
+      if (piece.start >= underWayTo || left.bytes > WORTH_BREAKING_BYTES) break;
+      left.add(piece);
+    }
+    return left.bytes > WORTH_BREAKING_BYTES ? [...left] : [];
   }
 
   /**
@@ -457,4 +481,9 @@ export class FillConnections implements Sharer {
     pieces.distrust();
     await this.#endAll();
   }
+}
+
+/** What `extent` has from `position` on; nothing if it ends before. */
+function from(position: number, { start, end }: Extent): readonly Extent[] {
+  return end > position ? [{ start: Math.max(start, position), end }] : [];
 }

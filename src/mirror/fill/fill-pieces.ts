@@ -1,3 +1,4 @@
+import type { Extent } from '../../lib/extents.ts';
 import type { Log } from '../../lib/log.ts';
 import type { UpstreamRequests } from '../upstream-requests.ts';
 import type { ConnectionTrials } from './connection-trials.ts';
@@ -17,8 +18,6 @@ const MIN_LEFT_OUT_BYTES = 16 * 1024;
  */
 const MAX_LEFT_OUT_BYTES = 32 * 1024;
 const LEFT_OUT_SHARE = 1 / 1_000;
-/** A response is broken off before a piece of this size; the rest of a response is on its way, and lost. */
-export const WORTH_BREAKING_BYTES = 1024 * 1024;
 const COPY_BYTES = 1024 * 1024;
 /** How often it is looked whether other processes have begun to bring some: they leave what the Fill has within this time to it. */
 const LOOK_EACH_MS = NEAR_MS / 2;
@@ -85,24 +84,19 @@ export class FillPieces {
     return this.blob;
   }
 
-  /**
-   * Where the next piece begins for which it is worth it to end a request, or a response that is under way: `position` itself
-   * if it is in that piece.
-   */
-  endBefore(position: number, isUnderWay: boolean): number | undefined {
+  /** The pieces from `position` on that are worth being left out of a request, in ascending order. */
+  *worthLeavingOut(position: number): Iterable<Extent> {
     const { blob } = this;
     for (let piece = blob?.next(position); piece !== undefined; piece = blob?.next(piece.end)) {
-      const start = Math.max(piece.start, position);
-      if (this.isWorthEnding(piece.end - start, isUnderWay)) return start;
+      const extent = { start: Math.max(piece.start, position), end: piece.end };
+      if (this.isWorthLeavingOut(extent)) yield extent;
     }
-    return undefined;
   }
 
-  /** Whether it is worth it to end a request before so many bytes, or a response that is under way. */
-  isWorthEnding(bytes: number, isUnderWay: boolean): boolean {
+  /** Whether it costs more to download these bytes again than to request what is after them by itself. */
+  isWorthLeavingOut({ start, end }: Extent): boolean {
     const shareBytes = (this.blob?.size ?? 0) * LEFT_OUT_SHARE;
-    const leftOutBytes = Math.min(Math.max(shareBytes, MIN_LEFT_OUT_BYTES), MAX_LEFT_OUT_BYTES);
-    return bytes > (isUnderWay ? WORTH_BREAKING_BYTES : leftOutBytes);
+    return end - start > Math.min(Math.max(shareBytes, MIN_LEFT_OUT_BYTES), MAX_LEFT_OUT_BYTES);
   }
 
   /**

@@ -51,7 +51,7 @@ export class FillTransfer {
       signal,
       skipEndpoints,
       length: () => writer.length,
-      end: isUnderWay => connections.endBefore(writer.length, isUnderWay),
+      end: underWayTo => connections.endBefore(writer.length, underWayTo),
       prepare: async () => {
         await pieces.look();
         do {

@@ -439,6 +439,32 @@ describe('a range ahead of a download in progress', () => {
     expect(await world.fetchedBytes()).toBeLessThan(blob.size + MIB / 2);
   });
 
+  it('is one of many small ones, before which it ends its response once they are more than that costs', async () => {
+    const world = await startWorld({ linkBytesPerS: 8 * MIB });
+    const blob = await layer(world, 16 * MIB, 'many-small');
+    const pieces = Array.from({ length: 20 }, (_, at) => {
+      const start = 10 * MIB + at * 250_000;
+      return { start, end: start + 100_000 };
+    });
+    const { pulled } = await beginPull(world, blob);
+    await readRanges(world, blob, ...pieces);
+    expect(await pulled).toMatchObject(whole(blob));
+    const gaps = pieces.map(({ end }, at) => `${end}-${pieces[at + 1] ? pieces[at + 1]!.start - 1 : ''}`);
+    const rest = asked().filter(range => gaps.includes(range ?? ''));
+    expect(rest).toEqual(gaps);
+    expect(await world.fetchedBytes()).toBeLessThan(blob.size + MIB / 2);
+  });
+
+  it('is downloaded again if it is so small that to end the response would cost more', async () => {
+    const world = await startWorld({ linkBytesPerS: 8 * MIB });
+    const blob = await layer(world, 8 * MIB, 'small');
+    const { pulled } = await beginPull(world, blob);
+    const small = { start: 6 * MIB, end: 6 * MIB + 100_000 };
+    await readRanges(world, blob, small);
+    expect(await pulled).toMatchObject(whole(blob));
+    expect(asked()).toEqual([undefined, `${small.start}-${small.end - 1}`]);
+  });
+
   describe('that is still coming when the download reaches it', () => {
     const SIZE = 12 * MIB;
     const AHEAD = { start: 4 * MIB, end: 10 * MIB };
