@@ -7,6 +7,7 @@ import type { Tenants } from '../tenants/tenant.ts';
 import { type Authorization, parseAuthorization } from './authorization.ts';
 import type { Identification } from './identification.ts';
 import type { Identity } from './identity.ts';
+import { type Proved, RecentProofs } from './recent-proofs.ts';
 import type { TokenClaims, Tokens } from './tokens.ts';
 import type { Sender } from './subject.ts';
 import { claimedAccount } from './tokens.ts';
@@ -92,6 +93,7 @@ const JWT = /^eyJ[\w-]+\.[\w-]+\.[\w-]*$/;
 export class Authenticator {
   readonly #options: AuthenticatorOptions;
   readonly #failedLogins: FailedLogins;
+  readonly #recent = new RecentProofs();
   readonly #presented = new Lru<Credential>({ maxEntries: MAX_PRESENTED, maxAgeMs: PRESENTED_MS });
   /** Credentials by what was sent, since computing an id costs a third of all that is decided about a request. */
   readonly #named = new Lru<Credential>({ maxEntries: MAX_PRESENTED, maxAgeMs: PRESENTED_MS });
@@ -104,15 +106,16 @@ export class Authenticator {
   constructor(options: AuthenticatorOptions) {
     this.#options = options;
     this.#failedLogins = new FailedLogins(Date.now, options.loginNews);
-    const forgetRefusedTokens = () => {
+    const accountsChanged = () => {
       this.#accountChanges += 1;
       this.#refusedTokens.clear();
+      this.#recent.clear();
     };
-    options.serviceAccounts?.onChange(forgetRefusedTokens);
+    options.serviceAccounts?.onChange(accountsChanged);
     options.tenants.onChange(() => {
       this.#failedLogins.clear();
       this.#accounts.clear();
-      forgetRefusedTokens();
+      accountsChanged();
     });
   }
 
@@ -133,15 +136,28 @@ export class Authenticator {
   }
 
   /** What the Authorization header of a request proves. */
-  async prove(sender: Sender): Promise<Identity> {
+  prove(sender: Sender): Identity | Promise<Identity> {
+    if (sender.authorization === undefined) return NOTHING;
+    const proved = this.#recent.find(sender);
+    return proved !== undefined && this.#isStillTrue(proved) ? proved.identity : this.#prove(sender);
+  }
+
+  #isStillTrue({ identity, token }: Proved): boolean {
+    if (token !== undefined && !this.#options.tokens.isValid(token)) return false;
+    return identity.kind !== 'account' || this.#isAccount(identity);
+  }
+
+  async #prove(sender: Sender): Promise<Identity> {
+    const keep = this.#recent.keeper(sender);
     const authorization = parseAuthorization(sender.authorization);
     if (authorization === undefined) return NOTHING;
     if (!this.isOpen && !(await this.opensTo(authorization))) return NOTHING;
-    if (authorization.scheme === 'basic') return this.identify(sender, authorization);
-    const claims = await this.#options.tokens.verify(authorization.token);
-    return claims === undefined
-      ? { kind: 'void' }
-      : { ...this.#bearer(sender, claims), scopes: claims.access };
+    const { identity, token } =
+      authorization.scheme === 'basic'
+        ? { identity: await this.identify(sender, authorization), token: undefined }
+        : await this.#bearer(sender, authorization.token);
+    if (isLasting({ identity, token })) keep({ identity, token });
+    return identity;
   }
 
   /** What a user name and password prove. If either is empty, nothing: skopeo sends a bare colon by itself. */
@@ -274,8 +290,15 @@ export class Authenticator {
     return tenant !== undefined && tenant.suspended === undefined;
   }
 
+  async #bearer(sender: Sender, text: string): Promise<Proved> {
+    const token = await this.#options.tokens.verify(text);
+    if (token === undefined) return { identity: { kind: 'void' }, token };
+    const { claims } = token;
+    return { identity: { ...this.#claimed(sender, claims), scopes: claims.access }, token };
+  }
+
   /** The identity in one of our tokens, if it still exists: when a Secret is removed, its tokens end. */
-  #bearer(sender: Sender, { kind, credentialId, tenant, login }: TokenClaims): Identity {
+  #claimed(sender: Sender, { kind, credentialId, tenant, login }: TokenClaims): Identity {
     switch (kind) {
       case 'anonymous':
         return { kind: 'anonymous' };
@@ -294,6 +317,14 @@ export class Authenticator {
       ? { kind: 'unknown', credential: { ...login, id: credentialId } }
       : { kind: 'void' };
   }
+}
+
+/**
+ * Whether a proof is good for the next requests of its connection, until tenants or accounts change or its token expires. All
+ * else is to be checked, or counted, each time.
+ */
+function isLasting({ identity: { kind }, token }: Proved): boolean {
+  return kind === 'credential' || (token !== undefined && (kind === 'account' || kind === 'anonymous'));
 }
 
 /**

@@ -11,6 +11,8 @@ export const ACTIONS: readonly Action[] = ['pull', 'push', 'delete'];
 
 /** What is known about the sender of a request, with trusted proxies taken into account. */
 export interface Sender {
+  /** What all requests of one connection have in common, and no others. */
+  readonly connection: object;
   /** The `Authorization` header as received. Never logged. */
   readonly authorization: string | undefined;
   /** The client's address. */

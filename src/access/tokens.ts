@@ -66,7 +66,8 @@ const SEALING = { alg: 'dir', enc: 'A256GCM' } as const;
 
 const KINDS: ReadonlySet<unknown> = new Set(['anonymous', 'credential', 'account', 'unknown']);
 
-interface Verified {
+/** A token that we have signed. */
+export interface VerifiedToken {
   readonly claims: TokenClaims;
   readonly keyId: string;
   readonly expiresAtMs: number;
@@ -77,7 +78,7 @@ export class Tokens {
   readonly #keys: TokenKeys;
   readonly #service: string;
   readonly #nowMs: () => number;
-  readonly #verified = new Lru<Verified>({ maxEntries: MAX_VERIFIED });
+  readonly #verified = new Lru<VerifiedToken>({ maxEntries: MAX_VERIFIED });
 
   constructor(keys: TokenKeys, service: string, nowMs: () => number = Date.now) {
     this.#keys = keys;
@@ -110,20 +111,25 @@ export class Tokens {
     return { token, expiresInS: LIFETIME_S, issuedAtMs };
   }
 
-  /** The claims of a token; `undefined` if it is not ours, not for this service, or expired. */
-  async verify(token: string): Promise<TokenClaims | undefined> {
+  /** `undefined` if the token is not ours, not for this service, or expired. */
+  async verify(token: string): Promise<VerifiedToken | undefined> {
     if (token.length > MAX_TOKEN_LENGTH) return undefined;
     const name = hash('sha256', token, 'base64');
     const known = this.#verified.get(name);
     if (known !== undefined && this.#keys.accepts(known.keyId)) {
-      return known.expiresAtMs > this.#nowMs() ? known.claims : undefined;
+      return this.isValid(known) ? known : undefined;
     }
     const verified = await this.#verify(token);
     if (verified !== undefined) this.#verified.set(name, verified);
-    return verified?.claims;
+    return verified;
   }
 
-  async #verify(token: string): Promise<Verified | undefined> {
+  /** Whether a token that was verified is still valid. */
+  isValid({ keyId, expiresAtMs }: VerifiedToken): boolean {
+    return expiresAtMs > this.#nowMs() && this.#keys.accepts(keyId);
+  }
+
+  async #verify(token: string): Promise<VerifiedToken | undefined> {
     try {
       const { kid } = decodeProtectedHeader(token);
       const key = kid === undefined ? undefined : await this.#keys.find(kid);

@@ -103,6 +103,7 @@ function openExchange(parts: AppParts, req: IncomingMessage, res: ServerResponse
     res,
     query,
     sender: {
+      connection: socket,
       authorization: req.headers.authorization,
       remote,
       secure,

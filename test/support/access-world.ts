@@ -25,6 +25,7 @@ const HOUR_MS = 3_600_000;
 
 /** A client on this machine that sends nothing. */
 export const SENDER: Sender = {
+  connection: {},
   authorization: undefined,
   remote: '192.0.2.1',
   secure: true,
