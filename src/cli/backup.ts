@@ -86,7 +86,9 @@ async function writeBackup(path: string, { file, input, io, signal }: BackupRun)
       const item = view.begin(file === '-' ? 'standard output' : file);
       item.expect(snapshot.totals().blobBytes);
       const tar = made.tar(bytes => item.advance(bytes));
-      await (file === '-' ? pipeline(tar, process.stdout, { signal }) : writeFileAtomic(file, tar, signal));
+      await (file === '-'
+        ? pipeline(tar, process.stdout, { signal })
+        : writeFileAtomic(file, tar, { signal }));
       for (const { kind, digest, reason } of made.lacking)
         io.err(`not in the backup: ${kind} ${digest}: ${reason}\n`);
       const isWhole = made.lacking.length === 0;

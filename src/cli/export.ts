@@ -95,7 +95,7 @@ export const exportCommand: Command = {
         try {
           await (output === '-'
             ? pipeline(tar, process.stdout, { signal })
-            : writeFileAtomic(output, tar, signal));
+            : writeFileAtomic(output, tar, { signal }));
         } finally {
           view.close();
         }

@@ -23,6 +23,8 @@ export interface NodeFilesOptions {
   readonly fallback?: boolean;
   /** PEM of the CA that signed Entrepot's certificate, if nodes do not trust it already. */
   readonly ca?: string | undefined;
+  /** Whether hosts.toml says that a running `entrepot hosts --watch` keeps it, and removes it; default false. */
+  readonly kept?: boolean;
   /** Whether `serverUrl` may be in the mirrors of Docker's daemon.json, which are for Docker Hub only; default true. */
   readonly mirrorsHub?: boolean;
 }
@@ -70,11 +72,15 @@ const DIAL_TIMEOUT = '500ms';
 /** The host of Docker Hub's registry API; docker.io is its website. */
 const DOCKER_HUB_HOST = 'registry-1.docker.io';
 
-/** The name of the CA's file, in the folder of each registry. */
-const CA_FILE = 'entrepot-ca.crt';
+/** The names of a registry's files for containerd, in its folder. */
+export const HOSTS_FILE = 'hosts.toml';
+export const CA_FILE = 'entrepot-ca.crt';
 
 /** The first line of every file that Entrepot wrote as a whole, in any version. */
 const OWN_HEADING = /^# Images (?:of \S+ )?through Entrepot\b/;
+
+/** The second line of one that is kept up to date, in any version. */
+const KEPT_LINE = '# Kept up to date by entrepot hosts --watch: changes are lost.';
 
 /** The files for a kind of node. */
 export function nodeFiles(kind: NodeKind, options: NodeFilesOptions): NodeFile[] {
@@ -86,9 +92,19 @@ export function isNodeKind(text: string): text is NodeKind {
   return Object.hasOwn(WRITERS, text);
 }
 
+/** Whether Entrepot wrote the whole file. */
+export function isOwn(existing: string): boolean {
+  return OWN_HEADING.test(existing);
+}
+
+/** Whether it did so for as long as `entrepot hosts --watch` runs. */
+export function isKept(existing: string): boolean {
+  return isOwn(existing) && existing.split('\n', 2)[1] === KEPT_LINE;
+}
+
 /** Whether `existing` may be replaced by `file` as a whole: Entrepot wrote it, or the content is the same. */
 export function isReplaceable(existing: string, file: NodeFile): boolean {
-  return OWN_HEADING.test(existing) || existing === file.text || basename(file.path) === CA_FILE;
+  return isOwn(existing) || existing === file.text || basename(file.path) === CA_FILE;
 }
 
 function containerdFiles(options: NodeFilesOptions): NodeFile[] {
@@ -105,7 +121,7 @@ function containerdFiles(options: NodeFilesOptions): NodeFile[] {
  * `place` returns the folder of a registry, as written and on the node.
  */
 function hostsFiles(
-  { serverUrl, upstreams, fallback = true, ca }: NodeFilesOptions,
+  { serverUrl, upstreams, fallback = true, ca, kept = false }: NodeFilesOptions,
   place: (name: string) => readonly [path: string, place: string],
 ): NodeFile[] {
   return upstreams.flatMap(upstream => {
@@ -114,6 +130,7 @@ function hostsFiles(
     const server = fallback ? fallbackOf(upstream) : parseRegistryUrl(serverUrl);
     const lines = [
       `# Images of ${name} through Entrepot${fallback ? REGISTRY_FALLBACK : NO_FALLBACK}.`,
+      ...(kept ? [KEPT_LINE] : []),
       `server = ${quote(server.text)}`,
       // Otherwise containerd would append another /v2. Before the first table it applies to `server`.
       ...(hasPath(server) ? ['override_path = true'] : []),
@@ -125,11 +142,12 @@ function hostsFiles(
       ...(ca === undefined ? [] : [`  ca = ${quote(CA_FILE)}`]),
     ];
     const hosts = {
-      path: `${path}/hosts.toml`,
-      place: `${folder}/hosts.toml`,
+      path: `${path}/${HOSTS_FILE}`,
+      place: `${folder}/${HOSTS_FILE}`,
       text: `${lines.join('\n')}\n`,
     };
-    return [hosts, ...caFiles(ca, `${path}/${CA_FILE}`, `${folder}/${CA_FILE}`)];
+    // First: containerd pulls nothing if the CA that hosts.toml names is not there.
+    return [...caFiles(ca, `${path}/${CA_FILE}`, `${folder}/${CA_FILE}`), hosts];
   });
 }
 

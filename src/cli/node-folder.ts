@@ -1,4 +1,4 @@
-import { chmod, copyFile, readFile, stat } from 'node:fs/promises';
+import { copyFile, readFile, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { writeFileAtomic } from '../lib/atomic-file.ts';
 import { absentAsUndefined } from '../lib/error-code.ts';
@@ -16,7 +16,7 @@ export interface WrittenFile {
 }
 
 /** Runtimes of other users read them, such as podman; they contain no secrets. */
-const NODE_FILE_MODE = 0o644;
+export const NODE_FILE_MODE = 0o644;
 
 interface PlannedFile {
   readonly path: string;
@@ -76,8 +76,7 @@ async function write(
   const mode = (await absentAsUndefined(stat(path)))?.mode ?? NODE_FILE_MODE;
   const backup = needsBackup ? `${path}.${timeText(nowMs)}.bak` : undefined;
   if (backup !== undefined) await copyFile(path, backup);
-  await writeFileAtomic(path, [Buffer.from(text)]);
-  await chmod(path, mode & 0o7777);
+  await writeFileAtomic(path, [Buffer.from(text)], { mode: mode & 0o7777 });
   return { path, isChanged: true, backup };
 }
 

@@ -44,6 +44,17 @@ test('a written file is accessible to its owner only, even if it replaces one th
   expect((await stat(path)).mode & 0o777).toBe(0o600);
 });
 
+test('a written file has the permissions that are asked for, whatever the umask', async () => {
+  const path = join(folder, 'state');
+  const umask = process.umask(0o077);
+  try {
+    await writeFileAtomic(path, [Buffer.from('new')], { mode: 0o644 });
+  } finally {
+    process.umask(umask);
+  }
+  expect((await stat(path)).mode & 0o777).toBe(0o644);
+});
+
 test('behind a link the file is replaced, and the link stays', async () => {
   await mkdir(join(folder, 'elsewhere'));
   await writeFile(join(folder, 'elsewhere', 'state'), 'old');
@@ -166,7 +177,7 @@ test('the signal ends waiting for a reader of a named pipe', async () => {
   const path = join(folder, 'pipe');
   execFileSync('mkfifo', [path]);
   const stopping = new AbortController();
-  const writing = writeFileAtomic(path, [Buffer.from('new')], stopping.signal);
+  const writing = writeFileAtomic(path, [Buffer.from('new')], { signal: stopping.signal });
   setImmediate(() => stopping.abort());
   await expect(writing).rejects.toThrow('aborted');
 });

@@ -25,24 +25,31 @@ async function sync(path: string): Promise<void> {
 /** Bundles and lists may reveal private content: their owner has to decide who may read them. */
 const PRIVATE_MODE = 0o600;
 
+export interface AtomicWriteOptions {
+  readonly signal?: AbortSignal | undefined;
+  /** The permissions of a regular file, whatever the umask. Default: only its owner may read it. */
+  readonly mode?: number | undefined;
+}
+
 type Chunks = AsyncIterable<Uint8Array> | Iterable<Uint8Array>;
 
 /**
  * Writes a file at `path`. A regular file, or the target of a link, is replaced in one step: readers see the old
- * content or the new, even after a power failure, and a failed write leaves the old. Only its owner may read it. A
- * device or a named pipe is written to instead.
+ * content or the new, even after a power failure, and a failed write leaves the old. A device or a named pipe is written
+ * to instead.
  */
 export async function writeFileAtomic(
   path: string,
   chunks: Chunks,
-  signal: AbortSignal = new AbortController().signal,
+  { signal = new AbortController().signal, mode = PRIVATE_MODE }: AtomicWriteOptions = {},
 ): Promise<void> {
   const source = new Source(chunks);
   try {
     const there = await absentAsUndefined(stat(path));
     if (there?.isDirectory() === true)
       throw unwritable(path, 'it is a folder', { code: 'EISDIR', syscall: 'open' });
-    if (there === undefined || there.isFile()) await replaceFile(await behindLinks(path), source, signal);
+    const isRegular = there === undefined || there.isFile();
+    if (isRegular) await replaceFile(await behindLinks(path), source, { signal, mode });
     else if (there.isFIFO()) await pipeline(source, await openPipe(path, signal), { signal });
     else await pipeline(source, createWriteStream(path), { signal });
   } catch (error) {
@@ -96,7 +103,11 @@ async function behindLinks(path: string): Promise<string> {
   return there?.isSymbolicLink() ? behindLinks(resolve(dirname(path), await readlink(path))) : path;
 }
 
-async function replaceFile(path: string, chunks: Chunks, signal: AbortSignal): Promise<void> {
+async function replaceFile(
+  path: string,
+  chunks: Chunks,
+  { signal, mode }: { readonly signal: AbortSignal; readonly mode: number },
+): Promise<void> {
   // A name of its own: of two concurrent writers the last one wins, with a complete file.
   const partial = partialName(path);
   await removeAbandoned(path);
@@ -104,6 +115,7 @@ async function replaceFile(path: string, chunks: Chunks, signal: AbortSignal): P
   try {
     // Opened first: a stream that is still opening its file when it is destroyed would create it after its removal.
     const file = await open(partial, 'w', PRIVATE_MODE);
+    if (mode !== PRIVATE_MODE) await file.chmod(mode);
     await pipeline(chunks, file.createWriteStream(), { signal });
     await sync(partial);
     await rename(partial, path);
@@ -132,9 +144,9 @@ const ABANDONED_AFTER_MS = 24 * 3_600_000;
 
 /**
  * Removes what killed processes left of `path`, including SQLite's files beside it: their writer is gone, or has not
- * written for a day.
+ * written for `afterMs` (a day).
  */
-export async function removeAbandoned(path: string): Promise<void> {
+export async function removeAbandoned(path: string, afterMs: number = ABANDONED_AFTER_MS): Promise<void> {
   const folder = dirname(path);
   const prefix = `${basename(path)}.`;
   const names = await absentAsUndefined(readdir(folder));
@@ -150,7 +162,7 @@ export async function removeAbandoned(path: string): Promise<void> {
     const isOver =
       host === hostname()
         ? !isAlive(Number(pid))
-        : Date.now() - ((await absentAsUndefined(stat(partial)))?.mtimeMs ?? 0) > ABANDONED_AFTER_MS;
+        : Date.now() - ((await absentAsUndefined(stat(partial)))?.mtimeMs ?? 0) > afterMs;
     if (isOver) await rm(partial, { force: true });
   }
 }

@@ -1,8 +1,12 @@
 // `entrepot hosts` for configurations with registries that not every kind of node can mirror.
-import { readdir, writeFile } from 'node:fs/promises';
+import { copyFile, readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { stringify } from 'yaml';
+import { absentAsUndefined } from '../../src/lib/error-code.ts';
+import { STARTER } from '../support/entrepot.ts';
+import { Daemon, until } from '../support/programs.ts';
 import { runCommand } from '../support/run-command.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 
@@ -71,3 +75,79 @@ describe('entrepot hosts docker', () => {
     expect(stderr).toMatch(/^not written: daemon\.json: Docker uses Docker Hub's own paths/m);
   });
 });
+
+describe('entrepot hosts containerd', () => {
+  it('names Entrepot by the address of its name with --resolve, and fails if there is none', async () => {
+    const resolve = async (server: string) =>
+      hosts('containerd', '--upstream', PORT, '--server', server, '--resolve');
+    expect((await resolve('http://localhost:5000')).stdout).toMatch(
+      /^\[host."http:\/\/(127\.0\.0\.1|\[::1\]):5000"\]$/m,
+    );
+    const { code, stderr } = await resolve('http://no-such-host.invalid:5000');
+    expect([code, stderr]).toEqual([1, expect.stringContaining('cannot be resolved')]);
+  });
+
+  it.each([
+    ['containerd', []],
+    ['crio', ['--out', 'somewhere']],
+    ['containerd', ['--out', 'somewhere', '--force']],
+  ])('refuses --watch where it cannot keep files: %s %s', async (kind, options) => {
+    const { code, stderr } = await hosts(kind, '--server', 'http://a:1', '--watch', ...options);
+    expect([code, stderr]).toEqual([2, expect.stringContaining('--watch')]);
+  });
+
+  it('ends at once with --watch if the configuration or the CA is wrong', async () => {
+    const watch = ['--server', 'https://localhost:5000', '--watch', '--out', join(folder, 'none')];
+    const { code, stderr } = await hosts('containerd', ...watch, '--ca', join(folder, 'no.pem'));
+    expect([code, stderr]).toEqual([2, expect.stringContaining('no such file')]);
+    expect((await hosts('containerd', ...watch, '--upstream', 'unknown.example')).code).toBe(2);
+  });
+
+  it('follows configuration and CA with --watch, and leaves its files when it is stopped', async () => {
+    const out = join(folder, 'kept');
+    const own = join(folder, 'kept.yaml');
+    const ca = join(folder, 'ca.pem');
+    const configure = async (...names: string[]) =>
+      writeFile(own, stringify({ upstreams: Object.fromEntries(names.map(name => [name, {}])) }));
+    await configure('a.example');
+    await copyFile(tlsFile('ca.pem'), ca);
+    const watch = [
+      '--watch',
+      '--out',
+      out,
+      '--config',
+      own,
+      '--server',
+      'https://entrepot.example:5000',
+      '--ca',
+      ca,
+    ];
+    const command = await Daemon.start({
+      program: process.execPath,
+      args: [...STARTER, 'hosts', 'containerd', ...watch],
+      isReady: async () => (await absentAsUndefined(readdir(out)))?.includes('a.example') === true,
+    });
+    try {
+      expect(await readFile(join(out, 'docker.io', 'hosts.toml'), 'utf8')).toContain('Kept up to date');
+      await configure('b.example');
+      await until('the change', SOON_MS, async () => {
+        const names = await readdir(out);
+        return names.includes('b.example') && !names.includes('a.example');
+      });
+      const [pem] =
+        (await readFile(tlsFile('server.pem'), 'utf8')).match(/^-----BEGIN[^]*?-----END.*\n/m) ?? [];
+      await writeFile(ca, pem ?? '');
+      const written = join(out, 'b.example', 'entrepot-ca.crt');
+      await until('the CA', SOON_MS, async () => (await readFile(written, 'utf8')) === pem);
+    } finally {
+      await command.stop();
+    }
+    expect(command.exitCode).toBe(0);
+    expect((await readdir(out)).includes('b.example')).toBe(true);
+  });
+});
+
+const tlsFile = (name: string): string => fileURLToPath(new URL(`../support/tls/${name}`, import.meta.url));
+
+/** For a change of a file to be followed, on a busy machine. */
+const SOON_MS = 60_000;
