@@ -4,7 +4,6 @@ import type { UpstreamRequests } from '../upstream-requests.ts';
 import type { ConnectionTrials } from './connection-trials.ts';
 import type { FillSharing } from './fill-sharing.ts';
 import { type Fill, wrongBytes } from './fill.ts';
-import type { IngestWriter } from './ingest-writer.ts';
 import type { PartialBlob } from './partial-blob.ts';
 import { partialKey, type Partials, type PartialUse } from './partials.ts';
 import { NEAR_MS } from './range-reader.ts';
@@ -21,6 +20,14 @@ const LEFT_OUT_SHARE = 1 / 1_000;
 const COPY_BYTES = 1024 * 1024;
 /** How often it is looked whether other processes have begun to bring some: they leave what the Fill has within this time to it. */
 const LOOK_EACH_MS = NEAR_MS / 2;
+
+/** Where a Fill is written, and read meanwhile. */
+export interface FillWriter {
+  /** How much is written. */
+  readonly length: number;
+  /** Resolves when the bytes are written, and their memory may be used for something else. One call at a time. */
+  add(bytes: Uint8Array): Promise<void>;
+}
 
 export interface FillPiecesOptions {
   readonly fill: Fill;
@@ -104,7 +111,7 @@ export class FillPieces {
    * too.
    */
   async copyTo(
-    writer: IngestWriter,
+    writer: FillWriter,
     admit: (bytes: number) => Promise<void>,
     end = Number.POSITIVE_INFINITY,
   ): Promise<boolean> {

@@ -3,8 +3,8 @@ import type { Clock } from '../../lib/clock.ts';
 import { download } from './download.ts';
 import { FillConnections, type FillConnectionsOptions } from './fill-connections.ts';
 import type { FillSpace } from './fill-quota.ts';
+import type { FillWriter } from './fill-pieces.ts';
 import type { Fill } from './fill.ts';
-import { IngestWriter } from './ingest-writer.ts';
 
 /**
  * How long a download of unknown size continues without a reader. Clients wait 20 s for the size, and retry within
@@ -39,7 +39,7 @@ export class FillTransfer {
   async into(ingest: Ingest, space: FillSpace): Promise<number | undefined> {
     const { fill, sharing, asking, pieces, skipEndpoints, meter, log, signal } = this.#options;
     const labels = { upstream: sharing.starter.repository.upstream };
-    const writer = new IngestWriter(ingest, length => fill.grow(length));
+    const writer = writerTo(ingest, fill);
     const reading = new Reading(fill, asking.clock);
     const connections = new FillConnections(this.#options);
     const admit = (bytes: number) => this.#admit(bytes, space, reading);
@@ -98,6 +98,22 @@ export class FillTransfer {
     }
     if (limitBytes === undefined && reading.unreadMs > UNNAMED_UNREAD_MS) throw new Unwanted();
   }
+}
+
+function writerTo(ingest: Ingest, fill: Fill): FillWriter {
+  return {
+    get length() {
+      return ingest.offset;
+    },
+    add: async bytes => {
+      try {
+        await ingest.write([bytes]);
+      } finally {
+        // A write that fails may have written some.
+        fill.grow(ingest.offset);
+      }
+    },
+  };
 }
 
 /** Nobody waits for the blob, which may never end. */
