@@ -19,12 +19,16 @@ import { runCommand } from './run-command.ts';
 const KIB = 1024;
 const MIB = 1024 * KIB;
 const UPSTREAM = 'up.example';
-const SIZE = 2 * MIB;
+const SIZE = 4 * MIB;
+/** A whole pull that others come along with takes a second. */
+const SLOW_BYTES_PER_S = 4 * MIB;
 export const LAYERS = 4;
 /** A whole pull fetches smaller pieces again, since a request of their own would cost more. */
 const MIN_RANGE_BYTES = 17 * KIB;
 const PROOF_BYTES = 4 * KIB;
 const WITHIN_MS = 60_000;
+/** Of each server's log, when something is found. */
+const LINES_SHOWN = 30;
 
 /** What the model knows of a layer. */
 interface Known {
@@ -88,6 +92,7 @@ export class RangeHistory {
     const others = [
       () => this.#pull(server, known),
       () => this.#pullBeside(server, known),
+      () => this.#pullBehind(server, known),
       () => this.#purge(known),
       () => this.#collect(),
       () => this.#evict(),
@@ -96,7 +101,15 @@ export class RangeHistory {
       () => this.#kill(server),
       () => this.#killInside(server, known),
     ];
-    await this.#chance.pick([range, range, range, range, ranges, ranges, ...others])();
+    try {
+      await this.#chance.pick([range, range, range, range, ranges, ranges, ...others])();
+    } catch (cause) {
+      const states = this.#servers.map(
+        one =>
+          `${one.isRunning ? 'running' : 'ended'}:\n${one.logs().split('\n').slice(-LINES_SHOWN).join('\n')}`,
+      );
+      throw new Error(`${String(cause)}\n${states.join('\n')}`, { cause });
+    }
   }
 
   /** Pulls everything whole. Returns how many of the layers are stored then. */
@@ -125,7 +138,7 @@ export class RangeHistory {
     requireRight(known, wanted, got);
   }
 
-  /** Both this.#servers at once. Who of them fetches what they both want is not known, so they are given the time to save it. */
+  /** Both servers at once. Who of them fetches what they both want is not known, so they are given the time to save it. */
   async #ranges(known: Known): Promise<void> {
     const wanted = Array.from({ length: 4 }, () => this.#anyRange());
     const got = await Promise.all(
@@ -149,6 +162,10 @@ export class RangeHistory {
     }
     assert.ok(known.isStored || known.fetched.missing({ start: 0, end: SIZE }).length === 0);
     Object.assign(known, { ...NOTHING(), isStored: true });
+    await this.#untilStored(server, known);
+  }
+
+  async #untilStored(server: Entrepot, { blob }: Known): Promise<void> {
     await until('it to be stored', WITHIN_MS, async () => {
       const { headers } = await get(urlOf(server, `blobs/${blob.digest}`));
       return headers['cache-status'] === 'entrepot; hit';
@@ -159,7 +176,7 @@ export class RangeHistory {
   /** Either server reads what a whole pull has fetched by then, and fetches none of it. */
   async #pullBeside(server: Entrepot, known: Known): Promise<void> {
     if (known.isStored || known.wrongAt !== undefined) return;
-    this.#upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, bytesPerS: 2 * MIB });
+    this.#upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, bytesPerS: SLOW_BYTES_PER_S });
     const pulling = this.#pull(server, known);
     const hasEnded = { now: false };
     void pulling.finally(() => (hasEnded.now = true)).catch(() => {});
@@ -173,6 +190,44 @@ export class RangeHistory {
     requireRight(known, wanted, await ask(this.#chance.pick(this.#servers), known, wanted));
     await pulling;
     this.#upstream.behave();
+  }
+
+  /**
+   * Either server fetches a range far ahead of a whole pull, which leaves it out. Its response, which asked for everything, is
+   * ended there: so what counts is what both have received.
+   */
+  async #pullBehind(server: Entrepot, known: Known): Promise<void> {
+    if (known.isStored || known.wrongAt !== undefined) return;
+    await this.#allSaved();
+    const missing = SIZE - known.fetched.bytes;
+    const before = await this.#received();
+    this.#upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, bytesPerS: SLOW_BYTES_PER_S });
+    const pulling = get(urlOf(server, `blobs/${known.blob.digest}`));
+    const hasEnded = { now: false };
+    void pulling.then(() => (hasEnded.now = true));
+    let there = 0;
+    await until('it to be fetched', WITHIN_MS, async () => {
+      there = await this.#lengthOf(known.blob);
+      return hasEnded.now || there > 0;
+    });
+    const wanted = { start: there + MIB, end: SIZE };
+    if (there < SIZE / 2 && !hasEnded.now)
+      requireRight(known, wanted, await ask(this.#chance.pick(this.#servers), known, wanted));
+    requireRight(known, { start: 0, end: SIZE }, await pulling, 200);
+    await this.#untilStored(server, known);
+    this.#upstream.behave();
+    assert.equal((await this.#received()) - before, missing);
+    Object.assign(known, { ...NOTHING(), isStored: true });
+  }
+
+  /** How many bytes of blobs both servers have received since they were started. */
+  async #received(): Promise<number> {
+    const texts = await Promise.all(this.#servers.map(server => server.metrics()));
+    const name = 'entrepot_bytes_from_upstream_total';
+    return texts.reduce((sum, text) => {
+      const value = new RegExp(`^${name}\\{.*\\} (\\d+)$`, 'm').exec(text)?.[1];
+      return sum + Number(value ?? 0);
+    }, 0);
   }
 
   async #purge(known: Known): Promise<void> {
@@ -218,7 +273,7 @@ export class RangeHistory {
   /** The same while it fetches something. */
   async #killInside(server: Entrepot, known: Known): Promise<void> {
     const start = this.#chance.below(SIZE / 2);
-    this.#upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, bytesPerS: 2 * MIB });
+    this.#upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, bytesPerS: SLOW_BYTES_PER_S });
     const sentBefore = this.#upstream.bytesSent;
     const asking = ask(server, known, { start, end: SIZE }).catch(() => undefined);
     const hasEnded = { now: false };
@@ -378,8 +433,13 @@ function ask(server: Entrepot, { blob }: Known, { start, end }: Extent): Promise
   return get(urlOf(server, `blobs/${blob.digest}`), { headers: { range: `bytes=${start}-${end - 1}` } });
 }
 
-function requireRight({ blob, wrongAt }: Known, { start, end }: Extent, got: Got | undefined): void {
-  assert.deepEqual([got?.status, got?.complete, got?.bytes], [206, true, end - start]);
+function requireRight(
+  { blob, wrongAt }: Known,
+  { start, end }: Extent,
+  got: Got | undefined,
+  status: 200 | 206 = 206,
+): void {
+  assert.deepEqual([got?.status, got?.complete, got?.bytes], [status, true, end - start]);
   const right = createHash('sha256').update(bytesOf(blob).subarray(start, end)).digest('hex');
   const hasWrong = wrongAt !== undefined && start <= wrongAt && wrongAt < end;
   assert.equal(got?.sha256 === right, !hasWrong);
