@@ -24,7 +24,9 @@ import {
   Tables,
 } from './memory/tables.fixture.ts';
 import { MemorySurvey } from './memory-survey.fixture.ts';
+import { MemoryOutbox } from './memory/outbox.fixture.ts';
 import type {
+  WithMessages,
   BlobLink,
   BlobObject,
   BlobProof,
@@ -70,6 +72,7 @@ export function openMemoryMetadataStore(): MemoryMetadataStore {
 }
 
 export class MemoryMetadataStore implements MetadataStore {
+  readonly outbox: MemoryOutbox;
   readonly #index: MemoryIndex;
   readonly #tables: Tables;
   readonly #leases: MemoryLeases;
@@ -84,6 +87,10 @@ export class MemoryMetadataStore implements MetadataStore {
     this.#index = index;
     this.#tables = index.tables;
     this.#leases = new MemoryLeases(index.tables.leases);
+    this.outbox = new MemoryOutbox(this.#tables, {
+      write: work => this.#write(work),
+      require: lease => this.#require(lease),
+    });
     index.processes.add(this);
   }
 
@@ -118,7 +125,12 @@ export class MemoryMetadataStore implements MetadataStore {
     repository: Repository,
     manifest: Manifest,
     view: ManifestView,
-    { tag, atMs, required = [] }: { tag?: string; atMs: number; required?: readonly SizedDigest[] },
+    {
+      tag,
+      atMs,
+      required = [],
+      ...along
+    }: { tag?: string; atMs: number; required?: readonly SizedDigest[] } & WithMessages,
   ): Promise<readonly Lack[]> {
     return this.#write(() => {
       const known = repositories.find(this.#tables, repository);
@@ -133,12 +145,13 @@ export class MemoryMetadataStore implements MetadataStore {
       const rows = known ?? repositories.findOrAdd(this.#tables, repository);
       this.#putManifestWithin(rows, manifest, view, atMs);
       if (tag !== undefined) rows.tags.set(tag, { digest: manifest.digest, checkedAtMs: atMs });
+      this.#putAlong(along);
       return [];
     });
   }
 
-  unlinkManifest(repository: Repository, digest: Digest) {
-    return this.#writeIn(repository, rows => {
+  unlinkManifest(repository: Repository, digest: Digest, along?: WithMessages) {
+    return this.#removeIn(repository, along, rows => {
       for (const tag of rows.tags.keys()) {
         if (rows.tags.get(tag)?.digest === digest) repositories.removeTag(this.#tables, rows, tag);
       }
@@ -176,14 +189,15 @@ export class MemoryMetadataStore implements MetadataStore {
     return this.#rows(repository)?.tags.get(tag);
   }
 
-  putTag(repository: Repository, tag: string, { digest, checkedAtMs }: TagRow) {
-    return this.#write(() =>
-      repositories.findOrAdd(this.#tables, repository).tags.set(tag, { digest, checkedAtMs }),
-    );
+  putTag(repository: Repository, tag: string, { digest, checkedAtMs }: TagRow, along?: WithMessages) {
+    return this.#write(() => {
+      repositories.findOrAdd(this.#tables, repository).tags.set(tag, { digest, checkedAtMs });
+      this.#putAlong(along);
+    });
   }
 
-  removeTag(repository: Repository, tag: string) {
-    return this.#writeIn(repository, rows => repositories.removeTag(this.#tables, rows, tag));
+  removeTag(repository: Repository, tag: string, along?: WithMessages) {
+    return this.#removeIn(repository, along, rows => repositories.removeTag(this.#tables, rows, tag));
   }
 
   async listTags(repository: Repository, page: Page, preloadedFor?: readonly string[]) {
@@ -220,10 +234,10 @@ export class MemoryMetadataStore implements MetadataStore {
     return repositories.usage(this.#read(), owner, repository, coming);
   }
 
-  removeRepository(repository: Repository) {
-    return this.#write(() => {
-      const rows = repositories.find(this.#tables, repository);
-      if (rows !== undefined) repositories.removeRepository(this.#tables, rows);
+  async removeRepository(repository: Repository, along?: WithMessages) {
+    await this.#removeIn(repository, along, rows => {
+      repositories.removeRepository(this.#tables, rows);
+      return true;
     });
   }
 
@@ -745,6 +759,24 @@ export class MemoryMetadataStore implements MetadataStore {
       const rows = repositories.find(this.#tables, repository);
       return rows !== undefined && work(rows);
     });
+  }
+
+  /** A removal in a repository, with what is written along if it has removed something. */
+  #removeIn(
+    repository: Repository,
+    along: WithMessages | undefined,
+    remove: (rows: RepositoryRows) => boolean,
+  ): Promise<boolean> {
+    return this.#writeIn(repository, rows => {
+      const isRemoved = remove(rows);
+      if (isRemoved) this.#putAlong(along);
+      return isRemoved;
+    });
+  }
+
+  /** Call within a write. */
+  #putAlong({ messages = [] }: WithMessages = {}): void {
+    this.outbox.putWithin(messages);
   }
 
   #requireOpen(): void {

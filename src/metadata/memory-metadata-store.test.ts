@@ -1,8 +1,12 @@
 import { MemoryIndex } from './memory-metadata-store.fixture.ts';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { metadataStoreSuite } from './metadata-store.suite.ts';
+import { type MetadataPlace, metadataStoreSuite } from './metadata-store.suite.ts';
+import { outboxSuite } from './outbox.suite.ts';
 
-metadataStoreSuite(async () => {
+async function makePlace(): Promise<MetadataPlace> {
   const index = new MemoryIndex();
   return { open: async () => index.open(), passSecond: () => nextTurn(), remove: async () => {} };
-});
+}
+
+metadataStoreSuite(makePlace);
+outboxSuite(makePlace);

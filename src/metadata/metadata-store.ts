@@ -24,6 +24,7 @@ import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { BlobPullRead, PullRead, TagRow } from '../oci/pull-read.ts';
 import type { Page } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
+import type { Outbox, OutboxMessage } from './outbox.ts';
 
 /** A remembered proof that a credential may read a repository. With `credentialId` '' it is public. */
 export interface Grant {
@@ -218,6 +219,12 @@ export interface Paged<T> {
   readonly more: boolean;
 }
 
+/** What is written along with a change, if it changes anything. */
+export interface WithMessages {
+  /** For an index that has an outbox. */
+  readonly messages?: readonly OutboxMessage[] | undefined;
+}
+
 /** What else is asked about the requester of a pull. Neither affects what is found of the content itself. */
 export interface PullQuery {
   /**
@@ -239,6 +246,9 @@ export interface WithGrants {
  * held while a process stores that blob, and those of `acquireImportLease` while an import runs.
  */
 export interface MetadataStore extends Leases {
+  /** Absent if this index has none: then nothing can be announced. */
+  readonly outbox?: Outbox | undefined;
+
   // Pulls: one question each, since a query may be a round trip.
 
   /** `reference`: a tag or a digest. */
@@ -267,10 +277,10 @@ export interface MetadataStore extends Leases {
     repository: Repository,
     manifest: Manifest,
     view: ManifestView,
-    options: { tag?: string; atMs: number; required?: readonly SizedDigest[] },
+    options: { tag?: string; atMs: number; required?: readonly SizedDigest[] } & WithMessages,
   ): Promise<readonly Lack[]>;
   /** Removes the Link and all tags of this repository that mean the manifest. False if there was none. */
-  unlinkManifest(repository: Repository, digest: Digest): Promise<boolean>;
+  unlinkManifest(repository: Repository, digest: Digest, along?: WithMessages): Promise<boolean>;
   /** Removes the Link unless a tag, a pin or another manifest of this repository names the manifest: then false. */
   unlinkUnnamed(repository: Repository, digest: Digest): Promise<boolean>;
   /**
@@ -289,9 +299,9 @@ export interface MetadataStore extends Leases {
 
   readTag(repository: Repository, tag: string): Promise<TagRow | undefined>;
   /** Sets a tag. */
-  putTag(repository: Repository, tag: string, row: TagRow): Promise<void>;
+  putTag(repository: Repository, tag: string, row: TagRow, along?: WithMessages): Promise<void>;
   /** False if there was none. */
-  removeTag(repository: Repository, tag: string): Promise<boolean>;
+  removeTag(repository: Repository, tag: string, along?: WithMessages): Promise<boolean>;
   /** In ASCII order. With `preloadedFor`, only tags of manifests that were imported for one of these grantees. */
   listTags(repository: Repository, page: Page, preloadedFor?: readonly string[]): Promise<Paged<string>>;
   /** The tags that mean the digest, in ASCII order. */
@@ -311,7 +321,7 @@ export interface MetadataStore extends Leases {
    * Removes Links, tags, pins, lists of referrers, preloads and Grants of the repository: nothing of it is found when this
    * resolves, but what it had may count for its owner a moment later. Content goes with the next garbage collection.
    */
-  removeRepository(repository: Repository): Promise<void>;
+  removeRepository(repository: Repository, along?: WithMessages): Promise<void>;
 
   // Blobs. A row means that the bytes are in the BlobStore, verified and synced.
 

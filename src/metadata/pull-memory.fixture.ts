@@ -94,6 +94,8 @@ type WriteName = Exclude<
   | 'statBlob'
   | 'namedSize'
   | 'importingSinceMs'
+  // Nothing of it is content.
+  | 'outbox'
   | 'onNotification'
   | 'pollNotifications'
   | 'lockedOutForMs'

@@ -10,10 +10,11 @@ import { type Log, silentLog } from '../lib/log.ts';
 import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { digestOf } from '../oci/digest.ts';
 import type { Repository } from '../oci/repository.ts';
-import { image, metadataStoreSuite } from './metadata-store.suite.ts';
+import { image, type MetadataPlace, metadataStoreSuite } from './metadata-store.suite.ts';
 import { MIN_COUNTED_BYTES } from '../oci/counted-bytes.ts';
 import { IndexLost } from './index-lost.ts';
 import { IndexUnusable } from './index-unusable.ts';
+import { outboxSuite } from './outbox.suite.ts';
 import { openSqliteMetadataStore } from './sqlite-metadata-store.ts';
 import { Connection } from './sqlite/connection.ts';
 import { MIGRATIONS, migrate } from './sqlite/migrations.ts';
@@ -21,7 +22,7 @@ import { Heartbeat } from './sqlite/heartbeat.ts';
 import { Database } from './sqlite/driver.ts';
 import { Writer, type WriteOptions } from './sqlite/writer.ts';
 
-metadataStoreSuite(async () => {
+async function makePlace(): Promise<MetadataPlace> {
   const place = await mkdtemp(join(tmpdir(), 'entrepot-index-'));
   const clock = new ManualClock();
   return {
@@ -29,7 +30,10 @@ metadataStoreSuite(async () => {
     passSecond: () => clock.advance(BEAT_MS),
     remove: () => rm(place, { recursive: true }),
   };
-});
+}
+
+metadataStoreSuite(makePlace);
+outboxSuite(makePlace);
 
 /** How often a process writes its heartbeat. */
 const BEAT_MS = 1_000;

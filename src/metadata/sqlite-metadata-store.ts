@@ -11,6 +11,7 @@ import type { BlobPullRead, PullRead, TagRow } from '../oci/pull-read.ts';
 import type { Page } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import type {
+  WithMessages,
   BlobLink,
   BlobObject,
   BlobProof,
@@ -47,6 +48,7 @@ import { LinkRows } from './sqlite/links.ts';
 import { Manifests } from './sqlite/manifests.ts';
 import { migrate } from './sqlite/migrations.ts';
 import { Objects } from './sqlite/objects.ts';
+import { OutboxRows } from './sqlite/outbox.ts';
 import { Pins } from './sqlite/pins.ts';
 import { Preloads } from './sqlite/preloads.ts';
 import { Heartbeat } from './sqlite/heartbeat.ts';
@@ -209,6 +211,7 @@ type BlobSizes = Pick<BlobPullRead, 'linkedSize' | 'storedSize'>;
 
 /** Combines the groups of synchronous statements into reads and writes. Their meaning is described in the contract. */
 class SqliteMetadataStore implements MetadataStore {
+  readonly outbox: OutboxRows;
   readonly #connection: Connection;
   readonly #writer: Writer;
   readonly #file: IndexFile;
@@ -265,6 +268,7 @@ class SqliteMetadataStore implements MetadataStore {
     this.#uploads = new UploadRows(connection);
     this.#settings = new Settings(connection);
     this.#usages = new CredentialUsages(connection);
+    this.outbox = new OutboxRows(connection, writer, lease => this.#require(lease));
     this.#lastUsed = new LastUsed({
       write: (uses, resolutionMs) => this.#writeUses(uses, resolutionMs),
       maxUsesPerWrite: MAX_USES_PER_WRITE,
@@ -305,7 +309,12 @@ class SqliteMetadataStore implements MetadataStore {
     repository: Repository,
     manifest: Manifest,
     view: ManifestView,
-    { tag, atMs, required = [] }: { tag?: string; atMs: number; required?: readonly SizedDigest[] },
+    {
+      tag,
+      atMs,
+      required = [],
+      ...along
+    }: { tag?: string; atMs: number; required?: readonly SizedDigest[] } & WithMessages,
   ): Promise<readonly Lack[]> {
     return this.#write(() => {
       const known = this.#repositories.id(repository);
@@ -322,12 +331,13 @@ class SqliteMetadataStore implements MetadataStore {
       if (tag !== undefined) {
         this.#tags.put(id, tag, { digest: manifest.digest, checkedAtMs: atMs });
       }
+      this.#putAlong(along);
       return [];
     });
   }
 
-  unlinkManifest(repository: Repository, digest: Digest) {
-    return this.#writeIn(repository, id => {
+  unlinkManifest(repository: Repository, digest: Digest, along?: WithMessages) {
+    return this.#removeIn(repository, along, id => {
       this.#tags.removeOf(id, digest);
       return this.#links.remove(id, digest, 'manifest');
     });
@@ -356,12 +366,15 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#tags.read(repository, tag));
   }
 
-  putTag(repository: Repository, tag: string, row: TagRow) {
-    return this.#write(() => this.#tags.put(this.#repositories.idOrNew(repository), tag, row));
+  putTag(repository: Repository, tag: string, row: TagRow, along?: WithMessages) {
+    return this.#write(() => {
+      this.#tags.put(this.#repositories.idOrNew(repository), tag, row);
+      this.#putAlong(along);
+    });
   }
 
-  removeTag(repository: Repository, tag: string) {
-    return this.#writeIn(repository, id => this.#tags.remove(id, tag));
+  removeTag(repository: Repository, tag: string, along?: WithMessages) {
+    return this.#removeIn(repository, along, id => this.#tags.remove(id, tag));
   }
 
   listTags(repository: Repository, page: Page, preloadedFor?: readonly string[]) {
@@ -388,8 +401,11 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#repositories.readUsage(owner, repository, coming));
   }
 
-  async removeRepository(repository: Repository) {
-    await this.#write(() => this.#repositories.remove(repository));
+  async removeRepository(repository: Repository, along?: WithMessages) {
+    await this.#removeIn(repository, along, () => {
+      this.#repositories.remove(repository);
+      return true;
+    });
     this.#sweepBehind();
   }
 
@@ -939,6 +955,24 @@ class SqliteMetadataStore implements MetadataStore {
       const id = this.#repositories.id(repository);
       return id !== undefined && work(id);
     });
+  }
+
+  /** A removal in a repository, with what is written along if it has removed something. */
+  #removeIn(
+    repository: Repository,
+    along: WithMessages | undefined,
+    remove: (repositoryId: number) => boolean,
+  ): Promise<boolean> {
+    return this.#writeIn(repository, id => {
+      const isRemoved = remove(id);
+      if (isRemoved) this.#putAlong(along);
+      return isRemoved;
+    });
+  }
+
+  /** Call within a write. */
+  #putAlong({ messages = [] }: WithMessages = {}): void {
+    if (messages.length > 0) this.outbox.putWithin(messages);
   }
 
   /**

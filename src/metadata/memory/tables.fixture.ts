@@ -8,6 +8,7 @@ import type { TagRow } from '../../oci/pull-read.ts';
 import type { Page } from '../../oci/pull-source.ts';
 import type { Repository } from '../../oci/repository.ts';
 import type { BlobObject, Damage, Document, Grant, Paged, Preload, Upload } from '../metadata-store.ts';
+import type { OutboxMessage, WaitingMessage } from '../outbox.ts';
 
 export type LinkKind = 'manifest' | 'blob';
 
@@ -76,6 +77,8 @@ export interface Uncollected {
 export interface DamageRow extends Damage {
   readonly digest: Digest;
 }
+
+export interface OutboxRow extends OutboxMessage, WaitingMessage {}
 
 /** Undoes what a write has changed if it throws. */
 class Journal {
@@ -159,7 +162,13 @@ export class Tables {
   readonly issued = this.#table<IssuedCredential>();
   readonly usages = this.#table<CredentialUsage>();
   readonly settings = this.#table<string>();
+  /** By position. */
+  readonly outbox = this.#table<OutboxRow>();
+  /** How many messages were dropped, by endpoint. */
+  readonly dropped = this.#table<number>();
   readonly leases = new LeaseTable();
+  /** Of the outbox; never used again. */
+  lastPosition = 0;
 
   /** Runs a write: if it throws, nothing has changed. */
   transact<T>(work: () => T): T {
