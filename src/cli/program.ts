@@ -28,6 +28,7 @@ const COMMANDS: readonly (readonly [name: string, load: Load])[] = [
   ['have', async () => (await import('./have.ts')).have],
   ['import', async () => (await import('./import.ts')).importCommand],
   ['explain', async () => (await import('./explain.ts')).explain],
+  ['notify', async () => (await import('./notify.ts')).notify],
   ['status', async () => (await import('./status.ts')).status],
   ['tenants', async () => (await import('./tenants.ts')).tenants],
   ['tenant add', async () => (await import('./tenant-add.ts')).tenantAdd],

@@ -46,6 +46,7 @@ import { openMirror, Upstreams } from './mirror.ts';
 import type { NewsBoard } from './processes/news-board.ts';
 import { shareUnfinished } from './processes/unfinished-news.ts';
 import { openStorage, type Storage } from './storage.ts';
+import { EventDesk } from './event-desk.ts';
 import { openUpkeep } from './upkeep.ts';
 import { repositoryResolverOf } from './repository-resolver.ts';
 
@@ -77,6 +78,8 @@ export interface Parts extends Storage {
   readonly survey: SurveyThread;
   readonly removal: ImageRemoval;
   readonly hostedHandlers: HostedHandlers;
+  /** What this process tells endpoints of notifications. */
+  readonly events: EventDesk;
   /** Forgets remembered failures, asks upstream now, and returns the digest of an image reference. */
   refresh(reference: string): Promise<Digest>;
   /** Why the tenant, or an anonymous client, can pull an image or not; `undefined` if there is no such tenant. */
@@ -163,6 +166,9 @@ async function openOn(
   const onBeat = () => atEachBeat.forEach(act => act());
   const seen = { clock, log, onBeat, reportsDoubts, takesBucketOver };
   const { metadata, spool, blobs, bucket } = await openStorage(opened, config, seen);
+  const events = opened.add(new EventDesk({ outbox: metadata.outbox, clock, log }));
+  await events.follow(config);
+  const { announce } = events;
   const credentials = await upstreamCredentials(config, metadata);
   const memory = MemoryBudget.ofOne(common?.processes ?? 1);
   const upstreams = opened.add(new Upstreams(config, credentials, { memory, news: common?.news }));
@@ -203,6 +209,7 @@ async function openOn(
     uploads,
     log,
     meter,
+    announce,
   });
   opened.add(survey);
   if (common?.makeRoom !== undefined) spool.space.makeRoom = common.makeRoom;
@@ -225,11 +232,18 @@ async function openOn(
   const hosted = new Hosted({ blobs, metadata, log });
   const deleting = new Removal({
     metadata,
+    announce,
     get isEnabled() {
       return config.hosted.delete;
     },
   });
-  const publication = new Publication({ metadata, admit: bytes => spool.space.admit(bytes), quota, memory });
+  const publication = new Publication({
+    metadata,
+    admit: bytes => spool.space.admit(bytes),
+    quota,
+    memory,
+    announce,
+  });
   const resolver = repositoryResolverOf(config, name => tenants.find(name) !== undefined);
   const cursors = new Cursors(await metadata.initSetting(CURSOR_KEY, randomBytes(32).toString('hex')));
   return {
@@ -252,6 +266,7 @@ async function openOn(
     upkeep,
     survey,
     removal,
+    events,
     hostedHandlers: hostedHandlers({ hosted, uploads, publication, removal: deleting, cursors }),
     ...ofReferences({ config, resolver, mirror, access, tenants }),
     prepareReload: async next => {
@@ -264,6 +279,7 @@ async function openOn(
         upstreams.follow(config, credentials);
         resolver.setUpstreams([...config.upstreams.values()]);
         mirror.limitsChanged();
+        await events.follow(config);
         await accessParts.follow();
         // The process that has started this one tells everybody.
         if (common?.quotaCalls !== undefined) return;

@@ -23,6 +23,7 @@ import { tenantsDocument } from '../tenants/tenants-document.ts';
 import { DiskWatch } from '../upkeep/disk-watch.ts';
 import { type Observers, openParts, type Parts } from './parts.ts';
 import { CREDENTIAL_KEY, requireEncryption } from './access.ts';
+import { EventDelivery, OutboxReport } from './event-delivery.ts';
 import { reportUpstreams } from './mirror.ts';
 import { checkFiles } from './check-files.ts';
 import { prepullOf } from './prepull.ts';
@@ -104,8 +105,9 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     opened.add(totals);
     requireEncryption(config, parts.tenants);
     const disk = new DiskWatch(parts.spool.space, options.log);
+    const delivery = opened.add(new EventDelivery(parts, observers));
     const whyNotServing = () => (state === 'serving' ? undefined : state);
-    const ops = await openOps(config, { ...parts, disk }, observers, {
+    const ops = await openOps(config, { ...parts, disk, delivery }, observers, {
       whyNotServing,
       serving: () => serving,
       queue: together?.common.queue,
@@ -133,6 +135,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     await schedule.follow();
     const prepull = opened.add(prepullOf(parts, observers));
     await prepull.follow();
+    await delivery.follow();
     const reload = async (next: Config): Promise<Reload> => {
       await certificate?.look(material => clients.renewTls(material));
       const plan = planReload(config, next);
@@ -142,6 +145,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
         await clients.reload();
         await schedule.follow();
         await prepull.follow();
+        await delivery.follow();
       } catch (cause) {
         throw new PartlyReloaded('the configuration was applied in part', { cause });
       }
@@ -202,7 +206,7 @@ const LOCKED_OUT_MS = 5_000;
 
 async function openOps(
   config: Config,
-  parts: Parts & { readonly disk: DiskWatch },
+  parts: Parts & { readonly disk: DiskWatch; readonly delivery: EventDelivery },
   { log, meter, metrics }: ServerOptions,
   server: {
     readonly whyNotServing: () => string | undefined;
@@ -215,7 +219,7 @@ async function openOps(
     readonly startedAtMs: number;
   },
 ): Promise<OpsServer> {
-  const { metadata, tenants, quota, mirror, disk } = parts;
+  const { metadata, tenants, quota, mirror, disk, delivery } = parts;
   const { opsListen } = config.server;
   const { queue } = server;
   // A single query, so that it takes no longer on a large store; throws if the index is broken.
@@ -229,10 +233,12 @@ async function openOps(
       : (server.whyNotServing() ?? waiting(tenants) ?? server.serving()?.notReady());
   };
   const quotas = new QuotaReport(tenants, quota, meter);
+  const outbox = new OutboxReport(parts, meter);
   const answer = async () => {
     reportUpstreams(parts, meter);
     await reportStore(parts, meter);
     await quotas.report();
+    await outbox.report();
     if (queue !== undefined) meter.gauge('queue_length', queue.waiting);
     const others = (await server.serving()?.metrics()) ?? [];
     const text = others.length === 0 ? metrics.text() : metrics.textOfAll(others);
@@ -240,7 +246,13 @@ async function openOps(
   };
   const problems = async () => {
     const index = metadata.loss()?.message ?? (await collectingProblem(metadata)) ?? [];
-    const own = [index, disk.problem ?? [], mirror.problems, clusterProblem(tenants) ?? []].flat();
+    const own = [
+      index,
+      disk.problem ?? [],
+      mirror.problems,
+      clusterProblem(tenants) ?? [],
+      delivery.problems,
+    ].flat();
     // Several processes may have the same.
     return [...new Set([...own, ...((await server.serving()?.problems()) ?? [])])];
   };

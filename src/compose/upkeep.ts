@@ -7,18 +7,20 @@ import { ImageRemoval } from '../upkeep/image-removal.ts';
 import { Schedule, type ScheduleOptions } from '../upkeep/schedule.ts';
 import type { SurveyThread } from '../upkeep/survey-thread.ts';
 import { Upkeep } from '../upkeep/upkeep.ts';
+import type { Announce } from '../metadata/outbox.ts';
 import { type Storage, surveyOf } from './storage.ts';
 
 export interface UpkeepParts extends Storage {
   readonly uploads: Uploads;
   readonly log: Log;
   readonly meter: Meter;
+  readonly announce: Announce;
 }
 
 /** Upkeep, its survey, and removal; the caller closes the survey. Nothing runs until it is called. */
 export function openUpkeep(
   config: Config,
-  { metadata, spool, blobs, bucket, uploads, log, meter }: UpkeepParts,
+  { metadata, spool, blobs, bucket, uploads, log, meter, announce }: UpkeepParts,
 ): { readonly upkeep: Upkeep; readonly survey: SurveyThread; readonly removal: ImageRemoval } {
   const survey = surveyOf(config.storage.path, bucket);
   const stores = { metadata, spool, blobs, survey, rows: survey, log, meter };
@@ -45,6 +47,7 @@ export function openUpkeep(
   });
   const removal = new ImageRemoval({
     ...stores,
+    announce,
     get deletesHosted() {
       return config.hosted.delete;
     },

@@ -1,15 +1,16 @@
 import type { Environment, ProxyConfig } from './environment.ts';
 import type { Address } from './fields.ts';
-import type { ParsedFile, ParsedUpstream } from './schema.ts';
+import type { ParsedEndpoint, ParsedFile, ParsedUpstream } from './schema.ts';
 import type { Tree } from './tree.ts';
 
 /**
  * The configuration as the code uses it: with defaults, durations in milliseconds, passwords read, and absolute paths.
  * `compose/` passes each part what it needs of it.
  */
-export interface Config extends Omit<ParsedFile, 'upstreams'> {
+export interface Config extends Omit<ParsedFile, 'upstreams' | 'notifications'> {
   /** By name, including presets. */
   readonly upstreams: ReadonlyMap<string, UpstreamConfig>;
+  readonly notifications: { readonly endpoints: readonly EndpointConfig[] };
   /** From HTTP_PROXY, HTTPS_PROXY and NO_PROXY, in upper or lower case. */
   readonly proxy: ProxyConfig;
   /** The environment of this process, which programs that it runs inherit. May contain secrets. */
@@ -44,6 +45,14 @@ export interface UpstreamConfig extends Omit<ParsedUpstream, 'url' | 'mirrors' |
   readonly mirrors: readonly MirrorConfig[];
   readonly credentials: LoginConfig | undefined;
   /** The content of `caFile`. */
+  readonly ca: string | undefined;
+}
+
+/** An endpoint of notifications, with the contents of the files that it names. */
+export interface EndpointConfig extends ParsedEndpoint {
+  /** By name in lower case. */
+  readonly headers: Readonly<Record<string, string>>;
+  readonly signingKey: string | undefined;
   readonly ca: string | undefined;
 }
 

@@ -19,6 +19,7 @@ import {
   RATE_FORM,
   SIZE_FORM,
 } from '../lib/units.ts';
+import { parseUrl } from '../lib/url.ts';
 import { MIN_COUNTED_BYTES } from '../oci/counted-bytes.ts';
 import { formatPlatform, parsePlatform, type Platform } from '../oci/platform.ts';
 import { parseRegistryUrl } from '../oci/registry-url.ts';
@@ -58,6 +59,16 @@ export const duration = textCodec(DURATION_FORM, parseDuration, formatDuration);
 
 /** As `duration`, but more than 0. */
 export const interval = textCodec(INTERVAL_FORM, parseInterval, formatDuration);
+
+/** As `interval`, of at most `maxMs`. */
+export function durationUpTo(maxMs: number) {
+  const parse = (value: string): number => {
+    const ms = parseInterval(value);
+    if (ms > maxMs) throw new RangeError(value);
+    return ms;
+  };
+  return textCodec(`${INTERVAL_FORM}, of at most ${formatDuration(maxMs)}`, parse, formatDuration);
+}
 
 /** As `duration`, or `forever`: Infinity. */
 export const durationOrForever = textCodec(
@@ -126,6 +137,18 @@ export const registryUrl = textCodec<string>(
   value => parseRegistryUrl(value).text,
   url => url,
   value => typeof value === 'string',
+);
+
+/** Where something is sent by POST. A user name or password in it would end up in logs; so might a query, which some need. */
+export const endpointUrl = text(
+  'an http:// or https:// URL without user name, password or fragment',
+  isEndpointUrl,
+);
+
+/** It is part of the name of a Lease, and a label of metrics. */
+export const endpointName = text(
+  'a name of up to 64 lower-case letters, digits, dots, hyphens and underscores',
+  value => /^[a-z0-9][a-z0-9._-]{0,63}$/.test(value),
 );
 
 /** Addresses in CIDR notation, or one address. */
@@ -285,6 +308,12 @@ function parseServerUrl(value: string): string {
     throw new RangeError(value);
   }
   return origin;
+}
+
+function isEndpointUrl(value: string): boolean {
+  const url = parseUrl(value);
+  const isHttp = url?.protocol === 'http:' || url?.protocol === 'https:';
+  return isHttp && url.username === '' && url.password === '' && url.hash === '';
 }
 
 function isAddressRange(value: string): boolean {

@@ -63,7 +63,11 @@ export async function loadConfig({
   const sourceOf = (path: readonly PropertyKey[]) => sourceIn(path, environment.overrides, written);
   const problems: Problem[] = [];
   const parsed = parseTree(tree, problem => problems.push(problem));
-  const upstreams = await readUpstreams(parsed, env, problem => problems.push(problem));
+  const settings = new SettingReader(env, problem => problems.push(problem));
+  const [upstreams, endpoints] = await Promise.all([
+    readUpstreams(parsed, settings),
+    Promise.all(parsed.notifications.endpoints.map((endpoint, index) => settings.endpoint(endpoint, index))),
+  ]);
   const all = [
     ...environment.problems,
     ...problems.map(problem => ({ ...problem, source: sourceOf(problem.path) })),
@@ -81,7 +85,8 @@ export async function loadConfig({
       written.path === undefined && environment.overrides.every(({ path }) => isSame(path, STORAGE_PATH)),
     sourceOf: (path: readonly PropertyKey[]) => sourceOf(path) ?? 'the configuration',
   };
-  return { ...parsed, storage, upstreams, proxy: readProxy(env), environment: env, origin };
+  const notifications = { endpoints };
+  return { ...parsed, storage, upstreams, notifications, proxy: readProxy(env), environment: env, origin };
 }
 
 function isSame(one: readonly string[], other: readonly string[]): boolean {
@@ -148,12 +153,10 @@ function parseTree(tree: unknown, report: (problem: Problem) => void): ParsedFil
 
 async function readUpstreams(
   { upstreams }: ParsedFile,
-  env: Environment,
-  report: (problem: Problem) => void,
+  settings: SettingReader,
 ): Promise<Config['upstreams']> {
-  const secrets = new SettingReader(env, report);
   const read = Object.entries(upstreams).map(
-    async ([name, upstream]) => [name, await secrets.upstream(name, upstream)] as const,
+    async ([name, upstream]) => [name, await settings.upstream(name, upstream)] as const,
   );
   return new Map(await Promise.all(read));
 }

@@ -30,6 +30,7 @@ const RELOADABLE: ReadonlySet<string> = new Set([
   'pulls',
   'upkeep',
   'prepull',
+  'notifications',
   'runtimeHandlers',
   'storage.maxBytes',
   'storage.maxLocalBytes',
@@ -73,6 +74,7 @@ function reloaded(config: Config, next: Config): Config {
     pulls: next.pulls,
     upkeep: next.upkeep,
     prepull: next.prepull,
+    notifications: next.notifications,
     runtimeHandlers: next.runtimeHandlers,
     storage: { ...next.storage, path: config.storage.path, s3: config.storage.s3 },
     log: { ...next.log, format: config.log.format },
@@ -105,13 +107,17 @@ function isReloadable(key: string): boolean {
   return RELOADABLE.has(key) || RELOADABLE.has(key.split('.', 1)[0] ?? '');
 }
 
-/** The keys of the file that differ; an upstream also if what is read for it differs: a password, a CA. */
+/**
+ * The keys of the file that differ; an upstream, and the notifications, also if what is read for them differs: a password,
+ * a CA, a header.
+ */
 function differences(config: Config, next: Config): readonly string[] {
   const written = differingKeys(writtenConfig(config), writtenConfig(next));
   const read = [...next.upstreams]
     .filter(([name, upstream]) => !isDeepStrictEqual(upstream, config.upstreams.get(name)))
     .map(([name]) => `upstreams.${name}`);
-  return [...new Set([...written, ...read])];
+  const isOtherEndpoint = !isDeepStrictEqual(config.notifications, next.notifications);
+  return [...new Set([...written, ...read, ...(isOtherEndpoint ? ['notifications'] : [])])];
 }
 
 function differingKeys(before: object, after: object, section = ''): readonly string[] {

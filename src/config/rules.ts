@@ -44,6 +44,7 @@ const RULES: readonly Rule[] = [
   { sections: ['audit'], problems: auditHasItsFile },
   { sections: ['storage'], problems: credentialsHaveTheirFile },
   { sections: ['storage'], problems: localBytesHaveTheirBucket },
+  { sections: ['notifications'], problems: endpointNamesAreUnique },
   { sections: ['server', 'unknownCredentials'], problems: unknownCredentialsStayEncrypted },
 ];
 
@@ -336,4 +337,13 @@ function auditHasItsFile({ audit }: ParsedFile): Problem[] {
   return isMissing
     ? [{ path: ['audit', 'auditFile'], value: undefined, message: 'is required for output: file' }]
     : [];
+}
+
+function endpointNamesAreUnique({ notifications: { endpoints } }: ParsedFile): Problem[] {
+  const names = endpoints.map(({ name }) => name);
+  return names.flatMap((name, index) =>
+    names.indexOf(name) < index
+      ? [{ path: ['notifications', 'endpoints', index, 'name'], value: name, message: 'occurs twice' }]
+      : [],
+  );
 }

@@ -1,3 +1,4 @@
+import { EVENT_KINDS } from '../oci/event.ts';
 import {
   address,
   addressRange,
@@ -6,7 +7,10 @@ import {
   count,
   diskShare,
   duration,
+  durationUpTo,
   durationOrForever,
+  endpointName,
+  endpointUrl,
   interval,
   flag,
   imagePattern,
@@ -387,6 +391,51 @@ const audit = section({
   auditFile: path.optional().describe('The file for output: file, which is only appended to'),
 });
 
+/** A receiver that takes longer has accepted the request and should answer before it acts on it. */
+const MAX_TIMEOUT_MS = 30_000;
+/** With the largest names and headers, the body then has 200 KB. */
+const MAX_EVENTS_PER_REQUEST = 100;
+/** Each is written for itself, and each has a sender of its own. */
+const MAX_ENDPOINTS = 20;
+
+const endpoint = section(
+  {
+    name: endpointName.describe('Name in messages, metrics and entrepot notify'),
+    url: endpointUrl.describe('Where events are sent by POST; redirects are not followed'),
+    format: oneOf('distribution', 'cloudevents')
+      .prefault('distribution')
+      .describe(
+        "distribution: the envelope of the distribution registry's notifications; cloudevents: CloudEvents 1.0 as JSON",
+      ),
+    events: listOf(oneOf(...EVENT_KINDS))
+      .optional()
+      .describe('Only these kinds of events; all by default'),
+    repositories: listOf(imagePattern)
+      .optional()
+      .describe('Only events of these repositories, mirrored ones with their upstream; all by default'),
+    headersFile: path
+      .optional()
+      .describe('File with headers for each request, such as Authorization: Bearer TOKEN, one per line'),
+    signingKeyFile: path
+      .optional()
+      .describe('File with the key that requests are signed with, as in Standard Webhooks (HMAC-SHA256)'),
+    caFile: path.optional().describe('PEM file of the CAs that its certificate is verified with'),
+    timeout: durationUpTo(MAX_TIMEOUT_MS).prefault('5s').describe('How long it may take to answer'),
+    eventsPerRequest: count(1, MAX_EVENTS_PER_REQUEST)
+      .optional()
+      .describe('How many events one request may have: by default 100, and 1 with cloudevents'),
+  },
+  { timeout: 'timeoutMs' },
+);
+
+const notifications = section({
+  endpoints: z
+    .array(endpoint)
+    .max(MAX_ENDPOINTS, { error: `expected at most ${MAX_ENDPOINTS} endpoints` })
+    .prefault([])
+    .describe('Who is told of events: at least once, and in order (see docs/notifications.md)'),
+});
+
 const log = section({
   level: oneOf('debug', 'info', 'warn', 'error').prefault('info').describe('Lowest level that is logged'),
   format: oneOf('auto', 'json', 'pretty')
@@ -446,6 +495,7 @@ export const fileSchema = section(
         'verify: credentials that no tenant has are tried upstream, for requests that name the upstream',
       ),
     audit: audit.prefault({}).describe('A separate log of who did what'),
+    notifications: notifications.prefault({}).describe('Events that are sent to other programs'),
     log: log.prefault({}).describe('The log on standard output'),
   },
   { verifyFor: 'verifyForMs', staleGrantFor: 'staleGrantForMs' },
@@ -454,6 +504,7 @@ export const fileSchema = section(
 /** The configuration file after parsing, with defaults. */
 export type ParsedFile = z.output<typeof fileSchema>;
 export type ParsedUpstream = z.output<typeof upstream>;
+export type ParsedEndpoint = z.output<typeof endpoint>;
 
 /** Options of an upstream that can be overridden for some repositories. */
 export type RepositoryRule = ParsedUpstream['repositories'][number];

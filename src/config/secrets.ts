@@ -1,16 +1,17 @@
 import { X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { fileTrouble } from '../lib/file-trouble.ts';
-import type { LoginConfig, MirrorConfig, UpstreamConfig } from './config.ts';
+import type { EndpointConfig, LoginConfig, MirrorConfig, UpstreamConfig } from './config.ts';
 import type { Environment } from './environment.ts';
 import type { Problem } from './problems.ts';
-import type { ParsedUpstream } from './schema.ts';
+import { parseHeaderLines } from './header-lines.ts';
+import type { ParsedEndpoint, ParsedUpstream } from './schema.ts';
 
 /** Passwords and certificate bundles are far smaller; `/dev/zero` is not. */
 const MAX_FILE_BYTES = 1 << 20;
 
 /**
- * Reads the files and variables that upstreams name: passwords, and certificate authorities. Calls `report` for
+ * Reads the files and variables that upstreams and endpoints name: passwords, certificate authorities, headers. Calls `report` for
  * whatever cannot be read, and leaves that out.
  */
 export class SettingReader {
@@ -37,6 +38,26 @@ export class SettingReader {
       caFile,
       ca: caFile === undefined ? undefined : await this.#authorities(caFile, [...path, 'caFile']),
     };
+  }
+
+  /** The endpoint of notifications with this index, with everything that it names. */
+  async endpoint(parsed: ParsedEndpoint, index: number): Promise<EndpointConfig> {
+    const path = ['notifications', 'endpoints', index];
+    const { headersFile, signingKeyFile, caFile } = parsed;
+    const key = signingKeyFile && (await this.#file(signingKeyFile, [...path, 'signingKeyFile']));
+    return {
+      ...parsed,
+      headers: headersFile === undefined ? {} : await this.#headers(headersFile, [...path, 'headersFile']),
+      signingKey: key?.trim(),
+      ca: caFile === undefined ? undefined : await this.#authorities(caFile, [...path, 'caFile']),
+    };
+  }
+
+  async #headers(file: string, path: readonly PropertyKey[]): Promise<Record<string, string>> {
+    const parsed = parseHeaderLines((await this.#file(file, path)) ?? '');
+    if (!('problem' in parsed)) return parsed.headers;
+    this.#report({ path, value: file, message: parsed.problem });
+    return {};
   }
 
   async #mirror(

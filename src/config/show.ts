@@ -1,8 +1,8 @@
 import { formatYaml } from '../lib/yaml.ts';
-import type { Config, LoginConfig, UpstreamConfig } from './config.ts';
+import type { Config, EndpointConfig, LoginConfig, UpstreamConfig } from './config.ts';
 import { z } from './fields.ts';
 import { PRESETS } from './presets.ts';
-import { fileSchema, type ParsedFile, type ParsedUpstream } from './schema.ts';
+import { fileSchema, type ParsedEndpoint, type ParsedFile, type ParsedUpstream } from './schema.ts';
 
 /**
  * The effective configuration as an equivalent YAML file, with defaults and presets. Passwords are not included, only
@@ -22,9 +22,29 @@ export function writtenConfig(config: Config): object {
 
 /** An equivalent parsed file, without what was read for it. */
 export function parsedFileOf(config: Config): ParsedFile {
-  const { upstreams, proxy: _proxy, environment: _environment, origin: _origin, ...rest } = config;
+  const {
+    upstreams,
+    notifications,
+    proxy: _proxy,
+    environment: _environment,
+    origin: _origin,
+    ...rest
+  } = config;
   const written = [...upstreams.values()].map(upstream => [upstream.name, unread(upstream)] as const);
-  return { ...rest, upstreams: Object.fromEntries(written) };
+  return {
+    ...rest,
+    upstreams: Object.fromEntries(written),
+    notifications: { endpoints: notifications.endpoints.map(unreadEndpoint) },
+  };
+}
+
+function unreadEndpoint({
+  headers: _headers,
+  signingKey: _key,
+  ca: _ca,
+  ...endpoint
+}: EndpointConfig): ParsedEndpoint {
+  return endpoint;
 }
 
 function unread({ name: _name, ca: _ca, credentials, mirrors, ...upstream }: UpstreamConfig): ParsedUpstream {

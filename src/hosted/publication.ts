@@ -1,10 +1,12 @@
 import type { Readable } from 'node:stream';
 import { MemoryBudget, type MemoryHolder, type MemoryLease } from '../lib/memory-budget.ts';
 import type { Lack, MetadataStore } from '../metadata/metadata-store.ts';
+import type { Announce, OutboxMessage } from '../metadata/outbox.ts';
 import { type Digest, digestAlgorithm, digestOf, isDigest } from '../oci/digest.ts';
 import { refusingWhenBusy } from '../oci/busy.ts';
 import { documents } from '../oci/documents.ts';
 import { OciError } from '../oci/errors.ts';
+import type { EventActor } from '../oci/event.ts';
 import {
   isNonDistributable,
   type Manifest,
@@ -46,6 +48,8 @@ export interface ManifestPush {
   readonly body: Readable;
   /** Whose share of memory it takes while it is received and stored. */
   readonly holder: MemoryHolder;
+  /** Who pushes, for receivers of notifications. */
+  readonly actor?: EventActor | undefined;
 }
 
 /** The result of pushing a manifest. */
@@ -54,12 +58,22 @@ export interface Published {
   readonly subject: Digest | undefined;
 }
 
+/** What a push stores. */
+interface Pushed {
+  readonly manifest: Manifest;
+  readonly view: ManifestView;
+  readonly tags: readonly string[];
+  readonly actor: EventActor | undefined;
+}
+
 export interface PublicationParts {
   readonly metadata: MetadataStore;
   /** Rejects as on a full disk if this many more bytes may not be stored. */
   readonly admit: (bytes: number) => Promise<void>;
   readonly quota?: Quota;
   readonly memory?: MemoryBudget;
+  /** Default: nobody is told. */
+  readonly announce?: Announce;
 }
 
 /**
@@ -71,8 +85,16 @@ export class Publication {
   readonly #admit: PublicationParts['admit'];
   readonly #quota: Quota;
   readonly #memory: MemoryBudget;
+  readonly #announce: Announce;
 
-  constructor({ metadata, admit, quota = noQuota, memory = new MemoryBudget() }: PublicationParts) {
+  constructor({
+    metadata,
+    admit,
+    quota = noQuota,
+    memory = new MemoryBudget(),
+    announce = () => [],
+  }: PublicationParts) {
+    this.#announce = announce;
     this.#metadata = metadata;
     this.#admit = admit;
     this.#quota = quota;
@@ -115,20 +137,23 @@ export class Publication {
     const tags = isDigest(reference) ? push.tags : [reference];
     const key = `manifest ${repositoryText(repository)} ${digest} ${tags.join(' ')}`;
     await this.#quota.reserve(key, repository, bytes.byteLength, { digest, tags });
-    await this.#put(repository, { digest, mediaType: view.mediaType, bytes }, view, tags).finally(() =>
-      this.#quota.release(key),
-    );
+    const manifest = { digest, mediaType: view.mediaType, bytes };
+    const { actor } = push;
+    await this.#put(repository, { manifest, view, tags, actor }).finally(() => this.#quota.release(key));
     return { digest, subject: view.subject?.digest };
   }
 
   /** The first tag is set in the manifest's own transaction, each further one in another. */
   async #put(
     repository: Repository,
-    manifest: Manifest,
-    view: ManifestView,
-    [tag, ...furtherTags]: readonly string[],
+    { manifest, view, tags: [tag, ...furtherTags], actor }: Pushed,
   ): Promise<void> {
     const atMs = Date.now();
+    const messages = (name: string | undefined): readonly OutboxMessage[] => {
+      const { digest, mediaType, bytes } = manifest;
+      const size = bytes.byteLength;
+      return this.#announce({ kind: 'push', repository, tag: name, digest, mediaType, size, actor });
+    };
     const required = [...view.manifests, ...view.blobs.filter(blob => !isNonDistributable(blob))];
     await refusingWhenFull(async () => {
       await this.#admit(manifest.bytes.byteLength);
@@ -136,10 +161,12 @@ export class Publication {
         ...(tag === undefined ? {} : { tag }),
         atMs,
         required,
+        messages: messages(tag),
       });
       if (lacks.length > 0) throw lacking(repository, lacks);
       for (const further of furtherTags) {
-        await this.#metadata.putTag(repository, further, { digest: manifest.digest, checkedAtMs: atMs });
+        const row = { digest: manifest.digest, checkedAtMs: atMs };
+        await this.#metadata.putTag(repository, further, row, { messages: messages(further) });
       }
     });
   }

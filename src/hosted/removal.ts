@@ -1,6 +1,8 @@
 import type { MetadataStore } from '../metadata/metadata-store.ts';
+import type { Announce } from '../metadata/outbox.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
+import type { EventActor } from '../oci/event.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { refusingWhenFull } from './full-storage.ts';
 
@@ -8,6 +10,8 @@ export interface RemovalOptions {
   readonly metadata: MetadataStore;
   /** Read each time. */
   readonly isEnabled: boolean;
+  /** Default: nobody is told. */
+  readonly announce?: Announce;
 }
 
 /**
@@ -27,15 +31,17 @@ export class Removal {
     throw new OciError('UNSUPPORTED', { message: 'deleting is disabled (hosted.delete)' });
   }
 
-  /** Removes a tag alone, or by digest a manifest with all its tags. */
-  async removeManifest(repository: Repository, reference: string): Promise<void> {
+  /** Removes a tag alone, or by digest a manifest with all its tags. `actor`: who does, for receivers of notifications. */
+  async removeManifest(repository: Repository, reference: string, actor?: EventActor): Promise<void> {
     this.permit();
     // A removal is a write to the index, which may fail on a full disk.
-    const { metadata } = this.#options;
+    const { metadata, announce = () => [] } = this.#options;
+    const what = isDigest(reference) ? { digest: reference } : { tag: reference };
+    const along = { messages: announce({ kind: 'delete', repository, ...what, actor }) };
     const wasThere = await refusingWhenFull(() =>
       isDigest(reference)
-        ? metadata.unlinkManifest(repository, reference)
-        : metadata.removeTag(repository, reference),
+        ? metadata.unlinkManifest(repository, reference, along)
+        : metadata.removeTag(repository, reference, along),
     );
     if (!wasThere) {
       throw new OciError('MANIFEST_UNKNOWN', { detail: { name: repositoryText(repository), reference } });

@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { OciError } from '../oci/errors.ts';
+import type { EventActor } from '../oci/event.ts';
 import type { Outcome, Served } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import { ANONYMOUS, memoryHolder, type Requester } from '../oci/requester.ts';
@@ -9,6 +10,9 @@ import { sourceOf } from '../access/failed-logins.ts';
 import type { Deadlines } from './deadlines.ts';
 import type { Route } from './path.ts';
 import type { Query } from './query.ts';
+
+/** Clients have some dozen characters, and containerd some hundred. */
+const MAX_USER_AGENT_LENGTH = 256;
 
 /** One request and its response, with what the handlers find out and the response log reports. */
 export class Exchange {
@@ -72,6 +76,14 @@ export class Exchange {
   /** Whose share of memory a body counts against that is held for this request. */
   get memoryHolder(): MemoryHolder {
     return memoryHolder(this.requester ?? ANONYMOUS, sourceOf(this.sender.remote));
+  }
+
+  /** Who sends the request, for receivers of notifications. */
+  get actor(): EventActor {
+    const { tenant, id } = this.requester ?? ANONYMOUS;
+    const { remote, host } = this.sender;
+    const userAgent = this.req.headers['user-agent']?.slice(0, MAX_USER_AGENT_LENGTH);
+    return { name: tenant ?? id, remote, host, method: this.method, userAgent };
   }
 
   /**

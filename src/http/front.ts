@@ -9,6 +9,7 @@
  * This file declares what http needs from the layers below.
  */
 import type { Sender, Subject } from '../access/subject.ts';
+import type { RegistryEvent } from '../oci/event.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Requester } from '../oci/requester.ts';
 
@@ -34,3 +35,6 @@ export interface Deed {
 
 /** Called for every request, allowed or refused; absent if there is no audit log. */
 export type RecordDeed = (deed: Deed) => void;
+
+/** Called for every manifest that is sent to a client; absent if nobody wants to know. */
+export type NotePull = (pulled: RegistryEvent) => void;

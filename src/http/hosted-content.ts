@@ -24,6 +24,7 @@ export function contentHandlers(publication: Publication, removal: Removal): Con
         contentLength: contentLengthOf(req),
         body: req,
         holder: exchange.memoryHolder,
+        actor: exchange.actor,
       });
       answer(exchange, 201, {
         Location: pathTo(exchange, name, `manifests/${digest}`),
@@ -34,7 +35,7 @@ export function contentHandlers(publication: Publication, removal: Removal): Con
     },
 
     async deleteManifest({ exchange, repository, reference }) {
-      await removal.removeManifest(repository, reference);
+      await removal.removeManifest(repository, reference, exchange.actor);
       answer(exchange, 202, {});
     },
 

@@ -11,7 +11,7 @@ import { readBlob } from './blobs.ts';
 import type { BodyWriter } from './body-writer.ts';
 import { jsonBody, type WholeBodies } from './whole-bodies.ts';
 import type { Exchange } from './exchange.ts';
-import type { RequestAccess, RecordDeed } from './front.ts';
+import type { NotePull, RequestAccess, RecordDeed } from './front.ts';
 import type { Call, HostedHandlers } from './hosted-handlers.ts';
 import { readManifest } from './manifests.ts';
 import type { RepositoryResolver } from '../oci/repository-resolver.ts';
@@ -35,6 +35,7 @@ export interface RegistryParts {
   readonly token?: ((exchange: Exchange) => Promise<void>) | undefined;
   /** Called for every request when it has ended. */
   readonly recordDeed?: RecordDeed | undefined;
+  readonly notePull?: NotePull | undefined;
 }
 
 /** All routes: from a parsed request, through `Access`, to the handler of its noun. */
@@ -129,7 +130,10 @@ export class Registry {
     const source = this.#sourceOf(call);
     switch (route.kind) {
       case 'manifest':
-        return readManifest(call.with({ reference: route.reference }), source, this.#senders.bodies);
+        return readManifest(call.with({ reference: route.reference }), source, {
+          bodies: this.#senders.bodies,
+          notePull: this.#parts.notePull,
+        });
       case 'blob':
         return readBlob(call.with({ digest: route.digest }), source, this.#senders);
       case 'tags':

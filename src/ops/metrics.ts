@@ -164,6 +164,35 @@ export const METRICS = {
     ofAll: 'own',
   },
 
+  notifications_sent_total: {
+    kind: 'counter',
+    help: 'Events that an endpoint of notifications has accepted',
+    labels: ['endpoint'],
+  },
+  notification_failures_total: {
+    kind: 'counter',
+    help: 'Requests with events that an endpoint has not accepted',
+    labels: ['endpoint'],
+  },
+  notifications_waiting: {
+    kind: 'gauge',
+    help: 'Events that wait for an endpoint',
+    labels: ['endpoint'],
+    ofAll: 'own',
+  },
+  notifications_oldest_seconds: {
+    kind: 'gauge',
+    help: 'How long the oldest event has been waiting for an endpoint; 0 if none waits',
+    labels: ['endpoint'],
+    ofAll: 'own',
+  },
+  notifications_dropped: {
+    kind: 'gauge',
+    help: 'Events that were dropped, since too many were waiting for the endpoint, or for a week',
+    labels: ['endpoint'],
+    ofAll: 'own',
+  },
+
   backoffs: {
     kind: 'gauge',
     help: 'Failures that are remembered, and answered without asking upstream',

@@ -1,5 +1,8 @@
+import type { WithMessages } from '../metadata/metadata-store.ts';
+import type { Announce } from '../metadata/outbox.ts';
 import { everything, type SizedContent, type SurveyedManifest } from '../metadata/survey.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
+import type { RegistryEvent } from '../oci/event.ts';
 import type { Repository } from '../oci/repository.ts';
 import { type Freed, Purge, type Purged } from './purge.ts';
 import { heldBytes } from './images.ts';
@@ -11,6 +14,8 @@ const TAGS_SHOWN = 100;
 export interface ImageRemovalOptions extends Stores {
   /** Whether hosted content may be deleted at all. */
   readonly deletesHosted: boolean;
+  /** Default: nobody is told. */
+  readonly announce?: Announce;
 }
 
 export interface RemovalRun {
@@ -53,6 +58,9 @@ interface Removal {
   /** `undefined` without a purge. */
   readonly purged: Purged | undefined;
 }
+
+/** As in the names of requesters. */
+const OPERATOR = { name: 'operator' };
 
 const NOTHING_FREED: Freed = { freedBytes: 0, neededBytes: 0, neededBy: [] };
 
@@ -134,7 +142,7 @@ export class ImageRemoval {
     const pins = (await metadata.listPins(repository)).filter(pin => pin === tag || pin === digest);
     if (pins.length > 0 && force !== true) throw new RemovalRefused('pinned', pins);
     const manifests = await survey.image(repository, digest, tag);
-    await metadata.removeTag(repository, tag);
+    await metadata.removeTag(repository, tag, this.#along(repository, { tag }));
     // The pin of a digest stays as long as the digest is stored.
     for (const pin of pins) if (purge === true || pin === tag) await metadata.removePin(repository, pin);
     const purged = purge === true ? await this.#purge.image(repository, manifests) : undefined;
@@ -155,7 +163,8 @@ export class ImageRemoval {
       throw new RemovalRefused('tagged', tags);
     }
     const manifests = await survey.image(repository, digest);
-    const wasManifest = await metadata.unlinkManifest(repository, digest);
+    const along = this.#along(repository, { digest });
+    const wasManifest = await metadata.unlinkManifest(repository, digest, along);
     const wasBlob = await metadata.unlinkBlob(repository, digest);
     if (!wasManifest && !wasBlob) return undefined;
     for (const pin of pins.filter(name => name === digest || tags.includes(name))) {
@@ -176,12 +185,18 @@ export class ImageRemoval {
     if (repository.upstream === '' && force !== true) throw new RemovalRefused('repository');
     const contents: SizedContent[] = [];
     for await (const page of everything(after => survey.linked(repository, after))) contents.push(...page);
-    await metadata.removeRepository(repository);
+    await metadata.removeRepository(repository, this.#along(repository, {}));
     const nothing = { digest: undefined, removedTags: [], otherTags: [], isManifestHeld: false };
     if (purge === true) return { ...nothing, ...(await this.#purge.contents(contents)), remainingBytes: 0 };
     const digests = new Set(contents.map(({ digest }) => digest));
     const remainingBytes = await this.#unlinkedBytes(digest => digests.has(digest));
     return { ...nothing, ...NOTHING_FREED, remainingBytes };
+  }
+
+  /** What receivers of notifications are told of a removal. */
+  #along(repository: Repository, what: Pick<RegistryEvent, 'tag' | 'digest'>): WithMessages {
+    const { announce = () => [] } = this.#options;
+    return { messages: announce({ kind: 'delete', repository, ...what, actor: OPERATOR }) };
   }
 
   /** The size of content that no repository has, as far as `counts` selects it. */

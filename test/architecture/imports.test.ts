@@ -22,6 +22,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   upkeep: ['blobs', 'metadata', 'oci', 'lib'],
   archive: ['blobs', 'metadata', 'oci', 'lib'],
   prepull: ['metadata', 'oci', 'lib'],
+  events: ['upstream', 'metadata', 'oci', 'lib'],
   http: [
     'access',
     'mirror',

@@ -1,0 +1,89 @@
+import { expect, it } from 'vitest';
+import { silentLog } from '../lib/log.ts';
+import { ManualClock } from '../lib/manual-clock.fixture.ts';
+import { openMemoryMetadataStore } from '../metadata/memory-metadata-store.fixture.ts';
+import { digestOf } from '../oci/digest.ts';
+import type { RegistryEvent } from '../oci/event.ts';
+import { Announcements, type Subscriber } from './announcements.ts';
+import { parseStoredEvent, type StoredEvent } from './stored-event.ts';
+
+const NGINX = { upstream: 'docker.io', name: 'library/nginx' };
+const APP = { upstream: '', name: 'team-a/app' };
+const DIGEST = digestOf(Buffer.from('manifest'));
+const NODE = { name: 'team-a', remote: '192.0.2.1' };
+
+function world(...subscribers: readonly Subscriber[]) {
+  const clock = new ManualClock(1_000);
+  const { outbox } = openMemoryMetadataStore();
+  const announcements = new Announcements({ subscribers, outbox, clock, log: silentLog });
+  const waiting = async (endpoint: string): Promise<readonly StoredEvent[]> =>
+    (await outbox.listNext(endpoint, 100_000)).map(({ body }) => parseStoredEvent(body));
+  return { announcements, waiting, clock, outbox };
+}
+
+const pull = (more: Partial<RegistryEvent> = {}): RegistryEvent => ({
+  kind: 'pull',
+  repository: NGINX,
+  tag: 'latest',
+  digest: DIGEST,
+  actor: NODE,
+  ...more,
+});
+
+it('an event becomes a message for each endpoint that wants it', () => {
+  const { announcements } = world(
+    { name: 'all' },
+    { name: 'pulls', events: ['pull'] },
+    { name: 'team', events: ['push', 'delete'], repositories: ['team-a/**'] },
+    { name: 'others', repositories: ['team-b/**', 'docker.io/library/*'] },
+  );
+  const endpoints = (event: RegistryEvent) => announcements.announce(event).map(({ endpoint }) => endpoint);
+  expect(endpoints({ kind: 'push', repository: APP })).toEqual(['all', 'team']);
+  expect(endpoints({ kind: 'push', repository: NGINX })).toEqual(['all', 'others']);
+  expect(endpoints({ kind: 'pull', repository: APP })).toEqual(['all', 'pulls']);
+});
+
+it('each message has the event with one id of its own', () => {
+  const { announcements } = world({ name: 'one' }, { name: 'two' });
+  const [one, two] = announcements.announce({ kind: 'delete', repository: NGINX, tag: 'old' });
+  expect(parseStoredEvent(one?.body ?? '')).toEqual({
+    id: expect.stringMatching(/^[0-9a-f-]{36}$/),
+    kind: 'delete',
+    atMs: 1_000,
+    repository: 'docker.io/library/nginx',
+    tag: 'old',
+  });
+  expect(two?.body).toBe(one?.body);
+  const [other] = announcements.announce({ kind: 'delete', repository: NGINX, tag: 'old' });
+  expect(other?.body).not.toBe(one?.body);
+});
+
+it('equal pulls within a second are one event with their number, and are written together', async () => {
+  const { announcements, waiting, clock } = world({ name: 'ci' });
+  for (let count = 0; count < 5; count += 1) announcements.notePull(pull());
+  announcements.notePull(pull({ actor: { ...NODE, remote: '192.0.2.2' } }));
+  announcements.notePull(pull({ tag: undefined }));
+  expect(await waiting('ci')).toEqual([]);
+  await clock.advance(1_000);
+  await announcements.flush();
+  const written = await waiting('ci');
+  expect(written.map(({ count, tag, actor }) => [count, tag, actor?.remote])).toEqual([
+    [5, 'latest', '192.0.2.1'],
+    [undefined, 'latest', '192.0.2.2'],
+    [undefined, undefined, '192.0.2.1'],
+  ]);
+});
+
+it('pulls are not noted if no endpoint wants them', async () => {
+  const { announcements, waiting } = world({ name: 'ci', events: ['push'] });
+  announcements.notePull(pull());
+  await announcements.close();
+  expect(await waiting('ci')).toEqual([]);
+});
+
+it('what was noted is written when it is closed, and no more than fits into memory', async () => {
+  const { announcements, waiting } = world({ name: 'ci' });
+  for (let number = 0; number < 10_100; number += 1) announcements.notePull(pull({ tag: `v${number}` }));
+  await announcements.close();
+  expect(await waiting('ci')).toHaveLength(10_000);
+});

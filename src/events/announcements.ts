@@ -1,0 +1,137 @@
+/**
+ * events/: telling other programs what happens. May import upstream/ (which addresses may be connected to), metadata/, oci/
+ * and lib/.
+ *
+ * The main idea: whoever changes something writes a message for each endpoint that wants to know into the outbox, in the
+ * transaction of the change. One process at a time, the holder of an endpoint's Lease, sends them in order, and removes
+ * them when the endpoint has acknowledged them: so each arrives at least once, whatever dies in between. Pulls change
+ * nothing, so they are noted in memory, where equal ones become one, and are written together a second later.
+ *
+ * This file is where events come in. Nothing of this folder is loaded unless an endpoint is configured.
+ */
+import type { Clock, Timer } from '../lib/clock.ts';
+import type { Log } from '../lib/log.ts';
+import type { Outbox, OutboxMessage } from '../metadata/outbox.ts';
+import type { RegistryEvent } from '../oci/event.ts';
+import { type EventFilter, wantsEvent } from './event-filter.ts';
+import { storedEvent } from './stored-event.ts';
+
+/** An endpoint, for those who have something to tell. */
+export interface Subscriber extends EventFilter {
+  readonly name: string;
+}
+
+export interface AnnouncementsOptions {
+  readonly subscribers: readonly Subscriber[];
+  readonly outbox: Outbox;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+/** How long a noted event waits to be written with others: each write costs a commit. */
+const WRITE_EVERY_MS = 1_000;
+
+/** How many different ones may wait for that, about 10 MB. A herd of a thousand nodes pulls a few images each in a second. */
+const MAX_NOTED = 10_000;
+
+/** Messages in one transaction, which takes some milliseconds. */
+const MESSAGES_PER_WRITE = 500;
+
+interface Noted {
+  readonly event: RegistryEvent;
+  readonly atMs: number;
+  count: number;
+}
+
+/** Makes messages of events, and puts those into the outbox that no other write takes along. */
+export class Announcements {
+  readonly #subscribers: readonly Subscriber[];
+  readonly #outbox: Outbox;
+  readonly #clock: Clock;
+  readonly #log: Log;
+  readonly #wantsPulls: boolean;
+  #noted = new Map<string, Noted>();
+  /** Pulls that there was no room for since the last write. */
+  #overlooked = 0;
+  #timer: Timer | undefined;
+  #writing: Promise<void> = Promise.resolve();
+
+  constructor({ subscribers, outbox, clock, log }: AnnouncementsOptions) {
+    this.#subscribers = subscribers;
+    this.#outbox = outbox;
+    this.#clock = clock;
+    this.#log = log;
+    this.#wantsPulls = subscribers.some(({ events }) => events?.includes('pull') ?? true);
+  }
+
+  /** What is to be written in the transaction of what the event tells of. */
+  announce(event: RegistryEvent): readonly OutboxMessage[] {
+    return this.#messagesOf({ event, atMs: this.#clock.nowMs(), count: 1 });
+  }
+
+  /**
+   * Notes a pull, which is written within about a second, with how many alike there were: of the same manifest, under the
+   * same name, by the same client. A crash may lose it. Takes a microsecond.
+   */
+  notePull(event: RegistryEvent): void {
+    if (!this.#wantsPulls) return;
+    const key = pullKey(event);
+    const noted = this.#noted.get(key);
+    if (noted !== undefined) {
+      noted.count += 1;
+      return;
+    }
+    if (this.#noted.size >= MAX_NOTED) {
+      this.#overlooked += 1;
+      return;
+    }
+    this.#noted.set(key, { event, atMs: this.#clock.nowMs(), count: 1 });
+    this.#timer ??= this.#clock
+      .after(WRITE_EVERY_MS, () => {
+        this.#timer = undefined;
+        void this.flush();
+      })
+      .unref();
+  }
+
+  /** Writes what was noted until now; a failure is logged. */
+  flush(): Promise<void> {
+    const noted = [...this.#noted.values()];
+    const overlooked = this.#overlooked;
+    this.#noted = new Map();
+    this.#overlooked = 0;
+    this.#writing = this.#writing.then(() => this.#write(noted, overlooked));
+    return this.#writing;
+  }
+
+  /** Writes what is left. */
+  async close(): Promise<void> {
+    this.#timer?.cancel();
+    await this.flush();
+  }
+
+  async #write(noted: readonly Noted[], overlooked: number): Promise<void> {
+    if (overlooked > 0) {
+      this.#log.warn({ count: overlooked }, 'too many pulls at once: endpoints are not told of some of them');
+    }
+    const messages = noted.flatMap(one => this.#messagesOf(one));
+    try {
+      for (let at = 0; at < messages.length; at += MESSAGES_PER_WRITE)
+        await this.#outbox.put(messages.slice(at, at + MESSAGES_PER_WRITE));
+    } catch (error) {
+      this.#log.warn({ err: error, count: messages.length }, 'endpoints are not told of pulls');
+    }
+  }
+
+  #messagesOf({ event, atMs, count }: Noted): OutboxMessage[] {
+    const subscribers = this.#subscribers.filter(subscriber => wantsEvent(subscriber, event));
+    if (subscribers.length === 0) return [];
+    const body = JSON.stringify(storedEvent(event, atMs, count));
+    const isMinor = event.kind === 'pull';
+    return subscribers.map(({ name }) => ({ endpoint: name, body, atMs, isMinor }));
+  }
+}
+
+function pullKey({ repository, tag, digest, actor }: RegistryEvent): string {
+  return `${repository?.upstream} ${repository?.name} ${tag} ${digest} ${actor?.name} ${actor?.remote} ${actor?.userAgent}`;
+}

@@ -1,0 +1,118 @@
+import type { Clock } from '../lib/clock.ts';
+import { HttpClient } from '../lib/http-client.ts';
+import type { ProxySettings } from '../lib/proxy.ts';
+import { formatDuration } from '../lib/units.ts';
+import { scopeOf } from '../upstream/address.ts';
+import { envelopeOf, type EventFormat, type EventSource } from './envelope.ts';
+import { signatureHeaders } from './signature.ts';
+import type { StoredEvent } from './stored-event.ts';
+
+/** How an endpoint is reached, and what it expects. */
+export interface EndpointSettings {
+  readonly name: string;
+  readonly url: string;
+  readonly format: EventFormat;
+  /** By name in lower case. */
+  readonly headers: Readonly<Record<string, string>>;
+  readonly signingKey: string | undefined;
+  /** PEM. */
+  readonly ca: string | undefined;
+  readonly timeoutMs: number;
+  /** How many one request may have. */
+  readonly eventsPerRequest?: number | undefined;
+}
+
+export interface EndpointClientOptions {
+  readonly endpoint: EndpointSettings;
+  readonly source: EventSource;
+  readonly proxy: ProxySettings | undefined;
+  readonly userAgent: string;
+  readonly clock: Clock;
+}
+
+/** How many events a request has unless the endpoint says so: not every receiver of CloudEvents knows batches. */
+const EVENTS_PER_REQUEST = { distribution: 100, cloudevents: 1 } as const;
+
+/** An endpoint has not accepted a request. The message is for people, without the URL. */
+export class DeliveryFailed extends Error {
+  override readonly name = 'DeliveryFailed';
+}
+
+/** Sends events to one endpoint. */
+export class EndpointClient {
+  readonly eventsPerRequest: number;
+  readonly #options: EndpointClientOptions;
+  readonly #url: URL;
+  readonly #http: HttpClient;
+
+  constructor(options: EndpointClientOptions) {
+    const { endpoint, proxy } = options;
+    const { timeoutMs, ca, format } = endpoint;
+    this.#options = options;
+    this.#url = new URL(endpoint.url);
+    this.eventsPerRequest = endpoint.eventsPerRequest ?? EVENTS_PER_REQUEST[format];
+    this.#http = new HttpClient({
+      connectMs: timeoutMs,
+      headersMs: timeoutMs,
+      idleBodyMs: timeoutMs,
+      ca,
+      proxy,
+      // Whatever its name means by now. Others are those of the operator, as for the `url` of an upstream.
+      guard: { admit: refuseNever, connected: () => {} },
+    });
+  }
+
+  /**
+   * Resolves with the status when the endpoint has accepted the events (2xx). Rejects with DeliveryFailed otherwise: it
+   * may have received them all the same. A redirect is not followed, since it might lead anywhere.
+   */
+  async send(events: readonly StoredEvent[]): Promise<number> {
+    const { endpoint, source, userAgent, clock } = this.#options;
+    const { format, headers, signingKey, timeoutMs } = endpoint;
+    const { contentType, body } = envelopeOf(events, { format, source, single: this.eventsPerRequest === 1 });
+    const signed = signingKey === undefined ? {} : signatureHeaders(body, signingKey, clock.nowMs());
+    const signal = AbortSignal.timeout(timeoutMs);
+    const bytes = Buffer.from(body);
+    try {
+      const response = await this.#http.request({
+        method: 'POST',
+        url: this.#url,
+        headers: {
+          'user-agent': userAgent,
+          ...headers,
+          'content-type': contentType,
+          'content-length': String(bytes.byteLength),
+          ...signed,
+        },
+        body: bytes,
+        signal,
+      });
+      // What it says besides is for nobody.
+      response.body.on('error', () => {}).destroy();
+      requireSuccess(response.status);
+      return response.status;
+    } catch (error) {
+      if (error instanceof DeliveryFailed) throw error;
+      const reason = error instanceof Error ? error.message : String(error);
+      throw new DeliveryFailed(signal.aborted ? `no answer within ${formatDuration(timeoutMs)}` : reason, {
+        cause: error,
+      });
+    }
+  }
+
+  /** Aborts what is being sent. */
+  close(): Promise<void> {
+    return this.#http.close();
+  }
+}
+
+function requireSuccess(status: number): void {
+  if (status >= 200 && status < 300) return;
+  const isRedirect = status >= 300 && status < 400;
+  throw new DeliveryFailed(`it answered ${status}${isRedirect ? ', and redirects are not followed' : ''}`);
+}
+
+function refuseNever(address: string, hostname: string): void {
+  if (scopeOf(address) !== 'never') return;
+  throw new Error(`${hostname} resolves to ${address}, which is never allowed`);
+}
