@@ -41,12 +41,18 @@ export class FileSpool implements Spool {
     this.space = space;
   }
 
-  async ingest(lease: Lease, { digest, anew = false }: IngestOptions = {}): Promise<Ingest> {
+  async ingest(
+    lease: Lease,
+    { digest, anew = false, hashesLater = false }: IngestOptions = {},
+  ): Promise<Ingest> {
     const algorithm = digest === undefined ? USUAL_ALGORITHM : digestAlgorithm(digest);
     if (lease.left !== undefined || (await this.#isEarlier(lease.key))) {
       await leftIngest(this.#paths, lease, { isWanted: !anew });
     }
-    return FileIngest.open({ ...this.#place, hasher: this.#hasher }, lease, { algorithm, anew });
+    return FileIngest.open({ ...this.#place, hasher: this.#hasher }, lease, {
+      algorithm: hashesLater ? undefined : algorithm,
+      anew,
+    });
   }
 
   async parts(lease: Lease, size: number): Promise<BlobParts> {

@@ -11,7 +11,7 @@ export interface Spool {
   /**
    * Opens the ingest of `lease`, whose key matches `[a-z0-9-]{1,200}`, for writing at its end: a new one, or what the
    * previous holder left. That is found even if a power failure made the index forget that holder's Lease. `anew`:
-   * always a new one. Hashing begins at once, with the algorithm of `digest`, or sha256.
+   * always a new one. Hashing begins at once, unless `hashesLater`, with the algorithm of `digest`, or sha256.
    */
   ingest(lease: Lease, options?: IngestOptions): Promise<Ingest>;
   /**
@@ -81,6 +81,8 @@ export interface IngestOptions {
   readonly digest?: Digest;
   /** Discards what an earlier holder of the Lease left. Default: continues it. */
   readonly anew?: boolean;
+  /** Hashes nothing before `hash` is called: then whoever reads meanwhile has the processor. Default: hashes at once. */
+  readonly hashesLater?: boolean;
 }
 
 /** An ingest in the spool, as a list returns it. */

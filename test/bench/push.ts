@@ -13,9 +13,13 @@ const MANIFESTS = 400;
 const PUSHERS = 8;
 const MANIFEST_TYPE = 'application/vnd.oci.image.manifest.v1+json';
 
-/** Pushes of big blobs and of many manifests, to Entrepot and to docker-registry in turn. Every answer is asserted. */
+/** Pushes to folders. */
 export async function pushes(): Promise<string> {
-  const subjects = [await startHosted(), await startDockerRegistry()];
+  return pushesTo([await startHosted(), await startDockerRegistry()], 'Push');
+}
+
+/** Pushes of big blobs and of many manifests to each in turn, which are stopped then. Every answer is asserted. */
+export async function pushesTo(subjects: readonly Subject[], title: string): Promise<string> {
   const rows = new Map(
     subjects.map(({ name }) => [
       name,
@@ -43,7 +47,7 @@ export async function pushes(): Promise<string> {
       largest(delays),
     ]);
     return table(
-      `Push: ${BLOBS} blobs of 64 MiB at once; ${MANIFESTS} manifests by ${PUSHERS}`,
+      `${title}: ${BLOBS} blobs of 64 MiB at once; ${MANIFESTS} manifests by ${PUSHERS}`,
       ['', 'MB/s', 'CPU s/GiB', 'manifests/s', 'loop delay p99 ms'],
       cells,
     );
@@ -52,10 +56,14 @@ export async function pushes(): Promise<string> {
   }
 }
 
-async function startHosted(): Promise<Subject> {
-  const entrepot = await Entrepot.start({ hosted: { prefixes: ['bench'], anonymous: 'push' } });
+/** Entrepot with hosted repositories `bench/…`. */
+export async function startHosted(
+  storage: Readonly<Record<string, unknown>> = {},
+): Promise<Subject & { readonly folder: string }> {
+  const entrepot = await Entrepot.start({ hosted: { prefixes: ['bench'], anonymous: 'push' }, storage });
   return {
     name: 'entrepot',
+    folder: entrepot.folder,
     port: Number(new URL(entrepot.url).port),
     query: '',
     cpuSeconds: () => entrepot.cpuSeconds(),
@@ -109,7 +117,8 @@ async function pushManifests(subject: Subject, round: number): Promise<number> {
   return MANIFESTS / ((performance.now() - startedMs) / 1000);
 }
 
-async function pushBlob(
+/** Pushes one blob by a POST and a PUT. */
+export async function pushBlob(
   { port }: Subject,
   repository: string,
   bytes: Uint8Array<ArrayBuffer>,
@@ -131,6 +140,7 @@ async function expectCreated(response: Response): Promise<void> {
   }
 }
 
-function digestOf(bytes: Uint8Array): string {
+/** The digest of bytes. */
+export function digestOf(bytes: Uint8Array): string {
   return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 }

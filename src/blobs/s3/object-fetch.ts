@@ -11,8 +11,13 @@ import { isStorageClosed } from '../storage-full.ts';
 import { ObjectStream, type StoredObject } from './object-stream.ts';
 import { S3Failure } from './s3-failure.ts';
 
-/** As of a download from an upstream: wrong bytes can then never be received as a complete blob. */
-const HOLD_BACK_BYTES = 64 * 1024;
+/**
+ * A blob of up to this size is verified before anybody has a byte of it, which takes no noticeable time. Of a larger one,
+ * like of any stored blob, clients verify what they read.
+ */
+const VERIFIED_FIRST_BYTES = 1024 * 1024;
+/** So many pieces of up to 1 MiB stay in memory, for readers who are as fast as S3. */
+const RECENT_PIECES = 4;
 /** A read this far ahead waits for the fetch, which is there sooner than a request of its own. */
 const NEAR_BYTES = 1024 * 1024;
 /** How often the length of a file is looked up that another process writes. */
@@ -34,6 +39,12 @@ export interface FetchOptions extends StoredObject {
 interface Source {
   read(buffer: Uint8Array, position: number): Promise<number>;
   close(): Promise<void>;
+}
+
+/** Bytes that were received lately. */
+interface Piece {
+  readonly start: number;
+  readonly bytes: Uint8Array;
 }
 
 /** What readers can rely on: `there`, that the object is. */
@@ -59,6 +70,7 @@ export class ObjectFetch {
   readonly #changes = new Changes();
   readonly #stopping = new AbortController();
   readonly #sources: Source[] = [];
+  #recent: readonly Piece[] = [];
   #begun: Begun | undefined;
   #length = 0;
   /** `left`: it brings no more, which says nothing about the object. */
@@ -105,7 +117,14 @@ export class ObjectFetch {
 
   /** For readers, which only ask for what is there; 0 bytes if it is there no more. */
   async read(buffer: Uint8Array, position: number): Promise<number> {
-    return (await this.#sources[0]?.read(buffer, position)) ?? 0;
+    const piece = this.#recent.find(
+      ({ start, bytes }) => start <= position && position < start + bytes.byteLength,
+    );
+    if (piece === undefined) return (await this.#sources[0]?.read(buffer, position)) ?? 0;
+    const at = position - piece.start;
+    const bytes = piece.bytes.subarray(at, at + buffer.byteLength);
+    buffer.set(bytes);
+    return bytes.byteLength;
   }
 
   /** Ends it; what was fetched is discarded. */
@@ -116,7 +135,7 @@ export class ObjectFetch {
 
   get #readable(): number {
     if (this.#state === 'verified') return this.size;
-    return Math.max(0, Math.min(this.#length, this.size - HOLD_BACK_BYTES));
+    return this.size <= VERIFIED_FIRST_BYTES ? 0 : this.#length;
   }
 
   async #run(): Promise<void> {
@@ -167,7 +186,7 @@ export class ObjectFetch {
     this.#changes.tell();
     let ingest: Ingest | undefined;
     try {
-      ingest = await spool.ingest(lease, { digest, anew: true });
+      ingest = await spool.ingest(lease, { digest, anew: true, hashesLater: true });
       this.#readFrom(ingest, 0);
       await this.#receive(stream, ingest);
       await this.#keep(ingest);
@@ -178,12 +197,26 @@ export class ObjectFetch {
     }
   }
 
+  /** Readers have each piece as soon as it is here; writing it is one piece behind. */
   async #receive(stream: ObjectStream, ingest: Ingest): Promise<void> {
-    for (let piece = await stream.next(); piece !== undefined; piece = await stream.next()) {
-      this.#stopping.signal.throwIfAborted();
-      await ingest.write([piece]);
-      stream.release(piece);
-      this.#grow(ingest.offset);
+    let [start, writing] = [0, Promise.resolve()];
+    try {
+      for (let piece = await stream.next(); piece !== undefined; piece = await stream.next()) {
+        this.#stopping.signal.throwIfAborted();
+        this.#recent = [...this.#recent, { start, bytes: piece }];
+        start += piece.byteLength;
+        this.#grow(start);
+        await writing;
+        writing = ingest.write([piece]);
+        writing.catch(() => {});
+        for (const { bytes } of this.#recent.slice(0, -RECENT_PIECES)) stream.release(bytes);
+        this.#recent = this.#recent.slice(-RECENT_PIECES);
+      }
+      await writing;
+    } finally {
+      await writing.catch(() => {});
+      for (const { bytes } of this.#recent) stream.release(bytes);
+      this.#recent = [];
     }
   }
 

@@ -54,16 +54,23 @@ export async function startWarmEntrepot(
   return startEntrepot(upstreamPort, folder);
 }
 
-/** Debian's docker-registry: with `upstreamPort` as a pull-through proxy, else as an open registry. */
+/**
+ * Debian's docker-registry: with `upstreamPort` as a pull-through proxy, else as an open registry. `storage`: the
+ * configuration of its storage driver instead of a folder.
+ */
 export async function startDockerRegistry(
   upstreamPort?: number,
+  storage?: object,
 ): Promise<Subject & { readonly dataFolder: string }> {
   const folder = await mkdtemp(join(tmpdir(), 'docker-registry-bench-'));
   const port = await freePort();
   const config = {
     version: 0.1,
     log: { level: 'error', accesslog: { disabled: true } },
-    storage: { filesystem: { rootdirectory: join(folder, 'data') }, delete: { enabled: true } },
+    storage: {
+      ...(storage ?? { filesystem: { rootdirectory: join(folder, 'data') } }),
+      delete: { enabled: true },
+    },
     http: { addr: `127.0.0.1:${port}` },
     ...(upstreamPort === undefined ? {} : { proxy: { remoteurl: `http://127.0.0.1:${upstreamPort}` } }),
   };
@@ -71,6 +78,8 @@ export async function startDockerRegistry(
   const subject = await startDaemon('docker-registry', folder, port, `http://127.0.0.1:${port}/v2/`, {
     program: 'docker-registry',
     args: ['serve', join(folder, 'config.yml')],
+    // Its S3 client cannot add CAs to its own.
+    env: { AWS_CA_BUNDLE: '' },
   });
   return { ...subject, dataFolder: join(folder, 'data') };
 }
@@ -104,7 +113,7 @@ async function startDaemon(
   folder: string,
   port: number,
   readyUrl: string,
-  command: { program: string; args: readonly string[] },
+  command: { program: string; args: readonly string[]; env?: Record<string, string> },
 ): Promise<Subject> {
   const daemon = await Daemon.start({ ...command, isReady: () => answers(readyUrl) });
   return {

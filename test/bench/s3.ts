@@ -1,0 +1,132 @@
+import { randomFillSync } from 'node:crypto';
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Bucket } from '../../src/blobs/s3/bucket.ts';
+import { Ceph, CEPH_PROGRAMS } from '../support/ceph.ts';
+import { hasPrograms, run } from '../support/programs.ts';
+import { digestOf, pushBlob, pushesTo, startHosted } from './push.ts';
+import { load } from './support/load.ts';
+import { startDockerRegistry, type Subject } from './support/subjects.ts';
+import { median, spread, table } from './support/table.ts';
+
+const MIB = 2 ** 20;
+const ROUNDS = 7;
+const READ_BYTES = 256 * MIB;
+const WARM_BYTES = 64 * MIB;
+const WARM_SECONDS = 4;
+const PREFIX = 'entrepot/';
+
+/** Blobs in a bucket of Ceph's gateway: first reads, warm reads, pushes. */
+export async function inBucket(): Promise<string | undefined> {
+  if (!hasPrograms(...CEPH_PROGRAMS, 'curl')) return 'Blobs in a bucket: not measured, needs Ceph and curl';
+  const ceph = await Ceph.start();
+  try {
+    const inS3 = await startHosted({ s3: ceph.config(PREFIX) });
+    const inFolder = await startHosted();
+    try {
+      console.log(await firstReads(ceph, inS3));
+      console.log(await warmReads({ ...inS3, name: 'first level' }, { ...inFolder, name: 'folder' }));
+    } finally {
+      await Promise.all([inS3.stop(), inFolder.stop()]);
+    }
+    const { accessKeyId, secretAccessKey } = ceph.keys;
+    const peer = await startDockerRegistry(undefined, {
+      s3: {
+        accesskey: accessKeyId,
+        secretkey: secretAccessKey,
+        region: 'us-east-1',
+        regionendpoint: ceph.endpoint,
+        bucket: ceph.bucket,
+        secure: false,
+        rootdirectory: '/docker-registry',
+      },
+    });
+    const own = await startHosted({ s3: ceph.config('pushes/') });
+    return await pushesTo([own, peer], 'Push into one bucket');
+  } finally {
+    await ceph.stop();
+  }
+}
+
+/** Reads of a blob that is in the bucket alone, and of its object as curl gets it from S3, in turn. */
+async function firstReads(ceph: Ceph, subject: Subject & { readonly folder: string }): Promise<string> {
+  const digest = await pushRandom(subject, READ_BYTES);
+  const plain = await urlOfObject(ceph);
+  const url = `http://127.0.0.1:${subject.port}/v2/bench/reads/blobs/${digest}`;
+  const rates = { plain: [] as number[], first: [] as number[], head: [] as number[] };
+  const firstBytes = { plain: [] as number[], first: [] as number[] };
+  for (let round = 0; round < ROUNDS; round += 1) {
+    const fromS3 = await download(plain);
+    await rm(join(subject.folder, 'store', 'copies'), { recursive: true, force: true });
+    const fromUs = await download(url);
+    rates.plain.push(fromS3.megabytesPerSecond);
+    rates.first.push(fromUs.megabytesPerSecond);
+    firstBytes.plain.push(fromS3.firstByteMs);
+    firstBytes.first.push(fromUs.firstByteMs);
+  }
+  const ratio = (median(rates.first) / median(rates.plain)).toFixed(2);
+  return table(
+    `First read of a blob of ${READ_BYTES / MIB} MiB from Ceph`,
+    ['', 'MB/s', 'first byte ms', 'plain GET'],
+    [
+      ['plain GET', spread(rates.plain), spread(firstBytes.plain, 1), ''],
+      ['entrepot', spread(rates.first), spread(firstBytes.first, 1), `${ratio} ×`],
+    ],
+  );
+}
+
+async function warmReads(...subjects: readonly Subject[]): Promise<string> {
+  const digests = new Map<Subject, string>();
+  for (const subject of subjects) digests.set(subject, await pushRandom(subject, WARM_BYTES));
+  const rates = new Map(subjects.map(subject => [subject, [] as number[]]));
+  const cpu = new Map(subjects.map(subject => [subject, [] as number[]]));
+  for (let round = 0; round < ROUNDS; round += 1) {
+    for (const subject of subjects) {
+      const before = subject.cpuSeconds();
+      const { bytes, seconds } = await load({
+        kind: 'rate',
+        port: subject.port,
+        path: `/v2/bench/reads/blobs/${digests.get(subject)}`,
+        headers: '',
+        connections: 8,
+        seconds: WARM_SECONDS,
+        expectBytes: WARM_BYTES,
+      });
+      rates.get(subject)?.push(bytes / seconds / 1e9);
+      cpu.get(subject)?.push((subject.cpuSeconds() - before) / (bytes / 2 ** 30));
+    }
+  }
+  const cells = subjects.map(subject => [
+    subject.name,
+    spread(rates.get(subject) ?? [], 2),
+    spread(cpu.get(subject) ?? [], 2),
+  ]);
+  return table('Warm blob of 64 MiB, 8 clients', ['', 'GB/s', 'CPU s/GiB'], cells);
+}
+
+async function pushRandom(subject: Subject, size: number): Promise<string> {
+  const bytes = randomFillSync(new Uint8Array(size));
+  const digest = digestOf(bytes);
+  await pushBlob(subject, 'bench/reads', bytes, digest);
+  return digest;
+}
+
+/** A URL of the only object. */
+async function urlOfObject(ceph: Ceph): Promise<string> {
+  const bucket = new Bucket(ceph.settings(PREFIX));
+  try {
+    for await (const { key } of bucket.list('blobs/')) return await bucket.urlOf(key);
+    throw new Error('the bucket is empty');
+  } finally {
+    await bucket.close();
+  }
+}
+
+/** What curl says of a download. */
+async function download(url: string): Promise<{ megabytesPerSecond: number; firstByteMs: number }> {
+  const format = '%{http_code} %{size_download} %{time_starttransfer} %{time_total}';
+  const text = await run('curl', ['--silent', '--output', '/dev/null', '--write-out', format, url]);
+  const [status = 0, bytes = 0, firstS = 0, totalS = 0] = text.split(' ').map(Number);
+  if (status !== 200 || bytes !== READ_BYTES) throw new Error(`${url}: ${text}`);
+  return { megabytesPerSecond: bytes / 1e6 / totalS, firstByteMs: firstS * 1000 };
+}
