@@ -3,13 +3,16 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { STARTER } from '../support/entrepot.ts';
 import { type RunResult, tryRun } from '../support/programs.ts';
+import { load } from './support/load.ts';
 import type { PushedImage } from './support/push.ts';
-import { startDockerRegistry } from './support/subjects.ts';
-import { spread, table } from './support/table.ts';
+import { startDockerRegistry, startEntrepot } from './support/subjects.ts';
+import { largest, spread, table } from './support/table.ts';
 
 const UPSTREAM = 'upstream.example';
 const ROUNDS = 3;
 const MB = 1e6;
+/** As long as an export or import takes. */
+const SERVING_SECONDS = 3;
 
 /** Export and import of one image, beside skopeo with the same image in an oci-archive; alternating. */
 export async function bundles(upstreamPort: number, image: PushedImage): Promise<string> {
@@ -59,6 +62,65 @@ export async function bundles(upstreamPort: number, image: PushedImage): Promise
   return table(
     `Bundles of ${Math.round(image.bytes / MB)} MB, process start included`,
     ['', 's', 'MB/s'],
+    rows,
+  );
+}
+
+/** What the clients of a server notice of an export from its store, and of an import into it. */
+export async function bundlesWhileServing(upstreamPort: number, image: PushedImage): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), 'entrepot-bench-'));
+  const bundle = join(folder, 'bundle.tar');
+  const reference = `${UPSTREAM}/${image.repository}:${image.tag}`;
+  const measured = async (place: string, ...args: readonly string[]) => {
+    const server = await startEntrepot(upstreamPort, join(folder, place));
+    const config = join(folder, place, 'config.yaml');
+    try {
+      if (args[0] === 'export') await entrepot(config, 'pull', reference);
+      const serving = load({
+        kind: 'rate',
+        port: server.port,
+        path: `/v2/${image.repository}/manifests/${image.digest}${server.query}`,
+        headers: 'Accept: application/vnd.oci.image.manifest.v1+json\r\n',
+        connections: 4,
+        seconds: SERVING_SECONDS,
+        expectBytes: image.manifestBytes,
+      });
+      await server.loopDelayP99Ms?.();
+      const seconds = await entrepot(config, ...args);
+      const delayMs = (await server.loopDelayP99Ms?.()) ?? Number.NaN;
+      return { seconds, delayMs, p99Ms: (await serving).p99Ms };
+    } finally {
+      await server.stop();
+    }
+  };
+  const rows: string[][] = [];
+  try {
+    for (const what of ['export', 'import'] as const) {
+      const rounds = [];
+      for (let round = 0; round < ROUNDS; round += 1) {
+        const args = what === 'export' ? [what, reference, '-o', bundle] : [what, bundle];
+        rounds.push(await measured(`${what}-${round}`, ...args));
+        if (what === 'export' && round < ROUNDS - 1) await rm(bundle);
+      }
+      rows.push([
+        what,
+        spread(
+          rounds.map(({ seconds }) => seconds),
+          2,
+        ),
+        spread(
+          rounds.map(({ p99Ms }) => p99Ms),
+          1,
+        ),
+        largest(rounds.map(({ delayMs }) => delayMs)),
+      ]);
+    }
+  } finally {
+    await rm(folder, { recursive: true, force: true });
+  }
+  return table(
+    'A server meanwhile: warm manifest, 4 connections',
+    ['', 'bundle s', 'manifest p99 ms', 'loop delay p99 ms'],
     rows,
   );
 }

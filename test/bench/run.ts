@@ -4,7 +4,7 @@
  */
 import { cpus, totalmem } from 'node:os';
 import { hasPrograms } from '../support/programs.ts';
-import { bundles, prepull } from './bundles.ts';
+import { bundles, bundlesWhileServing, prepull } from './bundles.ts';
 import { coldPull, type ColdCase } from './cold.ts';
 import { lazyChunked, lazyEstargz, parallelPull } from './lazy.ts';
 import { processes } from './processes.ts';
@@ -193,6 +193,7 @@ try {
   await measure(
     'bundles',
     async () => bundles(upstream.port, await bigImage()),
+    async () => bundlesWhileServing(upstream.port, await bigImage()),
     async () => {
       const many = [];
       for (let at = 0; at < 20; at += 1)
