@@ -16,6 +16,7 @@ const LONGEST = [
   'crash/paused',
   'crash/kill',
   'crash/histories',
+  'crash/node-files',
   'e2e/readers',
   'e2e/prepull',
   'e2e/watch',

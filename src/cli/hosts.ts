@@ -172,6 +172,7 @@ async function keepUpToDate(choice: NodeChoice, input: Input, io: Io): Promise<E
   const askOwner = async (name: string) => (await import('./pod-owner.ts')).ownerState(name, environment);
   return interruptible(async signal => {
     await watch.start();
+    tell.note(`keeping the files in ${folder} up to date`);
     if (daemonSet !== undefined) {
       const { goes, why } = await askOwner(daemonSet);
       if (goes !== false)

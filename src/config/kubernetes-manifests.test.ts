@@ -49,6 +49,7 @@ function nameOf(object: unknown): unknown {
 }
 
 const base = new Kustomization('base');
+const nodes = new Kustomization('nodes');
 
 describe('config/kubernetes', () => {
   const folders = readdirSync(manifests).filter(name => name !== 'image');
@@ -76,13 +77,14 @@ describe('config/kubernetes', () => {
     expect(image).toEqual({ name: 'entrepot', newName: 'entrepot', newTag: version });
   });
 
-  it('has everything in the namespace that comes first', () => {
-    expect(base.objects[0]).toMatchObject({ kind: 'Namespace', metadata: { name: 'entrepot' } });
-    const namespaced = base.objects.filter(
+  it.each([base, nodes])('$folder has everything in the namespace that comes first', ({ objects }) => {
+    const [first] = objects;
+    expect(first?.['kind']).toBe('Namespace');
+    const namespaced = objects.filter(
       ({ kind }) => !/^(Namespace|ClusterRole.*|PriorityClass)$/.test(String(kind)),
     );
     expect(new Set(namespaced.map(object => valueAt(object, ['metadata', 'namespace'])))).toEqual(
-      new Set(['entrepot']),
+      new Set([nameOf(first)]),
     );
   });
 });
@@ -166,6 +168,54 @@ describe('config/kubernetes/base', () => {
     expect(targets).toEqual([registry, ops]);
   });
 });
+
+describe('config/kubernetes/nodes', () => {
+  const pod = valueAt(nodes.only('DaemonSet'), ['spec', 'template', 'spec']);
+  const [container] = listAt(pod, 'containers');
+  const args = listAt(container, 'args').map(String);
+
+  it('lets its pods see whether they are removed, and nothing else', () => {
+    expect(allowed(nodes.only('Role')['rules'])).toEqual(['get daemonsets', 'get namespaces']);
+    const names = listAt(nodes.only('Role'), 'rules').flatMap(rule => listAt(rule, 'resourceNames'));
+    expect(names).toEqual([nameOf(nodes.only('DaemonSet')), nameOf(nodes.only('Namespace'))]);
+    expect(args).toContain(`--remove-with=${String(nameOf(nodes.only('DaemonSet')))}`);
+  });
+
+  it("lets them write to containerd's folder of registries, as root without capabilities, and to nothing else", () => {
+    const hostPaths = listAt(pod, 'volumes').flatMap(volume => valueAt(volume, ['hostPath', 'path']) ?? []);
+    expect(hostPaths).toEqual(['/etc/containerd/certs.d']);
+    const writable = listAt(container, 'volumeMounts').filter(mount => valueAt(mount, ['readOnly']) !== true);
+    expect(writable).toEqual([{ name: 'certs', mountPath: '/certs.d' }]);
+    expect(valueAt(container, ['securityContext'])).toEqual({
+      allowPrivilegeEscalation: false,
+      readOnlyRootFilesystem: true,
+      capabilities: { drop: ['ALL'] },
+    });
+    expect(['hostNetwork', 'hostPID', 'hostIPC'].map(key => valueAt(pod, [key]))).toEqual([
+      undefined,
+      undefined,
+      undefined,
+    ]);
+  });
+
+  it('mirrors the registries of the base, from the same places', async () => {
+    expect(await upstreamsIn('nodes')).toEqual(await upstreamsIn('base'));
+  });
+
+  it('follows its configuration without new pods, and the Service of the base', () => {
+    const [generator] = listAt(nodes.settings, 'configMapGenerator');
+    expect(generator).toMatchObject({ name: 'entrepot', options: { disableNameSuffixHash: true } });
+    const service = base.named('Service', 'entrepot');
+    const port = valueAt(listAt(service, 'spec', 'ports')[0], ['port']);
+    expect(args).toContain(`--server=https://entrepot.entrepot.svc:${String(port)}`);
+    expect(valueAt(service, ['metadata'])).toMatchObject({ name: 'entrepot', namespace: 'entrepot' });
+  });
+});
+
+async function upstreamsIn(folder: string): Promise<readonly object[]> {
+  const { upstreams } = await loadConfig({ file: join(manifests, folder, 'entrepot.yaml'), env: {} });
+  return [...upstreams.values()].map(({ name, aliases, url }) => ({ name, aliases, url }));
+}
 
 /** Each verb on each resource that the rules allow. */
 function allowed(rules: unknown): string[] {

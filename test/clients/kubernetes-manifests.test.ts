@@ -66,8 +66,10 @@ describe.skipIf(!HAS_CLUSTER)('config/kubernetes', () => {
     const image = join(edited, 'image', 'kustomization.yaml');
     await edit(image, /newName: .*/, 'newName: registry.example/tools/entrepot');
     await edit(image, /newTag: .*/, 'newTag: 9.9.9');
-    const { containers } = templateIn(await built(join(edited, 'base'))).spec;
-    expect(containers.map(container => container.image)).toEqual(['registry.example/tools/entrepot:9.9.9']);
+    for (const name of ['base', 'nodes']) {
+      const { containers } = templateIn(await built(join(edited, name))).spec;
+      expect(containers.map(container => container.image)).toEqual(['registry.example/tools/entrepot:9.9.9']);
+    }
   });
 
   test('replaces the pod when the configuration has changed, and only then', async () => {

@@ -1,41 +1,17 @@
-import { execFileSync } from 'node:child_process';
-import { readFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:https';
-import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { type Certificate, makeCertificate } from '../../../test/support/certificates.ts';
 import { makeTempFolder, removeFolder } from '../../../test/support/temp-folder.ts';
 import { silentLog } from '../../lib/log.ts';
 import { KubeClient } from './kube-client.ts';
 
-interface Pair {
-  readonly cert: string;
-  readonly key: string;
-}
-
 let folder: string;
-let first: Pair;
-let second: Pair;
-
-async function makePair(name: string): Promise<Pair> {
-  const [key, cert] = [join(folder, `${name}.key`), join(folder, `${name}.crt`)];
-  const kind = [
-    '-x509',
-    '-newkey',
-    'ec',
-    '-pkeyopt',
-    'ec_paramgen_curve:prime256v1',
-    '-nodes',
-    '-days',
-    '30',
-  ];
-  const names = ['-subj', `/CN=${name}`, '-addext', 'subjectAltName=IP:127.0.0.1'];
-  execFileSync('openssl', ['req', ...kind, ...names, '-keyout', key, '-out', cert], { stdio: 'ignore' });
-  return { cert: await readFile(cert, 'utf8'), key: await readFile(key, 'utf8') };
-}
+let first: Certificate;
+let second: Certificate;
 
 beforeAll(async () => {
   folder = await makeTempFolder('kube-client');
-  [first, second] = [await makePair('first'), await makePair('second')];
+  [first, second] = [await makeCertificate(folder, 'first'), await makeCertificate(folder, 'second')];
 });
 
 afterAll(() => removeFolder(folder));
