@@ -65,6 +65,26 @@ export interface BlobRemoval {
   takeAway(): (() => Promise<void>) | undefined;
 }
 
+/** Why a bucket cannot be used at the moment. */
+export interface BucketTrouble {
+  /**
+   * `unreachable`: no connection or answer. `busy`: it answers that it cannot do it now. `refused`: credentials or
+   * permissions. `missing`: the bucket is gone, or is no longer this store's.
+   */
+  readonly kind: 'unreachable' | 'busy' | 'refused' | 'missing';
+  /** Epoch ms. */
+  readonly sinceMs: number;
+}
+
+/** The bucket of a store, for people. */
+export interface BucketState {
+  readonly name: string;
+  /** `undefined` if it can be used, as far as is known. */
+  readonly trouble: BucketTrouble | undefined;
+  /** The same as a line of text. */
+  readonly problem: string | undefined;
+}
+
 /** What a store keeps on the spool's disk for speed alone. */
 export interface LocalUsage {
   readonly copies: number;
@@ -100,7 +120,8 @@ export interface BlobStore {
   /**
    * Makes `spooled` the blob `digest`, which is durable when it resolves. The caller has verified size and `hash`. An
    * existing blob of that digest is replaced. This ends the ingest, which can still be read until it is closed. If it
-   * rejects, the blob is not durable and no row may claim that it is stored; `suspend` or `abort` then end the ingest.
+   * rejects, the blob is not durable and no row may claim that it is stored; `suspend` or `abort` then end the ingest. After
+   * UNAVAILABLE it goes on, and may be put again.
    */
   put(digest: Digest, spooled: Ingest): Promise<StoredBlob>;
   /** Removes objects, and what there is of their uploads; those that are gone are no error. Absent for files. */
@@ -125,6 +146,8 @@ export interface BlobStore {
   freeLocal?(bytes: number): Promise<number>;
   /** How much that is. Absent like `freeLocal`. */
   localUsage?(): Promise<LocalUsage>;
+  /** The bucket, if blobs are in one. */
+  readonly bucket?: BucketState;
   /** Whether a reader of this process has the blob open, in which case removing it does not free its space yet. */
   hasReaders(digest: Digest): boolean;
 }

@@ -10,6 +10,7 @@ const store = {
   maxBytes: null,
   freeBytes: 1,
   minFreeBytes: 1,
+  bucket: null,
   local: null,
   damaged: 0,
   next: null,

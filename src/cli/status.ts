@@ -113,6 +113,11 @@ function storeText({ path, heldBytes, unfinishedBytes, maxBytes, next, ...rest }
   const lines = [
     `store     ${path}: ${sizeText(heldBytes)} stored${unfinished}${limit}`,
     `disk      ${sizeText(rest.freeBytes)} free; ${sizeText(rest.minFreeBytes)} are kept free (storage.minFree)`,
+    ...(rest.bucket === null
+      ? []
+      : [
+          `bucket    ${rest.bucket.name}: ${rest.bucket.trouble === null ? 'in use' : rest.bucket.trouble.kind}`,
+        ]),
     ...(rest.local === null
       ? []
       : [

@@ -1,7 +1,7 @@
 /**
  * The part of the composition root that describes the state of a server, for `entrepot status`. Only for the operator.
  */
-import type { BlobStore, LocalUsage } from '../blobs/blob-store.ts';
+import type { BlobStore, BucketState, BucketTrouble, LocalUsage } from '../blobs/blob-store.ts';
 import { parseJsonObject } from '../lib/json.ts';
 import type { Lease } from '../lib/lease.ts';
 import { unlessAborted } from '../lib/single-flight.ts';
@@ -94,6 +94,8 @@ export interface StoreStatus {
   readonly maxBytes: number | null;
   readonly freeBytes: number;
   readonly minFreeBytes: number;
+  /** Where blobs are, if they are in a bucket. */
+  readonly bucket: BucketStatus | null;
   /** What of a bucket is also kept here; `null` if nothing is. */
   readonly local: LocalUsage | null;
   readonly damaged: number;
@@ -101,6 +103,12 @@ export interface StoreStatus {
   readonly next: readonly NextStatus[] | null;
   /** Whether the index file that this server has open was removed or replaced. */
   readonly indexLost: boolean;
+}
+
+/** A bucket, and whether this server can use it. */
+export interface BucketStatus {
+  readonly name: string;
+  readonly trouble: { readonly kind: BucketTrouble['kind']; readonly since: string } | null;
 }
 
 /** Content that eviction would remove. */
@@ -329,6 +337,7 @@ async function storeStatus({
     maxBytes: config.storage.maxBytes ?? null,
     freeBytes,
     minFreeBytes,
+    bucket: blobs.bucket === undefined ? null : bucketStatus(blobs.bucket),
     local: (await blobs.localUsage?.()) ?? null,
     damaged: await metadata.countDamaged(),
     // The survey opens the index by its name.
@@ -336,6 +345,13 @@ async function storeStatus({
       ? null
       : await within(NEXT_WITHIN_MS, signal => nextToGo({ metadata, survey, blobs }, signal)),
     indexLost,
+  };
+}
+
+function bucketStatus({ name, trouble }: BucketState): BucketStatus {
+  return {
+    name,
+    trouble: trouble === undefined ? null : { kind: trouble.kind, since: timeOf(trouble.sinceMs) },
   };
 }
 

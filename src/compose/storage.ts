@@ -103,7 +103,7 @@ export async function openStorage(
   // Loaded only if a bucket is configured.
   const { openS3Stores } = await import('../blobs/s3/s3-stores.ts');
   const local = await localLevelOf(storage, files.spool, log);
-  const { blobs, ...s3 } = opened.add(openS3Stores(bucket, { ledger: metadata, local, log }));
+  const { blobs, ...s3 } = opened.add(openS3Stores(bucket, { ledger: metadata, local, clock, log }));
   const isClaimed = (await metadata.readSetting(BLOBS_IN)) === BUCKET;
   // An index that names blobs has a bucket of its own: another one must not become it by mistake.
   const mayTakeOver = takesBucketOver && (await metadata.readTotals()).blobs === 0;

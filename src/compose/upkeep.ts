@@ -105,6 +105,8 @@ export async function reportStore(
   meter.gauge('store_held_bytes', blobBytes + manifestBytes);
   meter.gauge('store_held_blobs', count);
   meter.gauge('store_unfinished_bytes', spool.unfinishedBytes);
+  const { bucket } = blobs;
+  meter.gauge('store_bucket_up', bucket && Number(bucket.trouble === undefined));
   const local = await blobs.localUsage?.();
   meter.gauge('store_local_bytes', local?.bytes);
   meter.gauge('store_max_local_bytes', local?.maxBytes);

@@ -37,18 +37,31 @@ export class Session {
     return this.#state;
   }
 
-  /** Makes it the blob `digest`. A failure ends the session, too, and leaves the bytes in the store. */
+  /**
+   * Makes it the blob `digest`. A failure ends the session, too, and leaves the bytes in the store; but while the store is
+   * unavailable the session goes on.
+   */
   async commit(digest: Digest, blobs: Pick<BlobStore, 'put'>): Promise<StoredBlob> {
     this.#state = 'broken';
-    const stored = await blobs.put(digest, this.ingest);
-    this.#state = 'ended';
-    return stored;
+    try {
+      const stored = await blobs.put(digest, this.ingest);
+      this.#state = 'ended';
+      return stored;
+    } catch (error) {
+      if (isUnavailable(error)) this.#state = 'open';
+      throw error;
+    }
   }
 
   async abort(): Promise<void> {
     this.#state = 'ended';
     await this.ingest.abort();
   }
+}
+
+/** Whether the store of blobs cannot be reached for now. */
+function isUnavailable(error: unknown): boolean {
+  return error instanceof OciError && error.code === 'UNAVAILABLE';
 }
 
 interface Parts {

@@ -162,13 +162,21 @@ export class Uploads {
   ): Promise<void> {
     await this.#use(requester, repository, id, async (session, upload) => {
       await this.#requireRoom(session.ingest, upload, chunk);
-      await takeLastChunk(this.#bounded(session.ingest, upload), chunk, this.#options.bodyIdleMs);
+      const bounded = this.#bounded(session.ingest, upload);
+      const start = bounded.offset;
+      await takeLastChunk(bounded, chunk, this.#options.bodyIdleMs);
       const actual = await session.ingest.hash(digest);
       if (actual !== digest) {
         await this.#end(id, session);
         throw new OciError('DIGEST_INVALID', { detail: { provided: digest, received: actual } });
       }
-      await this.#publish(id, session, repository, digest);
+      try {
+        await this.#publish(id, session, repository, digest);
+      } catch (error) {
+        // The client may send the same request again.
+        if (session.state === 'open' && bounded.offset > start) await bounded.truncate(start);
+        throw error;
+      }
     });
   }
 

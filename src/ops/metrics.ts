@@ -127,6 +127,11 @@ export const METRICS = {
     help: 'Size limit of the store in bytes (storage.maxBytes), if set',
     ofAll: 'own',
   },
+  store_bucket_up: {
+    kind: 'gauge',
+    help: 'Whether the bucket of storage.s3 can be used (1), as the last requests show, or not (0)',
+    ofAll: 'own',
+  },
   store_local_bytes: {
     kind: 'gauge',
     help: 'Bytes of blobs in a bucket that are also on the local disk, as counted in the last minute',

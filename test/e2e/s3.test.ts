@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { setImmediate as nextTick } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { get } from '../support/client.ts';
-import { type Content, type Image, imageOf, randomBlob } from '../support/content.ts';
+import { bytesOf, type Content, type Image, imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot, type EntrepotConfig } from '../support/entrepot.ts';
 import { FakeS3 } from '../support/fake-s3.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
@@ -90,7 +90,7 @@ async function mirrored(name: string, ...layers: readonly Content[]): Promise<Im
 }
 
 /** Then everything is read from the bucket. */
-const dropCopies = () => rm(join(entrepot.folder, 'store', 'copies'), { recursive: true, force: true });
+const dropCopies = () => removeFolder(join(entrepot.folder, 'store', 'copies'));
 
 const gc = async () => {
   const { code, stderr } = await entrepot.command('gc', '--grace-period', '0s');
@@ -164,7 +164,15 @@ describe('with blobs in a bucket', () => {
     await expectPulled('library/app', cold);
     const pushed = pushClient.pushBlob(entrepot.url, 'team/app', randomBlob(1_000, 'pushed'));
     await expect(pushed).rejects.toThrow('503');
+    const bucketNow = async () => {
+      const { problems, store } = JSON.parse((await entrepot.command('status', '--json')).stdout);
+      return [problems.join().includes('S3 refuses the credentials'), store.bucket.trouble?.kind];
+    };
+    expect(await bucketNow()).toEqual([true, 'refused']);
     s3.fault = () => undefined;
+    // It finds out by itself.
+    await expect.poll(bucketNow, { timeout: 10_000 }).toEqual([false, undefined]);
+    expect(entrepot.logs().match(/refuses the credentials/g)).toHaveLength(1);
     await expectPulled('library/app', warm);
     await expectPulled('library/app', cold);
     await until('the blob is stored', 10_000, async () => isStored(cold));
@@ -197,6 +205,29 @@ describe('with blobs in a bucket', () => {
     entrepot = await entrepot.startAgain(config({ maxLocalBytes: '4MiB' }));
     for (const blob of image.layers) await expectPulled('team/app', blob);
     await expect.poll(() => copied().filter(name => name.length > 64)).toHaveLength(1);
+  });
+
+  it('a push whose end meets an outage of S3 gets 503, and goes on when its client repeats that request', async () => {
+    const blob = randomBlob(40 * MIB, 'pushed');
+    const uploads = `${entrepot.url}/v2/team/app/blobs/uploads/`;
+    for (const first of [40 * MIB, 0]) {
+      const bytes = Buffer.from(bytesOf(blob));
+      const { headers } = await fetch(uploads, { method: 'POST' });
+      const place = new URL(headers.get('location') ?? '', entrepot.url);
+      if (first > 0) await fetch(place, { method: 'PATCH', body: bytes.subarray(0, first) });
+      place.searchParams.set('digest', blob.digest);
+      const end = () => fetch(place, { method: 'PUT', body: bytes.subarray(first) });
+      s3.fault = ({ method }) => (method === 'POST' ? { status: 403, code: 'AccessDenied' } : undefined);
+      const refused = await end();
+      expect([refused.status, refused.headers.get('retry-after')]).toEqual([503, '5']);
+      expect((await get(`${entrepot.url}/v2/team/app/blobs/${blob.digest}`)).status).toBe(404);
+      s3.fault = () => undefined;
+      expect((await end()).status).toBe(201);
+      await expectPulled('team/app', blob);
+      await gc();
+      expect(stored()).toEqual([]);
+      expect(s3.uploads.size).toBe(0);
+    }
   });
 
   it('above maxBytes blobs leave the bucket', async () => {

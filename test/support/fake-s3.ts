@@ -42,8 +42,8 @@ export type S3Fault =
   | { readonly ignoresRange: true }
   /** The answer does not say how long its body is. */
   | { readonly noLength: true }
-  /** 200, and an error in its body. */
-  | { readonly errorInBody: string };
+  /** 200, and an error in its body, whether or not it is done. */
+  | { readonly errorInBody: string; readonly isUndone?: boolean };
 
 const KEYS = { accessKeyId: 'AKIDEXAMPLE', secretAccessKey: 'a secret of the fake S3' };
 const MAX_SKEW_MS = 15 * 60_000;
@@ -174,6 +174,9 @@ export class FakeS3 {
     const { method, key, query } = asked;
     if (method === 'GET' && query.has('list-type')) return this.#list(query, response);
     if (method === 'GET' || method === 'HEAD') return this.#get(asked, response, fault);
+    if ('isUndone' in fault && 'errorInBody' in fault) {
+      return void response.end(errorText(String(fault.errorInBody)));
+    }
     const reply = this.#write(method, { key, query, body });
     if ('lost' in fault) return void response.destroy();
     if ('errorInBody' in fault) return void response.end(errorText(String(fault.errorInBody)));

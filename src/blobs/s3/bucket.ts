@@ -4,6 +4,7 @@ import { collectBytes } from '../../lib/collect-bytes.ts';
 import { HttpClient } from '../../lib/http-client.ts';
 import { HttpFailure } from '../../lib/http-failure.ts';
 import type { HttpRequest, HttpResponse } from '../../lib/http-message.ts';
+import type { BucketWatch } from './bucket-watch.ts';
 import { Credentials } from './credentials.ts';
 import { type ByteSpan, type Payload, payloadOfBytes } from './payload.ts';
 import { S3Failure } from './s3-failure.ts';
@@ -104,6 +105,8 @@ export class Bucket {
   readonly #writing: HttpClient;
   /** How far the clock of S3 is ahead of ours. */
   #skewMs = 0;
+  /** Told whether requests succeed. */
+  watch: Pick<BucketWatch, 'succeeded' | 'failed'> | undefined;
 
   constructor(settings: S3Settings, limits: BucketLimits = BUCKET_LIMITS) {
     this.#settings = settings;
@@ -197,10 +200,17 @@ export class Bucket {
     );
     const document = Buffer.from(`<CompleteMultipartUpload>${parts.join('')}</CompleteMultipartUpload>`);
     const payload = payloadOfBytes(document);
-    const response = await this.#ask({ method: 'POST', key, query: { uploadId }, payload, accept: [200] });
-    // The status is sent before S3 knows whether it can be done.
-    const text = await textOf(response);
-    if (xmlText(text, 'ETag') === undefined) throw this.#failure(200, text);
+    const endMs = performance.now() + this.#limits.patienceMs;
+    for (let failures = 1; ; failures++) {
+      const response = await this.#ask({ method: 'POST', key, query: { uploadId }, payload, accept: [200] });
+      // The status is sent before S3 knows whether it can be done.
+      const text = await textOf(response);
+      if (xmlText(text, 'ETag') !== undefined) return;
+      const error = this.#failure(200, text);
+      const waitMs = this.#backoffMs(failures);
+      if (!isTransient(error) || performance.now() + waitMs > endMs) throw error;
+      await sleep(waitMs);
+    }
   }
 
   /** Removes what there is of an upload; one that is gone is no error. */
@@ -252,8 +262,20 @@ export class Bucket {
     if (response.status === 404 && xmlText(text, 'Code') === 'NoSuchBucket') throw this.#failure(404, text);
   }
 
-  /** Sends a request until it is answered with a status of `accept`. */
   async #ask(ask: Ask): Promise<HttpResponse> {
+    try {
+      const answer = await this.#askAgain(ask);
+      // That something is missing may be because everything is.
+      if (answer.status !== 404) this.watch?.succeeded();
+      return answer;
+    } catch (error) {
+      if (error instanceof S3Failure) this.watch?.failed(error);
+      throw error;
+    }
+  }
+
+  /** Sends a request until it is answered with a status of `accept`. */
+  async #askAgain(ask: Ask): Promise<HttpResponse> {
     const { signal, accept } = ask;
     const client = ask.method === 'GET' || ask.method === 'HEAD' ? this.#reading : this.#writing;
     const endMs = performance.now() + this.#limits.patienceMs;
@@ -267,15 +289,16 @@ export class Bucket {
         mayAmend = false;
         continue;
       }
-      const waitMs = jittered(
-        backoffMs({ firstMs: this.#limits.backoffMs, maxMs: MAX_BACKOFF_MS }, failures),
-        0.5,
-      );
+      const waitMs = this.#backoffMs(failures);
       const isSentAgain = ask.payload !== undefined && isBroken(error) && failures <= SENT_AGAIN;
       const isLate = performance.now() + waitMs > endMs && !isSentAgain;
       if (!isTransient(error) || isLate) throw error;
       await sleep(waitMs, undefined, { signal });
     }
+  }
+
+  #backoffMs(failures: number): number {
+    return jittered(backoffMs({ firstMs: this.#limits.backoffMs, maxMs: MAX_BACKOFF_MS }, failures), 0.5);
   }
 
   async #try(

@@ -178,6 +178,32 @@ describe('blobs in a bucket', () => {
     });
   });
 
+  test('a completion that is answered with 200 and an error that passes is asked for again', async () => {
+    const bytes = randomBytes(2 * PART_BYTES);
+    failing({ errorInBody: 'InternalError', isUndone: true }, 2, isCompletion);
+    await keep(stores, 'fill-1', bytes);
+    expect(fake.requests.filter(isCompletion)).toHaveLength(3);
+    expect(bytes.equals(await read(digestOf(bytes)))).toBe(true);
+    failing({ errorInBody: 'InvalidPart', isUndone: true }, 9, isCompletion);
+    fake.requests.length = 0;
+    const failed = keep(stores, 'fill-2', randomBytes(2 * PART_BYTES));
+    await expect(failed).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    expect(fake.requests.filter(isCompletion)).toHaveLength(1);
+  });
+
+  test('an ingest that could not be put while S3 was away is put again', async () => {
+    const bytes = randomBytes(2 * PART_BYTES);
+    const digest = digestOf(bytes);
+    const ingest = await stores.spool.ingest(steadyLease('upload-1'));
+    await ingest.write([bytes]);
+    failing({ status: 403, code: 'AccessDenied' }, 9, isCompletion);
+    await expect(blobs.put(digest, ingest)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    fake.fault = () => undefined;
+    place.ledger.put(digest, bytes.length, await blobs.put(digest, ingest));
+    await ingest.close();
+    expect(bytes.equals(await read(digest))).toBe(true);
+  });
+
   test('a put that fails leaves nothing that the index does not know', async () => {
     failing({ status: 403, code: 'AccessDenied' }, 9, ({ query }) => query.get('partNumber') === '2');
     const digest = digestOf(Buffer.alloc(3 * PART_BYTES, 'a'));

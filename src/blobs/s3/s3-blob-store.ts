@@ -18,6 +18,7 @@ import type {
   BlobRemoval,
   BlobStat,
   BlobStore,
+  BucketState,
   FoundBlob,
   LocalUsage,
   UnneededObject,
@@ -28,6 +29,7 @@ import type { LocalCopies } from '../local-copies.ts';
 import type { Ingest, Spool } from '../spool.ts';
 import { SHORT_FILE, unreadableReason } from '../unreadable.ts';
 import type { Bucket } from './bucket.ts';
+import type { BucketWatch } from './bucket-watch.ts';
 import { ObjectFetch } from './object-fetch.ts';
 import { ObjectReader } from './object-reader.ts';
 import { payloadOfIngest } from './payload.ts';
@@ -68,6 +70,8 @@ interface Parts extends OwnBucket {
   readonly ledger: ObjectLedger;
   /** Default: everything is read from the bucket. */
   readonly local?: LocalLevel | undefined;
+  /** Default: whether S3 can be used is not shown. */
+  readonly watch?: BucketWatch | undefined;
   /** Default: none. */
   readonly log?: Log;
   /** Whether readers have a URL. Default: no. */
@@ -88,6 +92,7 @@ export class S3BlobStore implements BlobStore {
   readonly #partBytes: number;
   readonly #redirect: boolean;
   readonly #local: LocalLevel | undefined;
+  readonly #watch: BucketWatch | undefined;
   readonly #log: Log;
   readonly #reading = new Map<Digest, Reading>();
   readonly #sizing = new SingleFlight<number | undefined>();
@@ -99,17 +104,23 @@ export class S3BlobStore implements BlobStore {
     mark,
     ledger,
     local,
+    watch,
     log = silentLog,
     redirect = false,
     partBytes = PART_BYTES,
   }: Parts) {
     this.#redirect = redirect;
     this.#local = local;
+    this.#watch = watch;
     this.#log = log;
     this.#bucket = bucket;
     this.#mark = mark;
     this.#ledger = ledger;
     this.#partBytes = partBytes;
+  }
+
+  get bucket(): BucketState {
+    return { name: this.#bucket.name, trouble: this.#watch?.trouble, problem: this.#watch?.problem };
   }
 
   async stat(digest: Digest): Promise<BlobStat | undefined> {

@@ -1,7 +1,9 @@
+import type { Clock } from '../../lib/clock.ts';
 import type { Log } from '../../lib/log.ts';
 import { LATE, within } from '../../lib/within.ts';
 import { BlobsUnusable } from '../blobs-unusable.ts';
 import { Bucket } from './bucket.ts';
+import { BucketWatch } from './bucket-watch.ts';
 import { listBlobs, type LocalLevel, type ObjectLedger, S3BlobStore } from './s3-blob-store.ts';
 import { S3Failure } from './s3-failure.ts';
 import type { S3Settings } from './settings.ts';
@@ -30,17 +32,29 @@ export interface S3StoresOptions {
   readonly ledger: ObjectLedger;
   /** Closed with the stores. Default: none. */
   readonly local?: LocalLevel | undefined;
+  readonly clock: Clock;
   readonly log: Log;
 }
 
 /** Opens a bucket. Asks it nothing. */
 export function openS3Stores(
   { settings, storeId }: BucketOfStore,
-  { ledger, local, log: storeLog }: S3StoresOptions,
+  { ledger, local, clock, log: storeLog }: S3StoresOptions,
 ): S3Stores {
   const bucket = new Bucket(settings);
   const mark = new StoreMark(bucket, storeId);
-  const blobs = new S3BlobStore({ bucket, mark, ledger, local, log: storeLog, redirect: settings.redirect });
+  const { name } = bucket;
+  const watch = new BucketWatch({ name, look: () => mark.require(), clock, log: storeLog });
+  bucket.watch = watch;
+  const blobs = new S3BlobStore({
+    bucket,
+    mark,
+    ledger,
+    local,
+    watch,
+    log: storeLog,
+    redirect: settings.redirect,
+  });
   return {
     blobs,
     claim: async options => {
@@ -49,12 +63,12 @@ export function openS3Stores(
       });
     },
     check: async log => {
-      const reason = await within(whyUnreachable(mark), CHECK_MS);
-      if (reason === undefined) return;
-      const err = reason === LATE ? undefined : reason;
-      log.error({ err }, `${bucket.name} cannot be reached; stored blobs are answered with 503 until it can`);
+      // A failure is logged by the watch.
+      if ((await within(whyUnreachable(mark), CHECK_MS)) !== LATE) return;
+      log.error({}, `${name} has not answered for ${CHECK_MS / 1000} s; it is not waited for`);
     },
     close: async () => {
+      watch.close();
       await blobs.close();
       await bucket.close();
     },

@@ -1,5 +1,6 @@
 import { BlobsUnusable } from '../blobs-unusable.ts';
 import type { Bucket } from './bucket.ts';
+import { LOST } from './bucket-watch.ts';
 import { payloadOfBytes } from './payload.ts';
 import { S3Failure } from './s3-failure.ts';
 
@@ -52,7 +53,14 @@ export class StoreMark {
   async require(seenWithinMs = 0): Promise<void> {
     if (performance.now() - this.#seenAtMs < seenWithinMs) return;
     if ((await this.#bucket.size(this.#key)) === undefined) {
-      throw new S3Failure(`${this.#bucket.name} has lost everything: it has no object ${this.#key}`);
+      const failure = new S3Failure(
+        `${this.#bucket.name} has lost everything: it has no object ${this.#key}`,
+        {
+          code: LOST,
+        },
+      );
+      this.#bucket.watch?.failed(failure);
+      throw failure;
     }
     this.#seenAtMs = performance.now();
   }

@@ -166,7 +166,7 @@ class ServingProcess {
           const { waitingFor } = parts.tenants;
           return parts.metadata.loss()?.message ?? (waitingFor && `waiting for ${waitingFor}`);
         },
-        problems: async () => parts.mirror.problems,
+        problems: async () => [parts.blobs.bucket?.problem ?? [], parts.mirror.problems].flat(),
         report: async () => servingReport({ parts, totals }),
         metrics: () => {
           reportUpstreams(parts, totals);
