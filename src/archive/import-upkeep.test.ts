@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { Chance, SEED } from '../../test/support/chance.ts';
 import { type Image, imageOf, randomBlob } from '../../test/support/content.ts';
-import { surveyOf } from '../compose/storage.ts';
+import { surveyOfFolder } from '../upkeep/survey.fixture.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { SurveyThread } from '../upkeep/survey-thread.ts';
@@ -26,7 +26,7 @@ vi.setConfig({ testTimeout: 60_000 });
 
 beforeEach(async () => {
   world = await ArchiveWorld.open({ isIndexOnDisk: true });
-  survey = surveyOf(world.folder);
+  survey = surveyOfFolder(world.folder);
 });
 
 afterEach(async () => {

@@ -23,7 +23,7 @@ import {
 import { interruptible } from './interruptible.ts';
 import { requireOutsideStore } from './output-file.ts';
 import { progressForm, ProgressView } from './progress.ts';
-import { BLOBS_IN_BUCKET, storeConfig } from './store-config.ts';
+import { BLOBS_IN_BUCKET, INDEX_IN_DATABASE, storeConfig } from './store-config.ts';
 
 /** `entrepot backup`: writes the whole store to one file. */
 export const backup: Command = {
@@ -53,7 +53,9 @@ export const backup: Command = {
       );
     }
     requireFileForJson(input, file);
-    const { path, s3 } = (await storeConfig(input, io)).storage;
+    const { storage, index } = await storeConfig(input, io);
+    const { path, s3 } = storage;
+    if (index.postgres !== undefined) throw new CommandError(INDEX_IN_DATABASE);
     if (s3 !== undefined) throw new CommandError(BLOBS_IN_BUCKET);
     await requireOutsideStore(file, path);
     return interruptible(

@@ -6,6 +6,7 @@ import { ConfigError } from '../config/problems.ts';
 import { deniedHint } from '../lib/file-owner.ts';
 import { installFault } from '../lib/install-fault.ts';
 import { LeaseLost } from '../lib/lease.ts';
+import { IndexAway } from '../metadata/index-away.ts';
 import { IndexLocked } from '../metadata/index-locked.ts';
 import { IndexUnusable } from '../metadata/index-unusable.ts';
 import { OciError } from '../oci/errors.ts';
@@ -16,6 +17,7 @@ const EXPECTED = [
   ArchiveError,
   BlobsUnusable,
   ConfigError,
+  IndexAway,
   IndexLocked,
   IndexUnusable,
   InvalidReference,

@@ -27,7 +27,7 @@ import {
 } from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { progressForm, ProgressView } from './progress.ts';
-import { BLOBS_IN_BUCKET, storeConfig } from './store-config.ts';
+import { BLOBS_IN_BUCKET, INDEX_IN_DATABASE, storeConfig } from './store-config.ts';
 
 /** The name of the index until everything is restored: a killed restore leaves it, and the next one replaces it. */
 const RESTORING_FILE = `${INDEX_FILE}.restoring`;
@@ -57,7 +57,9 @@ export const restore: Command = {
   ],
   run: async (input, io) => {
     const [file = ''] = input.arguments;
-    const { path, s3 } = (await storeConfig(input, io)).storage;
+    const { storage, index } = await storeConfig(input, io);
+    const { path, s3 } = storage;
+    if (index.postgres !== undefined) throw new CommandError(INDEX_IN_DATABASE);
     if (s3 !== undefined) throw new CommandError(BLOBS_IN_BUCKET);
     return interruptible(
       signal => readBackup(path, { file, input, io, signal }),

@@ -5,6 +5,7 @@ import { loadConfig } from '../config/load.ts';
 import { mergeTrees } from '../config/tree.ts';
 import { absentAsUndefined } from '../lib/error-code.ts';
 import { ownUid, presence, userText } from '../lib/file-owner.ts';
+import { readFolderState } from '../metadata/folder-identity.ts';
 import { INDEX_FILE, STATE_FILE } from '../metadata/store-identity.ts';
 import { CommandError, type Input, type Io, textOption } from './command.ts';
 import { runningServer, type StoreServer, runningServers } from './running-server.ts';
@@ -14,6 +15,11 @@ import { actAsOwner } from './store-owner.ts';
 export const BLOBS_IN_BUCKET =
   'the blobs of this store are in a bucket (storage.s3), which this command does not copy: back up the bucket by its own ' +
   'means, and the index with the server stopped, by copying the folder of storage.path; entrepot rebuild makes a new index of the bucket alone';
+
+/** The same, if the index is in a database. */
+export const INDEX_IN_DATABASE =
+  'the index of this store is in a database (index.postgres), which this command does not copy: back up the database by ' +
+  'its own means (pg_dump), and then the folder of storage.path, or the bucket';
 
 /**
  * The configuration of the store that a command works on. From now on this process acts as the owner of the store. If
@@ -145,10 +151,16 @@ async function isHere(path: string): Promise<boolean> {
   return (await presence(path)) !== 'hidden' && hasStore(path);
 }
 
-/** Throws for a store whose index is gone, which only the operator can repair. Without a store, nothing is lost. */
-export async function requireIndex(path: string): Promise<void> {
+/**
+ * Throws for a store whose index is gone from its folder, which only the operator can repair. Without a store, nothing is
+ * lost.
+ */
+export async function requireIndex({ storage: { path }, index: { postgres } }: Config): Promise<void> {
+  if (postgres !== undefined) return;
   const index = await absentAsUndefined(stat(join(path, INDEX_FILE)));
   if ((index?.size ?? 0) > 0) return;
+  // Opening it says that it has to be configured.
+  if ((await readFolderState(path)) !== undefined) return;
   const rest = await Promise.all([STATE_FILE, 'blobs'].map(name => presence(join(path, name))));
   if (rest.every(one => one === 'absent')) return;
   throw new CommandError(

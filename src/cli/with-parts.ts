@@ -44,7 +44,7 @@ export async function withParts<Result>(
     takesBucketOver = false,
   } = options;
   const config = options.config ?? (await storeConfig(input, io));
-  if (!makesIndex) await requireIndex(config.storage.path);
+  if (!makesIndex) await requireIndex(config);
   const log = new CommandLog(text => io.err(text), {}, options.muted);
   // Loaded here, so that commands without a store do not load the server.
   const { openParts } = await import('../compose/parts.ts');
@@ -87,7 +87,7 @@ export async function withStored<Result>(
   act: (stored: Stored) => Promise<Result>,
 ): Promise<Result> {
   const config = await storeConfig(input, io);
-  await requireIndex(config.storage.path);
+  await requireIndex(config);
   const { openStored } = await import('../compose/storage.ts');
   const stored = await openStored(config, new CommandLog(text => io.err(text)));
   try {

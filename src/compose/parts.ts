@@ -165,7 +165,7 @@ async function openOn(
   const atEachBeat: (() => void)[] = [];
   const onBeat = () => atEachBeat.forEach(act => act());
   const seen = { clock, log, onBeat, reportsDoubts, takesBucketOver };
-  const { metadata, spool, blobs, bucket } = await openStorage(opened, config, seen);
+  const { metadata, index, spool, blobs, bucket } = await openStorage(opened, config, seen);
   const events = opened.add(new EventDesk({ outbox: metadata.outbox, clock, log }));
   await events.follow(config);
   const { announce } = events;
@@ -203,6 +203,7 @@ async function openOn(
   );
   const { upkeep, survey, removal } = openUpkeep(config, {
     metadata,
+    index,
     spool,
     blobs,
     bucket,
@@ -250,6 +251,7 @@ async function openOn(
     config,
     clock,
     metadata,
+    index,
     spool,
     blobs,
     bucket,

@@ -224,9 +224,9 @@ async function openOps(
   const { queue } = server;
   // A single query, so that it takes no longer on a large store; throws if the index is broken.
   const notReady = async () => {
-    await metadata.readSetting(CREDENTIAL_KEY);
     const loss = metadata.loss();
     if (loss !== undefined) return loss.message;
+    await metadata.readSetting(CREDENTIAL_KEY);
     const lockedOutMs = metadata.lockedOutForMs();
     return lockedOutMs > LOCKED_OUT_MS
       ? `another process has held the write lock of the index for ${Math.round(lockedOutMs / 1000)} s`

@@ -1,6 +1,6 @@
 /**
- * The part of the composition root that knows how a store is implemented: files, and an index in SQLite, in one folder, or
- * with blobs in a bucket. Only the survey's thread, which opens the same for itself, knows it, too.
+ * The part of the composition root that knows how a store is implemented: files in a folder, or blobs in a bucket; and,
+ * with `indexes.ts`, where the index is. Only the survey's thread, which opens the same for itself, knows it, too.
  */
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -20,26 +20,23 @@ import { SOCKET_FOLDER } from '../lib/socket-folder.ts';
 import { startThread } from '../lib/thread.ts';
 import type { DiskShare } from '../lib/units.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
-import { Reserve, RESERVE_FILE } from '../metadata/reserve.ts';
+import { RESERVE_FILE } from '../metadata/reserve.ts';
 import { storageFault } from '../metadata/storage-probe.ts';
-import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
-import { openSqliteSurvey } from '../metadata/sqlite-survey.ts';
-import { INDEX_FILE, STATE_FILE, StoreIdentity } from '../metadata/store-identity.ts';
+import { INDEX_FILE, STATE_FILE } from '../metadata/store-identity.ts';
 import type { Survey } from '../metadata/survey.ts';
 import { SurveyThread } from '../upkeep/survey-thread.ts';
+import { type IndexPlace, openIndex, openSurvey, type StorageConfig } from './indexes.ts';
 import { s3SettingsOf } from './s3.ts';
 
 /** The storage that parts work with. */
 export interface Storage {
   readonly metadata: MetadataStore;
+  readonly index: IndexPlace;
   readonly spool: Spool;
   readonly blobs: BlobStore;
   /** Where blobs are, if not in the folder. */
   readonly bucket: BucketOfStore | undefined;
 }
-
-/** The part of the configuration that says where things are stored. */
-export type StorageConfig = Pick<Config, 'storage' | 'environment' | 'origin'>;
 
 /** The folder for what was last seen of a cluster. */
 export const SEEN_CLUSTER_FOLDER = 'cluster';
@@ -80,26 +77,17 @@ export async function openStorage(
 ): Promise<Storage> {
   const { storage } = config;
   const { path } = storage;
-  const indexPath = join(path, INDEX_FILE);
-  const identity = opened.add(await StoreIdentity.look(path, INDEX_FILE));
-  await openPrivateFolder(path, { database: INDEX_FILE, folders: STORE_CONTENTS }, log);
-  const metadata = opened.add(
-    await openSqliteMetadataStore(indexPath, {
-      log,
-      clock,
-      isCopied: identity.doubts.isCopied,
-      reserve: new Reserve(indexPath, log),
-      onBeat: () => {
-        void identity.stay();
-        onBeat();
-      },
-    }),
-  );
-  opened.add({ close: () => identity.closing() });
+  const { metadata, index, settle } = await openIndex(opened, config, {
+    clock,
+    log,
+    onBeat,
+    preparesFolder: () => openPrivateFolder(path, { database: INDEX_FILE, folders: STORE_CONTENTS }, log),
+  });
   const files = opened.add(await openFileStores(path, { log, minFree: minFreeOf(storage) }));
-  await identity.settle(metadata, () => isAny(files.blobs.list()), reportsDoubts ? log : silentLog);
-  const bucket = await bucketOf(config, metadata, identity.id);
-  if (bucket === undefined) return { metadata, spool: files.spool, blobs: files.blobs, bucket };
+  const areThere = () => isAny(files.blobs.list());
+  const storeId = await settle(areThere, reportsDoubts ? log : silentLog);
+  const bucket = await bucketOf(config, metadata, storeId);
+  if (bucket === undefined) return { metadata, index, spool: files.spool, blobs: files.blobs, bucket };
   // Loaded only if a bucket is configured.
   const { openS3Stores } = await import('../blobs/s3/s3-stores.ts');
   const local = await localLevelOf(storage, files.spool, log);
@@ -113,7 +101,7 @@ export async function openStorage(
   } else {
     await s3.check(log);
   }
-  return { metadata, spool: files.spool, blobs, bucket };
+  return { metadata, index, spool: files.spool, blobs, bucket };
 }
 
 /** What of the bucket is also kept in the folder: nothing if clients read the bucket themselves. */
@@ -187,7 +175,7 @@ export async function openStored(config: StorageConfig, log: Log): Promise<Store
       onBeat: () => {},
       reportsDoubts: true,
     });
-    const survey = opened.add(await openSqliteSurvey(join(path, INDEX_FILE)));
+    const survey = opened.add(await openSurvey(storage.index));
     return { ...storage, path, survey, close: () => opened.close(0) };
   } catch (error) {
     await opened.close(0);
@@ -196,15 +184,15 @@ export async function openStored(config: StorageConfig, log: Log): Promise<Store
   }
 }
 
-/** A survey of the store in the folder `path`, whose blobs may be in `bucket`, in a thread of its own. */
-export function surveyOf(path: string, bucket?: BucketOfStore): SurveyThread {
-  const data: SurveyedPlace = { path, bucket };
-  return new SurveyThread(() => startThread(import.meta.url, 'survey-worker', { data }));
+/** A survey of the store in the folder `path`, in a thread of its own. */
+export function surveyOf(place: SurveyedPlace): SurveyThread {
+  return new SurveyThread(() => startThread(import.meta.url, 'survey-worker', { data: place }));
 }
 
 /** What the survey's thread opens. */
 export interface SurveyedPlace {
   readonly path: string;
+  readonly index: IndexPlace;
   readonly bucket: BucketOfStore | undefined;
 }
 

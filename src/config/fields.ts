@@ -192,6 +192,17 @@ export const imagePattern = text(
   value => /^[a-z0-9*][a-z0-9._*:-]*\/[a-z0-9._*/-]+$/.test(value),
 );
 
+/** Everything but a password and options, which have keys of their own. */
+export const postgresUrl = text(
+  'a URL such as postgresql://entrepot@db.registry.example:5432/entrepot, without a password',
+  isPostgresUrl,
+);
+
+/** Quoted, PostgreSQL would take any name; these can be used without quotes, too. */
+export const schemaName = text('a name of lower-case letters, digits and _, such as entrepot', value =>
+  /^(?!pg_)[a-z_][a-z0-9_]{0,62}$/.test(value),
+);
+
 export const flag = z.boolean({ error: 'expected true or false' });
 
 /** A whole number of at least `minimum`. `or` is the word that may stand in its place, for the error. */
@@ -324,5 +335,18 @@ function isAddressRange(value: string): boolean {
     version !== 0 &&
     rest.length === 0 &&
     (bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= mostBits))
+  );
+}
+
+function isPostgresUrl(value: string): boolean {
+  const url = URL.canParse(value) ? new URL(value) : undefined;
+  return (
+    url !== undefined &&
+    /^postgres(?:ql)?:$/.test(url.protocol) &&
+    url.hostname !== '' &&
+    url.password === '' &&
+    /^\/[^/]+$/.test(url.pathname) &&
+    url.search === '' &&
+    url.hash === ''
   );
 }

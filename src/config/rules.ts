@@ -42,6 +42,7 @@ const RULES: readonly Rule[] = [
   { sections: ['hosted', 'server'], problems: anonymousPushStaysHome },
   { sections: ['tenants', 'kubernetes', 'server'], problems: passwordsStayEncrypted },
   { sections: ['audit'], problems: auditHasItsFile },
+  { sections: ['index'], problems: postgresIsNamedOnce },
   { sections: ['storage'], problems: credentialsHaveTheirFile },
   { sections: ['storage'], problems: localBytesHaveTheirBucket },
   { sections: ['notifications'], problems: endpointNamesAreUnique },
@@ -330,6 +331,25 @@ function localBytesHaveTheirBucket({ storage: { s3, maxLocalBytes } }: ParsedFil
       ? 'is only used with storage.s3'
       : 'is not used with storage.s3.redirect: clients read the bucket';
   return [{ path: ['storage', 'maxLocalBytes'], value: undefined, message }];
+}
+
+function postgresIsNamedOnce({ index: { postgres } }: ParsedFile): Problem[] {
+  if (postgres === undefined) return [];
+  const path = ['index', 'postgres'];
+  const problems: Problem[] = [];
+  if (postgres.url === undefined && postgres.host === undefined) {
+    problems.push({ path: [...path, 'host'], value: undefined, message: 'either url or host is required' });
+  }
+  for (const key of ['host', 'port', 'database', 'user'] as const) {
+    if (postgres.url !== undefined && postgres[key] !== undefined) {
+      problems.push({ path: [...path, key], value: postgres[key], message: 'is part of url already' });
+    }
+  }
+  if (postgres.passwordFile !== undefined && postgres.passwordEnv !== undefined) {
+    const message = 'expected either passwordFile or passwordEnv';
+    problems.push({ path: [...path, 'passwordEnv'], value: postgres.passwordEnv, message });
+  }
+  return problems;
 }
 
 function auditHasItsFile({ audit }: ParsedFile): Problem[] {

@@ -20,6 +20,7 @@ import {
   oneOf,
   path,
   platform,
+  postgresUrl,
   quota,
   rate,
   registryHost,
@@ -27,6 +28,7 @@ import {
   repositoryPattern,
   repositoryPrefix,
   schedule,
+  schemaName,
   section,
   serverUrl,
   size,
@@ -251,6 +253,40 @@ const storage = section({
   s3: s3.optional().describe('Keep blobs in a bucket of an S3-compatible service (see docs/s3.md)'),
 });
 
+/** Each is a process of the server: a hundred of all its clients is its default. */
+const MAX_POOL_SIZE = 100;
+
+const postgresTls = section({
+  caFile: path
+    .optional()
+    .describe('PEM file of the CAs that its certificate is verified with; by default those that Node trusts'),
+});
+
+const postgres = section({
+  url: postgresUrl.optional().describe('postgresql://USER@HOST:PORT/DATABASE, in place of these four keys'),
+  host: word.optional().describe('Host of the server, or of a pooler in front of it'),
+  port: count(1, 65_535).optional().describe('Its port; 5432 by default'),
+  database: word.optional().describe('Database, which must exist; entrepot by default'),
+  user: word.optional().describe('User name; entrepot by default'),
+  passwordFile: path
+    .optional()
+    .describe('File that holds the password; read again for each new connection, since it may change'),
+  passwordEnv: word.optional().describe('Environment variable that holds the password'),
+  tls: postgresTls
+    .optional()
+    .describe('Connect by TLS and verify the certificate, of which the name must be that of the host'),
+  poolSize: count(2, MAX_POOL_SIZE)
+    .prefault(10)
+    .describe('Number of connections of each process; one more shows that it lives, and upkeep takes two'),
+  schema: schemaName.prefault('entrepot').describe('Schema of the tables; one for each store'),
+});
+
+const index = section({
+  postgres: postgres
+    .optional()
+    .describe('Keep the index in a PostgreSQL database rather than in the folder (see docs/postgres.md)'),
+});
+
 const intervalOrNever = z.union([interval, z.literal(false, { error: 'expected false' })]);
 
 const prepull = section({
@@ -448,6 +484,7 @@ export const fileSchema = section(
   {
     server: server.prefault({}).describe('Ports and names'),
     storage: storage.prefault({}).describe('Where content is stored'),
+    index: index.prefault({}).describe('Where is recorded what is known of content'),
     defaultUpstream: registryHost.optional().describe('The upstream of names without a registry'),
     upstreams: z
       .record(registryHost, upstream)

@@ -1,7 +1,7 @@
 import { errorCode } from '../lib/error-code.ts';
 import { OciError } from '../oci/errors.ts';
 
-/** Error codes of the system and SQLite that may pass without the client changing anything. */
+/** Error codes of the system and the index that may pass without the client changing anything. */
 const PASSING: ReadonlySet<string> = new Set([
   'EACCES',
   'EAGAIN',
@@ -14,6 +14,7 @@ const PASSING: ReadonlySet<string> = new Set([
   'EROFS',
   'ESTALE',
   'EUCLEAN',
+  'INDEX_AWAY',
 ]);
 /** Includes CORRUPT, which SQLite reports for a failing disk, too; a client cannot repair a damaged index either. */
 const PASSING_OF_SQLITE = /^SQLITE_(?:BUSY|CANTOPEN|CORRUPT|IOERR|LOCKED|NOMEM|READONLY)/;

@@ -4,7 +4,7 @@ import { errorCode } from '../lib/error-code.ts';
 import { PRIVATE_FOLDER_MODE } from '../lib/private-folder.ts';
 import { Database } from './sqlite/driver.ts';
 
-/** The name of the folder, beside the index. */
+/** The name of the folder in that of the store. */
 export const PROCESSES_FOLDER = 'processes';
 
 /** A file without its lock must not be taken for that of a dead process. */
@@ -24,9 +24,9 @@ export class Life {
     this.#lock = lock;
   }
 
-  /** Takes the lock for the process `id` on the index in the file `indexPath`. */
-  static begin(indexPath: string, id: string): Life {
-    const path = lifePath(indexPath, id);
+  /** Takes the lock for the process `id` on the store in `folder`. */
+  static begin(folder: string, id: string): Life {
+    const path = lifePath(folder, id);
     mkdirSync(dirname(path), { recursive: true, mode: PRIVATE_FOLDER_MODE });
     const lock = new Database(path + UNLOCKED, { timeout: 0 });
     try {
@@ -53,10 +53,10 @@ function lockWhole(lock: Database): void {
 }
 
 /** Whether the process `id` is certainly dead. False if nothing is known about it. */
-export function isDead(indexPath: string, id: string): boolean {
+export function isDead(folder: string, id: string): boolean {
   let lock: Database | undefined;
   try {
-    lock = new Database(lifePath(indexPath, id), { timeout: 0, fileMustExist: true });
+    lock = new Database(lifePath(folder, id), { timeout: 0, fileMustExist: true });
     lockWhole(lock);
     return true;
   } catch (error) {
@@ -69,12 +69,12 @@ export function isDead(indexPath: string, id: string): boolean {
 }
 
 /** Removes the files of dead processes: those of `ids`, and whatever an earlier crash left. */
-export function forgetDead(indexPath: string): void {
-  for (const id of readdirSync(join(dirname(indexPath), PROCESSES_FOLDER))) {
-    if (!id.endsWith(UNLOCKED) && isDead(indexPath, id)) rmSync(lifePath(indexPath, id), { force: true });
+export function forgetDead(folder: string): void {
+  for (const id of readdirSync(join(folder, PROCESSES_FOLDER))) {
+    if (!id.endsWith(UNLOCKED) && isDead(folder, id)) rmSync(lifePath(folder, id), { force: true });
   }
 }
 
-function lifePath(indexPath: string, id: string): string {
-  return join(dirname(indexPath), PROCESSES_FOLDER, id);
+function lifePath(folder: string, id: string): string {
+  return join(folder, PROCESSES_FOLDER, id);
 }

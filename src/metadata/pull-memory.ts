@@ -53,6 +53,11 @@ export class PullMemory<Content, Answer extends WithGrants> {
     this.#nowMs = nowMs;
   }
 
+  /** That of the last `turnTo`; NaN before. */
+  get version(): number {
+    return this.#version;
+  }
+
   /** An estimate, never above `maxBytes`. */
   get bytes(): number {
     return this.#bytes;

@@ -17,7 +17,7 @@ export const STATE_FILE = 'store.json';
 const STATE_BYTES = 256;
 
 /** The setting in the index that identifies the store. */
-const STORE_ID = 'store-id';
+export const STORE_ID = 'store-id';
 /** The setting in the index with the reason for which no garbage is collected, or REBUILT; '' or absent if it is. */
 const STOPPED = 'collecting-stopped';
 
@@ -144,11 +144,7 @@ export class StoreIdentity {
       reasons.push('the index belongs to a different store than the files beside it');
     }
     if (reasons.length > 0) await stopCollecting(metadata, reasons.join('; '));
-    const stop = await whyNotCollected(metadata);
-    if (stop !== undefined) {
-      const { reason, waysOut, isExpected } = stop;
-      log[isExpected ? 'warn' : 'error']({ reason }, `no garbage is collected: ${waysOut}`);
-    }
+    await reportStop(metadata, log);
     this.#inode = (await absentAsUndefined(stat(this.#indexPath)))?.ino;
     await this.#writeAs('open');
   }
@@ -221,6 +217,14 @@ export class StoreIdentity {
     }
     return true;
   }
+}
+
+/** Logs why no garbage is collected, if it is not. */
+export async function reportStop(metadata: Pick<MetadataStore, 'readSetting'>, log: Log): Promise<void> {
+  const stop = await whyNotCollected(metadata);
+  if (stop === undefined) return;
+  const { reason, waysOut, isExpected } = stop;
+  log[isExpected ? 'warn' : 'error']({ reason }, `no garbage is collected: ${waysOut}`);
 }
 
 /** Why no garbage is collected; `undefined` if it is. */

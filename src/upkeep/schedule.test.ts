@@ -6,7 +6,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
 import type { Spool } from '../blobs/spool.ts';
-import { surveyOf } from '../compose/storage.ts';
+import { surveyOfFolder } from './survey.fixture.ts';
 import { silentLog } from '../lib/log.ts';
 import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
@@ -38,7 +38,7 @@ beforeEach(async () => {
   metadata = await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog });
   files = await openFileStores(folder, { log: silentLog });
   ({ spool, blobs } = files);
-  survey = surveyOf(folder);
+  survey = surveyOfFolder(folder);
 });
 
 afterEach(async () => {
@@ -93,7 +93,7 @@ test('a store that exceeds its limit is evicted automatically', async () => {
 });
 
 test('the survey reports an error, and answers the next question', async () => {
-  const lost = surveyOf(join(folder, 'nothing'));
+  const lost = surveyOfFolder(join(folder, 'nothing'));
   await expect(lost.blobs()).rejects.toThrow('the survey failed');
   await expect(lost.tags()).rejects.toThrow('the survey failed');
   await lost.close();

@@ -8,7 +8,7 @@ import { remove } from '../blobs/blob-store.suite.ts';
 import { Bucket, ObjectBlobStore } from '../blobs/object-blob-store.fixture.ts';
 import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
 import type { Spool } from '../blobs/spool.ts';
-import { surveyOf } from '../compose/storage.ts';
+import { surveyOfFolder } from './survey.fixture.ts';
 import { silentLog } from '../lib/log.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
 import { acquireImportLease } from '../metadata/import-lease.ts';
@@ -47,7 +47,7 @@ beforeEach(async () => {
   minFreeBytes = 0;
   files = await openFileStores(folder, { log: silentLog, minFree: () => minFreeBytes });
   ({ spool, blobs } = files);
-  survey = surveyOf(folder);
+  survey = surveyOfFolder(folder);
 });
 
 afterEach(async () => {

@@ -9,7 +9,10 @@ import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 import { load } from './support/load.ts';
 import { loopDelayP99Ms } from './support/loop-delay.ts';
 import { median, table } from './support/table.ts';
+import type { PostgresSettings } from '../../src/metadata/postgres/postgres-settings.ts';
 import { Database } from '../../src/metadata/sqlite/driver.ts';
+import { inConfig } from '../support/postgres.ts';
+import { fillPostgres } from './postgres-store.ts';
 
 /** Rows are made without their files: what is measured is the index, and removing a file that is gone costs the same call. */
 const BLOBS = 1_000_000;
@@ -24,20 +27,24 @@ const MANIFEST_TYPE = 'application/vnd.oci.image.manifest.v1+json';
 const LATENCY_SECONDS = 8;
 const MAX_WAIT_MS = 15 * 60_000;
 
-/** A store of a million blobs: starting, listing, collecting, evicting, and what clients notice of it. */
-export async function largeStore(): Promise<string> {
+/**
+ * A store of a million blobs: starting, listing, collecting, evicting, and what clients notice of it. `postgres`: where its
+ * index is, if not in the folder.
+ */
+export async function largeStore(postgres?: PostgresSettings): Promise<string> {
   const folder = await makeTempFolder('large');
+  const index = postgres && { postgres: inConfig(postgres) };
   const rows: [what: string, value: string][] = [];
   let running: Entrepot | undefined;
   const started = async (config: EntrepotConfig, what?: string): Promise<Entrepot> => {
     await running?.stop();
     const startedMs = performance.now();
-    running = await start(folder, config);
+    running = await start(folder, { ...config, ...(index && { index }) });
     if (what !== undefined) rows.push([what, seconds(performance.now() - startedMs)]);
     return running;
   };
   try {
-    const manifestBytes = await makeStore(join(folder, 'store'));
+    const manifestBytes = await makeStore(join(folder, 'store'), postgres);
     const quiet = { gcInterval: false, scrubInterval: false };
     const idle = await started({ upkeep: quiet }, 'start, until it is ready');
     rows.push(['tags/list, page of 1,000, first', await pageTime(idle, '')]);
@@ -67,7 +74,8 @@ export async function largeStore(): Promise<string> {
     await until(evicting, rest => rest <= target);
     const evicted = Math.round(BLOBS - GARBAGE - target).toLocaleString('en');
     rows.push([`evicting ${evicted} blobs`, seconds(performance.now() - evictingMs)]);
-    const heading = `An index of ${BLOBS.toLocaleString('en')} blobs and ${TAGS.toLocaleString('en')} tags`;
+    const where = postgres === undefined ? 'An index' : 'An index in PostgreSQL';
+    const heading = `${where} of ${BLOBS.toLocaleString('en')} blobs and ${TAGS.toLocaleString('en')} tags`;
     return table(heading, ['', ''], rows);
   } finally {
     await running?.stop();
@@ -82,14 +90,28 @@ async function start(folder: string, config: EntrepotConfig): Promise<Entrepot> 
 }
 
 /** The rows of a store that mirrored a lot: every manifest has a tag and nine blobs, and beside them is the garbage. */
-async function makeStore(path: string): Promise<number> {
+async function makeStore(path: string, postgres: PostgresSettings | undefined): Promise<number> {
   await mkdir(path, { recursive: true });
+  // The first one lives here: tags of a mirrored repository are upstream's to list.
+  const repositories = Array.from({ length: REPOSITORIES }, (_, number) =>
+    number === 0 ? { upstream: '', name: 'team/app0' } : { upstream: UPSTREAM, name: `app${number}` },
+  );
+  if (postgres !== undefined) {
+    const [tags, blobsPerManifest, blobBytes, garbage] = [TAGS, BLOBS_PER_MANIFEST, BLOB_BYTES, GARBAGE];
+    const manifestType = MANIFEST_TYPE;
+    return fillPostgres(postgres, {
+      path,
+      repositories,
+      tags,
+      blobsPerManifest,
+      blobBytes,
+      garbage,
+      manifestType,
+    });
+  }
   const index = join(path, 'index.db');
   const store = await openSqliteMetadataStore(index, { log: silentLog });
-  for (let number = 0; number < REPOSITORIES; number += 1) {
-    // The first one lives here: tags of a mirrored repository are upstream's to list.
-    const repository =
-      number === 0 ? { upstream: '', name: 'team/app0' } : { upstream: UPSTREAM, name: `app${number}` };
+  for (const repository of repositories) {
     await store.putGrant(repository, { credentialId: '', verifiedAtMs: Date.now() });
   }
   await store.close();

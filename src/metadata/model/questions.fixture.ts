@@ -10,12 +10,14 @@ type Answers = Record<string, unknown>;
 
 /** What is asked, and what is said. */
 export async function everyAnswer(side: Side): Promise<Answers> {
-  const ofRepositories = await Promise.all(
-    REPOSITORIES.map(async repository => ({
+  // One after the other: the first read of a damaged manifest is what finds the damage.
+  const ofRepositories: Answers[] = [];
+  for (const repository of REPOSITORIES) {
+    ofRepositories.push({
       ...(await aboutRepository(side, repository)),
       ...(await aboutContentOf(side, repository)),
-    })),
-  );
+    });
+  }
   return {
     repositories: ofRepositories,
     ...(await aboutContent(side)),

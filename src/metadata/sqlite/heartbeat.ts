@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
+import { dirname } from 'node:path';
 import type { Clock, Timer } from '../../lib/clock.ts';
 import { errorCode } from '../../lib/error-code.ts';
 import { type Lease, LeaseLost } from '../../lib/lease.ts';
@@ -58,7 +59,7 @@ export interface HeartbeatParts {
 export class Heartbeat {
   readonly #connection: Connection;
   readonly #writer: Writer;
-  readonly #indexPath: string;
+  readonly #folder: string;
   readonly #leases: LeaseRows;
   readonly #log: Log;
   readonly #clock: Clock;
@@ -83,14 +84,14 @@ export class Heartbeat {
     const { connection, writer, indexPath, log, clock, isThread, mayBeat, onBeat } = parts;
     this.#connection = connection;
     this.#writer = writer;
-    this.#indexPath = indexPath;
+    this.#folder = dirname(indexPath);
     this.#leases = new LeaseRows(connection);
     this.#log = log;
     this.#clock = clock;
     this.#mayBeat = mayBeat;
     this.#onBeat = onBeat;
     this.#id = `${randomUUID()}${isThread ? THREAD : ''}`;
-    this.#life = Life.begin(indexPath, this.#id);
+    this.#life = Life.begin(this.#folder, this.#id);
   }
 
   /** Joins the processes on this store. */
@@ -108,7 +109,7 @@ export class Heartbeat {
 
   async #join(): Promise<void> {
     const processes = await this.#connection.read(() => this.#leases.processes());
-    const dead = processes.filter(({ id }) => isDead(this.#indexPath, id));
+    const dead = processes.filter(({ id }) => isDead(this.#folder, id));
     try {
       // Every write also adds the row of this process if it is missing.
       await this.#write(() => dead.forEach(row => this.#leases.removeProcess(row, { isGone: true })));
@@ -119,7 +120,7 @@ export class Heartbeat {
       this.#isFailing = true;
       return;
     }
-    forgetDead(this.#indexPath);
+    forgetDead(this.#folder);
   }
 
   /** Acquires the Lease `key`; `undefined` if a live process has it, including this one. */
@@ -145,7 +146,7 @@ export class Heartbeat {
   async #holderIsDead(key: string): Promise<boolean> {
     const row = await this.read(key);
     if (row?.processId === undefined || row.processId === this.#id) return false;
-    if (!isDead(this.#indexPath, row.processId)) return false;
+    if (!isDead(this.#folder, row.processId)) return false;
     await this.#write(() => {
       const dead = this.#leases.processes().filter(({ id }) => id === row.processId);
       dead.forEach(process => this.#remove(process, { isGone: true }));
@@ -183,7 +184,7 @@ export class Heartbeat {
   async count(): Promise<number> {
     const rows = await this.#connection.read(() => this.#leases.processes());
     const processes = rows.filter(({ id }) => !id.endsWith(THREAD));
-    return processes.filter(({ id }) => id === this.#id || !isDead(this.#indexPath, id)).length;
+    return processes.filter(({ id }) => id === this.#id || !isDead(this.#folder, id)).length;
   }
 
   /** Gives up everything that this process holds. Call when it writes nothing any more. */
@@ -302,7 +303,7 @@ export class Heartbeat {
       if (id === this.#id) continue;
       const unchangedBeats = this.#unchangedBeats(other);
       others.set(id, { heartbeat, unchangedBeats });
-      if (unchangedBeats > 0 && isDead(this.#indexPath, id)) this.#remove(other, { isGone: true });
+      if (unchangedBeats > 0 && isDead(this.#folder, id)) this.#remove(other, { isGone: true });
       else if (unchangedBeats >= DEAD_AFTER_BEATS) this.#remove(other, { isGone: false });
     }
     return others;

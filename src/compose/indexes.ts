@@ -1,0 +1,138 @@
+/**
+ * The part of the composition root that knows where the index is: in SQLite, in the store's folder, or in a PostgreSQL
+ * database. Whoever opens the index of a configuration does it here.
+ */
+import { join } from 'node:path';
+import type { Config } from '../config/config.ts';
+import type { Clock } from '../lib/clock.ts';
+import { type Log, silentLog } from '../lib/log.ts';
+import type { Opened } from '../lib/opened.ts';
+import { FolderIdentity, readFolderState } from '../metadata/folder-identity.ts';
+import { IndexUnusable } from '../metadata/index-unusable.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import type { PostgresSettings } from '../metadata/postgres/postgres-settings.ts';
+import { Reserve } from '../metadata/reserve.ts';
+import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
+import { openSqliteSurvey } from '../metadata/sqlite-survey.ts';
+import { INDEX_FILE, StoreIdentity } from '../metadata/store-identity.ts';
+import type { Survey } from '../metadata/survey.ts';
+import { postgresSettingsOf } from './postgres.ts';
+
+/** The part of the configuration that says where things are stored. */
+export type StorageConfig = Pick<Config, 'storage' | 'index' | 'environment' | 'origin'>;
+
+/** Where an index is. Can be passed to a thread. */
+export type IndexPlace = { readonly file: string } | PostgresPlace;
+
+interface PostgresPlace {
+  readonly postgres: PostgresSettings;
+  readonly folder: { readonly path: string; readonly id: string };
+}
+
+/** An index, and the rest of what is done to open it. */
+export interface OpenedIndex {
+  readonly metadata: MetadataStore;
+  readonly index: IndexPlace;
+  /**
+   * Call when the files of the store are open: finds out whether they belong together. Returns the id of the store.
+   * `hasBlobs`: whether there are blobs in the folder.
+   */
+  readonly settle: (hasBlobs: () => Promise<boolean>, log: Log) => Promise<string>;
+}
+
+export interface OpenIndexOptions {
+  readonly clock: Clock;
+  readonly log: Log;
+  /** Called once a second. */
+  readonly onBeat: () => void;
+  /** Called when the folder was looked at, and before anything is made in it. */
+  readonly preparesFolder: () => Promise<void>;
+}
+
+/** Opens the index of the configuration, creating it if necessary, and adds it to `opened`. */
+export function openIndex(
+  opened: Opened,
+  config: StorageConfig,
+  options: OpenIndexOptions,
+): Promise<OpenedIndex> {
+  return config.index.postgres === undefined
+    ? openInFolder(opened, config.storage.path, options)
+    : openInPostgres(opened, config, options);
+}
+
+async function openInFolder(
+  opened: Opened,
+  path: string,
+  { clock, log, onBeat, preparesFolder }: OpenIndexOptions,
+): Promise<OpenedIndex> {
+  if ((await readFolderState(path)) !== undefined) {
+    throw new IndexUnusable(
+      `the index of the store in ${path} is in a database: configure it (index.postgres), or take another storage.path`,
+    );
+  }
+  const file = join(path, INDEX_FILE);
+  const identity = opened.add(await StoreIdentity.look(path, INDEX_FILE));
+  await preparesFolder();
+  const metadata = opened.add(
+    await openSqliteMetadataStore(file, {
+      log,
+      clock,
+      isCopied: identity.doubts.isCopied,
+      reserve: new Reserve(file, log),
+      onBeat: () => {
+        void identity.stay();
+        onBeat();
+      },
+    }),
+  );
+  opened.add({ close: () => identity.closing() });
+  return {
+    metadata,
+    index: { file },
+    settle: async (hasBlobs, to) => {
+      await identity.settle(metadata, hasBlobs, to);
+      return identity.id;
+    },
+  };
+}
+
+async function openInPostgres(
+  opened: Opened,
+  config: StorageConfig,
+  { clock, log, onBeat, preparesFolder }: OpenIndexOptions,
+): Promise<OpenedIndex> {
+  const { postgres: section } = config.index;
+  const { path, s3 } = config.storage;
+  if (section === undefined) throw new Error('internal error: no database is configured');
+  const postgres = await postgresSettingsOf(section, config);
+  await preparesFolder();
+  const identity = await FolderIdentity.look(path);
+  const folder = { path, id: identity.id };
+  // Loaded only if a database is configured.
+  const { openPostgresMetadataStore } = await import('../metadata/postgres-metadata-store.ts');
+  const metadata = opened.add(await openPostgresMetadataStore(postgres, { log, clock, folder, onBeat }));
+  return {
+    metadata,
+    index: { postgres, folder },
+    settle: (areThere, to) => identity.settle(metadata, { areThere, belongHere: s3 === undefined }, to),
+  };
+}
+
+/** A survey of an index that is open; in this thread, whose event loop one in SQLite blocks for a page at a time. */
+export async function openSurvey(index: IndexPlace): Promise<Survey & { close(): unknown }> {
+  if ('file' in index) return openSqliteSurvey(index.file);
+  const { openPostgresSurvey } = await import('../metadata/postgres-survey.ts');
+  return openPostgresSurvey(index.postgres);
+}
+
+/** An index that is open, for a thread that removes rows. */
+export async function openForThread(index: IndexPlace): Promise<MetadataStore> {
+  if ('file' in index) {
+    const reserve = new Reserve(index.file, silentLog);
+    return openSqliteMetadataStore(index.file, { log: silentLog, reserve, isThread: true });
+  }
+  const { openPostgresMetadataStore } = await import('../metadata/postgres-metadata-store.ts');
+  // One thing after the other.
+  const postgres = { ...index.postgres, poolSize: 1 };
+  return openPostgresMetadataStore(postgres, { log: silentLog, folder: index.folder, isThread: true });
+}

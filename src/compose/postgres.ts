@@ -1,0 +1,57 @@
+import { readFile } from 'node:fs/promises';
+import type { Config } from '../config/config.ts';
+import { ConfigError } from '../config/problems.ts';
+import { fileTrouble } from '../lib/file-trouble.ts';
+import type { PostgresSettings } from '../metadata/postgres/postgres-settings.ts';
+
+/** The `index.postgres` of a configuration. */
+export type PostgresConfig = NonNullable<Config['index']['postgres']>;
+
+const DEFAULTS = { port: 5432, database: 'entrepot', user: 'entrepot' };
+
+/** What PostgreSQL is reached with: the section of the configuration, and what it names. Throws ConfigError. */
+export async function postgresSettingsOf(
+  config: PostgresConfig,
+  { environment, origin }: Pick<Config, 'environment' | 'origin'>,
+): Promise<PostgresSettings> {
+  const { passwordFile, passwordEnv, tls, poolSize, schema } = config;
+  const read = async (path: readonly string[], file: string) => {
+    try {
+      return await readFile(file, 'utf8');
+    } catch (error) {
+      throw problemOf(['index', 'postgres', ...path], file, `cannot be read: ${fileTrouble(error)}`, origin);
+    }
+  };
+  if (passwordFile !== undefined) await read(['passwordFile'], passwordFile);
+  const password = passwordEnv === undefined ? undefined : environment[passwordEnv];
+  if (passwordEnv !== undefined && !password) {
+    const message = 'expected an environment variable that is set and not empty';
+    throw problemOf(['index', 'postgres', 'passwordEnv'], passwordEnv, message, origin);
+  }
+  const caFile = tls?.caFile;
+  const ca = caFile === undefined ? undefined : await read(['tls', 'caFile'], caFile);
+  return { ...placeOf(config), password, passwordFile, tls: tls && { ca }, poolSize, schema };
+}
+
+function placeOf({ url: text, host = '', port, database, user }: PostgresConfig) {
+  if (text === undefined) {
+    return {
+      host,
+      port: port ?? DEFAULTS.port,
+      database: database ?? DEFAULTS.database,
+      user: user ?? DEFAULTS.user,
+    };
+  }
+  const url = new URL(text);
+  return {
+    // An IPv6 address has brackets in a URL.
+    host: url.hostname.replace(/^\[(.*)\]$/, '$1'),
+    port: url.port === '' ? DEFAULTS.port : Number(url.port),
+    database: decodeURIComponent(url.pathname.slice(1)),
+    user: url.username === '' ? DEFAULTS.user : decodeURIComponent(url.username),
+  };
+}
+
+function problemOf(path: readonly string[], value: string, message: string, origin: Config['origin']) {
+  return new ConfigError([{ path: [...path], value, message, source: origin.sourceOf(path) }]);
+}

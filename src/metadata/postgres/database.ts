@@ -1,0 +1,187 @@
+import { setTimeout as delay } from 'node:timers/promises';
+import { errorCode } from '../../lib/error-code.ts';
+import { FairSlots } from '../../lib/fair-slots.ts';
+import { IndexAway } from '../index-away.ts';
+import { type Client, openPool, type Pool } from './driver.ts';
+import { isAway, isConflict } from './failures.ts';
+import type { PostgresSettings } from './postgres-settings.ts';
+import { type Rows, Schema, PostgresSession } from './session.ts';
+
+/** For how long something is repeated: longer than a server restarts, and less than clients are answered within (20 s). */
+const RETRY_FOR_MS = 10_000;
+const MIN_RETRY_MS = 5;
+const MAX_RETRY_MS = 200;
+
+/**
+ * A database that was away for this long is not waited for: whoever asks gets the error at once, until somebody has
+ * reached it again. The heartbeat tries each second.
+ */
+const GIVEN_UP_AFTER_MS = 5_000;
+
+const DISK_FULL = '53100';
+
+/** When a connection is considered dead: no question of a request takes as long, and no write, which may wait for locks. */
+const READ_WITHIN_MS = 5_000;
+export const WRITE_WITHIN_MS = 15_000;
+/** Pages of a survey look at thousands of rows. */
+const SURVEY_WITHIN_MS = 120_000;
+
+/** Kinds of work that do not take all connections from each other. */
+export type Work = 'reads' | 'writes';
+
+/** What an attempt has led to. */
+export interface AttemptOutcome<T> {
+  readonly result: T;
+}
+
+export interface DatabaseOptions {
+  /** Whether it is asked for whole tables, a page at a time. */
+  readonly isForSurvey?: boolean;
+}
+
+/** The connections of this process to the database, which may go away and come back. */
+export class Database implements Rows {
+  readonly schema: Schema;
+  readonly #pool: Pool;
+  readonly #slots: FairSlots;
+  readonly #readWithinMs: number;
+  #awaySinceMs: number | undefined;
+  #lastError: unknown;
+  #isClosed = false;
+  readonly #closing = new AbortController();
+
+  constructor(settings: PostgresSettings, { isForSurvey = false }: DatabaseOptions = {}) {
+    const { poolSize } = settings;
+    this.schema = new Schema(settings.schema);
+    this.#readWithinMs = isForSurvey ? SURVEY_WITHIN_MS : READ_WITHIN_MS;
+    // One more for those who do not wait for their turn.
+    this.#pool = openPool(settings, { max: poolSize + 1, answerWithinMs: WRITE_WITHIN_MS });
+    this.#slots = new FairSlots({
+      max: poolSize,
+      maxPerAsker: Math.max(1, poolSize - Math.ceil(poolSize / 4)),
+      maxWaitingPerAsker: Number.POSITIVE_INFINITY,
+    });
+  }
+
+  /** Why it cannot be reached; `undefined` if it answered, or was not asked for a while. */
+  get away(): IndexAway | undefined {
+    return this.#awaySinceMs === undefined ? undefined : this.#awayError();
+  }
+
+  rows<Row>(sql: string, parameters?: readonly unknown[]): Promise<readonly Row[]> {
+    return this.read(session => session.rows<Row>(sql, parameters));
+  }
+
+  row<Row>(sql: string, parameters?: readonly unknown[]): Promise<Row | undefined> {
+    return this.read(session => session.row<Row>(sql, parameters));
+  }
+
+  changes(sql: string, parameters?: readonly unknown[]): Promise<number> {
+    return this.read(session => session.changes(sql, parameters));
+  }
+
+  /** What `work` returns, which only reads: it is repeated on another connection if one is lost. */
+  read<T>(work: (session: PostgresSession) => Promise<T>): Promise<T> {
+    return this.retrying('reads', client =>
+      work(new PostgresSession(client, this.schema, this.#readWithinMs)),
+    );
+  }
+
+  /**
+   * Calls `attempt` with a connection, again after a conflict or on a dead connection, for some seconds. Rejects with
+   * IndexAway if the database cannot be reached, and at once if that has been so for a while. `outcome` is called when a
+   * connection was lost: what the attempt has led to all the same, `undefined` if nothing.
+   */
+  retrying<T>(
+    kind: Work,
+    attempt: (client: Client) => Promise<T>,
+    outcome: () => Promise<AttemptOutcome<T> | undefined> = async () => undefined,
+  ): Promise<T> {
+    if (this.#isClosed) return Promise.reject(new Error('the metadata store is closed'));
+    return this.#slots.run(kind, () => this.#retrying(attempt, outcome));
+  }
+
+  /** The same, once, however long the database has been away, and before all others. */
+  trying<T>(attempt: (client: Client) => Promise<T>): Promise<T> {
+    return this.#with(attempt);
+  }
+
+  /** Waits for what is being done. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    this.#closing.abort();
+    await this.#pool.end();
+  }
+
+  async #retrying<T>(
+    attempt: (client: Client) => Promise<T>,
+    outcome: () => Promise<AttemptOutcome<T> | undefined>,
+  ): Promise<T> {
+    const endMs = performance.now() + RETRY_FOR_MS;
+    for (let pauseMs = MIN_RETRY_MS; ; pauseMs = Math.min(2 * pauseMs, MAX_RETRY_MS)) {
+      if (this.#isGivenUp()) throw this.#awayError();
+      try {
+        return await this.#with(attempt);
+      } catch (error) {
+        const isOver = performance.now() > endMs;
+        if (isAway(error)) {
+          const known = await outcome();
+          if (known !== undefined) return known.result;
+          if (isOver || this.#closing.signal.aborted) throw this.#awayError();
+        } else if (!isConflict(error) || isOver) {
+          throw error;
+        }
+      }
+      await delay(pauseMs * (0.5 + Math.random()));
+    }
+  }
+
+  async #with<T>(attempt: (client: Client) => Promise<T>): Promise<T> {
+    let client: Client | undefined;
+    let fault: unknown;
+    try {
+      client = await this.#pool.connect();
+      // Its queries say so, too.
+      client.on('error', ignore);
+      const result = await attempt(client);
+      this.#awaySinceMs = undefined;
+      return result;
+    } catch (error) {
+      fault = error;
+      if (errorCode(error) === DISK_FULL) throw asStorageFull(error);
+      if (isAway(error)) {
+        this.#awaySinceMs ??= performance.now();
+        this.#lastError = error;
+      } else {
+        this.#awaySinceMs = undefined;
+      }
+      throw error;
+    } finally {
+      client?.off('error', ignore);
+      client?.release(isAway(fault));
+    }
+  }
+
+  #isGivenUp(): boolean {
+    return this.#awaySinceMs !== undefined && performance.now() - this.#awaySinceMs > GIVEN_UP_AFTER_MS;
+  }
+
+  #awayError(): IndexAway {
+    const reason = this.#lastError instanceof Error ? `: ${reasonOf(this.#lastError)}` : '';
+    return new IndexAway(`the database of the index cannot be reached${reason}`, { cause: this.#lastError });
+  }
+}
+
+function ignore(): void {}
+
+/** The same error for a full disk, wherever it occurs. */
+function asStorageFull(cause: unknown): Error {
+  return Object.assign(new Error("the disk of the index's database is full", { cause }), { code: 'ENOSPC' });
+}
+
+/** Without addresses, since `/readyz` shows it to anybody. */
+function reasonOf(error: Error): string {
+  return 'syscall' in error && 'code' in error
+    ? `${String(error.syscall)} ${String(error.code)}`
+    : error.message;
+}

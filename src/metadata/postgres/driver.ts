@@ -1,0 +1,66 @@
+import { readFile } from 'node:fs/promises';
+import { Pool as DriverPool, type PoolClient, TypeOverrides, type QueryConfig } from 'pg';
+import type { PostgresSettings } from './postgres-settings.ts';
+
+export type Pool = DriverPool;
+export type Client = PoolClient;
+
+/** A node that does not answer is as good as down: the next attempt may get another one. */
+const CONNECT_TIMEOUT_MS = 5_000;
+
+/** Poolers and firewalls forget connections after minutes; a burst is over sooner. */
+const IDLE_TIMEOUT_MS = 30_000;
+
+/** Object ids of types, which never change (pg_type). */
+const INT8 = 20;
+
+/** `max`: how many connections at most. Opens none yet. */
+export function openPool(
+  { host, port, database, user, password, passwordFile, tls }: PostgresSettings,
+  { max, answerWithinMs }: { readonly max: number; readonly answerWithinMs: number },
+): Pool {
+  const pool = new DriverPool({
+    host,
+    port,
+    database,
+    user,
+    password: passwordFile === undefined ? (password ?? '') : () => readPassword(passwordFile),
+    ssl:
+      tls === undefined ? false : { ...(tls.ca !== undefined && { ca: tls.ca }), rejectUnauthorized: true },
+    max,
+    connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+    idleTimeoutMillis: IDLE_TIMEOUT_MS,
+    // In the client, since a pooler accepts no settings of a session, and a connection that was cut off gives no error.
+    query_timeout: answerWithinMs,
+    keepAlive: true,
+    application_name: 'entrepot',
+    types: parsers(),
+  });
+  // Of an idle connection: the pool has dropped it. Whoever needs one next gets the error, if it persists.
+  pool.on('error', () => {});
+  return pool;
+}
+
+async function readPassword(file: string): Promise<string> {
+  return (await readFile(file, 'utf8')).replace(/\r?\n$/, '');
+}
+
+/** Numbers of the index are sizes, times and counts, which JavaScript represents exactly. */
+function parsers(): TypeOverrides {
+  const overrides = new TypeOverrides();
+  overrides.setTypeParser(INT8, Number);
+  return overrides;
+}
+
+/** A statement, and when a connection without an answer is considered dead. */
+export function statement(text: string, values: readonly unknown[], answerWithinMs: number): QueryConfig {
+  // Not in the driver's types.
+  const withLimit = { text, values: values.map(integral), query_timeout: answerWithinMs };
+  return withLimit;
+}
+
+/** Times may have fractions, or be later than any; columns are integers. */
+function integral(value: unknown): unknown {
+  if (typeof value !== 'number') return value;
+  return Math.max(Number.MIN_SAFE_INTEGER, Math.min(Math.round(value), Number.MAX_SAFE_INTEGER));
+}

@@ -1,0 +1,54 @@
+import { errorCode } from '../../lib/error-code.ts';
+
+/** What another attempt may not meet (SQLSTATE): serialization failures, deadlocks, and locks that were not given in time. */
+const CONFLICTS: ReadonlySet<string | undefined> = new Set(['40001', '40P01', '55P03']);
+
+/**
+ * SQLSTATEs with which a server, or a pooler in front of it, says that it cannot serve now: connection exceptions,
+ * too many connections, shutdown and crash, a timeout of this session, system errors, and a server that has become a
+ * standby.
+ */
+const AWAY = /^(?:08|58)...$|^53[34]00$|^57P0[1-5]$|^25006$|^25P0[34]$/;
+
+/** The same for whoever connects: a login that fails or a database that is missing may be mended there. */
+const AWAY_AT_LOGIN = /^(?:28|3D)...$/;
+
+const AWAY_BY_SYSTEM: ReadonlySet<string | undefined> = new Set([
+  'EAI_AGAIN',
+  'ECONNABORTED',
+  'ECONNREFUSED',
+  'ECONNRESET',
+  'EHOSTDOWN',
+  'EHOSTUNREACH',
+  'ENETDOWN',
+  'ENETUNREACH',
+  'ENOTFOUND',
+  'EPIPE',
+  'ETIMEDOUT',
+]);
+
+/** What the driver says without a code: a connection ended, could not be had, or gave no answer in time. */
+const AWAY_BY_DRIVER =
+  /^(?:Connection terminated|timeout expired|timeout exceeded when trying to connect|Query read timeout|Client has encountered a connection error|Client was closed|The server does not support SSL)/;
+
+/** Whether the transaction was undone by the server in favour of others, and may be repeated. */
+export function isConflict(error: unknown): boolean {
+  return CONFLICTS.has(errorCode(error));
+}
+
+/** Whether the database could not be asked, or its answer is not known. */
+export function isAway(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  const code = errorCode(error);
+  if (code === undefined) return AWAY_BY_DRIVER.test(error.message);
+  return (
+    AWAY_BY_SYSTEM.has(code) ||
+    AWAY.test(code) ||
+    AWAY_AT_LOGIN.test(code) ||
+    code.startsWith('CERT_') ||
+    code.startsWith('ERR_TLS') ||
+    code === 'SELF_SIGNED_CERT_IN_CHAIN' ||
+    code === 'DEPTH_ZERO_SELF_SIGNED_CERT' ||
+    code === 'UNABLE_TO_VERIFY_LEAF_SIGNATURE'
+  );
+}

@@ -1,0 +1,314 @@
+import { randomUUID } from 'node:crypto';
+import { hostname } from 'node:os';
+import type { Clock, Timer } from '../../lib/clock.ts';
+import { type Lease, LeaseLost } from '../../lib/lease.ts';
+import type { Log } from '../../lib/log.ts';
+import { IndexUnusable } from '../index-unusable.ts';
+import { forgetDead, isDead, Life } from '../life.ts';
+import type { Database } from './database.ts';
+import * as leases from './leases.ts';
+import type { PostgresSession } from './session.ts';
+import type { WriteOptions, Writer } from './writer.ts';
+
+/** How often a process shows that it lives, and removes others that do not. */
+const BEAT_MS = 1_000;
+
+/** For this long after a heartbeat nobody considers a process dead: one beat less than others wait. */
+const SURE_MS = leases.DEAD_AFTER_MS - BEAT_MS;
+
+/** A write that nobody waits for, and that no pull depends on. */
+const LIGHT: WriteOptions = { outlivesPower: false, bearsOnPulls: false };
+/** A Lease that was acquired is not forgotten when the database crashes: its epoch must not come again. */
+const DURABLE: WriteOptions = { bearsOnPulls: false };
+
+/** How a Lease is given back: its work is done, or waits for the next holder. */
+type GivenBack = 'released' | 'set aside';
+
+export interface HeartbeatParts {
+  readonly database: Database;
+  readonly writer: Writer;
+  /** Where the processes on one folder keep their locks, and who may use the index with it. */
+  readonly folder: { readonly path: string; readonly id: string };
+  readonly log: Log;
+  readonly clock: Clock;
+  /** Whether a thread joins whose process has joined already. */
+  readonly isThread: boolean;
+  /** Called after each heartbeat, once a second. */
+  readonly onBeat: () => void;
+}
+
+/**
+ * This process among the others on the index, and the Leases that it holds.
+ *
+ * Heartbeats are times of the database's clock, the only one that all share. A process that has ended is detected at once
+ * by the others on its folder, from its lock (`Life`), and by all others after 5 s. A process that comes back after a pause,
+ * of its own or of the database, does not know how long others were silent only because nobody could write: it removes
+ * none until its own heartbeats have been written for as long.
+ */
+export class Heartbeat {
+  readonly #database: Database;
+  readonly #writer: Writer;
+  readonly #folder: HeartbeatParts['folder'];
+  readonly #log: Log;
+  readonly #clock: Clock;
+  readonly #onBeat: () => void;
+  readonly #self: leases.ProcessIdentity;
+  readonly #life: Life;
+  readonly #held = new Map<number, OwnLease>();
+  /** Leases that were given back but still have a row, because the database could not be reached. */
+  readonly #unreturned = new Map<number, GivenBack>();
+  /** When the last heartbeat that was written began, by `Clock.monotonicMs`. */
+  #shownAtMs = Number.NEGATIVE_INFINITY;
+  /** Since when heartbeats have been written without a gap. */
+  #steadySinceMs = Number.POSITIVE_INFINITY;
+  #showing: Promise<void> | undefined;
+  #timer: Timer | undefined;
+  /** Set while heartbeats cannot be written and the log says so. */
+  #isFailing = false;
+  #isClosed = false;
+
+  private constructor({ database, writer, folder, log, clock, isThread, onBeat }: HeartbeatParts) {
+    this.#database = database;
+    this.#writer = writer;
+    this.#folder = folder;
+    this.#log = log;
+    this.#clock = clock;
+    this.#onBeat = onBeat;
+    const id = randomUUID();
+    this.#self = { id, address: `process ${process.pid} on ${hostname()}`, folder: folder.id, isThread };
+    this.#life = Life.begin(folder.path, id);
+  }
+
+  /** Joins the processes on this index. Rejects with IndexUnusable if there are some with another folder. */
+  static async join(parts: HeartbeatParts): Promise<Heartbeat> {
+    const heartbeat = new Heartbeat(parts);
+    try {
+      await heartbeat.#join();
+    } catch (error) {
+      heartbeat.#life.end();
+      throw error;
+    }
+    heartbeat.#schedule();
+    return heartbeat;
+  }
+
+  async #join(): Promise<void> {
+    const others = await leases.otherProcesses(this.#database, this.#self.id);
+    const gone = others.filter(({ id }) => isDead(this.#folder.path, id)).map(({ id }) => id);
+    await this.#write(session => leases.removeGone(session, gone), DURABLE);
+    forgetDead(this.#folder.path);
+    await this.#requireOneFolder();
+  }
+
+  /**
+   * The bytes of unfinished transfers are in the folder, and so may be those of blobs: processes with another folder would
+   * look for them in vain. Those that may be dead are waited for.
+   */
+  async #requireOneFolder(): Promise<void> {
+    const elsewhere = async () =>
+      (await leases.otherProcesses(this.#database, this.#self.id)).find(
+        ({ folder }) => folder !== this.#folder.id,
+      );
+    const untilMs = performance.now() + leases.DEAD_AFTER_MS + BEAT_MS;
+    for (let other = await elsewhere(); other !== undefined; other = await elsewhere()) {
+      if (performance.now() > untilMs) {
+        throw new IndexUnusable(
+          `the index is in use by ${other.address}, with another folder (storage.path): stop that server first`,
+        );
+      }
+      await this.#clock.sleep(BEAT_MS / 2);
+      await this.#write(session => leases.removeSuspended(session), DURABLE);
+    }
+  }
+
+  /** The id by which Leases name this process. */
+  get processId(): string {
+    return this.#self.id;
+  }
+
+  /** Acquires the Lease `key`; `undefined` if a live process has it, including this one. */
+  async acquireLease(key: string): Promise<Lease | undefined> {
+    const lease = await this.#take(key);
+    if (lease !== undefined || !(await this.#holderIsGone(key))) return lease;
+    return this.#take(key);
+  }
+
+  async #take(key: string): Promise<Lease | undefined> {
+    // Without a heartbeat, for which those who acquire Leases at once would wait in line.
+    const taken = await this.#writer.write(async session => {
+      if (!(await leases.hasJoined(session, this.#self.id))) await this.#rejoin(session);
+      return leases.takeLease(session, key, this.#self.id);
+    }, DURABLE);
+    if (taken === undefined) return undefined;
+    const lease = new OwnLease(key, taken, () => this.#confirm(lease));
+    this.#held.set(lease.epoch, lease);
+    return lease;
+  }
+
+  /** True if the holder was found to be dead, and was removed. */
+  async #holderIsGone(key: string): Promise<boolean> {
+    const holder = (await this.read(key))?.processId;
+    if (holder === undefined || holder === this.#self.id || !isDead(this.#folder.path, holder)) return false;
+    await this.#write(session => leases.removeGone(session, [holder]), DURABLE);
+    return true;
+  }
+
+  /**
+   * Gives Leases back. If that cannot be written now, it is written with a later heartbeat: a Lease must not outlive
+   * its work.
+   */
+  async giveBack(given: readonly Lease[], as: GivenBack): Promise<void> {
+    if (given.length === 0) return;
+    given.forEach(({ epoch }) => this.#held.delete(epoch));
+    try {
+      const epochs = given.map(({ epoch }) => epoch);
+      await this.#writer.write(session => this.#return(session, epochs, as), LIGHT);
+    } catch (error) {
+      given.forEach(({ epoch }) => this.#unreturned.set(epoch, as));
+      const keys = given.map(({ key }) => key);
+      this.#log.warn({ err: error, keys }, 'leases could not be released; retrying later');
+    }
+  }
+
+  read(key: string) {
+    return leases.readLease(this.#database, key);
+  }
+
+  /** Gives up everything that this process holds. Call when it writes nothing any more. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    this.#timer?.cancel();
+    try {
+      await this.#writer.write(session => leases.removeGone(session, [this.#self.id]), DURABLE);
+    } finally {
+      this.#life.end();
+    }
+  }
+
+  #confirm(lease: OwnLease): Promise<void> | undefined {
+    if (lease.isLost) throw new LeaseLost(lease.key);
+    if (this.#clock.monotonicMs() - this.#shownAtMs < SURE_MS) return undefined;
+    return this.#confirmInIndex(lease);
+  }
+
+  async #confirmInIndex(lease: OwnLease): Promise<void> {
+    this.#showing ??= this.#write(async () => {}, LIGHT).finally(() => {
+      this.#showing = undefined;
+    });
+    await this.#showing;
+    if (lease.isLost) throw new LeaseLost(lease.key);
+  }
+
+  /** A write that is a heartbeat, too. */
+  async #write<T>(work: (session: PostgresSession) => Promise<T>, options: WriteOptions): Promise<T> {
+    const write = (session: PostgresSession) => this.#showLife(session).then(() => work(session));
+    return this.#shown(() => this.#writer.write(write, options));
+  }
+
+  async #shown<T>(write: () => Promise<T>): Promise<T> {
+    const beganAtMs = this.#clock.monotonicMs();
+    const result = await write();
+    if (beganAtMs - this.#shownAtMs > SURE_MS) this.#steadySinceMs = beganAtMs;
+    this.#shownAtMs = beganAtMs;
+    return result;
+  }
+
+  #schedule(): void {
+    if (!this.#isClosed) {
+      this.#timer = this.#clock.after(BEAT_MS, () => void this.#beat()).unref();
+    }
+  }
+
+  async #beat(): Promise<void> {
+    try {
+      const isSteady = this.#clock.monotonicMs() - this.#steadySinceMs > leases.DEAD_AFTER_MS;
+      const { suspended, returned } = await this.#shown(() =>
+        this.#writer.writeFirst(session => this.#beatWithin(session, isSteady), LIGHT),
+      );
+      returned.forEach(epoch => this.#unreturned.delete(epoch));
+      for (const address of suspended) {
+        this.#log.info({ process: address }, 'another process on this index shows no life: its leases end');
+      }
+      if (this.#isFailing) this.#log.info({}, 'the database of the index can be reached again');
+      this.#isFailing = false;
+      this.#onBeat();
+    } catch (error) {
+      // Logged once: it may be away for a while.
+      if (!this.#isClosed && !this.#isFailing) {
+        this.#log.warn({ err: error }, 'the heartbeat cannot be written; retrying every second');
+      }
+      this.#isFailing = true;
+    } finally {
+      this.#schedule();
+    }
+  }
+
+  /** `isSteady`: whether this process may tell who is dead. */
+  async #beatWithin(session: PostgresSession, isSteady: boolean) {
+    await this.#showLife(session);
+    const returned = await this.#returnLeft(session);
+    const suspended = isSteady ? await leases.removeSuspended(session) : [];
+    return { suspended, returned };
+  }
+
+  /** Call within a write. */
+  async #showLife(session: PostgresSession): Promise<void> {
+    if (!(await leases.beat(session, this.#self.id))) await this.#rejoin(session);
+  }
+
+  /**
+   * Call within a write if our row was removed: adds it again. Leases that nobody has taken meanwhile are then held again,
+   * since they have our id.
+   */
+  async #rejoin(session: PostgresSession): Promise<void> {
+    await leases.join(session, this.#self);
+    if (this.#shownAtMs === Number.NEGATIVE_INFINITY) return;
+    const own = await leases.ownEpochs(session, this.#self.id);
+    const lost = [...this.#held.values()].filter(({ epoch }) => !own.has(epoch));
+    for (const lease of lost) {
+      lease.isLost = true;
+      this.#held.delete(lease.epoch);
+    }
+    this.#log.warn(
+      { lostLeases: lost.length, keptLeases: this.#held.size },
+      'this process showed no life for so long that others considered it dead',
+    );
+  }
+
+  /** Call within a write. Returns the epochs. */
+  async #returnLeft(session: PostgresSession): Promise<readonly number[]> {
+    const left = [...this.#unreturned];
+    for (const as of ['released', 'set aside'] as const) {
+      const epochs = left.filter(([, how]) => how === as).map(([epoch]) => epoch);
+      if (epochs.length > 0) await this.#return(session, epochs, as);
+    }
+    return left.map(([epoch]) => epoch);
+  }
+
+  /** Call within a write. */
+  #return(session: PostgresSession, epochs: readonly number[], as: GivenBack): Promise<void> {
+    return as === 'released'
+      ? leases.releaseLeases(session, epochs, this.#self.id)
+      : leases.setLeasesAside(session, epochs, this.#self.id);
+  }
+}
+
+class OwnLease implements Lease {
+  readonly key: string;
+  readonly epoch: number;
+  readonly left: Lease['left'];
+  readonly confirm: Lease['confirm'];
+  /** Whether it is known to be lost. */
+  isLost = false;
+
+  constructor(
+    key: string,
+    { epoch, left }: Pick<Lease, 'epoch' | 'left'>,
+    confirm: () => Promise<void> | undefined,
+  ) {
+    this.key = key;
+    this.epoch = epoch;
+    this.left = left;
+    this.confirm = confirm;
+  }
+}

@@ -1,0 +1,141 @@
+import { type Lease, LeaseLost, type LeaseState, type LeftLease } from '../../lib/lease.ts';
+import type { Rows } from './session.ts';
+
+// The processes on this index, and their Leases. A Lease is held while its process has a row.
+
+/** Without a heartbeat for this long a process is dead: more than any pause of a live one. */
+export const DEAD_AFTER_MS = 5_000;
+
+/** Who a process is. */
+export interface ProcessIdentity {
+  readonly id: string;
+  /** For people. */
+  readonly address: string;
+  /** The id of the store's folder. */
+  readonly folder: string;
+  /** Whether it is a thread of a process that has a row of its own. */
+  readonly isThread: boolean;
+}
+
+export async function join(on: Rows, { id, address, folder, isThread }: ProcessIdentity): Promise<void> {
+  await on.changes(
+    `INSERT INTO @processes (id, address, folder, is_thread, beat_at)
+    VALUES ($1, $2, $3, $4, clock_timestamp()) ON CONFLICT DO NOTHING`,
+    [id, address, folder, isThread],
+  );
+}
+
+/** Shows that the process lives. False if others have removed it as dead. */
+export async function beat(on: Rows, id: string): Promise<boolean> {
+  return (await on.changes('UPDATE @processes SET beat_at = clock_timestamp() WHERE id = $1', [id])) > 0;
+}
+
+/** Whether the process has a row, which then stays until the transaction ends. */
+export async function hasJoined(on: Rows, id: string): Promise<boolean> {
+  return (await on.row('SELECT 1 FROM @processes WHERE id = $1 FOR KEY SHARE', [id])) !== undefined;
+}
+
+/** The other processes. */
+export async function otherProcesses(
+  on: Rows,
+  id: string,
+): Promise<readonly { readonly id: string; readonly folder: string; readonly address: string }[]> {
+  return on.rows('SELECT id, folder, address FROM @processes WHERE id <> $1', [id]);
+}
+
+/** Removes processes that show no life; their Leases end. Returns their addresses. */
+export async function removeSuspended(on: Rows): Promise<readonly string[]> {
+  const rows = await on.rows<{ address: string }>(
+    `DELETE FROM @processes
+    WHERE beat_at < clock_timestamp() - make_interval(secs => $1) RETURNING address`,
+    [DEAD_AFTER_MS / 1000],
+  );
+  return rows.map(({ address }) => address);
+}
+
+/** Removes processes that certainly write no more, so that others may continue their work in place. */
+export async function removeGone(on: Rows, ids: readonly string[]): Promise<void> {
+  if (ids.length === 0) return;
+  await on.changes('DELETE FROM @processes WHERE id = ANY($1)', [ids]);
+  await on.changes('UPDATE @leases SET process_id = NULL WHERE process_id = ANY($1)', [ids]);
+}
+
+export async function countProcesses(on: Rows): Promise<number> {
+  const row = await on.row<{ live: number }>('SELECT count(*) AS live FROM @processes WHERE NOT is_thread');
+  return row?.live ?? 0;
+}
+
+export async function readLease(
+  on: Rows,
+  key: string,
+): Promise<(LeaseState & { readonly processId: string | undefined }) | undefined> {
+  const row = await on.row<{ epoch: number; process_id: string | null; holder: string | null }>(
+    `SELECT l.epoch, l.process_id, p.address AS holder
+    FROM @leases l LEFT JOIN @processes p ON p.id = l.process_id WHERE l.key = $1`,
+    [key],
+  );
+  if (row === undefined) return undefined;
+  const { epoch, process_id: processId, holder } = row;
+  return {
+    epoch,
+    processId: processId ?? undefined,
+    isHeld: holder !== null,
+    holder: holder ?? undefined,
+  };
+}
+
+/** `undefined` if a process with a row holds it, including this one. */
+export async function takeLease(
+  on: Rows,
+  key: string,
+  processId: string,
+): Promise<{ readonly epoch: number; readonly left: LeftLease | undefined } | undefined> {
+  const before = await on.row<{ epoch: number; process_id: string | null; is_held: boolean }>(
+    `SELECT l.epoch, l.process_id, EXISTS (SELECT 1 FROM @processes p WHERE p.id = l.process_id) AS is_held
+    FROM @leases l WHERE l.key = $1 FOR UPDATE OF l`,
+    [key],
+  );
+  if (before?.is_held === true) return undefined;
+  if (before !== undefined) await on.changes('DELETE FROM @leases WHERE epoch = $1', [before.epoch]);
+  // Another process may be taking it, too.
+  const taken = await on.row<{ epoch: number }>(
+    'INSERT INTO @leases (key, process_id) VALUES ($1, $2) ON CONFLICT (key) DO NOTHING RETURNING epoch',
+    [key, processId],
+  );
+  return (
+    taken && {
+      epoch: taken.epoch,
+      left: before && { epoch: before.epoch, mayWrite: before.process_id !== null },
+    }
+  );
+}
+
+/** Throws LeaseLost unless the Lease is this process's, and will be until the transaction ends. */
+export async function requireLease(on: Rows, { key, epoch }: Lease, processId: string): Promise<void> {
+  const row = await on.row('SELECT 1 FROM @leases WHERE epoch = $1 AND process_id = $2 FOR SHARE', [
+    epoch,
+    processId,
+  ]);
+  if (row === undefined) throw new LeaseLost(key);
+}
+
+/** Those of these Leases that are this process's, for work that is done. */
+export async function releaseLeases(on: Rows, epochs: readonly number[], processId: string): Promise<void> {
+  await on.changes('DELETE FROM @leases WHERE epoch = ANY($1) AND process_id = $2', [epochs, processId]);
+}
+
+/** The same for work that the next holder may continue. */
+export async function setLeasesAside(on: Rows, epochs: readonly number[], processId: string): Promise<void> {
+  await on.changes('UPDATE @leases SET process_id = NULL WHERE epoch = ANY($1) AND process_id = $2', [
+    epochs,
+    processId,
+  ]);
+}
+
+/** The epochs of all Leases of this process. */
+export async function ownEpochs(on: Rows, processId: string): Promise<ReadonlySet<number>> {
+  const rows = await on.rows<{ epoch: number }>('SELECT epoch FROM @leases WHERE process_id = $1', [
+    processId,
+  ]);
+  return new Set(rows.map(({ epoch }) => epoch));
+}
