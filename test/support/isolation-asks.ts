@@ -1,5 +1,6 @@
 // Every way to ask for content and for lists of it. Each answer is compared with the model of who may read what. The
 // askers know every digest: a digest is no secret.
+import { STALE_AFTER_MS } from '../../src/mirror/freshness.ts';
 import type { Chance } from './chance.ts';
 import { get, type GetOptions, type Got } from './client.ts';
 import { bytesOf, type Content, type Image, randomBlob } from './content.ts';
@@ -142,7 +143,8 @@ export class IsolationAsks {
       ? `${url}/v2/${textOf(repository)}/${path}`
       : `${url}/v2/${repository.name}/${path}?ns=${repository.upstream}`;
     const before = this.#readable(asker, repository);
-    const got = await get(place, { ...options, headers: { ...options.headers, ...authorization } });
+    const headers = { ...options.headers, ...authorization };
+    const got = await this.#timed(repository, get(place, { ...options, headers }));
     const readable = new Set([...before.digests, ...this.#readable(asker, repository).digests]);
     const hasRight = before.hasRight || this.#model.hasRight(asker, repository);
     const asked = digestIn(path);
@@ -171,6 +173,14 @@ export class IsolationAsks {
         throw new Error(`${how}: ${digest}, which the tag never meant`);
       }
     }
+    return got;
+  }
+
+  /** On a busy machine an upstream may take so long that the servers do not wait for it. */
+  async #timed({ upstream }: Mirrored, asking: Promise<Got>): Promise<Got> {
+    const startedMs = performance.now();
+    const got = await asking;
+    if (performance.now() - startedMs >= STALE_AFTER_MS) this.#model.wasSlow(upstream);
     return got;
   }
 
@@ -216,7 +226,8 @@ export class IsolationAsks {
     const headers = await this.#authorization(asker, repository, at, false);
     this.#model.mayProve(asker, repository);
     const before = this.#model.mayList(asker, repository);
-    const got = await get(`${this.#world.urlOf(at)}/v2/${textOf(repository)}/tags/list`, { headers });
+    const url = `${this.#world.urlOf(at)}/v2/${textOf(repository)}/tags/list`;
+    const got = await this.#timed(repository, get(url, { headers }));
     this.#model.mayProve(asker, repository);
     const after = this.#model.mayList(asker, repository);
     this.#count(before !== undefined || after !== undefined, got);

@@ -37,6 +37,8 @@ const CLOCK_SLACK_MS = 60_000;
 const LATE_MS = 10_000;
 /** The longest back-off: until it is over, an upstream may count as away though it answers again. */
 const BACK_OFF_MS = 300_000;
+/** For how long an upstream counts as away after a slow answer: others may be as slow. */
+const SLOW_MS = 1_000;
 export interface Mirrored {
   readonly upstream: string;
   readonly name: string;
@@ -128,6 +130,12 @@ export class IsolationModel {
   setMisbehaving(upstream: string, isMisbehaving: boolean): void {
     const untilMs = isMisbehaving ? Number.POSITIVE_INFINITY : performance.now() + BACK_OFF_MS;
     this.#awayUntilMs.set(upstream, untilMs);
+  }
+
+  /** An answer took so long that what is stored may have been served in place of upstream's. */
+  wasSlow(upstream: string): void {
+    const untilMs = this.#awayUntilMs.get(upstream) ?? 0;
+    this.#awayUntilMs.set(upstream, Math.max(untilMs, performance.now() + SLOW_MS));
   }
 
   /** No server remembers a failure any more. */
