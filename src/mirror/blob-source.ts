@@ -266,11 +266,13 @@ export class BlobSource {
       opened.leave();
       this.#completion.read(repository, right, blob);
     };
-    const findAlong = async (): Promise<Along | undefined> =>
-      this.#along(miss, size) ?? this.#alongElsewhere(miss, blob, wanted);
-    const findWhole = async (): Promise<Along | 'stored' | undefined> =>
-      (await this.#metadata.statBlob(digest)) === undefined ? findAlong() : 'stored';
-    const along = await findAlong();
+    const findAlong = async (missing: readonly Extent[]): Promise<Along | undefined> =>
+      this.#along(miss, size) ?? this.#alongElsewhere(miss, size, missing);
+    const findWhole = async (): Promise<Along | 'stored' | undefined> => {
+      if ((await this.#metadata.statBlob(digest)) !== undefined) return 'stored';
+      return findAlong(wanted.flatMap(extent => blob.missing(extent)));
+    };
+    const along = await findAlong(wanted.flatMap(extent => blob.known.missing(extent)));
     const instead = (): Promise<ServedBlob> => this.open(repository, digest, right);
     const reader = new RangeReader({
       use: { blob, leave },
@@ -352,14 +354,13 @@ export class BlobSource {
     return { fill: running.fill, leave: running.fill.hold() };
   }
 
-  /** The same in another process on the store, if that has bytes that are missing here, or soon. Never rejects. */
+  /** The same in another process on the store, if that has some of the `missing` bytes, or soon. Never rejects. */
   async #alongElsewhere(
     { repository, digest, right, settled }: Miss,
-    blob: PartialBlob,
-    wanted: readonly Extent[],
+    namedSize: number,
+    missing: readonly Extent[],
   ): Promise<Along | undefined> {
-    const missing = wanted.flatMap(extent => blob.known.missing(extent));
-    const request = { repository, right, settled, namedSize: blob.size };
+    const request = { repository, right, settled, namedSize };
     return this.#fills.readAlong(digest, request, missing).catch(() => undefined);
   }
 

@@ -26,6 +26,8 @@ export const LAYERS = 4;
 /** A whole pull fetches smaller pieces again, since a request of their own would cost more. */
 const MIN_RANGE_BYTES = 17 * KIB;
 const PROOF_BYTES = 4 * KIB;
+/** A whole pull may have passed the beginning of a range before it sees that it is requested, where a machine is busy. */
+const UNSEEN_BYTES = 512 * KIB;
 const WITHIN_MS = 60_000;
 /** Of each server's log, when something is found. */
 const LINES_SHOWN = 30;
@@ -216,7 +218,8 @@ export class RangeHistory {
     requireRight(known, { start: 0, end: SIZE }, await pulling, 200);
     await this.#untilStored(server, known);
     this.#upstream.behave();
-    assert.equal((await this.#received()) - before, missing);
+    const twice = (await this.#received()) - before - missing;
+    assert.ok(twice >= 0 && twice <= UNSEEN_BYTES, `${twice} bytes were fetched twice`);
     Object.assign(known, { ...NOTHING(), isStored: true });
   }
 

@@ -68,7 +68,8 @@ class RequestElsewhere implements Awaited {
   }
 
   get receivedBytes(): number {
-    return this.#blob.bytesIn(this.extent);
+    const { start, end } = this.extent;
+    return end - start - bytesOf(this.#blob.missing(this.extent));
   }
 
   get isOver(): boolean {
@@ -337,7 +338,7 @@ export class FillConnections implements Sharer {
 
   /** How many bytes nobody has brought or is bringing. */
   get #restBytes(): number {
-    return this.#gaps.reduce((sum, { start, end }) => sum + end - start, 0);
+    return bytesOf(this.#gaps);
   }
 
   get #gaps(): readonly Extent[] {
@@ -486,4 +487,8 @@ export class FillConnections implements Sharer {
 /** What `extent` has from `position` on; nothing if it ends before. */
 function from(position: number, { start, end }: Extent): readonly Extent[] {
   return end > position ? [{ start: Math.max(start, position), end }] : [];
+}
+
+function bytesOf(extents: readonly Extent[]): number {
+  return extents.reduce((sum, { start, end }) => sum + end - start, 0);
 }

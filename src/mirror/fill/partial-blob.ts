@@ -128,10 +128,9 @@ export class PartialBlob {
     return this.#options.others.coming;
   }
 
-  /** How many bytes of `extent` are there. */
-  bytesIn(extent: Extent): number {
-    const missing = this.#there.missing(extent);
-    return missing.reduce((bytes, { start, end }) => bytes - (end - start), extent.end - extent.start);
+  /** The parts of `extent` that are not there. */
+  missing(extent: Extent): readonly Extent[] {
+    return this.#there.missing(extent);
   }
 
   /** Whether another process brings the byte at `position`. */

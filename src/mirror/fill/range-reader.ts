@@ -16,6 +16,8 @@ const MAX_REQUESTS = 4;
 export const NEAR_MS = 200;
 /** The same for a Fill whose rate is not known yet. */
 export const NEAR_BYTES = 256 * 1024;
+/** When a range is about to be requested, the Fill may have come nearer; but not so near that it could pass it unawares. */
+const TOO_NEAR_MS = 150;
 
 /** A download of the whole blob that somebody may read as it is, and the way to give it up. */
 export interface Along {
@@ -29,7 +31,7 @@ export interface RangeReaderOptions {
   readonly wanted: readonly Extent[];
   readonly asker: RangeAsker;
   readonly along: Along | undefined;
-  /** Looks, after a wait, for a download that has begun since, or whether the blob is stored by now. */
+  /** Looks for a download that has begun since, or has come near, or whether the blob is stored by now. */
   readonly findWhole: () => Promise<Along | 'stored' | undefined>;
   /** Opens the whole blob instead, for when ranges turn out to be of no use, or cannot be kept. */
   readonly instead: () => Promise<BlobReader>;
@@ -163,7 +165,7 @@ export class RangeReader implements BlobReader {
     }
     while (this.#running < MAX_REQUESTS && this.#failure === undefined) {
       const { index, position } = this.#reading;
-      const reach = this.#reach;
+      const reach = this.#reachIn(NEAR_MS);
       const ahead = wanted.slice(index).map(({ start, end }, at) => ({
         start: Math.max(start, reach, at === 0 ? position : 0),
         end,
@@ -182,11 +184,12 @@ export class RangeReader implements BlobReader {
 
   async #isOvertaken(position: number): Promise<boolean> {
     await this.#lookForWhole();
-    return this.#failure !== undefined || position < this.#reach;
+    return this.#failure !== undefined || position < this.#reachIn(TOO_NEAR_MS);
   }
 
   async #lookForWhole(): Promise<void> {
-    if (this.#fill !== undefined) return;
+    // One that has failed, or stands still elsewhere, would be found again.
+    if (this.#along !== undefined) return;
     const found = await this.#options.findWhole().catch((cause: unknown) => {
       this.#failure ??= { cause };
       return undefined;
@@ -227,11 +230,11 @@ export class RangeReader implements BlobReader {
     this.#changes.tell();
   }
 
-  /** Up to where the Fill will be in a moment: requesting that would not be faster. */
-  get #reach(): number {
+  /** Up to where the Fill will be in `ms`: requesting what it will have in a moment would not be faster. */
+  #reachIn(ms: number): number {
     const fill = this.#fill;
     if (fill === undefined || fill.state === 'queued') return 0;
-    return fill.length + Math.max(NEAR_BYTES, Math.ceil((fill.bytesPerSecond * NEAR_MS) / 1000));
+    return fill.length + Math.ceil(Math.max(NEAR_BYTES / NEAR_MS, fill.bytesPerSecond / 1000) * ms);
   }
 
   get #fill(): Fill | undefined {

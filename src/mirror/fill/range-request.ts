@@ -47,10 +47,10 @@ export interface RangeRequestOptions {
   readonly size: number;
   readonly extent: Extent;
   readonly asker: RangeAsker;
-  /** Called if it had to wait for its turn: true if some of it needs no request any more. */
-  readonly isOvertaken?: (() => Promise<boolean>) | undefined;
   /** Called when it is this request's turn: false if it is to be left to others. */
   readonly claim: () => Promise<boolean>;
+  /** Called when others know of it: true if some of it needs no request any more. */
+  readonly isOvertaken?: (() => Promise<boolean>) | undefined;
   /** Called when upstream begins to answer with the range. */
   readonly ranged: () => void;
   /** As in `DownloadOptions`. */
@@ -140,10 +140,9 @@ export class RangeRequest {
     const { queue, asker, isOvertaken = async () => false, claim } = this.#options;
     const { id: requester, maxTransfers } = asker.right.requester;
     const place = queue.enter({ requester, repository: repositoryText(asker.repository), maxTransfers });
-    const isQueued = place.queued;
     try {
       await unlessAborted(place.turn, this.#leaving.signal);
-      this.#isLeft = (isQueued && (await isOvertaken())) || !(await claim());
+      this.#isLeft = !(await claim()) || (await isOvertaken());
       if (this.#isLeft) return;
       this.#isUnderWay = true;
       await this.#download();

@@ -439,6 +439,18 @@ describe('a range ahead of a download in progress', () => {
     expect(await world.fetchedBytes()).toBeLessThan(blob.size + MIB / 2);
   });
 
+  it('is requested behind what the download will have in a moment, though that goes on', async () => {
+    const world = await startWorld();
+    const blob = await layer(world, 24 * MIB, 'across');
+    upstream.misbehave({ kind: 'blob', method: 'GET', bytesPerS: 16 * MIB });
+    const { pulled } = await beginPull(world, blob);
+    await readRanges(world, blob, { start: 0, end: 20 * MIB });
+    expect(await pulled).toMatchObject(whole(blob));
+    const [, range, rest, ...others] = asked();
+    expect(Number(range?.split('-')[0])).toBeLessThan(12 * MIB);
+    expect([range?.split('-')[1], rest, others]).toEqual([`${20 * MIB - 1}`, `${20 * MIB}-`, []]);
+  });
+
   it('is one of many small ones, before which it ends its response once they are more than that costs', async () => {
     const world = await startWorld({ linkBytesPerS: 8 * MIB });
     const blob = await layer(world, 16 * MIB, 'many-small');
@@ -563,6 +575,30 @@ describe('a range ahead of a download in progress', () => {
       expect(Number(range?.split('-')[0])).toBeGreaterThan(6 * MIB);
       expect([range?.split('-')[1], rest]).toEqual([`${AHEAD.end - 1}`, `${AHEAD.end}-`]);
       await other.pulled;
+    });
+
+    it('is requested as far as the download of another process will not have it in a moment', async () => {
+      const world = await startWorld({}, { isIndexOnDisk: true });
+      const blob = await layer(world, SIZE, 'overtaken-elsewhere');
+      const queuing = await another({ folder: world.folder, ...connections(1) });
+      const other = await beginOther(queuing);
+      const latch = new Latch();
+      const pause = { atByte: 6 * MIB, until: latch.opened };
+      upstream.misbehave({ kind: 'blob', times: 1, bytesPerS: 8 * MIB, pause });
+      const { pulled } = await beginPull(world, blob);
+      const reading = readRanges(queuing, blob, { start: 5 * MIB, end: AHEAD.end });
+      await until(() => world.mirror.downloads[0]?.bytes === 6 * MIB);
+      other.goOn();
+      await until(() => askedExtents().some(({ end }) => end === AHEAD.end));
+      latch.open();
+      await reading;
+      expect(await pulled).toMatchObject(whole(blob));
+      const range = askedExtents().find(({ end }) => end === AHEAD.end);
+      expect(range?.start).toBeGreaterThanOrEqual(6 * MIB);
+      await other.pulled;
+      const fetched = (await queuing.fetchedBytes()) + (await world.fetchedBytes());
+      // The download goes on faster than before: it may pass the beginning of the range before it looks.
+      expect(fetched).toBeLessThan(SIZE + MIB + MIB / 2);
     });
 
     it('is not requested if another process has stored the blob by then', async () => {
