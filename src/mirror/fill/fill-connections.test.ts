@@ -95,8 +95,9 @@ describe.concurrent('a large blob over slow connections', () => {
     }
     expect(site.isShared).toBe(true);
     expect(await world.fetchedBytes()).toBeLessThanOrEqual(SIZE + OVERLAP_BYTES);
-    // One may be closing: the first connection is ended in the middle of its response.
-    expect(most).toBeLessThanOrEqual(5);
+    // Two may be closing: the first one, which is ended in the middle of its response, and the one that brings a stripe in its
+    // place until the next response.
+    expect(most).toBeLessThanOrEqual(6);
     await stored(world);
     // Nothing of it is left but the blob.
     for await (const { key } of world.spool.list()) expect.fail(key);
