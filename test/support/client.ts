@@ -11,6 +11,8 @@ export interface Got {
   readonly sha256: string;
   /** Whether the body had its announced length, rather than ending by a reset or by our disconnecting. */
   readonly complete: boolean;
+  /** What broke the connection before a response. */
+  readonly failure?: Error;
   /** The body, if it was no larger than 1 MiB. */
   readonly text: string;
 }
@@ -40,8 +42,9 @@ export async function get(url: string, options: GetOptions = {}): Promise<Got> {
   return new Promise(resolve => {
     let status = 0;
     let headers: IncomingHttpHeaders = {};
-    const done = (complete: boolean) =>
+    const done = (complete: boolean, failure?: Error) =>
       resolve({
+        ...(failure && { failure }),
         status,
         headers,
         bytes,
@@ -87,8 +90,8 @@ export async function get(url: string, options: GetOptions = {}): Promise<Got> {
         response.on('close', () => end(false));
       },
     );
-    sent.on('error', () => {
-      if (status === 0) done(false);
+    sent.on('error', error => {
+      if (status === 0) done(false, error);
     });
     sent.end(options.body);
   });

@@ -442,6 +442,7 @@ function requireRight(
   got: Got | undefined,
   status: 200 | 206 = 206,
 ): void {
+  if (got?.failure !== undefined) throw got.failure;
   assert.deepEqual([got?.status, got?.complete, got?.bytes], [status, true, end - start]);
   const right = createHash('sha256').update(bytesOf(blob).subarray(start, end)).digest('hex');
   const hasWrong = wrongAt !== undefined && start <= wrongAt && wrongAt < end;
