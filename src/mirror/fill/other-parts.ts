@@ -8,6 +8,8 @@ const SILENT_AFTER_MS = 2 * ANNOUNCE_EACH_MS;
 /** After so long, nobody waits for it any more: it may be suspended. */
 const LOST_AFTER_MS = 5 * ANNOUNCE_EACH_MS;
 
+const NOTHING: readonly ComingRange[] = [];
+
 /** Another Lease for parts of the same blob from the same source. */
 export interface OtherHolder {
   readonly key: string;
@@ -78,12 +80,9 @@ export class OtherParts {
     const before = this.#state();
     const holders = await this.#options.findHolders();
     this.#isShared = holders.some(({ isHeld }) => isHeld);
-    for (const [key, other] of this.#others) {
-      const holder = holders.find(found => found.key === key && found.epoch === other.holder.epoch);
-      if (holder !== undefined && (await other.saved.refresh())) await this.#heard(other, holder);
-      else await this.#drop(key, other);
-    }
-    for (const holder of holders) if (!this.#others.has(holder.key)) await this.#add(holder);
+    for (const holder of holders) await this.#lookAt(holder);
+    for (const key of this.#others.keys())
+      if (!holders.some(holder => holder.key === key)) await this.#replace(key, undefined);
     const now = this.#state();
     return before.length !== now.length || before.some((one, at) => one !== now[at]);
   }
@@ -98,21 +97,28 @@ export class OtherParts {
   }
 
   async close(): Promise<void> {
-    for (const [key, other] of this.#others) await this.#drop(key, other);
+    for (const key of this.#others.keys()) await this.#replace(key, undefined);
   }
 
-  async #add(holder: OtherHolder): Promise<void> {
+  /** What can be read stays so while its next holder takes it over. */
+  async #lookAt(holder: OtherHolder): Promise<void> {
+    const known = this.#others.get(holder.key);
+    if (known?.holder.epoch === holder.epoch && (await known.saved.refresh()))
+      return this.#heard(known, holder);
+    const found = await this.#open(holder);
+    if (found !== undefined || known === undefined || !(await known.saved.refresh()))
+      return this.#replace(holder.key, found);
+    known.coming = NOTHING;
+  }
+
+  async #open(holder: OtherHolder): Promise<Other | undefined> {
     const saved = await this.#options.open(holder);
-    if (saved === undefined) return;
+    if (saved === undefined) return undefined;
     const nowMs = performance.now();
-    if (saved.size !== this.#options.size) return saved.close();
-    this.#others.set(holder.key, {
-      holder,
-      saved,
-      coming: saved.coming,
-      heardAtMs: nowMs,
-      askedAfterAtMs: nowMs,
-    });
+    if (saved.size === this.#options.size)
+      return { holder, saved, coming: saved.coming, heardAtMs: nowMs, askedAfterAtMs: nowMs };
+    await saved.close();
+    return undefined;
   }
 
   async #heard(other: Other, holder: OtherHolder): Promise<void> {
@@ -127,9 +133,11 @@ export class OtherParts {
     await this.#options.endIfDead(holder);
   }
 
-  async #drop(key: string, { saved }: Other): Promise<void> {
-    this.#others.delete(key);
-    await saved.close();
+  async #replace(key: string, other: Other | undefined): Promise<void> {
+    const before = this.#others.get(key);
+    if (other === undefined) this.#others.delete(key);
+    else this.#others.set(key, other);
+    await before?.saved.close();
   }
 
   /** What is the same as long as nothing has changed. */

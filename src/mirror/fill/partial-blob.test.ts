@@ -1,23 +1,25 @@
-import { expect, it } from 'vitest';
+import { expect, it, vi } from 'vitest';
+import { Latch } from '../../../test/support/latch.ts';
 import { MemoryIngests, MemorySpool } from '../../blobs/memory-spool.fixture.ts';
 import { steadyLease } from '../../lib/lease.suite.ts';
 import { silentLog } from '../../lib/log.ts';
 import { digestOf } from '../../oci/digest.ts';
-import { OtherParts } from './other-parts.ts';
+import { OtherParts, type OtherPartsOptions } from './other-parts.ts';
 import { PartialBlob } from './partial-blob.ts';
 
 // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- what is only needed for requests
 const UNUSED = undefined as never;
 const SIZE = 1_000;
 
-async function partialBlob(ingests = new MemoryIngests()) {
-  const spool = new MemorySpool(ingests);
+async function partialBlob() {
+  const spool = new MemorySpool(new MemoryIngests());
   const other = { key: 'part1-a', epoch: 2, isHeld: true };
+  const openOther = vi.fn<OtherPartsOptions['open']>(({ key, epoch }) => spool.savedParts(key, epoch));
   const others = new OtherParts({
     ownKey: 'part0-a',
     size: SIZE,
-    findHolders: async () => [other],
-    open: ({ key, epoch }) => spool.savedParts(key, epoch),
+    findHolders: async () => [{ ...other }],
+    open: openOther,
     endIfDead: async () => {},
   });
   const parts = await spool.parts(steadyLease('part0-a', 1), SIZE);
@@ -35,7 +37,7 @@ async function partialBlob(ingests = new MemoryIngests()) {
     others,
     ranged: () => {},
   });
-  return { blob, theirs };
+  return { blob, theirs, other, openOther };
 }
 
 it('has what another process saves, and waits for what that has received', async () => {
@@ -49,6 +51,27 @@ it('has what another process saves, and waits for what that has received', async
   expect(blob.next(0)).toEqual({ start: 0, end: 10 });
   const buffer = Buffer.alloc(20);
   expect([await blob.read(buffer, 0), buffer[9]]).toEqual([10, 'x'.charCodeAt(0)]);
+  await blob.close();
+});
+
+it('has what another process has saved while the next one takes that over', async () => {
+  const { blob, theirs, other, openOther } = await partialBlob();
+  await theirs.write(0, Buffer.alloc(10));
+  await theirs.save();
+  await blob.othersSaved();
+  other.epoch += 1;
+  const [looked, taking] = [new Latch(), new Latch()];
+  openOther.mockImplementationOnce(async () => {
+    looked.open();
+    await taking.opened;
+    return undefined;
+  });
+  const looking = blob.othersSaved();
+  await looked.opened;
+  expect(await blob.read(Buffer.alloc(20), 0)).toBe(10);
+  taking.open();
+  await looking;
+  expect(await blob.read(Buffer.alloc(20), 0)).toBe(10);
   await blob.close();
 });
 

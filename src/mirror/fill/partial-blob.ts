@@ -149,12 +149,16 @@ export class PartialBlob {
     };
   }
 
-  /** Reads what is there, as in `BlobParts`. */
+  /** Reads what is there, as in `BlobParts`. What another process has removed is not there afterwards. */
   async read(buffer: Uint8Array, position: number): Promise<number> {
     if (this.#failure !== undefined) throw this.#failure;
     try {
-      const count = await this.#options.parts.read(buffer, position);
-      return count > 0 ? count : await this.#options.others.read(buffer, position);
+      const count = await this.#readNow(buffer, position);
+      if (count > 0 || buffer.byteLength === 0 || !this.#has(position)) return count;
+      await this.#lookNow();
+      const again = await this.#readNow(buffer, position);
+      if (again === 0 && this.#has(position)) throw new Error(`byte ${position} should be there`);
+      return again;
     } catch (cause) {
       this.#options.log.warn({ err: cause, digest: this.digest }, 'parts of a blob cannot be read');
       this.#drop(new RangesUnusable('what is there of the blob cannot be read', { cause }));
@@ -309,6 +313,16 @@ export class PartialBlob {
     for (const extent of new Extents([...this.#unsaved, ...this.#beingSaved]))
       for (const received of requested.missing(extent)) coming.push({ ...received, state: 'received' });
     await this.#options.parts.announce(coming);
+  }
+
+  async #readNow(buffer: Uint8Array, position: number): Promise<number> {
+    const count = await this.#options.parts.read(buffer, position);
+    return count > 0 ? count : this.#options.others.read(buffer, position);
+  }
+
+  #has(position: number): boolean {
+    const part = this.#there.next(position);
+    return part !== undefined && part.start <= position;
   }
 
   async #poll(): Promise<void> {

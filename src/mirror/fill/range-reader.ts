@@ -110,11 +110,13 @@ export class RangeReader implements BlobReader {
 
   async #read(buffer: Uint8Array, position: number): Promise<number> {
     this.#noteReading(position);
-    const end = await this.#thereBehind(position);
-    const part = buffer.subarray(0, end - position);
-    const count = await this.#blob.read(part, position);
-    if (count > 0 || this.#along === undefined) return count;
-    return this.#along.fill.read(part, position);
+    for (;;) {
+      const end = await this.#thereBehind(position);
+      const part = buffer.subarray(0, end - position);
+      const count = await this.#blob.read(part, position);
+      if (count > 0) return count;
+      if ((this.#fill?.readable ?? 0) > position) return this.#fill?.read(part, position) ?? 0;
+    }
   }
 
   /** The end of what is there from `position` on, as soon as that is something. */
