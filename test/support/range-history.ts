@@ -203,7 +203,7 @@ export class RangeHistory {
     await this.#allSaved();
     const missing = SIZE - known.fetched.bytes;
     const before = await this.#received();
-    this.#upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, bytesPerS: SLOW_BYTES_PER_S });
+    this.#upstream.misbehave({ kind: 'blob', method: 'GET', bytesPerS: SLOW_BYTES_PER_S });
     const pulling = get(urlOf(server, `blobs/${known.blob.digest}`));
     const hasEnded = { now: false };
     void pulling.then(() => (hasEnded.now = true));
