@@ -27,7 +27,7 @@ export const LAYERS = 4;
 const MIN_RANGE_BYTES = 17 * KIB;
 const PROOF_BYTES = 4 * KIB;
 /** A whole pull may have passed the beginning of a range before it sees that it is requested, where a machine is busy. */
-const UNSEEN_BYTES = 512 * KIB;
+const UNSEEN_BYTES = MIB;
 const WITHIN_MS = 60_000;
 /** Of each server's log, when something is found. */
 const LINES_SHOWN = 30;
