@@ -39,6 +39,7 @@ const server = { deps: { external: [/\/dist\//] } };
 // unit and e2e run anywhere Node runs; clients needs real programs, crash takes minutes.
 export default defineConfig({
   test: {
+    globalSetup: ['test/support/test-storage.ts'],
     maxWorkers: WORKERS,
     sequence: { sequencer: LongestFirst },
     projects: [

@@ -9,6 +9,7 @@ import { askServer } from '../../src/cli/running-server.ts';
 import { answers, Daemon, freePort, type RunResult, tryRun } from './programs.ts';
 import { runCommand } from './run-command.ts';
 import { makeTempFolder, removeFolder } from './temp-folder.ts';
+import { storageOf } from './test-storage.ts';
 
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
 /** As in the starter's first line. */
@@ -193,7 +194,9 @@ async function writeConfig(config: EntrepotConfig, options: EntrepotOptions): Pr
     opsListen: `127.0.0.1:${await freePort()}`,
     ...config.server,
   };
-  const full = { ...config, server, storage: { path: join(folder, 'store'), ...config.storage } };
+  const { path = join(folder, 'store') } = config.storage ?? {};
+  const storage = { path, ...(await storageOf(String(path), folder)), ...config.storage };
+  const full = { ...config, server, storage };
   const configFile = join(folder, 'config.yaml');
   await writeFile(configFile, stringify(full));
   return { folder, configFile, host: firstAddress(server.listen), opsHost: firstAddress(server.opsListen) };
