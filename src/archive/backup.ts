@@ -5,6 +5,9 @@
  *     index.db                         the index as it was when the backup began
  *     blobs/<algorithm>/<hex>          every blob in that index, verified against its digest while it is read
  *     complete.json                    last, with counts and the digest of the index: without it, the backup is truncated
+ *
+ * Of a store whose blobs are in a bucket it has the index alone, which names their objects: a bucket is protected by its own
+ * means, and may be larger than any file.
  */
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
@@ -19,6 +22,8 @@ import { packed, type TarWriter } from './tar.ts';
 
 /** The version of the format; `restore` refuses any other. */
 export const BACKUP_FORMAT = 1;
+/** The same without blobs, because they are in a bucket. */
+export const INDEX_BACKUP_FORMAT = 2;
 export const FIRST_FILE = 'backup.json';
 export const BACKUP_INDEX_FILE = 'index.db';
 export const LAST_FILE = 'complete.json';
@@ -67,7 +72,9 @@ export class Backup {
   }
 
   async #write(tar: TarWriter, advanced: (bytes: number) => void): Promise<void> {
-    await addJson(tar, FIRST_FILE, { format: BACKUP_FORMAT, madeAt: new Date().toISOString() });
+    const { isOfBucket } = this.#snapshot;
+    const format = isOfBucket ? INDEX_BACKUP_FORMAT : BACKUP_FORMAT;
+    await addJson(tar, FIRST_FILE, { format, madeAt: new Date().toISOString() });
     const { path } = this.#snapshot;
     const hash = createHash('sha256');
     const index = async function* (): AsyncGenerator<Buffer> {
@@ -80,7 +87,8 @@ export class Backup {
     const indexSha256 = hash.digest('hex');
     // Not as arguments of one call, whose number is limited.
     for (const lost of this.#snapshot.lost()) this.lacking.push(lost);
-    for (const blob of this.#snapshot.blobs()) await this.#add(tar, blob, advanced);
+    const blobs = isOfBucket ? [] : this.#snapshot.blobs();
+    for (const blob of blobs) await this.#add(tar, blob, advanced);
     const { lacking } = this;
     const summary: BackupSummary = { blobs: this.#blobs, blobBytes: this.#blobBytes, indexSha256, lacking };
     await addJson(tar, LAST_FILE, summary);

@@ -6,7 +6,14 @@ import type { BlobStore } from '../blobs/blob-store.ts';
 import type { Spool } from '../blobs/spool.ts';
 import { type Digest, digestHex, isDigest } from '../oci/digest.ts';
 import { ArchiveError } from './archive-error.ts';
-import { BACKUP_FORMAT, type BackupSummary, FIRST_FILE, BACKUP_INDEX_FILE, LAST_FILE } from './backup.ts';
+import {
+  BACKUP_FORMAT,
+  BACKUP_INDEX_FILE,
+  type BackupSummary,
+  FIRST_FILE,
+  INDEX_BACKUP_FORMAT,
+  LAST_FILE,
+} from './backup.ts';
 import { readTar, type TarEntry } from './tar.ts';
 
 /** For the first and the last file; the last one lists blobs that were missing, at about 150 bytes each. */
@@ -21,6 +28,8 @@ export interface RestoreOptions {
   readonly indexPath: string;
   readonly spool: Spool;
   readonly blobs: BlobStore;
+  /** Whether it must be the backup of a store whose blobs are in a bucket, or must not. */
+  readonly isOfBucket: boolean;
   /** Ends the restoring, which then rejects. */
   readonly signal?: AbortSignal;
   /** Called with the number of bytes of blobs as they are written. */
@@ -65,11 +74,7 @@ class Restoring {
   async take(entry: TarEntry): Promise<BackupSummary | undefined> {
     if (entry.name === FIRST_FILE) {
       const { format }: { format?: unknown } = await readJson(entry);
-      if (format !== BACKUP_FORMAT) {
-        throw new ArchiveError(
-          `it has format ${String(format)}, and this version reads only ${BACKUP_FORMAT}`,
-        );
-      }
+      this.#requireFormat(format);
     } else if (entry.name === BACKUP_INDEX_FILE) {
       await this.#takeIndex(entry);
     } else if (entry.name === LAST_FILE) {
@@ -78,6 +83,21 @@ class Restoring {
       await this.#takeBlob(entry);
     }
     return undefined;
+  }
+
+  #requireFormat(format: unknown): void {
+    const { isOfBucket } = this.#options;
+    if (format !== BACKUP_FORMAT && format !== INDEX_BACKUP_FORMAT) {
+      throw new ArchiveError(
+        `it has format ${String(format)}, and this version reads only ${BACKUP_FORMAT} and ${INDEX_BACKUP_FORMAT}`,
+      );
+    }
+    if (isOfBucket === (format === INDEX_BACKUP_FORMAT)) return;
+    throw new ArchiveError(
+      isOfBucket
+        ? 'it has blobs, which are restored to a folder: remove storage.s3'
+        : 'it has only the index of a store whose blobs are in a bucket: configure that bucket (storage.s3)',
+    );
   }
 
   async #takeIndex({ body }: TarEntry): Promise<void> {

@@ -23,7 +23,7 @@ import {
 import { interruptible } from './interruptible.ts';
 import { requireOutsideStore } from './output-file.ts';
 import { progressForm, ProgressView } from './progress.ts';
-import { BLOBS_IN_BUCKET, INDEX_IN_DATABASE, storeConfig } from './store-config.ts';
+import { INDEX_IN_DATABASE, storeConfig } from './store-config.ts';
 
 /** `entrepot backup`: writes the whole store to one file. */
 export const backup: Command = {
@@ -34,7 +34,8 @@ export const backup: Command = {
     'Works beside a running server. Each blob is verified against its digest; one that is damaged or missing ' +
     'is reported and left out, and the exit code is 1, also if the damage was found earlier, until a hosted or pinned ' +
     'blob is replaced. The index is first copied within the store, which needs as much ' +
-    'free space as the index takes. Uploads in progress are left out.',
+    'free space as the index takes. Uploads in progress are left out. If the blobs are in a bucket, the file has only the ' +
+    'index, which names their objects: protect the bucket by its own means.',
   arguments: [{ name: '<file>', description: 'file to write; - is standard output' }],
   options: [
     jsonOption('file, blobs, lacking (kind, digest and reason of all content that is left out)'),
@@ -54,9 +55,8 @@ export const backup: Command = {
     }
     requireFileForJson(input, file);
     const { storage, index } = await storeConfig(input, io);
-    const { path, s3 } = storage;
+    const { path } = storage;
     if (index.postgres !== undefined) throw new CommandError(INDEX_IN_DATABASE);
-    if (s3 !== undefined) throw new CommandError(BLOBS_IN_BUCKET);
     await requireOutsideStore(file, path);
     return interruptible(
       signal => writeBackup(path, { file, input, io, signal }),
@@ -86,7 +86,7 @@ async function writeBackup(path: string, { file, input, io, signal }: BackupRun)
     try {
       const made = new Backup(snapshot, files.blobs);
       const item = view.begin(file === '-' ? 'standard output' : file);
-      item.expect(snapshot.totals().blobBytes);
+      if (!snapshot.isOfBucket) item.expect(snapshot.totals().blobBytes);
       const tar = made.tar(bytes => item.advance(bytes));
       await (file === '-'
         ? pipeline(tar, process.stdout, { signal })
@@ -95,7 +95,10 @@ async function writeBackup(path: string, { file, input, io, signal }: BackupRun)
         io.err(`not in the backup: ${kind} ${digest}: ${reason}\n`);
       const isWhole = made.lacking.length === 0;
       const lacking = isWhole ? '' : `; ${made.lacking.length} damaged or missing`;
-      item.end(isWhole ? 'done' : 'failed', `the index and ${countText(made.blobs, 'blob')}${lacking}`);
+      const blobs = snapshot.isOfBucket
+        ? `, which names ${countText(snapshot.totals().blobs, 'blob')} in the bucket`
+        : ` and ${countText(made.blobs, 'blob')}`;
+      item.end(isWhole ? 'done' : 'failed', `the index${blobs}${lacking}`);
       if (wantsJson(input)) {
         io.out(`${JSON.stringify({ file, blobs: made.blobs, lacking: made.lacking })}\n`);
       }

@@ -3,9 +3,11 @@ import { readdir, rename, rm, rmdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { addAbortSignal } from 'node:stream';
 import { ArchiveError } from '../archive/archive-error.ts';
-import type { BackupSummary } from '../archive/backup.ts';
-import { restoreBackup } from '../archive/restore.ts';
+import type { BackupSummary, LackingContent } from '../archive/backup.ts';
+import { restoreBackup, type RestoreOptions } from '../archive/restore.ts';
 import { openFileStores } from '../blobs/file-stores.ts';
+import { openStored, STORE_CONTENTS } from '../compose/storage.ts';
+import type { Config } from '../config/config.ts';
 import { syncFolder } from '../lib/atomic-file.ts';
 import { absentAsUndefined } from '../lib/error-code.ts';
 import { silentLog } from '../lib/log.ts';
@@ -14,6 +16,7 @@ import { PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE } from '../lib/private-folder.ts
 import { sizeText } from '../lib/units.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { INDEX_FILE } from '../metadata/store-identity.ts';
+import { everything } from '../metadata/survey.ts';
 import { countText } from './columns.ts';
 import {
   type Command,
@@ -27,7 +30,7 @@ import {
 } from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { progressForm, ProgressView } from './progress.ts';
-import { BLOBS_IN_BUCKET, INDEX_IN_DATABASE, storeConfig } from './store-config.ts';
+import { INDEX_IN_DATABASE, storeConfig } from './store-config.ts';
 
 /** The name of the index until everything is restored: a killed restore leaves it, and the next one replaces it. */
 const RESTORING_FILE = `${INDEX_FILE}.restoring`;
@@ -44,7 +47,8 @@ export const restore: Command = {
   description:
     'Restores the store from a file of `entrepot backup` to storage.path, which must be empty or absent, while no ' +
     'server runs on it. Every blob is verified against its digest, and a truncated or damaged backup is refused; then, ' +
-    'and if it is stopped, nothing is left behind.',
+    'and if it is stopped, nothing is left behind. A backup of a store whose blobs are in a bucket has only the index: with ' +
+    'the same bucket configured, blobs whose objects are missing are reported and recorded as damaged.',
   arguments: [{ name: '<file>', description: 'a file of `entrepot backup`; - is standard input' }],
   options: [jsonOption('file, blobs, blobBytes, lacking (kind, digest and reason of each)'), CONFIG_OPTION],
   makesStore: 'anywhere',
@@ -57,12 +61,10 @@ export const restore: Command = {
   ],
   run: async (input, io) => {
     const [file = ''] = input.arguments;
-    const { storage, index } = await storeConfig(input, io);
-    const { path, s3 } = storage;
-    if (index.postgres !== undefined) throw new CommandError(INDEX_IN_DATABASE);
-    if (s3 !== undefined) throw new CommandError(BLOBS_IN_BUCKET);
+    const config = await storeConfig(input, io);
+    if (config.index.postgres !== undefined) throw new CommandError(INDEX_IN_DATABASE);
     return interruptible(
-      signal => readBackup(path, { file, input, io, signal }),
+      signal => readBackup(config, { file, input, io, signal }),
       () => 'nothing was restored',
     );
   },
@@ -75,7 +77,8 @@ interface RestoreRun {
   readonly signal: AbortSignal;
 }
 
-async function readBackup(path: string, { file, input, io, signal }: RestoreRun) {
+async function readBackup(config: Config, { file, input, io, signal }: RestoreRun) {
+  const { path, s3 } = config.storage;
   const isNew = (await absentAsUndefined(stat(path))) === undefined;
   await makeFolder(path, PRIVATE_FOLDER_MODE);
   await requireEmpty(path);
@@ -83,8 +86,10 @@ async function readBackup(path: string, { file, input, io, signal }: RestoreRun)
   const item = view.begin(file === '-' ? 'standard input' : file);
   try {
     const source = addAbortSignal(signal, file === '-' ? process.stdin : createReadStream(file));
-    const summary = await fill(path, source, signal, bytes => item.advance(bytes));
-    const { blobs, blobBytes, lacking } = summary;
+    const isOfBucket = s3 !== undefined;
+    const summary = await fill(path, source, { isOfBucket, signal, advanced: bytes => item.advance(bytes) });
+    const { blobs, blobBytes } = summary;
+    const lacking = [...summary.lacking, ...(isOfBucket ? await missingObjects(config, signal) : [])];
     for (const { kind = 'blob', digest, reason } of lacking)
       io.err(`not in the backup: ${kind} ${digest}: ${reason}\n`);
     item.end('done', `the index and ${countText(blobs, 'blob')}, ${sizeText(blobBytes)}`);
@@ -104,15 +109,15 @@ async function readBackup(path: string, { file, input, io, signal }: RestoreRun)
 async function fill(
   path: string,
   source: AsyncIterable<Uint8Array>,
-  signal: AbortSignal,
-  advanced: (bytes: number) => void,
+  options: Required<Pick<RestoreOptions, 'isOfBucket' | 'signal' | 'advanced'>>,
 ): Promise<BackupSummary> {
+  const { signal } = options;
   const indexPath = join(path, RESTORING_FILE);
   const files = await openFileStores(path, { log: silentLog });
   try {
     // Created before the first blob, so that what a killed restore leaves can be recognized.
     await writeFile(indexPath, '', { mode: PRIVATE_FILE_MODE });
-    const summary = await restoreBackup(source, { ...files, indexPath, signal, advanced });
+    const summary = await restoreBackup(source, { ...files, ...options, indexPath });
     await noteLacking(indexPath, summary);
     signal.throwIfAborted();
     await rename(indexPath, join(path, INDEX_FILE));
@@ -133,10 +138,43 @@ async function noteLacking(indexPath: string, { lacking }: BackupSummary): Promi
   }
 }
 
+/**
+ * Blobs whose objects are not in the bucket any more, which are recorded as damaged. Rejects if the bucket cannot be read, or
+ * is not the store's.
+ */
+async function missingObjects(config: Config, signal: AbortSignal): Promise<readonly LackingContent[]> {
+  const stored = await openStored(config, silentLog);
+  const missing: LackingContent[] = [];
+  try {
+    // Both in the order of digests, and an object's key begins with that.
+    const objects = stored.blobs.list()[Symbol.asyncIterator]();
+    let object = await objects.next();
+    for await (const rows of everything(after => stored.survey.blobs(after))) {
+      for (const { digest } of rows) {
+        signal.throwIfAborted();
+        const { key = '' } = (await stored.metadata.statBlob(digest)) ?? {};
+        while (object.done !== true && (object.value.key ?? '') < key) object = await objects.next();
+        if (object.done !== true && object.value.key === key) continue;
+        const reason = 'its object is missing';
+        await stored.metadata.quarantine({ kind: 'blob', digest }, reason, {
+          key,
+          isSame: () => true,
+          takeAway: () => {},
+        });
+        missing.push({ kind: 'blob', digest, reason });
+      }
+    }
+  } finally {
+    await stored.close();
+  }
+  return missing;
+}
+
 /** Everything that a restore creates in an empty folder. */
 async function removeAll(path: string): Promise<void> {
-  const indexes = ['', '-wal', '-shm', '-journal'].map(suffix => RESTORING_FILE + suffix);
-  for (const name of [...indexes, 'blobs', 'ingest']) {
+  const suffixes = ['', '-wal', '-shm', '-journal'];
+  const indexes = [RESTORING_FILE, INDEX_FILE].flatMap(name => suffixes.map(suffix => name + suffix));
+  for (const name of [...indexes, ...STORE_CONTENTS]) {
     await rm(join(path, name), { recursive: true, force: true });
   }
 }

@@ -12,11 +12,6 @@ import { runningServer, type StoreServer, runningServers } from './running-serve
 import { actAsOwner } from './store-owner.ts';
 
 /** Why a command that copies whole stores does nothing. */
-export const BLOBS_IN_BUCKET =
-  'the blobs of this store are in a bucket (storage.s3), which this command does not copy: back up the bucket by its own ' +
-  'means, and the index with the server stopped, by copying the folder of storage.path; entrepot rebuild makes a new index of the bucket alone';
-
-/** The same, if the index is in a database. */
 export const INDEX_IN_DATABASE =
   'the index of this store is in a database (index.postgres), which this command does not copy: back up the database by ' +
   'its own means (pg_dump), and then the folder of storage.path, or the bucket';

@@ -22,7 +22,7 @@ import type { DiskShare } from '../lib/units.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { RESERVE_FILE } from '../metadata/reserve.ts';
 import { storageFault } from '../metadata/storage-probe.ts';
-import { INDEX_FILE, STATE_FILE } from '../metadata/store-identity.ts';
+import { BLOBS_IN, IN_BUCKET, INDEX_FILE, STATE_FILE } from '../metadata/store-identity.ts';
 import type { Survey } from '../metadata/survey.ts';
 import { SurveyThread } from '../upkeep/survey-thread.ts';
 import { type IndexPlace, openIndex, openSurvey, type StorageConfig } from './indexes.ts';
@@ -92,12 +92,12 @@ export async function openStorage(
   const { openS3Stores } = await import('../blobs/s3/s3-stores.ts');
   const local = await localLevelOf(storage, files.spool, log);
   const { blobs, ...s3 } = opened.add(openS3Stores(bucket, { ledger: metadata, local, clock, log }));
-  const isClaimed = (await metadata.readSetting(BLOBS_IN)) === BUCKET;
+  const isClaimed = (await metadata.readSetting(BLOBS_IN)) === IN_BUCKET;
   // An index that names blobs has a bucket of its own: another one must not become it by mistake.
   const mayTakeOver = takesBucketOver && (await metadata.readTotals()).blobs === 0;
   if (mayTakeOver || !isClaimed) {
     await s3.claim({ takesOver: mayTakeOver });
-    await metadata.putSetting(BLOBS_IN, BUCKET);
+    await metadata.putSetting(BLOBS_IN, IN_BUCKET);
   } else {
     await s3.check(log);
   }
@@ -118,17 +118,13 @@ async function localLevelOf(
   return { copies: await LocalCopies.open({ path, maxBytes, log }), spool };
 }
 
-/** The setting that says where blobs are: in the folder if it is absent or ''. */
-const BLOBS_IN = 'blobs-in';
-const BUCKET = 'bucket';
-
 /** The configured bucket. Throws BlobsUnusable if the store has its blobs elsewhere. */
 async function bucketOf(
   { storage: { path, s3 }, ...rest }: StorageConfig,
   metadata: MetadataStore,
   storeId: string,
 ): Promise<BucketOfStore | undefined> {
-  const isInBucket = (await metadata.readSetting(BLOBS_IN)) === BUCKET;
+  const isInBucket = (await metadata.readSetting(BLOBS_IN)) === IN_BUCKET;
   if (isInBucket !== (s3 !== undefined)) {
     const { blobs } = await metadata.readTotals();
     if (blobs > 0 && isInBucket) {

@@ -1,6 +1,7 @@
 import type { Digest } from '../oci/digest.ts';
 import { Connection, type Statement } from './sqlite/connection.ts';
 import type { LostContent } from './metadata-store.ts';
+import { BLOBS_IN, IN_BUCKET } from './store-identity.ts';
 import { selectLost } from './sqlite/lost-content.ts';
 
 /** How many rows are read at a time. */
@@ -49,6 +50,14 @@ export class IndexSnapshot {
       .prepare<[], { blobs: number; blob_bytes: number }>('SELECT blobs, blob_bytes FROM totals WHERE id = 1')
       .get();
     return { blobs: row?.blobs ?? 0, blobBytes: row?.blob_bytes ?? 0 };
+  }
+
+  /** Whether the blobs are in a bucket, whose objects the rows name. */
+  get isOfBucket(): boolean {
+    const select = this.#connection.prepare<[string], { value: string }>(
+      'SELECT value FROM settings WHERE name = ?',
+    );
+    return select.get(BLOBS_IN)?.value === IN_BUCKET;
   }
 
   /** Ordered by digest. */

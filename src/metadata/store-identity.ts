@@ -18,6 +18,9 @@ const STATE_BYTES = 256;
 
 /** The setting in the index that identifies the store. */
 export const STORE_ID = 'store-id';
+/** The setting in the index that says where blobs are: IN_BUCKET, or in the folder if it is absent or ''. */
+export const BLOBS_IN = 'blobs-in';
+export const IN_BUCKET = 'bucket';
 /** The setting in the index with the reason for which no garbage is collected, or REBUILT; '' or absent if it is. */
 const STOPPED = 'collecting-stopped';
 

@@ -1,6 +1,6 @@
 // Blobs in a bucket: an S3 that misbehaves, and the product with its commands.
 import { existsSync, readdirSync } from 'node:fs';
-import { mkdir, rm, writeFile } from 'node:fs/promises';
+import { mkdir, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setImmediate as nextTick } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -405,8 +405,55 @@ describe('with blobs in a bucket', () => {
     const second = Entrepot.start(config());
     await expect(second).rejects.toThrow('belongs to another store');
     entrepot = await entrepot.startAgain(config());
-    const { code, stderr } = await entrepot.command('backup', join(folder, 'backup.tar'));
-    expect([code, stderr]).toEqual([1, expect.stringContaining('in a bucket')]);
-    expect(existsSync(join(folder, 'backup.tar'))).toBe(false);
+  });
+
+  it('a backup has the index, which a restore compares with the bucket', async () => {
+    const [kept, lost] = [imageOf([randomBlob(MIB, 'kept')]), imageOf([randomBlob(MIB, 'lost')])];
+    await push('team/kept', kept);
+    await push('team/lost', lost);
+    const file = join(folder, 'backup.tar');
+    expect(await entrepot.command('backup', file)).toMatchObject({ code: 0 });
+    expect((await stat(file)).size).toBeLessThan(MIB);
+    await push('team/later', imageOf([randomBlob(MIB, 'later')]));
+    await entrepot.stop();
+    const [layer] = lost.layers;
+    for (const key of s3.blobKeys()) {
+      if (layer !== undefined && key.includes(layer.digest.slice(7))) s3.objects.delete(`entrepot/${key}`);
+    }
+    await rm(join(entrepot.folder, 'store'), { recursive: true });
+    s3.hasBucket = false;
+    expect(await entrepot.command('restore', file)).toMatchObject({ code: 1 });
+    expect(existsSync(join(entrepot.folder, 'store'))).toBe(false);
+    s3.hasBucket = true;
+    const restored = await entrepot.command('restore', '--json', file);
+    expect(restored.code).toBe(0);
+    expect(JSON.parse(restored.stdout).lacking).toMatchObject([{ kind: 'blob', digest: layer?.digest }]);
+    entrepot = await entrepot.startAgain();
+    for (const blob of [...kept.layers, kept.config]) await expectPulled('team/kept', blob);
+    expect((await get(`${entrepot.url}/v2/team/lost/blobs/${layer?.digest}`)).status).toBe(404);
+    expect(JSON.parse((await entrepot.command('status', '--json')).stdout).store.damaged).toBe(1);
+    await push('team/lost', lost);
+    for (const blob of [...lost.layers, lost.config]) await expectPulled('team/lost', blob);
+  });
+
+  it('a backup is restored only to what it was made of', async () => {
+    const file = join(folder, 'backup.tar');
+    expect(await entrepot.command('backup', file)).toMatchObject({ code: 0 });
+    await entrepot.stop();
+    const { storage: _, ...inFolder } = config();
+    const other = await Entrepot.start(inFolder);
+    const ofFolder = join(folder, 'folder.tar');
+    expect(await other.command('backup', ofFolder)).toMatchObject({ code: 0 });
+    await other.stop();
+    await rm(join(other.folder, 'store'), { recursive: true });
+    await rm(join(entrepot.folder, 'store'), { recursive: true });
+    const intoFolder = await other.command('restore', file);
+    expect([intoFolder.code, intoFolder.stderr]).toEqual([
+      1,
+      expect.stringContaining('configure that bucket'),
+    ]);
+    const intoBucket = await entrepot.command('restore', ofFolder);
+    expect([intoBucket.code, intoBucket.stderr]).toEqual([1, expect.stringContaining('remove storage.s3')]);
+    await other.remove();
   });
 });
