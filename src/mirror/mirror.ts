@@ -44,7 +44,7 @@ import { PullQueue, type PullTurns, type QueueLimits } from './fill/pull-queue.t
 import type { PullRuleOf } from './freshness.ts';
 import { Links } from './links.ts';
 import { ManifestSource } from './manifest-source.ts';
-import { type FailureNews, NegativeCache } from './negative-cache.ts';
+import { type FailureNews, NegativeCache, type RememberedFailure } from './negative-cache.ts';
 import { outlook } from './outlook.ts';
 import { OwnLogins } from './own-logins.ts';
 import { Prefetch, type PrefetchRule } from './prefetch.ts';
@@ -265,6 +265,11 @@ export class Mirror implements PullSource {
   /** The number of remembered failures that are currently answered without asking upstream. */
   get backoffs(): number {
     return this.#failures.waitedOut;
+  }
+
+  /** The remembered failures that are currently answered without asking upstream. */
+  get failures(): readonly RememberedFailure[] {
+    return this.#failures.current;
   }
 
   async manifest(

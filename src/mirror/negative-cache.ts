@@ -34,12 +34,16 @@ const RESET_AFTER_MAX_DELAYS = 2;
 /** Clients can invent references; this many take a few MB. */
 const MAX_REMEMBERED = 10_000;
 
-interface Remembered {
+/** A failure that is answered without asking upstream again. Times are epoch ms. */
+export interface RememberedFailure {
   readonly key: FailureKey;
   readonly failure: UpstreamFailure;
-  readonly delayMs: number;
   readonly atMs: number;
   readonly untilMs: number;
+}
+
+interface Remembered extends RememberedFailure {
+  readonly delayMs: number;
 }
 
 /** What a process tells the others: how upstream has answered a question. */
@@ -71,7 +75,12 @@ export class NegativeCache {
    * increase.
    */
   get waitedOut(): number {
-    return [...this.#remembered.values()].filter(remembered => !this.#isOver(remembered)).length;
+    return this.current.length;
+  }
+
+  /** Those that are currently answered from here. */
+  get current(): readonly RememberedFailure[] {
+    return [...this.#remembered.values()].filter(remembered => !this.#isOver(remembered));
   }
 
   /** The failure to answer for `key`, with the rest of its delay; `undefined` if upstream may be asked. */

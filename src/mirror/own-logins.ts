@@ -29,6 +29,15 @@ export interface LoginUse {
   readonly credentialId: string;
 }
 
+/** Entrepot's own credentials for an upstream, and what is known of them. */
+export interface OwnLoginState {
+  readonly username: string;
+  /** `undefined` while upstream has not judged them. */
+  readonly isAccepted: boolean | undefined;
+  /** When it did, epoch ms. */
+  readonly atMs: number | undefined;
+}
+
 interface Verdict {
   /** The verdict applies to this credential only, not to a new password. */
   readonly credentialId: string;
@@ -64,6 +73,19 @@ export class OwnLogins {
       one => one !== undefined && this.#isOwn({ upstream, credentialId: one.id }),
     );
     return isUsed && this.#isRefused(upstream) ? [problemText(upstream)] : [];
+  }
+
+  /** `undefined` if there are none for the upstream. */
+  stateOf(upstream: string): OwnLoginState | undefined {
+    const login = this.#options.loginOf(upstream);
+    if (login === undefined) return undefined;
+    const verdict = this.#verdicts.get(upstream);
+    const isCurrent = verdict?.credentialId === login.id;
+    return {
+      username: login.username,
+      isAccepted: isCurrent ? verdict.isAccepted : undefined,
+      atMs: isCurrent ? verdict.atMs : undefined,
+    };
   }
 
   /** Sets the gauge for every upstream with a credential. */

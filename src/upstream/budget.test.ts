@@ -124,3 +124,22 @@ describe('limits of requests for blobs', () => {
     expect(budgets.limitedMs('id')).toBeGreaterThan(0);
   });
 });
+
+it('says how fast a budget is spent, over the last minutes and since it was refilled', () => {
+  let nowMs = 0;
+  const budgets = new Budgets(() => nowMs);
+  const spend = (remaining: number, atMs: number) => {
+    nowMs = atMs;
+    const headers = { 'ratelimit-remaining': `${remaining};w=21600` };
+    budgets.note('one', { status: 200, headers, body: Readable.from([]) });
+    return budgets.list()[0]?.spentPerS;
+  };
+  const MINUTE_MS = 60_000;
+  expect(spend(100, 0)).toBeUndefined();
+  expect(spend(97, MINUTE_MS)).toBeCloseTo(3 / 60);
+  expect(spend(80, 6 * MINUTE_MS)).toBeCloseTo(20 / 360);
+  // From the mark of the sixth minute on.
+  expect(spend(20, 12 * MINUTE_MS)).toBeCloseTo(60 / 360);
+  expect(spend(99, 13 * MINUTE_MS)).toBeUndefined();
+  expect(spend(98, 14 * MINUTE_MS)).toBeCloseTo(1 / 60);
+});

@@ -14,6 +14,14 @@ export interface Budget {
   readonly windowS: number | undefined;
   /** For how long no request will be sent; 0 if one may be. */
   readonly limitedMs: number;
+  /** How fast `remaining` has become less lately; `undefined` if that is not known. */
+  readonly spentPerS: number | undefined;
+}
+
+/** What remained at some time. */
+interface Mark {
+  readonly atMs: number;
+  readonly remaining: number;
 }
 
 interface Account {
@@ -24,12 +32,16 @@ interface Account {
   closedUntilMs: number;
   /** Consecutive 429 responses without Retry-After. */
   refusals: number;
+  /** Where its pace is measured from: the later one replaces the first after some minutes. */
+  marks: readonly [first: Mark, later: Mark] | undefined;
 }
 
 /** For a 429 without Retry-After: as Kubernetes' ImagePullBackOff. */
 const SILENT_LIMIT: BackoffSchedule = { firstMs: 10_000, maxMs: 300_000 };
 /** Docker Hub's window. A longer delay must be due to a wrong clock. */
 const MAX_RETRY_AFTER_MS = 6 * 3600_000;
+/** The pace of a budget is that of one to two times as long. */
+const PACE_MS = 5 * 60_000;
 /** How many credentials are tracked per upstream. */
 const MAX_ACCOUNTS = 1_000;
 
@@ -96,6 +108,7 @@ export class Budgets {
     if (isBlob && (limit ?? remaining) !== undefined) this.#limitsBlobs = true;
     account.limit = limit?.count ?? account.limit;
     account.remaining = remaining?.count ?? account.remaining;
+    if (remaining !== undefined) this.#mark(account, remaining.count);
     account.windowS = remaining?.windowS ?? limit?.windowS ?? account.windowS;
     if (response.status < 400) account.refusals = 0;
     return undefined;
@@ -143,13 +156,30 @@ export class Budgets {
   }
 
   list(): readonly Budget[] {
-    return [...this.#accounts.entries()].map(([credentialId, { limit, remaining, windowS }]) => ({
+    return [...this.#accounts.entries()].map(([credentialId, account]) => ({
       credentialId,
-      limit,
-      remaining,
-      windowS,
+      limit: account.limit,
+      remaining: account.remaining,
+      windowS: account.windowS,
       limitedMs: this.limitedMs(credentialId),
+      spentPerS: this.#paceOf(account),
     }));
+  }
+
+  #mark(account: Account, remaining: number): void {
+    const mark = { atMs: this.#now(), remaining };
+    const [, later] = account.marks ?? [];
+    // What was refilled says nothing about how fast it is spent.
+    if (later === undefined || remaining > later.remaining || mark.atMs < later.atMs)
+      account.marks = [mark, mark];
+    else if (mark.atMs - later.atMs >= PACE_MS) account.marks = [later, mark];
+  }
+
+  #paceOf({ marks, remaining }: Account): number | undefined {
+    const [first] = marks ?? [];
+    if (first === undefined || remaining === undefined) return undefined;
+    const forMs = this.#now() - first.atMs;
+    return forMs > 0 ? ((first.remaining - remaining) * 1000) / forMs : undefined;
   }
 
   /** Allows all requests again. */
@@ -166,6 +196,7 @@ export class Budgets {
       closedAtMs: 0,
       closedUntilMs: 0,
       refusals: 0,
+      marks: undefined,
     };
     this.#accounts.set(credentialId, account);
     return account;
