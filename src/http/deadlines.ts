@@ -11,7 +11,8 @@ const LOOK_MS = 500;
 
 interface Waiting {
   readonly dueAtMs: number;
-  readonly expire: () => void;
+  readonly reject: (reason: Error) => void;
+  isLate: boolean;
 }
 
 /** The deadlines of all requests: one for each, for everything that its response waits for. */
@@ -28,18 +29,13 @@ export class Deadlines {
    * The result of `work`; 503 with Retry-After if the request that began at `startedAtMs` (of `performance.now()`) has
    * waited too long. The work continues: its result is then passed to `discard`, its error is dropped.
    */
-  meet<T>(startedAtMs: number, work: Promise<T>, discard: (late: T) => void = () => {}): Promise<T> {
+  meet<T>(startedAtMs: number, work: Promise<T>, discard?: (late: T) => void): Promise<T> {
     return new Promise((resolve, reject) => {
-      let isLate = false;
-      const expire = () => {
-        isLate = true;
-        reject(tooLate());
-      };
-      const waiting = { dueAtMs: startedAtMs + this.#withinMs, expire };
+      const waiting = { dueAtMs: startedAtMs + this.#withinMs, reject, isLate: false };
       this.#add(waiting);
       const succeed = (value: T): void => {
         this.#waiting.delete(waiting);
-        if (isLate) discard(value);
+        if (waiting.isLate) discard?.(value);
         else resolve(value);
       };
       const fail = (error: unknown): void => {
@@ -52,8 +48,7 @@ export class Deadlines {
 
   #add(waiting: Waiting): void {
     this.#waiting.add(waiting);
-    this.#timer ??= setInterval(() => this.#look(), Math.min(LOOK_MS, this.#withinMs));
-    this.#timer.unref();
+    this.#timer ??= setInterval(() => this.#look(), Math.min(LOOK_MS, this.#withinMs)).unref();
   }
 
   #look(): void {
@@ -61,7 +56,8 @@ export class Deadlines {
     for (const waiting of this.#waiting) {
       if (waiting.dueAtMs > nowMs) continue;
       this.#waiting.delete(waiting);
-      waiting.expire();
+      waiting.isLate = true;
+      waiting.reject(tooLate());
     }
     if (this.#waiting.size > 0) return;
     clearInterval(this.#timer);
