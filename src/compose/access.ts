@@ -26,6 +26,7 @@ import { CredentialPlugins, type CredentialPluginsOptions } from '../tenants/cre
 import { InvalidCredentialProvider } from '../tenants/credential-provider.ts';
 import { FileSecretSource } from '../tenants/file-secret-source.ts';
 import { Issuer } from '../tenants/issuer.ts';
+import type { NoteSecret } from '../tenants/secret-changes.ts';
 import { openTenants } from '../tenants/tenant-directory.ts';
 import type { ConfiguredTenant, Tenants } from '../tenants/tenant.ts';
 import type { Cluster } from './kubernetes.ts';
@@ -50,6 +51,8 @@ export interface AccessNeeds {
   readonly reportsSecretsOf: (tenant: string | undefined) => boolean;
   /** As in `AccessOptions`. */
   readonly loginNews: News<LoginNews> | undefined;
+  /** As in `TenantsParts`. */
+  readonly noteSecret: NoteSecret | undefined;
   readonly clock: Clock;
   readonly log: Log;
   readonly meter: Meter;
@@ -70,6 +73,7 @@ export async function openAccess(config: Config, needs: AccessNeeds): Promise<Ac
     plugins: await openPlugins(config, { clock, log }),
     startsMeanwhile: needs.startsMeanwhile,
     reportsSecretsOf: needs.reportsSecretsOf,
+    noteSecret: needs.noteSecret,
     clock,
     log,
     meter,

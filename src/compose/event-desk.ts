@@ -3,7 +3,7 @@ import type { Announcements } from '../events/announcements.ts';
 import type { Clock } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
 import type { Announce, Outbox } from '../metadata/outbox.ts';
-import type { RegistryEvent } from '../oci/event.ts';
+import type { NoteEvent } from '../oci/event.ts';
 
 interface EventDeskNeeds {
   readonly outbox: Outbox | undefined;
@@ -25,7 +25,7 @@ export class EventDesk {
 
   readonly announce: Announce = event => this.#announcements?.announce(event) ?? [];
 
-  readonly notePull = (event: RegistryEvent): void => this.#announcements?.notePull(event);
+  readonly note: NoteEvent = event => this.#announcements?.note(event);
 
   /** Follows the configuration. Throws if there are endpoints and the index has no outbox. */
   async follow({ notifications }: Pick<Config, 'notifications'>): Promise<void> {

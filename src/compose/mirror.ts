@@ -14,8 +14,9 @@ import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { PullTurns } from '../mirror/fill/pull-queue.ts';
 import { Mirror } from '../mirror/mirror.ts';
 import type { EndedRight } from '../mirror/ended-rights.ts';
-import type { FailureNews } from '../mirror/negative-cache.ts';
+import type { FailureNews, NoteReachable } from '../mirror/negative-cache.ts';
 import type { FlightCalls } from '../mirror/shared-flights.ts';
+import type { NoteEvent } from '../oci/event.ts';
 import { strictestPullPolicy } from '../oci/pull-policy.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
@@ -38,6 +39,9 @@ export interface MirrorNeeds {
   readonly failureNews: News<FailureNews> | undefined;
   /** As in `MirrorOptions`. */
   readonly endNews: News<EndedRight> | undefined;
+  readonly noteEvent: NoteEvent;
+  /** As in `MirrorOptions`. */
+  readonly noteReachable: NoteReachable | undefined;
   readonly clock: Clock;
   readonly log: Log;
   readonly meter: Meter;

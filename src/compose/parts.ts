@@ -101,6 +101,8 @@ export interface PartsOptions {
   readonly followsCluster?: boolean;
   /** Whose unusable Secrets are logged; `undefined` stands for the node's Docker config. By default everybody's. */
   readonly reportsSecretsOf?: (tenant: string | undefined) => boolean;
+  /** Whether endpoints of notifications are told of changes of Secrets and upstreams. The default is no. */
+  readonly tellsChanges?: boolean;
   /** Whether it is logged that the index may be incomplete. The default is yes. */
   readonly reportsDoubts?: boolean;
   /** Whether a bucket of another store becomes this one's, if this one has no blobs. Default: no. */
@@ -159,6 +161,7 @@ async function openOn(
     reportsDoubts = true,
     takesBucketOver = false,
     reportsSecretsOf = () => true,
+    tellsChanges = false,
     common,
   }: PartsOptions,
 ): Promise<Omit<Parts, 'close'>> {
@@ -168,7 +171,7 @@ async function openOn(
   const { metadata, index, spool, blobs, bucket } = await openStorage(opened, config, seen);
   const events = opened.add(new EventDesk({ outbox: metadata.outbox, clock, log }));
   await events.follow(config);
-  const { announce } = events;
+  const { announce, note: noteEvent } = events;
   const credentials = await upstreamCredentials(config, metadata);
   const memory = MemoryBudget.ofOne(common?.processes ?? 1);
   const upstreams = opened.add(new Upstreams(config, credentials, { memory, news: common?.news }));
@@ -181,13 +184,26 @@ async function openOn(
     startsMeanwhile,
     reportsSecretsOf,
     loginNews: common?.news.of('logins'),
+    noteSecret: tellsChanges
+      ? (tenant, { name, state, reason }) =>
+          noteEvent({ kind: 'secret', tenant, secret: name, state, reason })
+      : undefined,
   });
   const { tenants, issuer, grants, access } = accessParts;
   opened.add(tenants);
   atEachBeat.push(() => void grants.removeEnded());
   opened.add({ close: () => grants.removeEnded() });
   const limitOf = (owner: string) => tenants.find(owner)?.options.quotaBytes;
-  const ownQuota = new PrefixQuota(metadata, limitOf, config.hosted, config.upkeep);
+  const ownQuota = new PrefixQuota(
+    metadata,
+    limitOf,
+    config.hosted,
+    config.upkeep,
+    (repository, { message }) => {
+      const tenant = firstComponent(repository.name);
+      noteEvent({ kind: 'quota', repository, tenant, reason: message });
+    },
+  );
   const quota = quotaOf(ownQuota, common, limitOf);
   const uploads = opened.add(
     new Uploads({
@@ -211,6 +227,7 @@ async function openOn(
     log,
     meter,
     announce,
+    noteEvent,
   });
   opened.add(survey);
   if (common?.makeRoom !== undefined) spool.space.makeRoom = common.makeRoom;
@@ -227,6 +244,13 @@ async function openOn(
       flights: common?.flights,
       failureNews: common?.news.of('failures'),
       endNews: common?.news.of('ended rights'),
+      noteEvent,
+      noteReachable: tellsChanges
+        ? (upstream, failure) => {
+            const state = failure === undefined ? 'reachable' : 'unreachable';
+            noteEvent({ kind: 'upstream', upstream, state, reason: failure?.message });
+          }
+        : undefined,
     }),
   );
   opened.add({ close: followSecrets({ tenants, grants, mirror, log }) });

@@ -29,7 +29,7 @@ export function openRegistryServer(
     waitingFor: () => parts.tenants.waitingFor,
     token: tokenHandler(parts.access, parts.resolver),
     recordDeed: deedsTo(audit),
-    notePull: parts.events.notePull,
+    noteEvent: parts.events.note,
     listeners: listenersOf(config, tls),
     mayNameArch: repository => mayNameArch(config, repository),
     trustedProxies: config.server.trustedProxies,

@@ -98,6 +98,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       await openParts(config, observers, {
         followsCluster: true,
         startsMeanwhile: true,
+        tellsChanges: true,
         common: together?.common,
       }),
     );

@@ -8,6 +8,7 @@ import { Schedule, type ScheduleOptions } from '../upkeep/schedule.ts';
 import type { SurveyThread } from '../upkeep/survey-thread.ts';
 import { Upkeep } from '../upkeep/upkeep.ts';
 import type { Announce } from '../metadata/outbox.ts';
+import type { NoteEvent } from '../oci/event.ts';
 import { type Storage, surveyOf } from './storage.ts';
 
 export interface UpkeepParts extends Storage {
@@ -15,17 +16,19 @@ export interface UpkeepParts extends Storage {
   readonly log: Log;
   readonly meter: Meter;
   readonly announce: Announce;
+  readonly noteEvent: NoteEvent;
 }
 
 /** Upkeep, its survey, and removal; the caller closes the survey. Nothing runs until it is called. */
 export function openUpkeep(
   config: Config,
-  { metadata, index, spool, blobs, bucket, uploads, log, meter, announce }: UpkeepParts,
+  { metadata, index, spool, blobs, bucket, uploads, log, meter, announce, noteEvent }: UpkeepParts,
 ): { readonly upkeep: Upkeep; readonly survey: SurveyThread; readonly removal: ImageRemoval } {
   const survey = surveyOf({ path: config.storage.path, index, bucket });
   const stores = { metadata, spool, blobs, survey, rows: survey, log, meter };
   const upkeep = new Upkeep({
     ...stores,
+    noteEvent,
     uploads,
     isOfUpload: key => uploads.owns(key),
     // Read for each run, since a reload may change them.

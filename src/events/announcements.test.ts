@@ -60,9 +60,9 @@ it('each message has the event with one id of its own', () => {
 
 it('equal pulls within a second are one event with their number, and are written together', async () => {
   const { announcements, waiting, clock } = world({ name: 'ci' });
-  for (let count = 0; count < 5; count += 1) announcements.notePull(pull());
-  announcements.notePull(pull({ actor: { ...NODE, remote: '192.0.2.2' } }));
-  announcements.notePull(pull({ tag: undefined }));
+  for (let count = 0; count < 5; count += 1) announcements.note(pull());
+  announcements.note(pull({ actor: { ...NODE, remote: '192.0.2.2' } }));
+  announcements.note(pull({ tag: undefined }));
   expect(await waiting('ci')).toEqual([]);
   await clock.advance(1_000);
   await announcements.flush();
@@ -76,14 +76,14 @@ it('equal pulls within a second are one event with their number, and are written
 
 it('pulls are not noted if no endpoint wants them', async () => {
   const { announcements, waiting } = world({ name: 'ci', events: ['push'] });
-  announcements.notePull(pull());
+  announcements.note(pull());
   await announcements.close();
   expect(await waiting('ci')).toEqual([]);
 });
 
 it('what was noted is written when it is closed, and no more than fits into memory', async () => {
   const { announcements, waiting } = world({ name: 'ci' });
-  for (let number = 0; number < 10_100; number += 1) announcements.notePull(pull({ tag: `v${number}` }));
+  for (let number = 0; number < 10_100; number += 1) announcements.note(pull({ tag: `v${number}` }));
   await announcements.close();
   expect(await waiting('ci')).toHaveLength(10_000);
 });

@@ -4,15 +4,15 @@
  *
  * The main idea: whoever changes something writes a message for each endpoint that wants to know into the outbox, in the
  * transaction of the change. One process at a time, the holder of an endpoint's Lease, sends them in order, and removes
- * them when the endpoint has acknowledged them: so each arrives at least once, whatever dies in between. Pulls change
- * nothing, so they are noted in memory, where equal ones become one, and are written together a second later.
+ * them when the endpoint has acknowledged them: so each arrives at least once, whatever dies in between. What changes nothing
+ * there, such as a pull, is noted in memory, where equal events become one, and is written a second later.
  *
  * This file is where events come in. Nothing of this folder is loaded unless an endpoint is configured.
  */
 import type { Clock, Timer } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
 import type { Outbox, OutboxMessage } from '../metadata/outbox.ts';
-import type { RegistryEvent } from '../oci/event.ts';
+import { EVENT_KINDS, type EventKind, type RegistryEvent } from '../oci/event.ts';
 import { type EventFilter, wantsEvent } from './event-filter.ts';
 import { storedEvent } from './stored-event.ts';
 
@@ -37,6 +37,12 @@ const MAX_NOTED = 10_000;
 /** Messages in one transaction, which takes some milliseconds. */
 const MESSAGES_PER_WRITE = 500;
 
+/** Clients and upstreams cause any number of these. */
+const MINOR: ReadonlySet<EventKind> = new Set(['pull', 'download', 'download-failed', 'evict']);
+
+/** Messages of upstreams may have some KiB. */
+const MAX_REASON_LENGTH = 1_000;
+
 interface Noted {
   readonly event: RegistryEvent;
   readonly atMs: number;
@@ -49,9 +55,9 @@ export class Announcements {
   readonly #outbox: Outbox;
   readonly #clock: Clock;
   readonly #log: Log;
-  readonly #wantsPulls: boolean;
+  readonly #wanted: ReadonlySet<EventKind>;
   #noted = new Map<string, Noted>();
-  /** Pulls that there was no room for since the last write. */
+  /** Events that there was no room for since the last write. */
   #overlooked = 0;
   #timer: Timer | undefined;
   #writing: Promise<void> = Promise.resolve();
@@ -61,7 +67,7 @@ export class Announcements {
     this.#outbox = outbox;
     this.#clock = clock;
     this.#log = log;
-    this.#wantsPulls = subscribers.some(({ events }) => events?.includes('pull') ?? true);
+    this.#wanted = new Set(subscribers.flatMap(({ events = EVENT_KINDS }) => events));
   }
 
   /** What is to be written in the transaction of what the event tells of. */
@@ -70,12 +76,12 @@ export class Announcements {
   }
 
   /**
-   * Notes a pull, which is written within about a second, with how many alike there were: of the same manifest, under the
-   * same name, by the same client. A crash may lose it. Takes a microsecond.
+   * Notes an event, which is written within about a second, with how many alike there were: about the same, by the same
+   * client. A crash may lose it. Takes a microsecond.
    */
-  notePull(event: RegistryEvent): void {
-    if (!this.#wantsPulls) return;
-    const key = pullKey(event);
+  note(event: RegistryEvent): void {
+    if (!this.#wanted.has(event.kind)) return;
+    const key = keyOf(event);
     const noted = this.#noted.get(key);
     if (noted !== undefined) {
       noted.count += 1;
@@ -112,26 +118,44 @@ export class Announcements {
 
   async #write(noted: readonly Noted[], overlooked: number): Promise<void> {
     if (overlooked > 0) {
-      this.#log.warn({ count: overlooked }, 'too many pulls at once: endpoints are not told of some of them');
+      this.#log.warn(
+        { count: overlooked },
+        'too much happens at once: endpoints are not told of some events',
+      );
     }
     const messages = noted.flatMap(one => this.#messagesOf(one));
     try {
       for (let at = 0; at < messages.length; at += MESSAGES_PER_WRITE)
         await this.#outbox.put(messages.slice(at, at + MESSAGES_PER_WRITE));
     } catch (error) {
-      this.#log.warn({ err: error, count: messages.length }, 'endpoints are not told of pulls');
+      this.#log.warn({ err: error, count: messages.length }, 'endpoints are not told of some events');
     }
   }
 
   #messagesOf({ event, atMs, count }: Noted): OutboxMessage[] {
     const subscribers = this.#subscribers.filter(subscriber => wantsEvent(subscriber, event));
     if (subscribers.length === 0) return [];
-    const body = JSON.stringify(storedEvent(event, atMs, count));
-    const isMinor = event.kind === 'pull';
+    const reason = event.reason?.slice(0, MAX_REASON_LENGTH);
+    const body = JSON.stringify(storedEvent({ ...event, reason }, atMs, count));
+    const isMinor = MINOR.has(event.kind);
     return subscribers.map(({ name }) => ({ endpoint: name, body, atMs, isMinor }));
   }
 }
 
-function pullKey({ repository, tag, digest, actor }: RegistryEvent): string {
-  return `${repository?.upstream} ${repository?.name} ${tag} ${digest} ${actor?.name} ${actor?.remote} ${actor?.userAgent}`;
+/** The same for events that become one. Their reasons may differ in figures. */
+function keyOf({
+  kind,
+  repository,
+  tag,
+  digest,
+  actor,
+  upstream,
+  tenant,
+  secret,
+  state,
+}: RegistryEvent): string {
+  const { name, remote, userAgent } = actor ?? {};
+  const what = `${kind} ${repository?.upstream} ${repository?.name} ${tag} ${digest}`;
+  const about = `${upstream} ${tenant} ${secret} ${state}`;
+  return `${what} ${about} ${name} ${remote} ${userAgent}`;
 }

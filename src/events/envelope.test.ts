@@ -80,7 +80,19 @@ it('a single CloudEvent is in structured mode, several are a batch', () => {
   expect(JSON.parse(batch.body)).toMatchObject([{ id: '1' }, { id: '2', data: { count: 3 } }]);
 });
 
-it('an event that is about no repository has no subject', () => {
+it.each([
+  [{ kind: 'upstream', upstream: 'docker.io' }, 'docker.io', 'docker.io'],
+  [{ kind: 'secret', tenant: 'team-a', secret: 'pull' }, 'team-a/pull', 'team-a/pull'],
+  [{ kind: 'evict', digest: DIGEST }, DIGEST, DIGEST],
+  [{ kind: 'quota', repository: 'team-a/app', tenant: 'team-a' }, 'team-a/app', 'team-a/app'],
+  [{ kind: 'push', repository: 'team-a/app', digest: DIGEST }, `team-a/app@${DIGEST}`, 'team-a/app'],
+] as const)('the subject of %j is what it is about', (event, subject, partitionkey) => {
+  const stored = { id: '1', atMs: 0, ...event };
+  const { body } = envelopeOf([stored], { format: 'cloudevents', single: true, source: SOURCE });
+  expect(JSON.parse(body)).toMatchObject({ type: `entrepot.${event.kind}`, subject, partitionkey });
+});
+
+it('an event that is about nothing has no subject', () => {
   const { body } = envelopeOf([TEST], { format: 'cloudevents', single: true, source: SOURCE });
   expect(JSON.parse(body)).not.toHaveProperty('subject');
   expect(JSON.parse(body)).toMatchObject({ type: 'entrepot.test', data: {} });

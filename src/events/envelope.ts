@@ -55,21 +55,23 @@ function distributionEvent(event: StoredEvent, source: EventSource): object {
 
 /** CloudEvents 1.0, JSON format. Events of one repository are in order, and have one partition key. */
 function cloudEvent({ id, atMs, kind, ...data }: StoredEvent, source: EventSource): object {
-  const { repository } = data;
+  const subject = subjectOf(data);
   return {
     specversion: '1.0',
     id,
     source: source.uri,
     type: `entrepot.${kind}`,
-    ...(repository !== undefined && { subject: subjectOf(repository, data), partitionkey: repository }),
+    ...(subject !== undefined && { subject, partitionkey: data.repository ?? subject }),
     time: new Date(atMs).toISOString(),
     datacontenttype: 'application/json',
     data,
   };
 }
 
-/** An image reference. */
-function subjectOf(repository: string, { tag, digest }: Pick<StoredEvent, 'tag' | 'digest'>): string {
+/** An image reference, the name of an upstream, or a tenant with its Secret. */
+function subjectOf(event: Omit<StoredEvent, 'id' | 'atMs' | 'kind'>): string | undefined {
+  const { repository, tag, digest, upstream, tenant, secret } = event;
+  if (repository === undefined) return upstream ?? (tenant === undefined ? digest : `${tenant}/${secret}`);
   if (tag !== undefined) return `${repository}:${tag}`;
   return digest === undefined ? repository : `${repository}@${digest}`;
 }

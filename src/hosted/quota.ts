@@ -86,16 +86,22 @@ export class PrefixQuota implements Quota {
   readonly #limitOf: (owner: string) => number | undefined;
   readonly #limits: CountLimits;
   readonly #schedule: CollectionSchedule;
+  readonly #onDenied: (repository: Repository, denial: OciError) => void;
   readonly #reservations = new Map<string, Reservation>();
   readonly #reserved = new Map<string, number>();
 
-  /** `limitOf` returns how many bytes the owner of a first component may store; `undefined` for no limit. */
+  /**
+   * `limitOf` returns how many bytes the owner of a first component may store; `undefined` for no limit. `onDenied` is called
+   * with each refusal.
+   */
   constructor(
     metadata: QuotaMetadata,
     limitOf: (owner: string) => number | undefined,
     limits: CountLimits = NO_COUNT_LIMITS,
     schedule: CollectionSchedule = BY_HAND,
+    onDenied: (repository: Repository, denial: OciError) => void = () => {},
   ) {
+    this.#onDenied = onDenied;
     this.#metadata = metadata;
     this.#limitOf = limitOf;
     this.#limits = limits;
@@ -156,7 +162,10 @@ export class PrefixQuota implements Quota {
       onAdmitted({ owner, bytes, repository: name, isNew: !usage.isKnown, newTags: usage.newTags });
       return;
     }
-    if (!(await this.#releaseEnded(owner))) throw denial;
+    if (!(await this.#releaseEnded(owner))) {
+      this.#onDenied(repository, denial);
+      throw denial;
+    }
     await this.#admit(coming, onAdmitted);
   }
 

@@ -9,7 +9,6 @@
  * This file declares what http needs from the layers below.
  */
 import type { Sender, Subject } from '../access/subject.ts';
-import type { RegistryEvent } from '../oci/event.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Requester } from '../oci/requester.ts';
 
@@ -35,6 +34,3 @@ export interface Deed {
 
 /** Called for every request, allowed or refused; absent if there is no audit log. */
 export type RecordDeed = (deed: Deed) => void;
-
-/** Called for every manifest that is sent to a client; absent if nobody wants to know. */
-export type NotePull = (pulled: RegistryEvent) => void;

@@ -1,13 +1,12 @@
 import type { OutgoingHttpHeaders } from 'node:http';
 import { Lru } from '../lib/lru.ts';
 import { isDigest } from '../oci/digest.ts';
-import type { RegistryEvent } from '../oci/event.ts';
+import type { NoteEvent, RegistryEvent } from '../oci/event.ts';
 import type { ManifestWant, PullSource } from '../oci/pull-source.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { answer } from './answer.ts';
 import { cacheStatus } from './cache-status.ts';
 import { entityTag, isNotModified } from './conditional.ts';
-import type { NotePull } from './front.ts';
 import type { ManifestCall } from './hosted-handlers.ts';
 import { warning } from './warning.ts';
 import type { WholeBodies } from './whole-bodies.ts';
@@ -16,7 +15,7 @@ import type { WholeBodies } from './whole-bodies.ts';
 export async function readManifest(
   call: ManifestCall,
   source: PullSource,
-  { bodies, notePull }: { readonly bodies: WholeBodies; readonly notePull?: NotePull | undefined },
+  { bodies, noteEvent }: { readonly bodies: WholeBodies; readonly noteEvent?: NoteEvent | undefined },
 ): Promise<void> {
   const { exchange, repository, reference, right } = call;
   const want = new AcceptedTypes(exchange.req.headers.accept, exchange.query.get('platform') ?? undefined);
@@ -35,17 +34,17 @@ export async function readManifest(
   }
   headers['Content-Type'] = mediaType;
   const sent = bodies.send(exchange, { status: 200, headers, bytes: served.bytes, digest });
-  if (notePull === undefined || exchange.bodyless) return sent;
+  if (noteEvent === undefined || exchange.bodyless) return sent;
   const tag = isDigest(reference) ? undefined : reference;
   const { actor } = exchange;
   const size = served.bytes.byteLength;
-  return noteWhenSent(sent, notePull, { kind: 'pull', repository, tag, digest, mediaType, size, actor });
+  return noteWhenSent(sent, noteEvent, { kind: 'pull', repository, tag, digest, mediaType, size, actor });
 }
 
 /** Apart, so that the bytes are not kept until then. */
-async function noteWhenSent(sent: Promise<void>, notePull: NotePull, pulled: RegistryEvent): Promise<void> {
+async function noteWhenSent(sent: Promise<void>, noteEvent: NoteEvent, pulled: RegistryEvent): Promise<void> {
   await sent;
-  notePull(pulled);
+  noteEvent(pulled);
 }
 
 function notConfirmed(repository: Repository, reference: string): string {

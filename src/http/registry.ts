@@ -2,6 +2,7 @@ import { parseAuthorization } from '../access/authorization.ts';
 import type { Action, Subject } from '../access/subject.ts';
 import { ArchNames } from './arch-names.ts';
 import { OciError } from '../oci/errors.ts';
+import type { NoteEvent } from '../oci/event.ts';
 import type { PullSource } from '../oci/pull-source.ts';
 import type { PullTarget } from '../oci/pull-read.ts';
 import type { Repository } from '../oci/repository.ts';
@@ -11,7 +12,7 @@ import { readBlob } from './blobs.ts';
 import type { BodyWriter } from './body-writer.ts';
 import { jsonBody, type WholeBodies } from './whole-bodies.ts';
 import type { Exchange } from './exchange.ts';
-import type { NotePull, RequestAccess, RecordDeed } from './front.ts';
+import type { RequestAccess, RecordDeed } from './front.ts';
 import type { Call, HostedHandlers } from './hosted-handlers.ts';
 import { readManifest } from './manifests.ts';
 import type { RepositoryResolver } from '../oci/repository-resolver.ts';
@@ -35,7 +36,8 @@ export interface RegistryParts {
   readonly token?: ((exchange: Exchange) => Promise<void>) | undefined;
   /** Called for every request when it has ended. */
   readonly recordDeed?: RecordDeed | undefined;
-  readonly notePull?: NotePull | undefined;
+  /** Called for every manifest that was sent to a client. */
+  readonly noteEvent?: NoteEvent | undefined;
 }
 
 /** All routes: from a parsed request, through `Access`, to the handler of its noun. */
@@ -132,7 +134,7 @@ export class Registry {
       case 'manifest':
         return readManifest(call.with({ reference: route.reference }), source, {
           bodies: this.#senders.bodies,
-          notePull: this.#parts.notePull,
+          noteEvent: this.#parts.noteEvent,
         });
       case 'blob':
         return readBlob(call.with({ digest: route.digest }), source, this.#senders);

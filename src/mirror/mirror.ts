@@ -17,6 +17,7 @@ import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Credential } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
+import type { NoteEvent } from '../oci/event.ts';
 import {
   ANY_MANIFEST,
   type BlobWant,
@@ -44,7 +45,7 @@ import { PullQueue, type PullTurns, type QueueLimits } from './fill/pull-queue.t
 import type { PullRuleOf } from './freshness.ts';
 import { Links } from './links.ts';
 import { ManifestSource } from './manifest-source.ts';
-import { type FailureNews, NegativeCache, type RememberedFailure } from './negative-cache.ts';
+import { type FailureNews, NegativeCache, type NoteReachable, type RememberedFailure } from './negative-cache.ts';
 import { outlook } from './outlook.ts';
 import { OwnLogins } from './own-logins.ts';
 import { Prefetch, type PrefetchRule } from './prefetch.ts';
@@ -90,6 +91,10 @@ export interface MirrorOptions {
   readonly isOffline?: boolean;
   /** Entrepot's own credential for an upstream; called each time. None if absent. */
   readonly ownLoginOf?: (upstream: string) => Credential | undefined;
+  /** Called when a download has ended. */
+  readonly noteEvent?: NoteEvent | undefined;
+  /** Called when an upstream begins to be unreachable, with the failure, and when it answers again. */
+  readonly noteReachable?: NoteReachable | undefined;
   /** What to prefetch of a repository; nothing if absent. */
   readonly prefetchRuleOf?: (repository: Repository) => PrefetchRule;
   readonly log: Log;
@@ -143,7 +148,7 @@ export class Mirror implements PullSource {
     const { nowMs } = clock;
     this.#upstreams = upstreams;
     this.#metadata = metadata;
-    this.#failures = new NegativeCache(nowMs, failureNews);
+    this.#failures = new NegativeCache(nowMs, failureNews, options.noteReachable);
     this.#record = new UpstreamRecord(nowMs);
     this.#keeping = new Keeping(nowMs);
     this.#pullRuleOf = pullRuleOf;
@@ -187,6 +192,7 @@ export class Mirror implements PullSource {
       partials: this.#partials,
       connectionsPerBlobOf: options.connectionsPerBlobOf ?? (() => 1),
       keeping: this.#keeping,
+      noteEvent: options.noteEvent ?? (() => {}),
       log,
       meter,
     });

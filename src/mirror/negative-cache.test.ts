@@ -115,3 +115,29 @@ it('is known to other processes, which ask again when one of them gets an answer
   others.succeeded({ ...KEY, reference: '3' });
   expect([own.waitedOut, others.waitedOut]).toEqual([0, 0]);
 });
+
+it('says that an upstream is unreachable once, and that it answers again once', () => {
+  const said: string[] = [];
+  const cache = new NegativeCache(
+    () => 0,
+    undefined,
+    (upstream, failure) => void said.push(`${upstream} ${failure?.message ?? 'answers'}`),
+  );
+  const key = { upstream: 'docker.io', repository: 'app', reference: '1', credentialId: '' };
+  cache.remember(key, new UpstreamFailure('unknown', 'not found'));
+  cache.succeeded(key);
+  cache.remember(key, new UpstreamFailure('unavailable', 'timeout'));
+  cache.learn({
+    key,
+    failure: {
+      kind: 'unavailable',
+      message: 'timeout, too',
+      status: undefined,
+      endpoint: undefined,
+      retryAfterMs: undefined,
+    },
+  });
+  cache.succeeded({ ...key, reference: '2' });
+  cache.succeeded(key);
+  expect(said).toEqual(['docker.io timeout', 'docker.io answers']);
+});

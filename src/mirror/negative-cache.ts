@@ -55,6 +55,9 @@ export interface FailureNews {
     | undefined;
 }
 
+/** `failure` is `undefined` if the upstream has answered again. */
+export type NoteReachable = (upstream: string, failure: UpstreamFailure | undefined) => void;
+
 /** Recent refusals and failures of upstream. Not to be consulted for content that is stored and allowed. */
 export class NegativeCache {
   readonly #nowMs: () => number;
@@ -65,9 +68,16 @@ export class NegativeCache {
   readonly #unreachable = new Set<string>();
   readonly #news: News<FailureNews>;
 
-  constructor(nowMs: () => number, news: News<FailureNews> = noNews) {
+  readonly #noteReachable: NoteReachable;
+
+  constructor(
+    nowMs: () => number,
+    news: News<FailureNews> = noNews,
+    noteReachable: NoteReachable = () => {},
+  ) {
     this.#nowMs = nowMs;
     this.#news = news;
+    this.#noteReachable = noteReachable;
   }
 
   /**
@@ -107,7 +117,10 @@ export class NegativeCache {
   }
 
   #remember(key: FailureKey, failure: UpstreamFailure): UpstreamFailure {
-    if (failure.kind === 'unavailable') this.#unreachable.add(key.upstream);
+    if (failure.kind === 'unavailable' && !this.#unreachable.has(key.upstream)) {
+      this.#unreachable.add(key.upstream);
+      this.#noteReachable(key.upstream, failure);
+    }
     const before = this.#remembered.get(text(key));
     const atMs = this.#nowMs();
     const delayMs = this.#delayOf(failure, before);
@@ -127,7 +140,9 @@ export class NegativeCache {
   #forgetAfterSuccess(key: FailureKey): boolean {
     const wasRemembered = this.#remembered.delete(text(key));
     this.#lastSuccessMs.set(key.upstream, this.#nowMs());
-    return this.#unreachable.delete(key.upstream) || wasRemembered;
+    const wasUnreachable = this.#unreachable.delete(key.upstream);
+    if (wasUnreachable) this.#noteReachable(key.upstream, undefined);
+    return wasUnreachable || wasRemembered;
   }
 
   /** Forgets all failures, of one repository or of all. */

@@ -4,6 +4,15 @@ import type { SecretSlot } from './tenant-secrets.ts';
 
 type Change = Pick<SecretSlot, 'name' | 'source' | 'state' | 'reason' | 'loadedAtMs'>;
 
+/** What a Secret has become. */
+export interface ChangedSecret {
+  readonly name: string;
+  readonly state: 'loaded' | 'missing' | 'malformed';
+  readonly reason?: string | undefined;
+}
+
+export type NoteSecret = (tenant: string, secret: ChangedSecret) => void;
+
 /**
  * Logs changes of tenants' Secrets. Their owners may change them a thousand times a second, so there is at most one
  * line per tenant and state in a minute.
@@ -13,8 +22,15 @@ export class SecretChanges {
   readonly #lines: PacedLines<Change>;
   readonly #isReported: (tenant: string) => boolean;
 
-  constructor(log: Log, isReported: (tenant: string) => boolean = () => true) {
+  readonly #noteSecret: NoteSecret;
+
+  constructor(
+    log: Log,
+    isReported: (tenant: string) => boolean = () => true,
+    noteSecret: NoteSecret = () => {},
+  ) {
     this.#log = log;
+    this.#noteSecret = noteSecret;
     this.#isReported = isReported;
     this.#lines = new PacedLines((key, told) => this.#write(key.slice(key.indexOf(' ') + 1), told));
   }
@@ -31,6 +47,7 @@ export class SecretChanges {
         if (some.length > 0) this.#log.debug({ tenant, count: some.length }, 'Secrets were read');
       } else {
         this.#lines.noteAll(`${state} ${tenant}`, some);
+        for (const { name, reason } of some) this.#noteSecret(tenant, { name, state, reason });
       }
     }
   }

@@ -7,7 +7,7 @@ import { CredentialIndex } from './credential-index.ts';
 import { CredentialUses } from './credential-usage.ts';
 import { IssuedCredentials } from './issued-credentials.ts';
 import type { PassedOver, SecretSource, TenantReading } from './secret-source.ts';
-import { SecretChanges } from './secret-changes.ts';
+import { type NoteSecret, SecretChanges } from './secret-changes.ts';
 import { SharedCredentials } from './shared-credentials.ts';
 import type {
   ConfiguredTenant,
@@ -39,6 +39,8 @@ export interface TenantsParts {
   readonly startsMeanwhile?: boolean;
   /** Whose unusable Secrets are logged; `undefined` stands for `nodeConfig`. By default everybody's. */
   readonly reportsSecretsOf?: (tenant: string | undefined) => boolean;
+  /** Called with each Secret that was read anew, is missing or malformed. */
+  readonly noteSecret?: NoteSecret | undefined;
   readonly log: Log;
   readonly meter: Meter;
   /** Default: the system's. */
@@ -91,7 +93,7 @@ export class TenantDirectory implements Tenants {
     const { clock = systemClock } = parts;
     this.#nowMs = clock.nowMs;
     this.#uses = new CredentialUses(parts.store, parts.log, this.#nowMs);
-    this.#changes = new SecretChanges(parts.log, parts.reportsSecretsOf);
+    this.#changes = new SecretChanges(parts.log, parts.reportsSecretsOf, parts.noteSecret);
     this.#configured = optionsByName(parts.configured);
     this.#issued = new IssuedCredentials(this.#nowMs, ids => this.#noteChange(ids, []));
     this.#shared = new SharedCredentials({

@@ -3,6 +3,7 @@ import type { Content, MetadataStore } from '../metadata/metadata-store.ts';
 import { whyNotCollected } from '../metadata/store-identity.ts';
 import { settleUses } from './clock.ts';
 import { everything, type Found, type SizedContent } from '../metadata/survey.ts';
+import type { NoteEvent } from '../oci/event.ts';
 import { type RemovalPlan, removeContents } from './removal.ts';
 import { Counter, type Ingests, type RunOptions, type Stores, type Tally } from './stores.ts';
 import { abandonIngest } from './unfinished.ts';
@@ -15,6 +16,8 @@ const COUNT_UNFINISHED_EACH_MS = 60_000;
 export interface EvictionOptions extends Stores, Ingests {
   /** For blobs, manifests and unfinished transfers together; `undefined` for no limit. */
   readonly maxBytes: number | undefined;
+  /** Called for everything that is removed. Default: nobody is told. */
+  readonly noteEvent?: NoteEvent | undefined;
   /** Of garbage collection: in a dry run, what it would have freed before does not count again. */
   readonly gracePeriodMs: number;
 }
@@ -186,7 +189,7 @@ export class Eviction {
     excessBytes: number,
     { counter, run, removeRows }: { counter: Counter; run: RunOptions } & Pick<RemovalPlan, 'removeRows'>,
   ): Promise<void> {
-    const { blobs, meter } = this.#options;
+    const { blobs, meter, noteEvent = () => {} } = this.#options;
     const free = contents.filter(({ kind, digest }) => kind === 'manifest' || !blobs.hasReaders(digest));
     if (run.dryRun === true) {
       counter.add(enoughOf(free, excessBytes - counter.bytes));
@@ -199,6 +202,8 @@ export class Eviction {
         const before = counter.bytes;
         counter.add(removed);
         meter.count('upkeep_freed_bytes_total', { by: 'eviction' }, counter.bytes - before);
+        for (const { kind: content, digest, size } of removed)
+          noteEvent({ kind: 'evict', content, digest, size });
       },
       signal: run.signal,
     });

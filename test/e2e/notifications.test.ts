@@ -5,12 +5,13 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { stringify } from 'yaml';
 import { Receiver, signatureOf } from '../../src/events/receiver.fixture.ts';
 import { get } from '../support/client.ts';
-import { imageOf, randomBlob } from '../support/content.ts';
+import { bytesOf, type Content, imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
 import { freePort } from '../support/programs.ts';
 import { putManifest, pushImage } from '../support/push-client.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
+import { basic, type Login, writeSecret } from '../support/tenants.ts';
 
 /** As in the distribution format. */
 interface Event {
@@ -18,7 +19,7 @@ interface Event {
   readonly target: { readonly repository: string; readonly tag?: string; readonly digest?: string };
   readonly actor: { readonly name?: string };
   readonly request: { readonly method?: string };
-  readonly entrepot?: { readonly count?: number };
+  readonly entrepot?: Readonly<Record<string, unknown>>;
 }
 
 const image = imageOf([randomBlob(1_000, 'notified')]);
@@ -174,6 +175,79 @@ it('a reload changes the endpoints; what waits for one that has gone stays until
   await vi.waitFor(() => expect(other.received).toHaveLength(1), { timeout: 10_000 });
   expect(told()).toEqual(['push tools/app v2']);
   await other.close();
+});
+
+describe('what nobody has asked for', () => {
+  const UPSTREAM = 'up.example';
+  const of = (kind: string) => events().filter(({ action }) => action === kind);
+  const waitFor = (assert: () => void) => vi.waitFor(assert, { timeout: 15_000 });
+
+  it('downloads, failed downloads, evictions and the state of an upstream are events', async () => {
+    const upstream = await FakeUpstream.start();
+    const layers = Array.from({ length: 12 }, (_, number) => randomBlob(100_000, `told ${number}`));
+    upstream.add('app', imageOf(layers), '1');
+    const server = await start(
+      { events: ['download', 'download-failed', 'evict', 'upstream'] },
+      {
+        storage: { maxBytes: '1MB' },
+        upstreams: { [UPSTREAM]: { url: upstream.url, freshFor: 'forever' } },
+      },
+    );
+    const pathOf = (name: string) => `${server.url}/v2/${UPSTREAM}/app/${name}`;
+    expect((await get(pathOf('manifests/1'))).status).toBe(200);
+    const [broken, ...whole] = layers;
+    if (broken === undefined) throw new Error('a dozen layers');
+    upstream.misbehave({ kind: 'blob', reference: broken.digest, status: 500 });
+    expect((await get(pathOf(`blobs/${broken.digest}`))).status).toBe(503);
+    for (const layer of whole) await get(pathOf(`blobs/${layer.digest}`));
+    const about = (content: Content | undefined) => ({
+      target: expect.objectContaining({ repository: `${UPSTREAM}/app`, digest: content?.digest }),
+      actor: { name: 'anonymous' },
+    });
+    await waitFor(() => expect(of('download')).toContainEqual(expect.objectContaining(about(whole[0]))));
+    const entrepotSays = { reason: expect.stringContaining('500') };
+    expect(of('download-failed')).toContainEqual(
+      expect.objectContaining({ ...about(broken), entrepot: entrepotSays }),
+    );
+    expect(of('upstream').map(({ entrepot: more }) => [more?.['upstream'], more?.['state']])).toEqual([
+      [UPSTREAM, 'unreachable'],
+      [UPSTREAM, 'reachable'],
+    ]);
+    await server.command('gc', '--grace-period', '0s');
+    const evicted = { target: expect.objectContaining({ size: 100_000 }), entrepot: { content: 'blob' } };
+    await waitFor(() => expect(of('evict')).toContainEqual(expect.objectContaining(evicted)));
+    await upstream.stop();
+  });
+
+  it('pushes that exceed a quota, and the state of a Secret, are events', async () => {
+    const folder = await makeTempFolder('secrets');
+    const file = join(folder, 'team-a.yaml');
+    const host = `127.0.0.1:${await freePort()}`;
+    const login: Login = ['team-a', 'password-of-team-a'];
+    await writeSecret(file, { [host]: login });
+    const server = await start(
+      { events: ['quota', 'secret'] },
+      {
+        server: { listen: host, serverNames: [host] },
+        tenants: [{ name: 'team-a', secrets: file, quotaBytes: '8KiB' }],
+      },
+    );
+    const blob = randomBlob(100_000, 'too much');
+    const url = `${server.url}/v2/team-a/app/blobs/uploads/?digest=${blob.digest}`;
+    const push = { method: 'POST', headers: basic(login), body: bytesOf(blob) };
+    expect((await get(url, push)).status).toBe(403);
+    await waitFor(() => expect(of('quota')).toHaveLength(1));
+    expect(of('quota')[0]).toMatchObject({
+      target: { repository: 'team-a/app' },
+      entrepot: { tenant: 'team-a', reason: expect.stringMatching(/^the quota of team-a is used up/) },
+    });
+    expect(of('secret')).toEqual([]);
+    await writeFile(file, 'no Secret');
+    await waitFor(() => expect(of('secret')).toHaveLength(1));
+    expect(of('secret')[0]?.entrepot).toMatchObject({ tenant: 'team-a', state: 'malformed' });
+    expect(JSON.stringify(events())).not.toContain('password-of-team-a');
+    await removeFolder(folder);
+  });
 });
 
 describe('entrepot notify', () => {

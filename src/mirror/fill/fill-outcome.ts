@@ -3,6 +3,7 @@ import type { Log } from '../../lib/log.ts';
 import type { Meter } from '../../lib/meter.ts';
 import { ociErrorOf, UpstreamFailure } from '../../upstream/failures.ts';
 import { isRefusal } from '../upstream-requests.ts';
+import type { NoteEvent, RegistryEvent } from '../../oci/event.ts';
 import type { FillSharing } from './fill-sharing.ts';
 import type { Fill } from './fill.ts';
 import type { Keeping } from './keeping.ts';
@@ -17,12 +18,13 @@ export interface FillOutcomeOptions {
   /** What `/readyz` says about storing. */
   readonly keeping: Keeping;
   readonly meter: Meter;
+  readonly noteEvent: NoteEvent;
   readonly log: Log;
   /** Its reason is the failure of a Fill that was stopped. */
   readonly signal: AbortSignal;
 }
 
-/** Tells the end of a Fill to all who want to know: readers and contenders, the log, the metrics, the `Keeping`. */
+/** Tells the end of a Fill to all who want to know: readers and contenders, the log, the metrics, events, the `Keeping`. */
 export class FillOutcome {
   readonly #options: FillOutcomeOptions;
   #whyUnstored: Error | undefined;
@@ -50,6 +52,7 @@ export class FillOutcome {
     const isRefused = error instanceof UpstreamFailure && isRefusal(error);
     meter.count('fills_total', { outcome: isRefused ? 'refused' : 'failed' });
     if (isRefused) return log.debug({ err: error }, 'upstream refused a blob');
+    this.#note('download-failed', asError(error).message);
     const downloadedBytes = fill.length > 0 ? fill.length : undefined;
     log.warn({ err: error, downloadedBytes }, DOWNLOAD_FAILED);
   }
@@ -58,6 +61,7 @@ export class FillOutcome {
   stored(): void {
     this.#options.keeping.succeeded();
     this.#options.meter.count('fills_total', { outcome: 'verified' });
+    this.#note('download');
   }
 
   /** The blob is verified, and another process, which has taken over, stores it. */
@@ -72,6 +76,15 @@ export class FillOutcome {
     this.#whyUnstored = asError(error);
     keeping.failed(error);
     meter.count('fills_total', { outcome: 'failed' });
+    this.#note('download-failed', asError(error).message);
+  }
+
+  #note(kind: RegistryEvent['kind'], reason?: string): void {
+    const { fill, sharing, noteEvent } = this.#options;
+    const { repository, right } = sharing.starter;
+    const { tenant, id } = right.requester;
+    const actor = { name: tenant ?? id };
+    noteEvent({ kind, repository, digest: fill.digest, size: fill.size, actor, reason });
   }
 }
 

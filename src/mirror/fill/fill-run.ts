@@ -7,6 +7,7 @@ import type { Meter } from '../../lib/meter.ts';
 import { unlessAborted } from '../../lib/single-flight.ts';
 import type { MetadataStore } from '../../metadata/metadata-store.ts';
 import type { Digest } from '../../oci/digest.ts';
+import type { NoteEvent } from '../../oci/event.ts';
 import { repositoryText } from '../../oci/repository.ts';
 import type { Links } from '../links.ts';
 import type { UpstreamRequests } from '../upstream-requests.ts';
@@ -36,6 +37,8 @@ export interface FillWorld {
   /** How many connections may download one blob of an upstream; called each time. */
   readonly connectionsPerBlobOf: (upstream: string) => number;
   readonly keeping: Keeping;
+  /** Called when a download has ended. */
+  readonly noteEvent: NoteEvent;
   readonly log: Log;
   readonly meter: Meter;
 }
