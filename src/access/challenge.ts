@@ -36,6 +36,11 @@ export const WRONG_PASSWORD = 'the user name or password is wrong';
 /** A valid host for a realm, which repeats the client's Host header. */
 const HOST = /^(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?$/;
 
+/** All that may be in an `error_description`, but for quotes and backslashes. */
+const NOT_DESCRIBABLE = /[^\x20\x21\x23-\x5b\x5d-\x7e]/g;
+/** Longer than any message; the whole header must fit into the buffers of proxies. */
+const MAX_DESCRIPTION_LENGTH = 1_000;
+
 /** At most one log line per minute, since the same client sends many such requests. */
 const EXPLAIN_EVERY_MS = 60_000;
 
@@ -57,6 +62,8 @@ export class Challenges {
       `service="${this.#options.service}"`,
       ...(scope === undefined ? [] : [`scope="${this.#scopeText(scope)}"`]),
       ...(error === undefined ? [] : [`error="${error}"`]),
+      // What skopeo, podman and Docker print instead of the body (RFC 6750 §3).
+      ...(error === undefined || message === undefined ? [] : [`error_description="${described(message)}"`]),
     ];
     return new OciError('UNAUTHORIZED', {
       ...(message === undefined ? {} : { message }),
@@ -98,4 +105,8 @@ export class Challenges {
         'set server.tls, or server.externalUrl and trustedProxies, or server.allowPlainCredentials',
     );
   }
+}
+
+function described(message: string): string {
+  return message.slice(0, MAX_DESCRIPTION_LENGTH).replaceAll(NOT_DESCRIBABLE, "'");
 }

@@ -107,7 +107,7 @@ it('a tenant may pull only from its upstreams and repositories', async () => {
     await world.put(tenant, { 'docker.io': login, 'ghcr.io': login });
     const subject = await world.as(login);
     expect(await pulled(subject)).toMatchObject({ id: `tenant:${tenant}` });
-    expect(await pulled(subject, APP)).toBe('NAME_UNKNOWN');
+    expect(await pulled(subject, APP)).toBe('DENIED');
   }
 });
 

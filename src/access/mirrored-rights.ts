@@ -4,6 +4,7 @@ import { Lru } from '../lib/lru.ts';
 import { type Credential, credentialId } from '../oci/credential.ts';
 import { OciError } from '../oci/errors.ts';
 import type { PullTarget } from '../oci/pull-read.ts';
+import { HIDDEN, notAllowed } from '../oci/reasons.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { MAX_ATTEMPTS, type Right } from '../oci/requester.ts';
 import { type HeldCredential, TenantBroken, type Tenant, type Tenants } from '../tenants/tenant.ts';
@@ -170,7 +171,7 @@ export class MirroredRights {
     attempts: readonly Attempt[],
   ): Promise<readonly string[]> {
     if (tenant !== undefined && !mayPullFrom([tenant], repository)) {
-      return [`${tenant.name} is not allowed to pull it (upstreams and repositories of the tenant)`];
+      return [notAllowed(tenant.name)];
     }
     const { pullPolicy, forceAlways } = await this.pull(principalFor(tenant), repository);
     return [
@@ -249,10 +250,14 @@ export class MirroredRights {
     { repository, rule: { verification }, target }: Place,
     { attempts, tenants, own }: Attempts,
   ): Promise<{ readonly right: Right; readonly isPublic: () => boolean }> {
-    if (!mayPullFrom(tenants, repository)) {
-      throw new OciError('NAME_UNKNOWN', { detail: { name: repositoryText(repository) } });
-    }
     const [only, ...others] = tenants;
+    if (!mayPullFrom(tenants, repository)) {
+      const detail = { name: repositoryText(repository) };
+      // Of several tenants with the credential, none is to learn of the others' rules.
+      if (only === undefined || others.length > 0)
+        throw new OciError('NAME_UNKNOWN', { message: HIDDEN, detail });
+      throw new OciError('DENIED', { message: notAllowed(only.name), detail });
+    }
     const { isPublic, ...state } = await this.#grants.stateOf(repository, {
       credentialIds: attempts.map(credentialId),
       grantee: only !== undefined && others.length === 0 ? tenantGrantee(only.name) : undefined,

@@ -1,5 +1,6 @@
 import { OciError, type OciErrorCode } from '../oci/errors.ts';
 import type { PullTarget } from '../oci/pull-read.ts';
+import { readOnlyMirrorOf } from '../oci/reasons.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Requester, Right } from '../oci/requester.ts';
 import type { Tenants } from '../tenants/tenant.ts';
@@ -215,8 +216,10 @@ export class RequestSubject implements Subject {
     const refusal = this.#whyNot(repository, action);
     if (refusal === undefined) return { ...demand, cause: new Error('the token was requested without it') };
     const { code, message, cause } = refusal;
-    if (code !== 'DENIED' && code !== 'UNSUPPORTED') return { ...demand, cause };
-    return { ...demand, message: [demand.message, message].filter(Boolean).join(': ') };
+    // Somebody without a login is only told to log in, unless that does not help.
+    const isHidden = code !== 'DENIED' && code !== 'UNSUPPORTED';
+    if (isHidden && this.#identity.kind === 'anonymous') return { ...demand, cause };
+    return { ...demand, message: [demand.message, message].filter(Boolean).join(': '), cause };
   }
 
   /** Why a token does not get the scope of an action; `undefined` if it would. */
@@ -244,6 +247,6 @@ function scopeOf(repository: Repository, action: Action): Scope {
 function readOnlyMirror(repository: Repository, cause?: OciError): OciError {
   return new OciError('UNSUPPORTED', {
     cause,
-    message: `${repositoryText(repository)} is a mirror of ${repository.upstream}: it can only be pulled`,
+    message: readOnlyMirrorOf(repository),
   });
 }

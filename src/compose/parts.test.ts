@@ -16,6 +16,7 @@ import { PartlyReloaded } from '../config/reload.ts';
 import { silentLog } from '../lib/log.ts';
 import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { STATE_FILE } from '../metadata/store-identity.ts';
+import { HIDDEN } from '../oci/reasons.ts';
 import { ANY_MANIFEST } from '../oci/pull-source.ts';
 import { createMetrics } from '../ops/metrics.ts';
 import { FakeApiServer } from '../tenants/kubernetes/fake-api-server.fixture.ts';
@@ -134,7 +135,7 @@ describe('a right that upstream has refused', () => {
       expect(await grants()).toHaveLength(1);
       upstream.misbehave({ status: 403 });
       const endGrant = vi.spyOn(parts.metadata, 'endGrant').mockRejectedValueOnce(new Error('disk is full'));
-      await expect(parts.refresh('up.example/app:1')).rejects.toThrow('manifest unknown');
+      await expect(parts.refresh('up.example/app:1')).rejects.toThrow(HIDDEN);
       expect(endGrant).toHaveBeenCalledOnce();
       await vi.waitUntil(async () => (await grants()).length === 0, { timeout: 10_000 });
     } finally {
@@ -164,9 +165,7 @@ describe('a right that upstream has refused', () => {
       if (tenant === undefined) throw new Error('team-a is a tenant');
       const repository = { upstream: 'up.example', name: 'app' };
       const right = await parts.access.rightOf(tenant, repository);
-      await expect(parts.mirror.manifest(repository, '1', right, ANY_MANIFEST)).rejects.toThrow(
-        'manifest unknown',
-      );
+      await expect(parts.mirror.manifest(repository, '1', right, ANY_MANIFEST)).rejects.toThrow(HIDDEN);
       return upstream.requests.length;
     };
     try {

@@ -3,7 +3,7 @@ import { Lru } from '../lib/lru.ts';
 import { isDigest } from '../oci/digest.ts';
 import type { NoteEvent, RegistryEvent } from '../oci/event.ts';
 import type { ManifestWant, PullSource } from '../oci/pull-source.ts';
-import { type Repository, repositoryText } from '../oci/repository.ts';
+import { notConfirmed } from '../oci/reasons.ts';
 import { answer } from './answer.ts';
 import { cacheStatus } from './cache-status.ts';
 import { entityTag, isNotModified } from './conditional.ts';
@@ -45,11 +45,6 @@ export async function readManifest(
 async function noteWhenSent(sent: Promise<void>, noteEvent: NoteEvent, pulled: RegistryEvent): Promise<void> {
   await sent;
   noteEvent(pulled);
-}
-
-function notConfirmed(repository: Repository, reference: string): string {
-  const image = `${repositoryText(repository)}${isDigest(reference) ? '@' : ':'}${reference}`;
-  return `upstream could not confirm ${image}, so this is what was stored of it before`;
 }
 
 /**

@@ -3,6 +3,7 @@ import type { Log } from '../lib/log.ts';
 import { OciError } from '../oci/errors.ts';
 import { answerJson } from './answer.ts';
 import type { Exchange } from './exchange.ts';
+import { reasonPhrase } from './reason-phrase.ts';
 import { storageTrouble } from './storage-trouble.ts';
 import { warning } from './warning.ts';
 
@@ -36,14 +37,19 @@ export function writeProblem(exchange: Exchange, error: unknown, log: Log): void
     return;
   }
   const headers: OutgoingHttpHeaders = { ...problem.headers };
-  if (isUnread(problem.status)) headers['Warning'] = warning(problem.message);
+  if (isUnread(exchange, problem.status)) headers['Warning'] = warning(problem.message);
+  res.statusMessage = reasonPhrase(problem.status, problem.message);
   answerJson(exchange, problem.status, headers, problem);
   if (!req.complete) drain(req);
 }
 
-/** Whether clients do not show the body of such a response: containers/image shows those of 4xx except 429. */
-function isUnread(status: number): boolean {
-  return status === 429 || status >= 500;
+/**
+ * Whether clients do not show the body of such a response: containers/image shows those of 4xx except 429. HEAD has none;
+ * with 404 it only asks what has to be pushed, and 401 is the beginning of a login.
+ */
+function isUnread({ bodyless }: Exchange, status: number): boolean {
+  if (status === 429 || status >= 500) return true;
+  return bodyless && status !== 404 && status !== 401;
 }
 
 /** A complete HTTP/1.1 response for a socket whose request could not be parsed. */

@@ -97,7 +97,7 @@ export class NegativeCache {
   recall(key: FailureKey): UpstreamFailure | undefined {
     const remembered = this.#remembered.get(text(key));
     if (remembered === undefined || this.#isOver(remembered)) return undefined;
-    return withRetryAfter(remembered.failure, remembered.untilMs - this.#nowMs());
+    return withRetryAfter(remembered.failure, remembered.untilMs - this.#nowMs(), true);
   }
 
   /** Remembers `failure`, and returns it with its delay. */
@@ -192,7 +192,11 @@ function text({ upstream, repository, reference, credentialId }: FailureKey): st
   return [upstream, repository, reference, credentialId].join(' ');
 }
 
-function withRetryAfter(failure: UpstreamFailure, retryAfterMs: number): UpstreamFailure {
+function withRetryAfter(
+  failure: UpstreamFailure,
+  retryAfterMs: number,
+  isRecalled = failure.isRecalled,
+): UpstreamFailure {
   const { kind, message, status, endpoint } = failure;
-  return new UpstreamFailure(kind, message, { status, endpoint, retryAfterMs, cause: failure });
+  return new UpstreamFailure(kind, message, { status, endpoint, retryAfterMs, isRecalled, cause: failure });
 }

@@ -1,5 +1,6 @@
 import { formatDuration } from '../lib/units.ts';
 import { defaultPullPolicy } from '../oci/pull-policy.ts';
+import { HIDDEN, notAskedAgain } from '../oci/reasons.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { ociErrorOf, type UpstreamFailure } from '../upstream/failures.ts';
@@ -91,12 +92,11 @@ function questionOf({ reference, plan: { right }, rule }: Prospect): string {
 function askLine({ plan, asked }: Prospect, failure: UpstreamFailure | undefined): string {
   const isSpared = maySpare(plan);
   if (failure !== undefined) {
-    const wait = durationText(failure.retryAfterMs ?? 0);
     const isServed = isSpared && !forbidsHeld(failure);
-    const end = isServed
-      ? 'stored content is served'
-      : `the pull fails (${ociErrorOf(failure, 'MANIFEST_UNKNOWN').code})`;
-    return `upstream is not asked again for ${wait}: ${failure.message}; until then ${end}`;
+    const { code, message } = ociErrorOf(failure, 'MANIFEST_UNKNOWN');
+    const why = message === HIDDEN ? `${code}: ${message}` : code;
+    const end = isServed ? 'stored content is served' : `the pull fails (${why})`;
+    return `${notAskedAgain(failure.retryAfterMs ?? 0, failure.message)}; until then ${end}`;
   }
   return isSpared
     ? `upstream is asked ${asked}; while it cannot be reached, stored content is served`

@@ -8,6 +8,7 @@ import type { SingleFlight } from '../lib/single-flight.ts';
 import { ANONYMOUS_ID, type Credential, credentialId } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
+import { isOfflineFor } from '../oci/reasons.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { MAX_ATTEMPTS, type Proof, type Right } from '../oci/requester.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
@@ -145,10 +146,7 @@ export class UpstreamRequests {
       throw new OciError('NAME_UNKNOWN', { detail: { name: repositoryText(question.repository) } });
     }
     if (this.#isOffline) {
-      throw new UpstreamFailure(
-        'unavailable',
-        `this registry is offline and does not contact ${upstream.name}`,
-      );
+      throw new UpstreamFailure('unavailable', isOfflineFor(upstream.name));
     }
     let failure: UpstreamFailure | undefined;
     let attempts = 0;

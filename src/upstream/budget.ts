@@ -205,16 +205,8 @@ export class Budgets {
 
 /** The failure while requests are blocked. */
 export function limitedFailure(name: string, retryAfterMs: number, endpoint: number): UpstreamFailure {
-  const seconds = Math.ceil(retryAfterMs / 1000);
-  return new UpstreamFailure(
-    'limited',
-    `${name} limits the rate of requests; the next one is allowed in ${seconds} s`,
-    {
-      status: 429,
-      retryAfterMs,
-      endpoint,
-    },
-  );
+  const details = { status: 429, retryAfterMs, endpoint, isRecalled: true };
+  return new UpstreamFailure('limited', `${name} limits the rate of requests`, details);
 }
 
 /** `Retry-After` in seconds or as a date (RFC 9110, 10.2.3), as milliseconds from now. */

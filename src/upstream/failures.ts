@@ -1,6 +1,7 @@
 import { errorCode } from '../lib/error-code.ts';
 import { HttpFailure } from '../lib/http-failure.ts';
 import { OciError, type OciErrorCode } from '../oci/errors.ts';
+import { HIDDEN, notAskedAgain } from '../oci/reasons.ts';
 
 /**
  * Why upstream gave no usable answer. `unknown`: 404, it does not exist (or this credential may not know of it).
@@ -29,6 +30,8 @@ export interface UpstreamFailureOptions {
   readonly endpoint?: number | undefined;
   /** For `lockedOut`: whether earlier proofs of Entrepot's own credentials still cover the requester. */
   readonly isCovered?: boolean | undefined;
+  /** Whether it is remembered, and upstream was not asked. */
+  readonly isRecalled?: boolean | undefined;
   readonly cause?: unknown;
 }
 
@@ -40,6 +43,7 @@ export class UpstreamFailure extends Error {
   readonly retryAfterMs: number | undefined;
   readonly endpoint: number | undefined;
   readonly isCovered: boolean;
+  readonly isRecalled: boolean;
 
   constructor(kind: UpstreamFailureKind, message: string, options: UpstreamFailureOptions = {}) {
     super(message, { cause: options.cause });
@@ -50,6 +54,7 @@ export class UpstreamFailure extends Error {
     this.retryAfterMs = options.retryAfterMs;
     this.endpoint = options.endpoint;
     this.isCovered = options.isCovered ?? false;
+    this.isRecalled = options.isRecalled ?? false;
   }
 }
 
@@ -113,9 +118,9 @@ const ANSWERS: Readonly<Record<UpstreamFailureKind, OciErrorCode | undefined>> =
 /** The error for the client; `unknownCode` is the code for what it requested. */
 export function ociErrorOf(failure: UpstreamFailure, unknownCode: UnknownCode): OciError {
   const code = ANSWERS[failure.kind];
-  if (code === undefined) return new OciError(unknownCode, { cause: failure });
+  if (code === undefined) return new OciError(unknownCode, { message: HIDDEN, cause: failure });
   return new OciError(code, {
-    message: failure.message,
+    message: failure.isRecalled ? notAskedAgain(failure.retryAfterMs ?? 0, failure.message) : failure.message,
     headers:
       failure.retryAfterMs === undefined ? {} : { 'Retry-After': retryAfterSeconds(failure.retryAfterMs) },
     cause: failure,

@@ -182,6 +182,20 @@ it('says that stored content is served while upstream does not respond, and that
   }
 });
 
+it('says what the client is told, in the same words', async () => {
+  const withoutWait = (text: string) => text.replaceAll(/asked again for \d+s: /g, 'asked again: ');
+  entrepot = await Entrepot.start(config({ pullPolicy: 'Always' }));
+  await upstream.stop();
+  await until('the failure to be remembered', 60_000, async () => {
+    const { text, headers, phrase } = await pull('app/manifests/v2');
+    const { message }: { message: string } = JSON.parse(text).errors[0];
+    expect(phrase).toBe(`Service Unavailable: ${message}`);
+    expect(headers['warning']).toBe(`299 - "${message}"`);
+    const isRemembered = message.startsWith('upstream is not asked again for ');
+    return isRemembered && withoutWait(await explained(`${UP}/app:v2`)).includes(withoutWait(message));
+  });
+});
+
 async function stopped(one: Entrepot): Promise<Entrepot> {
   await one.stop();
   return one;

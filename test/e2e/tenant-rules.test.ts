@@ -97,7 +97,7 @@ describe('the rules of a tenant', () => {
   it('restrict it to its upstreams and repositories', async () => {
     const server = await start({ tenant: { repositories: [`${UP}/library/**`] } });
     const refused = await get(manifest(server), { headers: basic(TEAM_A) });
-    expect([refused.status, codeOf(refused)]).toEqual([404, 'NAME_UNKNOWN']);
+    expect([refused.status, codeOf(refused)]).toEqual([403, 'DENIED']);
     const open = `${server.url}/v2/library/open/manifests/1?ns=${UP}`;
     expect((await get(open, { headers: basic(TEAM_A) })).status).not.toBe(404);
     expect(upstream.requests.filter(({ repository }) => repository === 'acme/private')).toEqual([]);
@@ -526,6 +526,9 @@ describe('a push that a token does not cover', () => {
       return lines.map((line): { reason?: string } => JSON.parse(line)).at(-1)?.reason;
     };
     const beyond = (repository: string) => `the token does not cover repository:${repository}:pull,push`;
+    const unknown = (repository: string) =>
+      `${beyond(repository)}: ${repository} is not known here: hosted repositories begin with a tenant's name or one of ` +
+      'hosted.prefixes, and mirrored ones are requested as /v2/<upstream>/<repository> or with ?ns=<upstream>';
     const told = 'this credential may not push, only pull';
     const nobody = 'nobody may push here: set hosted.anonymous to push to allow it';
     for (const [login, repository, message, hidden] of [
@@ -534,19 +537,19 @@ describe('a push that a token does not cover', () => {
       [
         TEAM_A,
         'team-b/app',
-        beyond('team-b/app'),
+        unknown('team-b/app'),
         'it belongs to team-b, so a login of team-b is needed to push',
       ],
       [
         TEAM_A,
         'team-c/app',
-        beyond('team-c/app'),
+        unknown('team-c/app'),
         'team-c is neither a tenant nor listed in hosted.prefixes',
       ],
       [
         ofApp,
         'team-a/other',
-        beyond('team-a/other'),
+        unknown('team-a/other'),
         'it belongs to team-a, which this login does not cover',
       ],
     ] as const) {

@@ -5,6 +5,8 @@ import { Agent, type IncomingHttpHeaders, request } from 'node:http';
 export interface Got {
   /** 0 if the connection broke before a response. */
   readonly status: number;
+  /** The reason phrase; '' without a response. */
+  readonly phrase: string;
   readonly headers: IncomingHttpHeaders;
   /** The length of the body that arrived. */
   readonly bytes: number;
@@ -41,11 +43,13 @@ export async function get(url: string, options: GetOptions = {}): Promise<Got> {
   let bytes = 0;
   return new Promise(resolve => {
     let status = 0;
+    let phrase = '';
     let headers: IncomingHttpHeaders = {};
     const done = (complete: boolean, failure?: Error) =>
       resolve({
         ...(failure && { failure }),
         status,
+        phrase,
         headers,
         bytes,
         complete,
@@ -60,6 +64,7 @@ export async function get(url: string, options: GetOptions = {}): Promise<Got> {
       { method: options.method ?? 'GET', headers: { ...options.headers }, agent },
       response => {
         status = response.statusCode ?? 0;
+        phrase = response.statusMessage ?? '';
         headers = response.headers;
         let over = false;
         const end = (complete: boolean) => {

@@ -456,8 +456,11 @@ function isPartOf(content: Content, { text, bytes }: Got): boolean {
   return bytes > 0 && bytesOf(content).toString().includes(text.slice(0, 20));
 }
 
-/** An answer without what may differ from one request to the next. */
-function bare({ status, headers, text }: Got, name: string): string {
+/** How long ago upstream has failed depends on when it was asked. */
+const WAIT = /upstream is not asked again for \d+s: /g;
+
+/** An answer, from the status line to the body, without what may differ from one request to the next. */
+function bare({ status, phrase, headers, text }: Got, name: string): string {
   const { date: _date, 'retry-after': _wait, 'content-length': _length, ...others } = headers;
-  return JSON.stringify([status, others, text]).replaceAll(name, 'NAME');
+  return JSON.stringify([status, phrase, others, text]).replaceAll(name, 'NAME').replaceAll(WAIT, '');
 }
