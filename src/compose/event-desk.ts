@@ -2,6 +2,7 @@ import type { Config, EndpointConfig } from '../config/config.ts';
 import type { Announcements } from '../events/announcements.ts';
 import type { Clock } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
+import type { Meter } from '../lib/meter.ts';
 import type { Announce, Outbox } from '../metadata/outbox.ts';
 import type { NoteEvent } from '../oci/event.ts';
 
@@ -9,6 +10,7 @@ interface EventDeskNeeds {
   readonly outbox: Outbox | undefined;
   readonly clock: Clock;
   readonly log: Log;
+  readonly meter: Meter;
 }
 
 /**

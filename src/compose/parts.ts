@@ -169,7 +169,7 @@ async function openOn(
   const onBeat = () => atEachBeat.forEach(act => act());
   const seen = { clock, log, onBeat, reportsDoubts, takesBucketOver };
   const { metadata, index, spool, blobs, bucket } = await openStorage(opened, config, seen);
-  const events = opened.add(new EventDesk({ outbox: metadata.outbox, clock, log }));
+  const events = opened.add(new EventDesk({ outbox: metadata.outbox, clock, log, meter }));
   await events.follow(config);
   const { announce, note: noteEvent } = events;
   const credentials = await upstreamCredentials(config, metadata);

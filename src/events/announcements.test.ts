@@ -1,6 +1,7 @@
 import { expect, it } from 'vitest';
 import { silentLog } from '../lib/log.ts';
 import { ManualClock } from '../lib/manual-clock.fixture.ts';
+import { type Meter, silentMeter } from '../lib/meter.ts';
 import { openMemoryMetadataStore } from '../metadata/memory-metadata-store.fixture.ts';
 import { digestOf } from '../oci/digest.ts';
 import type { RegistryEvent } from '../oci/event.ts';
@@ -15,10 +16,15 @@ const NODE = { name: 'team-a', remote: '192.0.2.1' };
 function world(...subscribers: readonly Subscriber[]) {
   const clock = new ManualClock(1_000);
   const { outbox } = openMemoryMetadataStore();
-  const announcements = new Announcements({ subscribers, outbox, clock, log: silentLog });
+  let overlooked = 0;
+  const meter = {
+    ...silentMeter,
+    count: (_name: string, _labels: object, amount = 1) => void (overlooked += amount),
+  };
+  const announcements = new Announcements({ subscribers, outbox, clock, log: silentLog, meter });
   const waiting = async (endpoint: string): Promise<readonly StoredEvent[]> =>
     (await outbox.listNext(endpoint, 100_000)).map(({ body }) => parseStoredEvent(body));
-  return { announcements, waiting, clock, outbox };
+  return { announcements, waiting, clock, outbox, overlooked: () => overlooked };
 }
 
 const pull = (more: Partial<RegistryEvent> = {}): RegistryEvent => ({
@@ -81,9 +87,10 @@ it('pulls are not noted if no endpoint wants them', async () => {
   expect(await waiting('ci')).toEqual([]);
 });
 
-it('what was noted is written when it is closed, and no more than fits into memory', async () => {
-  const { announcements, waiting } = world({ name: 'ci' });
+it('what was noted is written when it is closed; what does not fit into memory is counted', async () => {
+  const { announcements, waiting, overlooked } = world({ name: 'ci' });
   for (let number = 0; number < 10_100; number += 1) announcements.note(pull({ tag: `v${number}` }));
   await announcements.close();
   expect(await waiting('ci')).toHaveLength(10_000);
+  expect(overlooked()).toBe(100);
 });

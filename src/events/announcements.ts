@@ -11,6 +11,7 @@
  */
 import type { Clock, Timer } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
+import type { Meter } from '../lib/meter.ts';
 import type { Outbox, OutboxMessage } from '../metadata/outbox.ts';
 import { EVENT_KINDS, type EventKind, type RegistryEvent } from '../oci/event.ts';
 import { type EventFilter, wantsEvent } from './event-filter.ts';
@@ -26,6 +27,7 @@ export interface AnnouncementsOptions {
   readonly outbox: Outbox;
   readonly clock: Clock;
   readonly log: Log;
+  readonly meter: Meter;
 }
 
 /** How long a noted event waits to be written with others: each write costs a commit. */
@@ -55,6 +57,7 @@ export class Announcements {
   readonly #outbox: Outbox;
   readonly #clock: Clock;
   readonly #log: Log;
+  readonly #meter: Meter;
   readonly #wanted: ReadonlySet<EventKind>;
   #noted = new Map<string, Noted>();
   /** Events that there was no room for since the last write. */
@@ -62,11 +65,12 @@ export class Announcements {
   #timer: Timer | undefined;
   #writing: Promise<void> = Promise.resolve();
 
-  constructor({ subscribers, outbox, clock, log }: AnnouncementsOptions) {
+  constructor({ subscribers, outbox, clock, log, meter }: AnnouncementsOptions) {
     this.#subscribers = subscribers;
     this.#outbox = outbox;
     this.#clock = clock;
     this.#log = log;
+    this.#meter = meter;
     this.#wanted = new Set(subscribers.flatMap(({ events = EVENT_KINDS }) => events));
   }
 
@@ -118,6 +122,7 @@ export class Announcements {
 
   async #write(noted: readonly Noted[], overlooked: number): Promise<void> {
     if (overlooked > 0) {
+      this.#meter.count('notifications_overlooked_total', {}, overlooked);
       this.#log.warn(
         { count: overlooked },
         'too much happens at once: endpoints are not told of some events',
@@ -128,6 +133,7 @@ export class Announcements {
       for (let at = 0; at < messages.length; at += MESSAGES_PER_WRITE)
         await this.#outbox.put(messages.slice(at, at + MESSAGES_PER_WRITE));
     } catch (error) {
+      this.#meter.count('notifications_overlooked_total', {}, noted.length);
       this.#log.warn({ err: error, count: messages.length }, 'endpoints are not told of some events');
     }
   }

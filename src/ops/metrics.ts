@@ -197,6 +197,10 @@ export const METRICS = {
     labels: ['endpoint'],
     ofAll: 'own',
   },
+  notifications_overlooked_total: {
+    kind: 'counter',
+    help: 'Events that no endpoint is told of: too many within a second, or the index could not be written',
+  },
 
   backoffs: {
     kind: 'gauge',
