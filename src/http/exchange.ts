@@ -1,4 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Descriptor } from '../oci/descriptor.ts';
 import type { OciError } from '../oci/errors.ts';
 import type { EventActor } from '../oci/event.ts';
 import type { Outcome, Served } from '../oci/pull-source.ts';
@@ -36,6 +37,8 @@ export class Exchange {
   /** The upstream of `ns`, to be returned as `OCI-Namespace`. */
   namespace: string | undefined;
   outcome: Outcome | undefined;
+  /** The manifest that the response to a GET has. */
+  pulled: Descriptor | undefined;
   upstreamMs = 0;
   /** Bytes of the body that the kernel has taken. */
   bytesSent = 0;

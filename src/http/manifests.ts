@@ -1,7 +1,6 @@
 import type { OutgoingHttpHeaders } from 'node:http';
 import { Lru } from '../lib/lru.ts';
 import { isDigest } from '../oci/digest.ts';
-import type { NoteEvent, RegistryEvent } from '../oci/event.ts';
 import type { ManifestWant, PullSource } from '../oci/pull-source.ts';
 import { notConfirmed } from '../oci/reasons.ts';
 import { answer } from './answer.ts';
@@ -15,7 +14,7 @@ import type { WholeBodies } from './whole-bodies.ts';
 export async function readManifest(
   call: ManifestCall,
   source: PullSource,
-  { bodies, noteEvent }: { readonly bodies: WholeBodies; readonly noteEvent?: NoteEvent | undefined },
+  bodies: WholeBodies,
 ): Promise<void> {
   const { exchange, repository, reference, right } = call;
   const want = new AcceptedTypes(exchange.req.headers.accept, exchange.query.get('platform') ?? undefined);
@@ -33,18 +32,8 @@ export async function readManifest(
     return answer(exchange, 304, headers);
   }
   headers['Content-Type'] = mediaType;
-  const sent = bodies.send(exchange, { status: 200, headers, bytes: served.bytes, digest });
-  if (noteEvent === undefined || exchange.bodyless) return sent;
-  const tag = isDigest(reference) ? undefined : reference;
-  const { actor } = exchange;
-  const size = served.bytes.byteLength;
-  return noteWhenSent(sent, noteEvent, { kind: 'pull', repository, tag, digest, mediaType, size, actor });
-}
-
-/** Apart, so that the bytes are not kept until then. */
-async function noteWhenSent(sent: Promise<void>, noteEvent: NoteEvent, pulled: RegistryEvent): Promise<void> {
-  await sent;
-  noteEvent(pulled);
+  if (!exchange.bodyless) exchange.pulled = served.descriptor;
+  return bodies.send(exchange, { status: 200, headers, bytes: served.bytes, digest });
 }
 
 /**

@@ -2,7 +2,6 @@ import { parseAuthorization } from '../access/authorization.ts';
 import type { Action, Subject } from '../access/subject.ts';
 import { ArchNames } from './arch-names.ts';
 import { OciError } from '../oci/errors.ts';
-import type { NoteEvent } from '../oci/event.ts';
 import type { PullSource } from '../oci/pull-source.ts';
 import type { PullTarget } from '../oci/pull-read.ts';
 import type { Repository } from '../oci/repository.ts';
@@ -36,8 +35,6 @@ export interface RegistryParts {
   readonly token?: ((exchange: Exchange) => Promise<void>) | undefined;
   /** Called for every request when it has ended. */
   readonly recordDeed?: RecordDeed | undefined;
-  /** Called for every manifest that was sent to a client. */
-  readonly noteEvent?: NoteEvent | undefined;
 }
 
 /** All routes: from a parsed request, through `Access`, to the handler of its noun. */
@@ -132,10 +129,7 @@ export class Registry {
     const source = this.#sourceOf(call);
     switch (route.kind) {
       case 'manifest':
-        return readManifest(call.with({ reference: route.reference }), source, {
-          bodies: this.#senders.bodies,
-          noteEvent: this.#parts.noteEvent,
-        });
+        return readManifest(call.with({ reference: route.reference }), source, this.#senders.bodies);
       case 'blob':
         return readBlob(call.with({ digest: route.digest }), source, this.#senders);
       case 'tags':

@@ -1,5 +1,7 @@
 import type { Log } from '../lib/log.ts';
 import type { Labels, Meter } from '../lib/meter.ts';
+import { isDigest } from '../oci/digest.ts';
+import type { NoteEvent } from '../oci/event.ts';
 import type { Outcome } from '../oci/pull-source.ts';
 import type { Exchange } from './exchange.ts';
 import { referenceOf } from './path.ts';
@@ -19,9 +21,13 @@ export class ResponseLog {
   /** By all labels together, of which there are as many as upstreams, routes and statuses allow. */
   readonly #samples = new Map<string, Samples>();
 
-  constructor(log: Log, meter: Meter) {
+  readonly #noteEvent: NoteEvent | undefined;
+
+  /** `noteEvent` is called for every manifest that was sent to a client. */
+  constructor(log: Log, meter: Meter, noteEvent?: NoteEvent) {
     this.#log = log;
     this.#meter = meter;
+    this.#noteEvent = noteEvent;
   }
 
   closed(exchange: Exchange): void {
@@ -30,6 +36,7 @@ export class ResponseLog {
     const aborted = !res.writableFinished;
     const status = res.headersSent ? res.statusCode : 499;
     this.#sample(exchange, status, totalMs, aborted);
+    if (!aborted) this.#notePull(exchange);
     // One shape for all lines, which is faster to make and to write. What is undefined is not written.
     this.#log.info(
       {
@@ -52,6 +59,14 @@ export class ResponseLog {
       },
       'response',
     );
+  }
+
+  #notePull({ pulled, repository, route, actor }: Exchange): void {
+    if (pulled === undefined || this.#noteEvent === undefined) return;
+    const { digest, mediaType, size } = pulled;
+    const reference = route && referenceOf(route);
+    const tag = reference === undefined || isDigest(reference) ? undefined : reference;
+    this.#noteEvent({ kind: 'pull', repository, tag, digest, mediaType, size, actor });
   }
 
   #sample(exchange: Exchange, status: number, totalMs: number, aborted: boolean): void {

@@ -4,6 +4,7 @@ import { isIPv6, type Socket } from 'node:net';
 import type { Log } from '../lib/log.ts';
 import { MemoryBudget } from '../lib/memory-budget.ts';
 import type { Meter } from '../lib/meter.ts';
+import type { NoteEvent } from '../oci/event.ts';
 import { createApp } from './app.ts';
 import { Deadlines } from './deadlines.ts';
 import { BodyMemory } from './body-memory.ts';
@@ -42,6 +43,8 @@ export interface RegistryServerOptions extends RegistryParts {
   readonly memory?: MemoryBudget;
   readonly log: Log;
   readonly meter: Meter;
+  /** Called for every manifest that was sent to a client. */
+  readonly noteEvent?: NoteEvent;
 }
 
 /** The registry's ports, until they are closed. */
@@ -80,7 +83,7 @@ export async function createRegistryServer(options: RegistryServerOptions): Prom
     connections,
     deadlines: new Deadlines(limits.answerWithinMs),
     waitingFor: options.waitingFor ?? (() => undefined),
-    responseLog: new ResponseLog(options.log, options.meter),
+    responseLog: new ResponseLog(options.log, options.meter, options.noteEvent),
     log: options.log,
   };
   const sites: OwnSites = options.listeners.map(listener => ({
