@@ -3,7 +3,7 @@
 import { credentialProvider } from './cli/credential-provider.ts';
 import { EXIT } from './cli/command.ts';
 import { Parser } from './cli/parser.ts';
-import { readVersion } from './cli/version.ts';
+import { readVersion } from './compose/version.ts';
 
 const TEXT = {
   description: 'The image credential provider of Entrepot, for the kubelet.',

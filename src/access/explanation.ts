@@ -19,9 +19,6 @@ export interface Explanation {
   readonly conclusions: readonly string[];
 }
 
-/** The answer of a running server; `explanation` is null if it does not know the tenant. */
-export type ExplainAnswer = { readonly explanation: Explanation | null } | { readonly problem: string };
-
 /** A credential that is tried upstream, and where it is from. */
 export interface ExplainedAttempt {
   /** `undefined` for an anonymous attempt. */

@@ -1,23 +1,8 @@
-import { missingOfImage, missingText } from '../prepull/image-check.ts';
-import { InvalidReference } from '../oci/reference.ts';
-import type { WantedImage } from '../prepull/wanted-images.ts';
-import type { Parts } from '../compose/parts.ts';
-import {
-  printResult,
-  type Command,
-  CONFIG_OPTION,
-  EXIT,
-  type Input,
-  jsonOption,
-  wantsJson,
-} from './command.ts';
-import { heldName } from './held-name.ts';
+import { imageFinding, SHOWN_MISSING } from '../compose/image-finding.ts';
+import { printResult, type Command, CONFIG_OPTION, EXIT, jsonOption, wantsJson } from './command.ts';
 import { platformsOption } from './list-options.ts';
-import { lineOf, meantBy, WANTED_ARGUMENTS, WANTED_OPTIONS, requireImages } from './wanted-images.ts';
+import { meantBy, WANTED_ARGUMENTS, WANTED_OPTIONS, requireImages } from './wanted-images.ts';
 import { withWholeIndex } from './with-parts.ts';
-
-/** How many missing items are listed for an image. */
-const SHOWN = 5;
 
 /** `entrepot check`: checks that images are completely stored. */
 export const check: Command = {
@@ -32,7 +17,7 @@ export const check: Command = {
     ...WANTED_OPTIONS,
     jsonOption(
       'a line for every image, complete or not, with image, complete, line (for --from; null if the name is invalid), missing (digests; at most ' +
-        `${SHOWN}), reason (null when it is complete)`,
+        `${SHOWN_MISSING}), reason (null when it is complete)`,
     ),
     CONFIG_OPTION,
   ],
@@ -46,7 +31,9 @@ export const check: Command = {
       const images = await requireImages(input, line => io.err(`${line}\n`));
       let missingImages = 0;
       for (const image of images) {
-        const { line, missing, reason } = await findingOf(parts, input, image);
+        const { line, missing, reason } = await imageFinding(parts, image.name, () =>
+          meantBy(parts, input, image),
+        );
         const complete = reason === undefined;
         const document = { image: image.name, complete, line, missing, reason: reason ?? null };
         // A list with an invalid name could not be read again.
@@ -60,28 +47,3 @@ export const check: Command = {
     });
   },
 };
-
-interface Finding {
-  /** For a list of images to pull; `null` if the name is invalid. */
-  readonly line: string | null;
-  /** The first missing items. */
-  readonly missing: readonly string[];
-  /** Why the image cannot be pulled from here without any upstream; `undefined` if it can. */
-  readonly reason: string | undefined;
-}
-
-async function findingOf(parts: Parts, input: Input, image: WantedImage): Promise<Finding> {
-  let line = image.name;
-  try {
-    const meant = meantBy(parts, input, image);
-    const { repository, reference, platforms } = meant;
-    line = lineOf(image.name, meant);
-    const held = await heldName(parts, repository, reference);
-    const all = await missingOfImage(parts, held.repository, reference, held.platforms ?? platforms);
-    const reason = all.length === 0 ? undefined : await missingText(parts, all, SHOWN);
-    return { line, missing: all.slice(0, SHOWN), reason };
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    return { line: error instanceof InvalidReference ? null : line, missing: [], reason };
-  }
-}

@@ -1,4 +1,4 @@
-import type { ExplainAnswer, Explanation } from '../access/explanation.ts';
+import type { Explanation } from '../access/explanation.ts';
 import type { ExplainedGrant } from '../grants/grants.ts';
 import { columnsText, timeText } from './columns.ts';
 import {
@@ -10,7 +10,7 @@ import {
   jsonOption,
   textOption,
 } from './command.ts';
-import { askServer } from './running-server.ts';
+import { askAdmin } from './running-server.ts';
 import { storeConfig } from './store-config.ts';
 import { withParts } from './with-parts.ts';
 
@@ -39,9 +39,8 @@ export const explain: Command = {
     const [reference = ''] = input.arguments;
     const tenant = textOption(input, 'tenant');
     const config = await storeConfig(input, io);
-    const query = new URLSearchParams({ reference, ...(tenant !== undefined && { tenant }) }).toString();
-    const told = await askServer<ExplainAnswer>(config.storage.path, `/debug/explain?${query}`);
-    if (told !== undefined && 'problem' in told) throw new CommandError(told.problem);
+    const query = { reference, ...(tenant !== undefined && { tenant }) };
+    const told = await askAdmin<Explanation>(config.storage.path, '/explain', query);
     if (told === undefined) {
       io.err('no server answers for this store: showing what a newly started one would do\n');
     }
@@ -52,7 +51,7 @@ export const explain: Command = {
             credentialsOf: { tenant },
             config,
           })
-        : (told.explanation ?? undefined);
+        : told;
     if (explanation === undefined) throw new CommandError(`there is no tenant named ${tenant}`);
     printResult(input, io, explanation, explanationText(explanation));
     return EXIT.done;

@@ -31,7 +31,7 @@ import {
   wantsJson,
 } from './command.ts';
 import { interruptible } from './interruptible.ts';
-import { heldName } from './held-name.ts';
+import { heldName } from '../compose/held-name.ts';
 import { platformOptions, platformsOption } from './list-options.ts';
 import { requireOutsideStore } from './output-file.ts';
 import { progressForm, ProgressView } from './progress.ts';

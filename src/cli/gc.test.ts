@@ -13,7 +13,7 @@ const collected = {
 const stuck = { ...nothing, heldBytes: 9, stuckAt: 'maxBytes' } as const;
 
 it('says how much is kept only for the grace period, and how to free it', () => {
-  const text = reportText(collected, stuck, { dryRun: false, gracedBytes: 24_000_000 });
+  const text = reportText({ collected, evicted: stuck }, { dryRun: false, gracedBytes: 24_000_000 });
   expect(text).toContain(
     'the store exceeds storage.maxBytes; 22.9 MiB is kept only for upkeep.gcGracePeriod: ' +
       '`entrepot gc --grace-period 0s` frees it (not during a push)',
@@ -22,7 +22,7 @@ it('says how much is kept only for the grace period, and how to free it', () => 
 });
 
 it('says that the rest is needed if nothing is kept for the grace period', () => {
-  expect(reportText(collected, stuck, { dryRun: false, gracedBytes: 0 })).toContain(
+  expect(reportText({ collected, evicted: stuck }, { dryRun: false, gracedBytes: 0 })).toContain(
     'the store exceeds storage.maxBytes, and the rest is pinned, hosted, or in use',
   );
 });

@@ -1,6 +1,12 @@
+import {
+  collectGarbage,
+  contentBytes,
+  freedBytes,
+  garbageDocument,
+  type GarbageReport,
+} from '../admin/garbage.ts';
 import { parseDuration, sizeText, UnitError } from '../lib/units.ts';
-import { CollectingStopped, type CollectionReport } from '../upkeep/collection.ts';
-import type { EvictionReport } from '../upkeep/eviction.ts';
+import { CollectingStopped } from '../upkeep/collection.ts';
 import { countText } from './columns.ts';
 import {
   printResult,
@@ -53,36 +59,27 @@ export const gc: Command = {
     const period = gracePeriod(input);
     const force = input.options['force'] === true;
     return withUpkeep(input, io, async ({ upkeep }, { out, waitingFor, ...run }) => {
-      const collecting = { ...run, ...period, force, onWait: waitingFor('collecting') };
-      const collected = await upkeep.collect(collecting).catch((error: unknown) => {
-        throw error instanceof CollectingStopped
-          ? new CommandError(`no garbage is collected: ${error.message}`)
-          : error;
-      });
-      if (collected === undefined) throw new CommandError(BUSY);
-      const asIfFreedBytes = run.dryRun ? contentBytes(collected) : 0;
-      const evicted = await upkeep.evict({
-        ...run,
-        ...period,
-        asIfFreedBytes,
-        onWait: waitingFor('making room'),
-      });
+      const report = await collectGarbage(upkeep, { ...run, ...period, force, waitingFor }).catch(
+        (error: unknown) => {
+          throw error instanceof CollectingStopped
+            ? new CommandError(`no garbage is collected: ${error.message}`)
+            : error;
+        },
+      );
+      if (report === undefined) throw new CommandError(BUSY);
+      const { evicted } = report;
       // In a dry run it is not known, since eviction would remove some of it.
       const graced =
         evicted?.stuckAt === undefined || run.dryRun
           ? undefined
           : await upkeep.collect({ signal: run.signal, dryRun: true, gracePeriodMs: 0, force });
       const gracedBytes = graced && contentBytes(graced);
-      const text = reportText(collected, evicted, { dryRun: run.dryRun, gracedBytes });
-      printResult(input, { out }, toJson(collected, evicted, run.dryRun), text);
+      const text = reportText(report, { dryRun: run.dryRun, gracedBytes });
+      printResult(input, { out }, garbageDocument(report, run.dryRun), text);
       return EXIT.done;
     });
   },
 };
-
-function contentBytes({ manifests, blobs }: CollectionReport): number {
-  return manifests.bytes + blobs.bytes;
-}
 
 function gracePeriod(input: Input): { gracePeriodMs?: number } {
   const text = textOption(input, 'gracePeriod');
@@ -98,37 +95,6 @@ function gracePeriod(input: Input): { gracePeriodMs?: number } {
   }
 }
 
-function toJson(collected: CollectionReport, evicted: EvictionReport | undefined, dryRun: boolean): object {
-  const { manifests, blobs, uploads, unfinished, strays, links } = collected;
-  return {
-    dryRun,
-    freedBytes: freedBytes(collected, evicted),
-    manifests,
-    blobs,
-    uploads,
-    unfinished,
-    strays,
-    links,
-    evicted: evicted === undefined ? null : { items: evicted.items, bytes: evicted.bytes },
-    stuckAt: evicted?.stuckAt ?? null,
-  };
-}
-
-function freedBytes(
-  { uploads, unfinished, manifests, blobs, strays }: CollectionReport,
-  evicted: EvictionReport | undefined,
-): number {
-  const tallies = [
-    uploads,
-    unfinished,
-    manifests,
-    blobs,
-    strays,
-    ...(evicted === undefined ? [] : [evicted]),
-  ];
-  return tallies.reduce((sum, { bytes }) => sum + bytes, 0);
-}
-
 /** `gracedBytes`: what is kept only for the grace period, if that is known. */
 function whyKept(gracedBytes: number | undefined): string {
   if (gracedBytes === undefined) {
@@ -142,10 +108,10 @@ function whyKept(gracedBytes: number | undefined): string {
 
 /** `evicted` is `undefined` if another process is evicting. What was collected is reported all the same. */
 export function reportText(
-  collected: CollectionReport,
-  evicted: EvictionReport | undefined,
+  report: GarbageReport,
   { dryRun, gracedBytes }: { readonly dryRun: boolean; readonly gracedBytes: number | undefined },
 ): string {
+  const { collected, evicted } = report;
   const { uploads, unfinished, links, manifests, blobs, strays } = collected;
   const counts = [
     [manifests, countText(manifests.items, 'manifest')],
@@ -166,7 +132,7 @@ export function reportText(
   } else if (evicted.stuckAt !== undefined) {
     lines.push(`${EXCEEDED[evicted.stuckAt]}${whyKept(gracedBytes)}`);
   }
-  const bytes = freedBytes(collected, evicted);
+  const bytes = freedBytes(report);
   const verb = dryRun ? 'would free' : 'freed';
   return [`${verb} ${sizeText(bytes)}`, ...lines.map(line => `  ${line}`)].map(line => `${line}\n`).join('');
 }

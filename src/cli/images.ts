@@ -1,6 +1,6 @@
+import { imageDocument, imageName, imageSourceOf } from '../admin/images.ts';
 import { sizeText } from '../lib/units.ts';
 import type { SurveyedImage } from '../metadata/survey.ts';
-import { repositoryText } from '../oci/repository.ts';
 import { type HeldImage, heldImages } from '../upkeep/images.ts';
 import { columnsText, timeText } from './columns.ts';
 import { type Command, CONFIG_OPTION, EXIT, jsonOption, wantsJson } from './command.ts';
@@ -52,7 +52,7 @@ export const images: Command = {
             }
           }
           if (isJson) {
-            io.out(`${JSON.stringify(toJson(image))}\n`);
+            io.out(`${JSON.stringify(imageDocument(image))}\n`);
           } else {
             rows.push(toRow(image));
           }
@@ -74,40 +74,12 @@ function toRow(image: SurveyedImage & HeldImage): string[] {
     return isComplete ? text : `(${text})`;
   });
   return [
-    nameOf(image),
+    imageName(image),
     platforms.join(' '),
     sizeText(image.ownBytes),
     sizeText(image.sharedBytes),
     timeText(image.usedAtMs),
-    sourceOf(image),
+    imageSourceOf(image),
     [image.isPinned ? 'pinned' : '', image.isDamaged ? 'damaged' : ''].filter(Boolean).join(' '),
   ];
-}
-
-function toJson(image: SurveyedImage & HeldImage): object {
-  const { digest, platforms, ownBytes, sharedBytes, missingBytes } = image;
-  return {
-    image: nameOf(image),
-    digest,
-    platforms: platforms.map(({ platform = null, isComplete }) => ({ platform, complete: isComplete })),
-    ownBytes,
-    sharedBytes,
-    missingBytes,
-    lastUsed: image.usedAtMs === 0 ? null : new Date(image.usedAtMs).toISOString(),
-    source: sourceOf(image),
-    pinned: image.isPinned,
-    damaged: image.isDamaged,
-  };
-}
-
-/** In the form that `inspect` and `pin` accept. */
-function nameOf({ repository, tag, digest }: SurveyedImage): string {
-  return repositoryText(repository) + (tag === undefined ? `@${digest}` : `:${tag}`);
-}
-
-function sourceOf({ repository, isImported }: SurveyedImage): 'hosted' | 'imported' | 'mirror' {
-  if (repository.upstream === '') {
-    return 'hosted';
-  }
-  return isImported ? 'imported' : 'mirror';
 }

@@ -1,6 +1,5 @@
-import type { MetadataStore } from '../metadata/metadata-store.ts';
-import { DEFAULT_TAG } from '../oci/reference.ts';
-import type { Repository } from '../oci/repository.ts';
+import { NotStored } from '../admin/inspect.ts';
+import { changePin } from '../admin/pins.ts';
 import type { Input, Io } from './command.ts';
 import {
   printResult,
@@ -49,30 +48,30 @@ export const unpin: Command = {
 async function change(input: Input, io: Io, isPinned: boolean): Promise<ExitCode> {
   const [typed = ''] = input.arguments;
   const dryRun = input.options['dryRun'] === true;
-  return withParts(input, io, async ({ metadata, resolver }) => {
-    const { repository, tag = DEFAULT_TAG, digest } = resolver.repositoryOf(typed);
-    const reference = digest ?? tag;
-    if (isPinned) {
-      if (!(await isHeld(metadata, repository, reference))) {
-        throw new CommandError(`${typed}: not stored: pull it first`);
-      }
-      const changed = !(await metadata.listPins(repository)).includes(reference);
-      if (!dryRun) await metadata.putPin(repository, reference);
-      const text = `${typed}: ${dryRun ? 'would be pinned' : 'pinned'}\n`;
-      printResult(input, io, { image: typed, pinned: true, changed, dryRun }, text);
-      return EXIT.done;
-    }
-    const wasPinned = dryRun
-      ? (await metadata.listPins(repository)).includes(reference)
-      : await metadata.removePin(repository, reference);
-    const done = dryRun ? 'would no longer be pinned' : 'no longer pinned';
-    const text = `${typed}: ${wasPinned ? done : 'was not pinned'}\n`;
-    printResult(input, io, { image: typed, pinned: false, changed: wasPinned, dryRun }, text);
-    return wasPinned ? EXIT.done : EXIT.failed;
+  return withParts(input, io, async parts => {
+    const changed = await changePin(parts, typed, { isPinned, dryRun }).catch((error: unknown) => {
+      throw error instanceof NotStored ? new CommandError(error.message) : error;
+    });
+    printResult(
+      input,
+      io,
+      { image: typed, pinned: isPinned, changed, dryRun },
+      `${typed}: ${resultText({ isPinned, changed, dryRun })}\n`,
+    );
+    return isPinned || changed ? EXIT.done : EXIT.failed;
   });
 }
 
-/** Whether the manifest is stored: a Link or a tag remains when it is evicted. */
-async function isHeld(metadata: MetadataStore, repository: Repository, reference: string): Promise<boolean> {
-  return (await metadata.readForPull(repository, reference)).manifest !== undefined;
+function resultText({
+  isPinned,
+  changed,
+  dryRun,
+}: {
+  readonly isPinned: boolean;
+  readonly changed: boolean;
+  readonly dryRun: boolean;
+}): string {
+  if (isPinned) return dryRun ? 'would be pinned' : 'pinned';
+  if (!changed) return 'was not pinned';
+  return dryRun ? 'would no longer be pinned' : 'no longer pinned';
 }

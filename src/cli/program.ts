@@ -2,7 +2,8 @@ import type { CommandTree } from './command-tree.ts';
 import type { Command, ExitCode, Io } from './command.ts';
 import { exitCodeOf, failureText } from './failure.ts';
 import { Parser, type ProgramText } from './parser.ts';
-import { readVersion, version } from './version.ts';
+import { readVersion } from '../compose/version.ts';
+import { version } from './version.ts';
 
 /** `tree` returns all commands of the program. */
 type Load = (tree: () => Promise<CommandTree>) => Promise<Command>;

@@ -1,7 +1,7 @@
+import { removalRefusal, removedDocument } from '../admin/removals.ts';
 import { formatDuration, sizeText } from '../lib/units.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
-import { CollectingStopped } from '../upkeep/collection.ts';
-import { type Leftovers, type RemovedImage, RemovalRefused } from '../upkeep/image-removal.ts';
+import type { Leftovers, RemovedImage } from '../upkeep/image-removal.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption, wantsJson } from './command.ts';
 import { withParts } from './with-parts.ts';
 
@@ -43,11 +43,12 @@ export const rm: Command = {
     return withParts(input, io, async ({ resolver, removal, config }) => {
       const { repository, tag, digest } = resolver.repositoryOf(typed);
       const removed = await removal.remove(repository, digest ?? tag, run).catch((error: unknown) => {
-        throw refusal(typed, error);
+        const refusal = removalRefusal(typed, error);
+        throw refusal === undefined ? error : new CommandError(refusal);
       });
       const named = { typed, repository, tag, gracePeriodMs: config.upkeep.gcGracePeriodMs };
       // What is left of it takes a survey of the whole index.
-      if (wantsJson(input)) io.out(`${JSON.stringify(toJson(typed, removed))}\n`);
+      if (wantsJson(input)) io.out(`${JSON.stringify(removedDocument(typed, removed))}\n`);
       else if (removed === undefined) io.out(nothingText(named, await removal.leftovers(repository)));
       else io.out(text(named, removed, run.purge));
       return removed === undefined ? EXIT.failed : EXIT.done;
@@ -62,33 +63,6 @@ interface Named {
   /** `undefined` for a digest or a repository. */
   readonly tag: string | undefined;
   readonly gracePeriodMs: number;
-}
-
-function refusal(typed: string, error: unknown): unknown {
-  if (error instanceof CollectingStopped) return new CommandError(`nothing can be purged: ${error.message}`);
-  if (!(error instanceof RemovalRefused)) return error;
-  const names = error.names.join(', ');
-  const why = {
-    disabled: 'deleting is disabled (hosted.delete)',
-    pinned: `pinned as ${names}; --force removes it anyway`,
-    tagged: `its tags ${names} would also be removed; use --force to do so`,
-    repository: 'a hosted repository: name a tag or a digest, or use --force to remove all of it',
-  } as const;
-  return new CommandError(`${typed}: ${why[error.reason]}`);
-}
-
-function toJson(typed: string, removed: RemovedImage | undefined): object {
-  return {
-    image: typed,
-    digest: removed?.digest ?? null,
-    removedTags: removed?.removedTags ?? [],
-    otherTags: removed?.otherTags ?? [],
-    manifestHeld: removed?.isManifestHeld ?? false,
-    freedBytes: removed?.freedBytes ?? 0,
-    neededBytes: removed?.neededBytes ?? 0,
-    neededBy: removed?.neededBy ?? [],
-    remainingBytes: removed?.remainingBytes ?? 0,
-  };
 }
 
 function text(named: Named, removed: RemovedImage, isPurged: boolean): string {

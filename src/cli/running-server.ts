@@ -1,7 +1,7 @@
 import http from 'node:http';
 import { dirname, join } from 'node:path';
 import { collectBytes } from '../lib/collect-bytes.ts';
-import { parseJsonObject } from '../lib/json.ts';
+import { isJsonObject, parseJsonObject } from '../lib/json.ts';
 import { askInFolder, SOCKET_FOLDER, socketFoldersHere } from '../lib/socket-folder.ts';
 import type { ServerDocument } from '../compose/server.ts';
 import { CommandError } from './command.ts';
@@ -26,8 +26,22 @@ interface Reply {
 }
 
 /**
+ * The answer of the administration API of the running server of the store at `storePath` to a request for `path` below it,
+ * as `askServer`.
+ */
+export function askAdmin<Answer>(
+  storePath: string,
+  path: string,
+  query: Readonly<Record<string, string>> = {},
+): Promise<Answer | undefined> {
+  const parameters = new URLSearchParams(query).toString();
+  return askServer(storePath, `/admin/v1${path}${parameters === '' ? '' : `?${parameters}`}`);
+}
+
+/**
  * The answer of the running server of the store at `storePath` to a request for `path`, by its socket in the store,
- * which only the operator can open. Of several servers, the one started last. `undefined` if none answers.
+ * which only the operator can open. Of several servers, the one started last. `undefined` if none answers. Throws
+ * CommandError with what the server says is wrong with the request.
  */
 export async function askServer<Answer>(storePath: string, path: string): Promise<Answer | undefined> {
   const asked = await ask(storePath, path);
@@ -77,10 +91,17 @@ async function ask(
   });
   if (asked === undefined) return undefined;
   const { reply, uid } = asked;
-  if (reply.status !== 200) {
-    throw new CommandError(`the running server answered ${reply.status}: ${reply.text.trim()}`);
-  }
+  if (reply.status !== 200) throw new CommandError(problemText(reply));
   return { text: reply.text, uid };
+}
+
+/** What is wrong with the request; of anything else, what the server sent. */
+function problemText({ status, text }: Reply): string {
+  const error = parseJsonObject(text)?.['error'];
+  const message = isJsonObject(error) ? error['message'] : undefined;
+  return typeof message === 'string' && status < 500
+    ? message
+    : `the running server answered ${status}: ${text.trim()}`;
 }
 
 function get(options: http.RequestOptions): Promise<Reply> {

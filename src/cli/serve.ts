@@ -11,7 +11,7 @@ import type { RunningServer } from '../compose/server.ts';
 import { bannerText } from './banner.ts';
 import { type Command, CONFIG_OPTION, type Input, textOption } from './command.ts';
 import { requireOwn } from './store-owner.ts';
-import { readVersion } from './version.ts';
+import { readVersion } from '../compose/version.ts';
 
 /**
  * Time after the last body to sync downloads, release leases and close the index. If a process skips this, the next one
@@ -58,8 +58,8 @@ export const serve: Command = {
       audit?.flush();
     };
     const { startServer } = await import('../compose/server.ts');
-    const server = await startServer(config, { log, meter: metrics.meter, metrics, audit });
     const version = readVersion();
+    const server = await startServer(config, { log, meter: metrics.meter, metrics, audit });
     if (isPretty) {
       print(bannerText(config, server, version));
     } else {

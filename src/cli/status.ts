@@ -7,11 +7,11 @@ import type {
   StatusDocument,
   StoreStatus,
   UpstreamStatus,
-} from '../compose/status.ts';
+} from '../admin/documents/status.ts';
 import type { ServerDocument } from '../compose/server.ts';
 import { columnsText, countText, timeText } from './columns.ts';
 import { printResult, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
-import { askServer, serversOn } from './running-server.ts';
+import { askAdmin, serversOn } from './running-server.ts';
 import { storeConfig } from './store-config.ts';
 
 /** `entrepot status`: shows what the server is doing, and its problems. */
@@ -39,7 +39,7 @@ export const status: Command = {
   ],
   run: async (input, io) => {
     const { storage } = await storeConfig(input, io);
-    const own = await askServer<StatusDocument>(storage.path, '/debug/status');
+    const own = await askAdmin<StatusDocument>(storage.path, '/status');
     if (own === undefined) {
       throw new CommandError(`no server runs on the store in ${storage.path}`);
     }
@@ -72,7 +72,7 @@ function serverStatus({ pid, servingPids = [], host, addresses, started }: Serve
 
 /** The text for people: problems first. */
 export function statusText(document: StoreWideStatus, nowMs = Date.now()): string {
-  const { pid, servingPids = [], started, problems, saved, store, upstreams, secrets } = document;
+  const { pid, servingPids, started, problems, saved, store, upstreams, secrets } = document;
   const helpers = servingPids.length === 0 ? '' : `, serving with ${servingPids.join(', ')}`;
   const sections = [
     `running   since ${shownTime(started, nowMs)}, process ${pid}${helpers}\n${problems.map(line => `problem   ${line}\n`).join('')}`,
@@ -142,13 +142,13 @@ function storeText({ path, heldBytes, unfinishedBytes, maxBytes, next, ...rest }
 
 const INDEX_LOST = 'unknown, since the index is lost';
 
-function downloadsText({ downloads, downloadsElsewhere = [] }: StatusDocument): string {
+function downloadsText({ downloads, downloadsElsewhere }: StatusDocument): string {
   const rows = [...downloads.map(ownRow), ...downloadsElsewhere.map(foreignRow)];
   if (rows.length === 0) return 'nothing is being downloaded\n';
   return columnsText(['DOWNLOADING', 'PROGRESS', 'READERS', 'FOR', 'DIGEST'], rows);
 }
 
-function partialText({ partial = [] }: StatusDocument): string {
+function partialText({ partial }: StatusDocument): string {
   if (partial.length === 0) return '';
   const rows = partial.map(({ repository, bytes, size, readers, digest }) => [
     repository ?? '-',

@@ -1,4 +1,4 @@
-import { plainTenantsProblem } from '../config/rules.ts';
+import { addTenant, NO_CLUSTER, TenantRequestInvalid } from '../admin/tenant-changes.ts';
 import { printResult, type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
 import { requireTenant, TENANT } from './tenant-name.ts';
 import { withParts } from './with-parts.ts';
@@ -15,15 +15,11 @@ export const tenantAdd: Command = {
   makesStore: 'where-named',
   examples: [['entrepot tenant add team-a', 'then: entrepot tenant secret team-a --server registry.example']],
   run: (input, io) =>
-    withParts(input, io, async ({ config, issuer, tenants }) => {
+    withParts(input, io, async parts => {
       const [name = ''] = input.arguments;
-      const problem = plainTenantsProblem(config);
-      if (problem !== undefined) throw new CommandError(`${name} ${problem}`, EXIT.usage);
-      const add = () =>
-        issuer.addTenant(name).catch((error: unknown) => {
-          throw error instanceof RangeError ? new CommandError(error.message, EXIT.usage) : error;
-        });
-      const isNew = tenants.find(name) === undefined && (await add());
+      const isNew = await addTenant(parts, name).catch((error: unknown) => {
+        throw error instanceof TenantRequestInvalid ? new CommandError(error.message, EXIT.usage) : error;
+      });
       const text = `${name}: ${isNew ? 'added' : 'already exists'}\n`;
       printResult(input, io, { tenant: name, added: isNew }, text);
       return isNew ? EXIT.done : EXIT.failed;
@@ -43,12 +39,7 @@ export const tenantAdopt: Command = {
   run: (input, io) =>
     withParts(input, io, async parts => {
       const [name = ''] = input.arguments;
-      // Without a cluster there is no namespace to bind it to, and it would be suspended.
-      if (parts.config.kubernetes === undefined) {
-        throw new CommandError(
-          'the configuration has no cluster (kubernetes), so no namespace can be adopted',
-        );
-      }
+      if (parts.config.kubernetes === undefined) throw new CommandError(NO_CLUSTER);
       await requireTenant(parts, name);
       await parts.issuer.adoptTenant(name);
       printResult(input, io, { tenant: name, adopted: true }, `${name}: its namespace is adopted\n`);

@@ -1,3 +1,4 @@
+import { isTenant } from '../admin/tenant-changes.ts';
 import type { Parts } from '../compose/parts.ts';
 import { CommandError } from './command.ts';
 
@@ -5,14 +6,9 @@ import { CommandError } from './command.ts';
 export const TENANT = { name: '<tenant>', description: 'name of the tenant' } as const;
 
 /** Throws CommandError for a tenant that is neither in the configuration nor in the store nor in a source. */
-export async function requireTenant({ tenants, metadata }: Parts, name: string): Promise<void> {
-  if (tenants.find(name) !== undefined) {
-    return;
-  }
-  const known = await metadata.listKnownTenants();
-  if (!known.some(tenant => tenant.name === name)) {
-    throw new CommandError(
-      `there is no tenant named ${name}: entrepot tenants lists them, entrepot tenant add ${name} creates it`,
-    );
-  }
+export async function requireTenant(parts: Parts, name: string): Promise<void> {
+  if (await isTenant(parts, name)) return;
+  throw new CommandError(
+    `there is no tenant named ${name}: entrepot tenants lists them, entrepot tenant add ${name} creates it`,
+  );
 }

@@ -1,10 +1,10 @@
-import { OwnSite } from '../http/own-site.ts';
+import { issueRequest, TenantRequestInvalid } from '../admin/tenant-changes.ts';
 import type { Config } from '../config/config.ts';
-import { registryHost, repositoryPrefix } from '../config/fields.ts';
 import { DURATION_FORM, formatDuration, parseDuration } from '../lib/units.ts';
 import { formatYaml } from '../lib/yaml.ts';
 import type { Credential } from '../oci/credential.ts';
 import { warningLine } from '../ops/command-log.ts';
+import { issuedSecret } from '../tenants/issued-secret.ts';
 import {
   printResult,
   type Command,
@@ -104,30 +104,14 @@ function requestOf(tenant: string, input: Input, io: Io, { server }: Config) {
       EXIT.usage,
     );
   }
-  const [host, ...path] = written.split('/');
-  if (
-    !registryHost.safeParse(host).success ||
-    !path.every(part => repositoryPrefix.safeParse(part).success)
-  ) {
-    throw new CommandError(`${written} is not a host such as registry.example:5000`, EXIT.usage);
+  try {
+    const readOnly = input.options['readOnly'] === true;
+    const { request, warning } = issueRequest({ server }, { tenant, written, readOnly });
+    if (warning !== undefined) io.err(warningLine(warning));
+    return request;
+  } catch (error) {
+    throw error instanceof TenantRequestInvalid ? new CommandError(error.message, EXIT.usage) : error;
   }
-  const unknown = unknownName(host, server);
-  if (unknown !== undefined) io.err(warningLine(unknown));
-  return { tenant, server: written, readOnly: input.options['readOnly'] === true };
-}
-
-/**
- * The error that a push under this name would get; `undefined` if it is a name of this registry, or any name is
- * allowed.
- */
-function unknownName(
-  host: string | undefined,
-  { serverNames, externalUrl }: Config['server'],
-): string | undefined {
-  if (serverNames.length === 0) return undefined;
-  const external = externalUrl === undefined ? [] : [new URL(externalUrl).host];
-  const site = new OwnSite({ names: [...serverNames, ...external], isClosed: true });
-  return site.problem({ headers: { host } });
 }
 
 function overlapOf(input: Input): number {
@@ -144,16 +128,10 @@ interface Issued {
 }
 
 /** Prints the Secret; as YAML with instructions in comments. */
-function print(
-  { id, username, password }: Credential,
-  { tenant, server }: Issued,
-  input: Input,
-  io: Io,
-): void {
-  const name = textOption(input, 'secretName') ?? 'entrepot';
-  const auth = Buffer.from(`${username}:${password}`).toString('base64');
-  const config = JSON.stringify({ auths: { [server]: { username, password, auth } } });
-  const account = JSON.stringify({ imagePullSecrets: [{ name }] });
+function print(credential: Credential, { tenant, server }: Issued, input: Input, io: Io): void {
+  const { id, username, password } = credential;
+  const manifest = issuedSecret(credential, { tenant, server, name: textOption(input, 'secretName') });
+  const account = JSON.stringify({ imagePullSecrets: [{ name: manifest.metadata.name }] });
   const [host = server] = server.split('/');
   const comments = [
     'The password is shown only now. This file is a secret.',
@@ -162,12 +140,5 @@ function print(
     `Elsewhere: docker login ${host} --username ${username} --password '${password}'`,
     `To revoke it: entrepot tenant revoke ${tenant} --credential ${id}`,
   ];
-  const manifest = {
-    apiVersion: 'v1',
-    kind: 'Secret',
-    type: 'kubernetes.io/dockerconfigjson',
-    metadata: { name, namespace: tenant },
-    stringData: { '.dockerconfigjson': config },
-  };
   printResult(input, io, manifest, comments.map(line => `# ${line}\n`).join('') + formatYaml(manifest));
 }

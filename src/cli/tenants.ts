@@ -1,10 +1,16 @@
+import type { TenantsPage } from '../admin/documents/tenants.ts';
 import { sizeText } from '../lib/units.ts';
 import type { SecretState } from '../tenants/tenant.ts';
-import type { IssuedDocument, TenantDocument, TenantsDocument } from '../tenants/tenants-document.ts';
+import type { IssuedDocument, TenantDocument } from '../tenants/tenants-document.ts';
 import { columnsText, timeText } from './columns.ts';
 import { printResult, CONFIG_OPTION, type Command, CommandError, EXIT, jsonOption } from './command.ts';
-import { askServer } from './running-server.ts';
+import { askAdmin } from './running-server.ts';
 import { storeConfig } from './store-config.ts';
+
+/** What the command prints with --json. */
+export type TenantsDocument = Pick<TenantsPage, 'problems' | 'passedOver' | 'node' | 'refused'> & {
+  readonly tenants: readonly TenantDocument[];
+};
 
 const HEADINGS = ['TENANT', 'SECRET', 'SOURCE', 'STATE', 'READ', 'USED', 'REFUSED', 'NOTE'] as const;
 
@@ -26,7 +32,7 @@ export const tenants: Command = {
   examples: [['entrepot tenants', 'which Secret is malformed, and why']],
   run: async (input, io) => {
     const { storage } = await storeConfig(input, io);
-    const document = await askServer<TenantsDocument>(storage.path, '/debug/tenants');
+    const document = await askTenants(storage.path);
     if (document === undefined) {
       throw new CommandError(
         'no server answers for this store, and only a server knows the state of Secrets',
@@ -36,6 +42,19 @@ export const tenants: Command = {
     return EXIT.done;
   },
 };
+
+/** All pages of the running server's tenants; `undefined` if no server answers. */
+async function askTenants(storePath: string): Promise<TenantsDocument | undefined> {
+  const all: TenantDocument[] = [];
+  for (let query: Record<string, string> = { limit: '500' }; ; ) {
+    const page: TenantsPage | undefined = await askAdmin(storePath, '/tenants', query);
+    if (page === undefined) return undefined;
+    const { entries, next, problems, passedOver, node, refused } = page;
+    all.push(...entries);
+    if (next === null) return { problems, passedOver, node, refused, tenants: all };
+    query = { ...query, after: next };
+  }
+}
 
 /**
  * First sources that cannot be watched, and objects that are skipped; then refused tenants; then a row for each Secret

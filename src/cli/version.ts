@@ -1,4 +1,4 @@
-import manifest from '../../package.json' with { type: 'json' };
+import { readVersion } from '../compose/version.ts';
 import { printResult, type Command, EXIT, jsonOption } from './command.ts';
 
 /** `entrepot version`: prints versions, for bug reports. */
@@ -15,8 +15,3 @@ export const version: Command = {
     return EXIT.done;
   },
 };
-
-/** The version in package.json. */
-export function readVersion(): string {
-  return manifest.version;
-}

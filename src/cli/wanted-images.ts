@@ -1,6 +1,4 @@
 import { createReadStream } from 'node:fs';
-import { DEFAULT_PLATFORM, formatPlatform, type Platform } from '../oci/platform.ts';
-import { ALL_PLATFORMS } from '../prepull/image-list.ts';
 import {
   type ImageNames,
   InvalidImageList,
@@ -102,19 +100,4 @@ export function meantBy(parts: Parts, input: Input, image: WantedImage): MeantIm
   const meant = meantImage(parts, image, tenantOption(parts, input));
   const typed = platformsOption(input);
   return typed === undefined ? meant : { ...meant, platforms: typed === 'all' ? undefined : typed };
-}
-
-/**
- * A line for a list of images: with the platforms for which the image is needed, unless they are the default without a
- * configuration, since the reader of the list may have another configuration.
- */
-export function lineOf(name: string, { platforms }: MeantImage): string {
-  if (platforms === undefined) return `${name} ${ALL_PLATFORMS}`;
-  const wanted = specifiersOf(platforms);
-  return wanted === formatPlatform(DEFAULT_PLATFORM) ? name : `${name} ${wanted}`;
-}
-
-/** Ordered, without duplicates. */
-function specifiersOf(platforms: readonly Platform[]): string {
-  return [...new Set(platforms.map(formatPlatform))].sort().join();
 }

@@ -48,7 +48,7 @@ export async function withParts<Result>(
   const log = new CommandLog(text => io.err(text), {}, options.muted);
   // Loaded here, so that commands without a store do not load the server.
   const { openParts } = await import('../compose/parts.ts');
-  const { transferKeeper } = await import('../compose/status.ts');
+  const { transferKeeper } = await import('../compose/transfers.ts');
   // Images that are pulled count as fetched.
   const totals = new TransferTotals(silentMeter, upstream => config.upstreams.has(upstream));
   const parts = await openParts(

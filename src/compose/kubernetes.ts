@@ -51,15 +51,12 @@ export function knownCluster(
 
 /** The cluster of `config`, if configured. Throws ConfigError if its access cannot be read. */
 export async function openCluster(config: Config, needs: ClusterNeeds): Promise<Cluster | undefined> {
-  const { kubernetes, proxy } = config;
+  const { kubernetes } = config;
   if (kubernetes === undefined) return undefined;
   const { metadata, clock, meter } = needs;
   const access = await clusterAccess(config);
   const log = needs.log.child({ cluster: access.server.host });
-  const client = new KubeClient(access, {
-    proxy: { http: proxy.httpProxy, https: proxy.httpsProxy, no: proxy.noProxy },
-    log,
-  });
+  const client = clientOf(access, config, log);
   const { namespaces, namespaceSelector } = kubernetes;
   const audiences = audiencesOf(config);
   const seen = await SeenCluster.open({ folder: join(config.storage.path, SEEN_CLUSTER_FOLDER), log });
@@ -94,6 +91,18 @@ export async function openCluster(config: Config, needs: ClusterNeeds): Promise<
     },
   };
   return { source, serviceAccounts };
+}
+
+/** A client of the cluster's API server. Throws ConfigError if its access cannot be read. */
+export async function kubeClient(config: Config, log: Log): Promise<KubeClient> {
+  return clientOf(await clusterAccess(config), config, log);
+}
+
+function clientOf(access: ClusterAccess, { proxy }: Config, log: Log): KubeClient {
+  return new KubeClient(access, {
+    proxy: { http: proxy.httpProxy, https: proxy.httpsProxy, no: proxy.noProxy },
+    log,
+  });
 }
 
 /** Throws ConfigError if it cannot be read. */

@@ -2,6 +2,7 @@ import type { Config } from '../config/config.ts';
 import { mayNameArch } from '../config/repository-options.ts';
 import { BodyMemory } from '../http/body-memory.ts';
 import type { Listener } from '../http/listen.ts';
+import type { Refusal } from '../http/refusal.ts';
 import { createRegistryServer, type RegistryServer } from '../http/server.ts';
 import { tokenHandler } from '../http/token.ts';
 import type { Audit } from '../ops/audit.ts';
@@ -12,6 +13,8 @@ import type { Observers, Parts } from './parts.ts';
 export interface RegistryServerNeeds extends Observers {
   readonly audit: Audit | undefined;
   readonly tls: TlsMaterial | undefined;
+  /** As in `RegistryServerOptions`. */
+  readonly onRefusal: (refusal: Refusal) => void;
   /** Set if this is one of so many processes that serve: another binds the ports. */
   readonly processes?: number;
 }
@@ -20,7 +23,7 @@ export interface RegistryServerNeeds extends Observers {
 export function openRegistryServer(
   config: Config,
   parts: Parts,
-  { audit, tls, processes, ...observers }: RegistryServerNeeds,
+  { audit, tls, processes, onRefusal, ...observers }: RegistryServerNeeds,
 ): Promise<RegistryServer> {
   return createRegistryServer({
     ...observers,
@@ -30,6 +33,7 @@ export function openRegistryServer(
     token: tokenHandler(parts.access, parts.resolver),
     recordDeed: deedsTo(audit),
     noteEvent: parts.events.note,
+    onRefusal,
     listeners: listenersOf(config, tls),
     mayNameArch: repository => mayNameArch(config, repository),
     trustedProxies: config.server.trustedProxies,

@@ -1,7 +1,9 @@
 /** The part of the composition root that serves: the parts of a store, and HTTP in front of them. */
 import { availableParallelism, hostname } from 'node:os';
 import { join } from 'node:path';
-import type { ExplainAnswer } from '../access/explanation.ts';
+import type { Admin } from '../admin/admin.ts';
+import type { ReportScope } from '../admin/serving-report.ts';
+import { statusDocument } from '../admin/status.ts';
 import type { Config } from '../config/config.ts';
 import type { LoadOptions } from '../config/load.ts';
 import { PartlyReloaded, planReload, type Reload } from '../config/reload.ts';
@@ -11,16 +13,15 @@ import type { Log } from '../lib/log.ts';
 import { stopText, whyNotCollected } from '../metadata/store-identity.ts';
 import { networkFileSystem, storageFault } from '../metadata/storage-probe.ts';
 import { Opened } from '../lib/opened.ts';
+import { readVersion } from './version.ts';
 import { SOCKET_FOLDER } from '../lib/socket-folder.ts';
 import type { PullTurns } from '../mirror/fill/pull-queue.ts';
-import { OciError } from '../oci/errors.ts';
-import { InvalidReference } from '../oci/reference.ts';
 import type { Audit } from '../ops/audit.ts';
 import type { Metrics } from '../ops/metrics.ts';
 import { TlsFiles } from '../ops/tls-files.ts';
 import { TransferTotals } from '../ops/transfer-totals.ts';
-import { tenantsDocument } from '../tenants/tenants-document.ts';
 import { DiskWatch } from '../upkeep/disk-watch.ts';
+import { openAdminOf } from './admin.ts';
 import { type Observers, openParts, type Parts } from './parts.ts';
 import { CREDENTIAL_KEY, requireEncryption } from './access.ts';
 import { EventDelivery, OutboxReport } from './event-delivery.ts';
@@ -29,7 +30,7 @@ import { checkFiles } from './check-files.ts';
 import { prepullOf } from './prepull.ts';
 import type { Together } from './processes/serve-together.ts';
 import { type Serving, serveHere } from './serving.ts';
-import { statusDocument, transferKeeper } from './status.ts';
+import { transferKeeper } from './transfers.ts';
 import { QuotaReport } from './quota-report.ts';
 import { reportStore, scheduleOf } from './upkeep.ts';
 
@@ -125,8 +126,15 @@ export async function startServer(config: Config, options: ServerOptions): Promi
             ...observers,
             audit: options.audit,
             tls: certificate?.material,
+            onRefusal: ops.onRefusal,
           })
-        : await together.serve({ parts, tls: () => certificate?.material, startedAtMs, log: options.log }),
+        : await together.serve({
+            parts,
+            tls: () => certificate?.material,
+            startedAtMs,
+            onRefusal: ops.onRefusal,
+            log: options.log,
+          }),
     );
     const clients = serving;
     addresses.push(...clients.addresses.map(({ url }) => hostOf(url)));
@@ -208,7 +216,7 @@ const LOCKED_OUT_MS = 5_000;
 async function openOps(
   config: Config,
   parts: Parts & { readonly disk: DiskWatch; readonly delivery: EventDelivery },
-  { log, meter, metrics }: ServerOptions,
+  { log, meter, metrics, audit }: ServerOptions,
   server: {
     readonly whyNotServing: () => string | undefined;
     /** `undefined` until it has been opened. */
@@ -219,7 +227,7 @@ async function openOps(
     readonly totals: TransferTotals;
     readonly startedAtMs: number;
   },
-): Promise<OpsServer> {
+): Promise<Pick<OpsServer, 'url' | 'close'> & Pick<Admin, 'onRefusal'>> {
   const { metadata, tenants, quota, mirror, disk, delivery } = parts;
   const { opsListen } = config.server;
   const { queue } = server;
@@ -257,42 +265,55 @@ async function openOps(
     // Several processes may have the same.
     return [...new Set([...own, ...((await server.serving()?.problems()) ?? [])])];
   };
-  const statusOf = async (serving: Serving | undefined) => {
-    const reports = (await serving?.reports()) ?? [];
-    const servingPids = serving?.servingPids ?? [];
-    return statusDocument({
-      ...server,
-      parts,
-      servingPids,
-      serving: reports,
-      problems: await problems(),
-    });
-  };
-  const extra = async (path: string, query: URLSearchParams): Promise<unknown> => {
-    switch (path) {
-      case '/debug/server':
-        return serverDocument(config, { ...server, servingPids: server.serving()?.servingPids ?? [] });
-      case '/debug/status':
-        return statusOf(server.serving());
-      case '/debug/tenants':
-        return tenantsDocument(tenants, await metadata.listIssuedCredentials(), names =>
-          quota.usedBytes(names),
-        );
-      case '/debug/explain':
-        return explained(parts, query);
-      default:
-        return undefined;
-    }
-  };
-  return createOpsServer({
-    address: opsListen === false ? undefined : opsListen,
-    socketFolder: join(config.storage.path, SOCKET_FOLDER),
-    notReady,
-    problems,
-    metrics: answer,
-    extra,
+  const reports = async (scope: ReportScope) => (await server.serving()?.reports(scope)) ?? [];
+  const admin = await openAdminOf(config, parts, {
+    server: {
+      version: readVersion(),
+      startedAtMs: server.startedAtMs,
+      totals: server.totals,
+      addresses: server.addresses,
+      get servingPids() {
+        return server.serving()?.servingPids ?? [];
+      },
+      notReady,
+      problems,
+      reports,
+    },
+    status: async () =>
+      statusDocument({
+        ...server,
+        parts,
+        servingPids: server.serving()?.servingPids ?? [],
+        serving: await reports('all'),
+        problems: await problems(),
+      }),
+    audit,
     log,
   });
+  const extra = async (path: string): Promise<unknown> =>
+    path === '/debug/server'
+      ? serverDocument(config, { ...server, servingPids: server.serving()?.servingPids ?? [] })
+      : undefined;
+  const opened = new Opened();
+  opened.add(admin);
+  try {
+    const ops = opened.add(
+      await createOpsServer({
+        address: opsListen === false ? undefined : opsListen,
+        socketFolder: join(config.storage.path, SOCKET_FOLDER),
+        notReady,
+        problems,
+        metrics: answer,
+        extra,
+        sites: [admin.site],
+        log,
+      }),
+    );
+    return { url: ops.url, onRefusal: admin.onRefusal, close: () => opened.close(0) };
+  } catch (error) {
+    await opened.close(0);
+    throw error;
+  }
 }
 
 async function collectingProblem(metadata: Parts['metadata']): Promise<string | undefined> {
@@ -331,17 +352,6 @@ function serverDocument(
 
 function waiting({ waitingFor }: Parts['tenants']): string | undefined {
   return waitingFor === undefined ? undefined : `waiting for ${waitingFor}`;
-}
-
-/** For `entrepot explain`: problems with the question are returned, too. */
-async function explained(parts: Parts, query: URLSearchParams): Promise<ExplainAnswer> {
-  try {
-    const explanation = await parts.explain(query.get('reference') ?? '', query.get('tenant') ?? undefined);
-    return { explanation: explanation ?? null };
-  } catch (error) {
-    if (error instanceof OciError || error instanceof InvalidReference) return { problem: error.message };
-    throw error;
-  }
 }
 
 /** `host:port` of a URL without a path. */

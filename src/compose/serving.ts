@@ -5,7 +5,7 @@ import type { MetricsSnapshot } from '../ops/metrics.ts';
 import type { TlsMaterial } from '../ops/tls-files.ts';
 import type { Parts } from './parts.ts';
 import { hostAliasesOf, openRegistryServer, type RegistryServerNeeds } from './registry-server.ts';
-import type { ServingReport } from './status.ts';
+import type { ReportScope, ServingReport } from '../admin/serving-report.ts';
 
 /** What serves clients: this process, or several that it has started. */
 export interface Serving {
@@ -22,7 +22,7 @@ export interface Serving {
   readonly servingPids: readonly number[];
   /** As in `StatusDocument`: what this process knows of the others, and what each reports that answers soon. */
   problems(): Promise<readonly string[]>;
-  reports(): Promise<readonly ServingReport[]>;
+  reports(scope: ReportScope): Promise<readonly ServingReport[]>;
   metrics(): Promise<readonly MetricsSnapshot[]>;
   /** As `RunningServer.close`. */
   close(deadlineMs: number): Promise<void>;

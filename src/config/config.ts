@@ -11,6 +11,8 @@ export interface Config extends Omit<ParsedFile, 'upstreams' | 'notifications'> 
   /** By name, including presets. */
   readonly upstreams: ReadonlyMap<string, UpstreamConfig>;
   readonly notifications: { readonly endpoints: readonly EndpointConfig[] };
+  /** Those of `server.admins`, with their passwords. */
+  readonly admins: readonly AdminLogin[];
   /** From HTTP_PROXY, HTTPS_PROXY and NO_PROXY, in upper or lower case. */
   readonly proxy: ProxyConfig;
   /** The environment of this process, which programs that it runs inherit. May contain secrets. */
@@ -68,6 +70,13 @@ export interface LoginConfig {
   readonly password: string;
   readonly passwordFile?: string | undefined;
   readonly passwordEnv?: string | undefined;
+}
+
+/** A login for the administration API. */
+export interface AdminLogin {
+  readonly name: string;
+  readonly password: string;
+  readonly rights: 'read' | 'full';
 }
 
 /** A port and, if it belongs to one, its upstream. */

@@ -159,6 +159,14 @@ export const path = text('a path', value => value !== '');
 
 export const word = text('a text', value => value !== '');
 
+/** For HTTP Basic, which separates it from the password by a colon. */
+export const loginName = text('a user name of up to 64 letters, digits and ._@-', value =>
+  /^[A-Za-z0-9._@-]{1,64}$/.test(value),
+);
+
+/** The path of a URL, as Kubernetes compares it. */
+export const urlPath = text('a path such as /entrepot/admin', value => /^(?:\/[\w.~-]+)+$/.test(value));
+
 /** As S3 restricts it: it may be part of a host name. */
 export const bucketName = text(
   'the name of a bucket: 3 to 63 lower-case letters, digits, hyphens and dots',

@@ -64,8 +64,9 @@ export async function loadConfig({
   const problems: Problem[] = [];
   const parsed = parseTree(tree, problem => problems.push(problem));
   const settings = new SettingReader(env, problem => problems.push(problem));
-  const [upstreams, endpoints] = await Promise.all([
+  const [upstreams, admins, endpoints] = await Promise.all([
     readUpstreams(parsed, settings),
+    readAdmins(parsed, settings),
     Promise.all(parsed.notifications.endpoints.map((endpoint, index) => settings.endpoint(endpoint, index))),
   ]);
   const all = [
@@ -86,7 +87,16 @@ export async function loadConfig({
     sourceOf: (path: readonly PropertyKey[]) => sourceOf(path) ?? 'the configuration',
   };
   const notifications = { endpoints };
-  return { ...parsed, storage, upstreams, notifications, proxy: readProxy(env), environment: env, origin };
+  return {
+    ...parsed,
+    storage,
+    upstreams,
+    admins,
+    notifications,
+    proxy: readProxy(env),
+    environment: env,
+    origin,
+  };
 }
 
 function isSame(one: readonly string[], other: readonly string[]): boolean {
@@ -159,6 +169,11 @@ async function readUpstreams(
     async ([name, upstream]) => [name, await settings.upstream(name, upstream)] as const,
   );
   return new Map(await Promise.all(read));
+}
+
+async function readAdmins({ server }: ParsedFile, settings: SettingReader): Promise<Config['admins']> {
+  const read = server.admins.map((admin, index) => settings.admin(admin, ['server', 'admins', index]));
+  return (await Promise.all(read)).filter(admin => admin !== undefined);
 }
 
 /** `undefined` for a default. */

@@ -27,7 +27,8 @@ const RESERVED_PREFIXES: ReadonlySet<string> = new Set([
 
 const RULES: readonly Rule[] = [
   { sections: ['upstreams'], problems: namesAreUnique },
-  { sections: ['upstreams'], problems: passwordsHaveOneSource },
+  { sections: ['upstreams', 'server'], problems: passwordsHaveOneSource },
+  { sections: ['server'], problems: adminsDiffer },
   { sections: ['server'], problems: addressesDiffer },
   { sections: ['upstreams', 'server'], problems: listenersNameUpstreams },
   { sections: ['upstreams', 'server'], problems: serverNamesAreOurs },
@@ -90,26 +91,36 @@ function namesAreUnique({ upstreams }: ParsedFile): Problem[] {
   return problems;
 }
 
-function passwordsHaveOneSource({ upstreams }: ParsedFile): Problem[] {
-  return Object.entries(upstreams).flatMap(([name, { credentials, mirrors }]) => {
-    const logins = [
+function passwordsHaveOneSource({ upstreams, server: { admins } }: ParsedFile): Problem[] {
+  const logins = [
+    ...Object.entries(upstreams).flatMap(([name, { credentials, mirrors }]) => [
       { path: ['upstreams', name, 'credentials'], login: credentials },
       ...mirrors.map((mirror, index) => ({
         path: ['upstreams', name, 'mirrors', index, 'credentials'],
         login: mirror.credentials,
       })),
-    ];
-    return logins
-      .filter(
-        ({ login }) =>
-          login !== undefined && (login.passwordFile === undefined) === (login.passwordEnv === undefined),
-      )
-      .map(({ path }) => ({
-        path,
-        value: undefined,
-        message: 'expected either passwordFile or passwordEnv',
-      }));
-  });
+    ]),
+    ...admins.map((login, index) => ({ path: ['server', 'admins', index], login })),
+  ];
+  return logins
+    .filter(
+      ({ login }) =>
+        login !== undefined && (login.passwordFile === undefined) === (login.passwordEnv === undefined),
+    )
+    .map(({ path }) => ({
+      path,
+      value: undefined,
+      message: 'expected either passwordFile or passwordEnv',
+    }));
+}
+
+function adminsDiffer({ server: { admins } }: ParsedFile): Problem[] {
+  const names = admins.map(({ name }) => name);
+  return names.flatMap((name, index) =>
+    names.indexOf(name) < index
+      ? [{ path: ['server', 'admins', index, 'name'], value: name, message: 'is there twice' }]
+      : [],
+  );
 }
 
 /** Otherwise one of the listeners would find its port in use. Port 0 is another one each time. */

@@ -16,6 +16,7 @@ import {
   imagePattern,
   keyPrefix,
   listOf,
+  loginName,
   nowOrAfter,
   oneOf,
   path,
@@ -32,6 +33,7 @@ import {
   section,
   serverUrl,
   size,
+  urlPath,
   word,
   z,
 } from './fields.ts';
@@ -168,6 +170,15 @@ const tls = section({
   keyFile: path.describe('PEM file of its private key'),
 });
 
+const admin = section({
+  name: loginName.describe('User name of the login, and its name in the audit log'),
+  passwordFile: path.optional().describe('File that holds the password'),
+  passwordEnv: word.optional().describe('Environment variable that holds the password'),
+  rights: oneOf('read', 'full')
+    .prefault('full')
+    .describe('read: may see everything but secrets; full: may change it, too'),
+});
+
 /** Each takes memory for its own; more of them than cores gain nothing. */
 const MAX_PROCESSES = 64;
 
@@ -177,7 +188,13 @@ const server = section(
     opsListen: z
       .union([address, z.literal(false, { error: 'expected false' })])
       .prefault('127.0.0.1:5001')
-      .describe('Address of /livez, /readyz and /metrics, for everybody who can reach it; false for none'),
+      .describe(
+        'Address of /livez, /readyz and /metrics, for everybody who can reach it, and of /admin/v1; false for none',
+      ),
+    admins: z.array(admin).prefault([]).describe('Logins for /admin/v1 on opsListen (see docs/admin-api.md)'),
+    loopbackAdmin: oneOf('full', 'read', 'none')
+      .prefault('full')
+      .describe('What clients on this machine may do with /admin/v1 without a login, as rights of admins'),
     processes: z
       .union([count(1, MAX_PROCESSES, 'auto'), z.literal('auto', { error: 'expected auto' })])
       .prefault(1)
@@ -419,6 +436,12 @@ const kubernetes = section({
     .describe(
       'What may push for a tenant: its logins of this registry, or also its ServiceAccount tokens; for one namespace ' +
         'only, annotate the Namespace with entrepot-push: serviceAccounts',
+    ),
+  adminPath: urlPath
+    .optional()
+    .describe(
+      'A non-resource URL such as /entrepot/admin: whoever may get it by the rules of the cluster (RBAC) may see ' +
+        '/admin/v1 with a Kubernetes token, and who may also post to it may change things',
     ),
 });
 

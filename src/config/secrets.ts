@@ -1,17 +1,17 @@
 import { X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { fileTrouble } from '../lib/file-trouble.ts';
-import type { EndpointConfig, LoginConfig, MirrorConfig, UpstreamConfig } from './config.ts';
+import type { AdminLogin, EndpointConfig, LoginConfig, MirrorConfig, UpstreamConfig } from './config.ts';
 import type { Environment } from './environment.ts';
 import type { Problem } from './problems.ts';
 import { parseHeaderLines } from './header-lines.ts';
-import type { ParsedEndpoint, ParsedUpstream } from './schema.ts';
+import type { ParsedEndpoint, ParsedFile, ParsedUpstream } from './schema.ts';
 
 /** Passwords and certificate bundles are far smaller; `/dev/zero` is not. */
 const MAX_FILE_BYTES = 1 << 20;
 
 /**
- * Reads the files and variables that upstreams and endpoints name: passwords, certificate authorities, headers. Calls `report` for
+ * Reads the files and variables that upstreams, endpoints and logins name: passwords, certificate authorities, headers. Calls `report` for
  * whatever cannot be read, and leaves that out.
  */
 export class SettingReader {
@@ -60,6 +60,15 @@ export class SettingReader {
     return {};
   }
 
+  /** `undefined` if its password cannot be read. */
+  async admin(
+    { name, rights, ...source }: ParsedFile['server']['admins'][number],
+    path: readonly PropertyKey[],
+  ): Promise<AdminLogin | undefined> {
+    const password = await this.#password(source, path);
+    return password === undefined ? undefined : { name, rights, password };
+  }
+
   async #mirror(
     parsed: ParsedUpstream['mirrors'][number],
     path: readonly PropertyKey[],
@@ -74,13 +83,20 @@ export class SettingReader {
     if (parsed === undefined) {
       return undefined;
     }
-    const { passwordFile, passwordEnv } = parsed;
+    const password = await this.#password(parsed, path);
+    return password === undefined ? undefined : { ...parsed, password };
+  }
+
+  async #password(
+    { passwordFile, passwordEnv }: Pick<LoginConfig, 'passwordFile' | 'passwordEnv'>,
+    path: readonly PropertyKey[],
+  ): Promise<string | undefined> {
     const password =
       passwordFile === undefined
         ? this.#variable(passwordEnv ?? '', [...path, 'passwordEnv'])
         : await this.#file(passwordFile, [...path, 'passwordFile']);
     // Editors end a file with a line break; no password does.
-    return password === undefined ? undefined : { ...parsed, password: password.replace(/\r?\n$/, '') };
+    return password?.replace(/\r?\n$/, '');
   }
 
   async #authorities(file: string, path: readonly PropertyKey[]): Promise<string | undefined> {

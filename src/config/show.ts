@@ -25,6 +25,7 @@ export function parsedFileOf(config: Config): ParsedFile {
   const {
     upstreams,
     notifications,
+    admins: _admins,
     proxy: _proxy,
     environment: _environment,
     origin: _origin,

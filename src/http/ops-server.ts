@@ -7,6 +7,17 @@ import { listenInFolder } from '../lib/socket-folder.ts';
 import { LATE, within } from '../lib/within.ts';
 import { listen, urlOf } from './listen.ts';
 
+/** Where a request came in: at the address, or through the socket in the store, which only the operator can open. */
+export type OpsOrigin = 'address' | 'socket';
+
+/** Something else that is served beside health checks and metrics. */
+export interface OpsSite {
+  /** The paths that belong to it: this one, and everything below it. */
+  readonly prefix: string;
+  /** Answers the request, whatever it is, and decides itself who may have the answer. */
+  serve(req: http.IncomingMessage, res: http.ServerResponse, origin: OpsOrigin): Promise<void>;
+}
+
 export interface OpsServerOptions {
   /** Where probes and metrics are served; port 0 lets the system choose. If `undefined`, only on the socket. */
   readonly address: { readonly host: string; readonly port: number } | undefined;
@@ -22,6 +33,7 @@ export interface OpsServerOptions {
    * Further paths, `GET /debug/…`, which are served on the socket only. Resolves to `undefined` for an unknown path.
    */
   readonly extra?: ((path: string, query: URLSearchParams) => Promise<unknown>) | undefined;
+  readonly sites?: readonly OpsSite[] | undefined;
   /** For how long an idle connection is kept. Default 5 s. */
   readonly keepAliveMs?: number;
   readonly log: Log;
@@ -85,12 +97,12 @@ export async function createOpsServer(given: OpsServerOptions): Promise<OpsServe
     let bound: { readonly url: string; readonly port: number } | undefined;
     if (address !== undefined) {
       // Without what only the operator may know.
-      const server = answering({ ...options, extra: undefined });
+      const server = answering({ ...options, extra: undefined }, 'address');
       const port = await listen(server, { ...address, setting: 'server.opsListen' });
       opened.add({ close: () => closeServer(server) });
       bound = { url: urlOf('http', address.host, port), port };
     }
-    const local = answering(options);
+    const local = answering(options, 'socket');
     // Some file systems do not support sockets; that does not prevent serving.
     const socket = await listenInFolder(local, socketFolder).catch((error: unknown) => {
       log.warn({ err: error }, 'there is no socket in the store, so commands cannot query this server');
@@ -111,7 +123,7 @@ export async function createOpsServer(given: OpsServerOptions): Promise<OpsServe
   }
 }
 
-function answering(options: Answering): http.Server {
+function answering(options: Answering, origin: OpsOrigin): http.Server {
   const idle = new Set<Socket>();
   /** The number of requests in progress of each other connection; that of the latest request is last. */
   const busy = new Map<Socket, number>();
@@ -135,7 +147,7 @@ function answering(options: Answering): http.Server {
         busy.delete(socket);
         idle.add(socket);
       });
-      respond(options, req, res).catch((error: unknown) => {
+      respond(options, req, res, origin).catch((error: unknown) => {
         options.log.error({ err: error }, 'the ops port failed to answer');
         res.destroy();
       });
@@ -170,7 +182,11 @@ async function respond(
   options: Answering,
   req: http.IncomingMessage,
   res: http.ServerResponse,
+  origin: OpsOrigin,
 ): Promise<void> {
+  const [path = ''] = (req.url ?? '').split('?', 1);
+  const site = options.sites?.find(({ prefix }) => path === prefix || path.startsWith(`${prefix}/`));
+  if (site !== undefined) return site.serve(req, res, origin);
   const { status, contentType, body } = await answerOps(options, req);
   res.writeHead(status, {
     'Content-Type': contentType,

@@ -5,6 +5,8 @@ import type { NoteEvent } from '../oci/event.ts';
 import type { Outcome } from '../oci/pull-source.ts';
 import type { Exchange } from './exchange.ts';
 import { referenceOf } from './path.ts';
+import { type Refusal, refusalOf } from './refusal.ts';
+import type { RegistryServerOptions } from './server.ts';
 
 /**
  * The label if there is no upstream. Repository names are not used as labels, since there is no limit on their number.
@@ -18,16 +20,24 @@ const NO_UPSTREAM = 'none';
 export class ResponseLog {
   readonly #log: Log;
   readonly #meter: Meter;
+  readonly #noteEvent: NoteEvent | undefined;
+  readonly #onRefusal: ((refusal: Refusal) => void) | undefined;
   /** By all labels together, of which there are as many as upstreams, routes and statuses allow. */
   readonly #samples = new Map<string, Samples>();
 
-  readonly #noteEvent: NoteEvent | undefined;
-
-  /** `noteEvent` is called for every manifest that was sent to a client. */
-  constructor(log: Log, meter: Meter, noteEvent?: NoteEvent) {
+  /**
+   * `noteEvent` is called for every manifest that was sent to a client, and `onRefusal` with what clients are refused, if
+   * anybody wants to know.
+   */
+  constructor(
+    log: Log,
+    meter: Meter,
+    { noteEvent, onRefusal }: Pick<RegistryServerOptions, 'noteEvent' | 'onRefusal'>,
+  ) {
     this.#log = log;
     this.#meter = meter;
     this.#noteEvent = noteEvent;
+    this.#onRefusal = onRefusal;
   }
 
   closed(exchange: Exchange): void {
@@ -37,6 +47,7 @@ export class ResponseLog {
     const status = res.headersSent ? res.statusCode : 499;
     this.#sample(exchange, status, totalMs, aborted);
     if (!aborted) this.#notePull(exchange);
+    if (problem !== undefined) this.#tell(exchange);
     // One shape for all lines, which is faster to make and to write. What is undefined is not written.
     this.#log.info(
       {
@@ -67,6 +78,11 @@ export class ResponseLog {
     const reference = route && referenceOf(route);
     const tag = reference === undefined || isDigest(reference) ? undefined : reference;
     this.#noteEvent({ kind: 'pull', repository, tag, digest, mediaType, size, actor });
+  }
+
+  #tell(exchange: Exchange): void {
+    const refusal = refusalOf(exchange);
+    if (refusal !== undefined) this.#onRefusal?.(refusal);
   }
 
   #sample(exchange: Exchange, status: number, totalMs: number, aborted: boolean): void {

@@ -16,6 +16,7 @@ import { HTTP_LIMITS, type HttpLimits } from './limits.ts';
 import { bindListener, type BoundAddress, type Listener } from './listen.ts';
 import { isLoopbackHost, OwnSite } from './own-site.ts';
 import { rawProblem } from './problem.ts';
+import type { Refusal } from './refusal.ts';
 import { Registry, type RegistryParts } from './registry.ts';
 import type { TlsMaterial } from '../ops/tls-files.ts';
 import { ResponseLog } from './response-log.ts';
@@ -41,6 +42,8 @@ export interface RegistryServerOptions extends RegistryParts {
   readonly bodyMemory?: BodyMemory;
   /** For bodies that are held in memory as a whole. */
   readonly memory?: MemoryBudget;
+  /** Called with what clients are refused. */
+  readonly onRefusal?: (refusal: Refusal) => void;
   readonly log: Log;
   readonly meter: Meter;
   /** Called for every manifest that was sent to a client. */
@@ -83,7 +86,7 @@ export async function createRegistryServer(options: RegistryServerOptions): Prom
     connections,
     deadlines: new Deadlines(limits.answerWithinMs),
     waitingFor: options.waitingFor ?? (() => undefined),
-    responseLog: new ResponseLog(options.log, options.meter, options.noteEvent),
+    responseLog: new ResponseLog(options.log, options.meter, options),
     log: options.log,
   };
   const sites: OwnSites = options.listeners.map(listener => ({

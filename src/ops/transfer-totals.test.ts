@@ -1,7 +1,14 @@
 import { expect, it } from 'vitest';
 import { silentLog } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
-import { type KeptTransfers, type TransferKeeper, TransferTotals } from './transfer-totals.ts';
+import {
+  type KeptTransfers,
+  NO_TRAFFIC,
+  type TransferKeeper,
+  type Traffic,
+  TransferTotals,
+  withToday,
+} from './transfer-totals.ts';
 
 const SINCE_MS = 1_000;
 
@@ -14,15 +21,16 @@ class MemoryKeeper implements TransferKeeper {
     return this.kept;
   }
 
-  async add(more: { sentBytes: number; fetchedBytes: number }): Promise<boolean> {
+  async add(more: Traffic): Promise<boolean> {
     if (this.state === 'broken') throw new Error('the disk is full');
     if (this.state === 'busy') return false;
     this.additions += 1;
-    const { sentBytes, fetchedBytes } = this.kept ?? { sentBytes: 0, fetchedBytes: 0 };
+    const { sentBytes, fetchedBytes, days } = this.kept ?? { ...NO_TRAFFIC, days: new Map() };
     this.kept = {
       sinceMs: SINCE_MS,
       sentBytes: sentBytes + more.sentBytes,
       fetchedBytes: fetchedBytes + more.fetchedBytes,
+      days: withToday(days, more),
     };
     return true;
   }
@@ -48,7 +56,7 @@ it('counts mirrored content, not hosted content, and passes everything on', () =
   totals.count('fills_total', { outcome: 'verified' });
   totals.counter('http_sent_bytes_total', { upstream: 'docker.io' })(4);
   totals.counter('http_sent_bytes_total', { upstream: 'none' })(4);
-  expect(totals.sinceStart).toEqual({ sentBytes: 9, fetchedBytes: 3 });
+  expect(totals.sinceStart).toEqual({ ...NO_TRAFFIC, sentBytes: 9, fetchedBytes: 3 });
   expect(counted).toEqual([
     'http_sent_bytes_total',
     'http_sent_bytes_total',
@@ -59,17 +67,32 @@ it('counts mirrored content, not hosted content, and passes everything on', () =
   ]);
 });
 
+it('counts pulls, and answers by whether something was fetched for them', () => {
+  const totals = new TransferTotals(silentMeter, upstream => upstream === 'docker.io');
+  const upstream = 'docker.io';
+  const request = { route: 'manifest', method: 'GET', status: '200' };
+  totals.counter('http_requests_total', request)();
+  totals.counter('http_requests_total', { ...request, method: 'HEAD' })();
+  totals.counter('http_requests_total', { ...request, status: '404' })();
+  totals.counter('http_requests_total', { ...request, route: 'blob' })();
+  for (const outcome of ['hit', 'revalidated', 'stale', 'joined', 'miss']) {
+    totals.counter('http_outcomes_total', { route: 'blob', upstream, outcome })();
+  }
+  totals.counter('http_outcomes_total', { route: 'blob', upstream: 'none', outcome: 'hosted' })();
+  expect(totals.sinceStart).toEqual({ ...NO_TRAFFIC, pulls: 1, hits: 4, misses: 1 });
+});
+
 it('stores its totals for the next process, once, and writes nothing if nothing is new', async () => {
   const keeper = new MemoryKeeper();
   const first = counting(keeper);
   send(first, 5);
-  expect(await first.inAll()).toEqual({ sinceMs: undefined, sentBytes: 5, fetchedBytes: 0 });
+  expect(await first.inAll()).toMatchObject({ sinceMs: undefined, sentBytes: 5, fetchedBytes: 0 });
   await first.close();
   await first.close();
   expect(keeper.additions).toBe(1);
   const second = counting(keeper);
-  expect(second.sinceStart).toEqual({ sentBytes: 0, fetchedBytes: 0 });
-  expect(await second.inAll()).toEqual({ sinceMs: SINCE_MS, sentBytes: 5, fetchedBytes: 0 });
+  expect(second.sinceStart).toEqual(NO_TRAFFIC);
+  expect(await second.inAll()).toMatchObject({ sinceMs: SINCE_MS, sentBytes: 5, fetchedBytes: 0 });
   await second.close();
   expect(keeper.additions).toBe(1);
 });

@@ -10,34 +10,69 @@ export interface Transferred {
   readonly fetchedBytes: number;
 }
 
+/** What clients asked for besides. */
+export interface Traffic extends Transferred {
+  /** Manifests that clients were given by GET, hosted ones as well. */
+  readonly pulls: number;
+  /** Answers with content that was stored, or that was being fetched for somebody else. */
+  readonly hits: number;
+  /** Answers for which content was fetched. */
+  readonly misses: number;
+}
+
 /** The totals in the store, over all processes that ever ran on it. */
 export interface KeptTransfers extends Transferred {
   /** When counting began. Epoch ms. */
   readonly sinceMs: number;
+  /** The traffic of each of the last days on which there was any, by its date in UTC (`2026-01-31`). */
+  readonly days: ReadonlyMap<string, Traffic>;
 }
 
 /** Stores totals; implemented on the index. */
 export interface TransferKeeper {
   /** `undefined` if nothing was saved yet. */
   read(): Promise<KeptTransfers | undefined>;
-  /** Adds to the saved totals. False if another process did so at the same time: try again. */
-  add(more: Transferred): Promise<boolean>;
+  /** Adds to the saved totals, and to those of today. False if another process did so at the same time: try again. */
+  add(more: Traffic): Promise<boolean>;
 }
 
-/** How much of the totals a crash may lose. An idle server writes nothing. */
-const KEEP_EACH_MS = 60_000;
+export const NO_TRAFFIC: Traffic = { sentBytes: 0, fetchedBytes: 0, pulls: 0, hits: 0, misses: 0 };
 
-const COUNTED = {
-  http_sent_bytes_total: 'sentBytes',
-  bytes_from_upstream_total: 'fetchedBytes',
-} as const satisfies Record<string, keyof Transferred>;
+/** The sum of both. */
+export function trafficSum(one: Traffic, other: Traffic): Traffic {
+  return {
+    sentBytes: one.sentBytes + other.sentBytes,
+    fetchedBytes: one.fetchedBytes + other.fetchedBytes,
+    pulls: one.pulls + other.pulls,
+    hits: one.hits + other.hits,
+    misses: one.misses + other.misses,
+  };
+}
+
+/** The days, with more traffic of the day that it is now. */
+export function withToday(
+  days: KeptTransfers['days'],
+  more: Traffic,
+  nowMs = Date.now(),
+): KeptTransfers['days'] {
+  if (isNothing(more)) return days;
+  const today = new Date(nowMs).toISOString().slice(0, 10);
+  return new Map(days).set(today, trafficSum(days.get(today) ?? NO_TRAFFIC, more));
+}
+
+function isNothing(traffic: Traffic): boolean {
+  return Object.values(traffic).every(amount => amount === 0);
+}
+
+/** How much of the totals a crash may lose, and what may count for the next day. An idle server writes nothing. */
+const KEEP_EACH_MS = 60_000;
 
 /** A meter that also counts what was saved, and stores it regularly, so that it survives restarts. */
 export class TransferTotals implements Meter {
   readonly #meter: Meter;
   readonly #isMirrored: (upstream: string) => boolean;
-  readonly #sinceStart = { sentBytes: 0, fetchedBytes: 0 };
-  readonly #kept = { sentBytes: 0, fetchedBytes: 0 };
+  readonly #sinceStart = { ...NO_TRAFFIC };
+  #kept = NO_TRAFFIC;
   #timer: NodeJS.Timeout | undefined;
   #keeping: { readonly keeper: TransferKeeper; readonly log: Log } | undefined;
   /** One write at a time: two at once would store the same bytes twice. */
@@ -51,14 +86,17 @@ export class TransferTotals implements Meter {
 
   count(name: string, labels: Labels = {}, amount = 1): void {
     this.#meter.count(name, labels, amount);
-    this.#add(name, labels, amount);
+    const counted = this.#countedAs(name, labels);
+    if (counted !== undefined) this.#sinceStart[counted] += amount;
   }
 
   counter(name: string, labels: Labels = {}): (amount?: number) => void {
     const add = this.#meter.counter(name, labels);
+    const counted = this.#countedAs(name, labels);
+    if (counted === undefined) return add;
     return (amount = 1) => {
       add(amount);
-      this.#add(name, labels, amount);
+      this.#sinceStart[counted] += amount;
     };
   }
 
@@ -70,18 +108,19 @@ export class TransferTotals implements Meter {
     this.#meter.observe(name, value, labels);
   }
 
-  get sinceStart(): Transferred {
+  get sinceStart(): Traffic {
     return { ...this.#sinceStart };
   }
 
   /** Including what other processes have saved. `sinceMs` is `undefined` if nothing was saved yet. */
-  async inAll(): Promise<Transferred & { readonly sinceMs: number | undefined }> {
+  async inAll(): Promise<Omit<KeptTransfers, 'sinceMs'> & { readonly sinceMs: number | undefined }> {
     const kept = await this.#keeping?.keeper.read();
     const more = this.unkept;
     return {
       sinceMs: kept?.sinceMs,
       sentBytes: (kept?.sentBytes ?? 0) + more.sentBytes,
       fetchedBytes: (kept?.fetchedBytes ?? 0) + more.fetchedBytes,
+      days: withToday(kept?.days ?? new Map(), more),
     };
   }
 
@@ -97,9 +136,27 @@ export class TransferTotals implements Meter {
     await this.#flush();
   }
 
-  #add(name: string, labels: Labels, amount: number): void {
-    const counted = name === 'http_sent_bytes_total' || name === 'bytes_from_upstream_total';
-    if (counted && this.#isMirrored(labels['upstream'] ?? '')) this.#sinceStart[COUNTED[name]] += amount;
+  /** `undefined` for what is not counted. */
+  #countedAs(name: string, labels: Labels): keyof Traffic | undefined {
+    switch (name) {
+      case 'http_requests_total':
+        return labels['route'] === 'manifest' && labels['method'] === 'GET' && labels['status'] === '200'
+          ? 'pulls'
+          : undefined;
+      case 'http_sent_bytes_total':
+        return this.#isOfMirror(labels) ? 'sentBytes' : undefined;
+      case 'bytes_from_upstream_total':
+        return this.#isOfMirror(labels) ? 'fetchedBytes' : undefined;
+      case 'http_outcomes_total':
+        if (!this.#isOfMirror(labels)) return undefined;
+        return labels['outcome'] === 'miss' ? 'misses' : 'hits';
+      default:
+        return undefined;
+    }
+  }
+
+  #isOfMirror({ upstream = '' }: Labels): boolean {
+    return this.#isMirrored(upstream);
   }
 
   #flush(): Promise<void> {
@@ -109,12 +166,10 @@ export class TransferTotals implements Meter {
 
   async #keepMore(): Promise<void> {
     const more = this.unkept;
-    if (this.#keeping === undefined || (more.sentBytes === 0 && more.fetchedBytes === 0)) return;
+    if (this.#keeping === undefined || isNothing(more)) return;
     const { keeper, log } = this.#keeping;
     try {
-      if (!(await keeper.add(more))) return;
-      this.#kept.sentBytes += more.sentBytes;
-      this.#kept.fetchedBytes += more.fetchedBytes;
+      if (await keeper.add(more)) this.#kept = trafficSum(this.#kept, more);
     } catch (error) {
       // It is only a number for people: it is retried, and does not stop anything.
       log.warn({ err: error }, 'transfer totals could not be saved and will be retried');
@@ -122,10 +177,14 @@ export class TransferTotals implements Meter {
   }
 
   /** What was counted and is not saved yet. */
-  get unkept(): Transferred {
+  get unkept(): Traffic {
+    const [all, kept] = [this.#sinceStart, this.#kept];
     return {
-      sentBytes: this.#sinceStart.sentBytes - this.#kept.sentBytes,
-      fetchedBytes: this.#sinceStart.fetchedBytes - this.#kept.fetchedBytes,
+      sentBytes: all.sentBytes - kept.sentBytes,
+      fetchedBytes: all.fetchedBytes - kept.fetchedBytes,
+      pulls: all.pulls - kept.pulls,
+      hits: all.hits - kept.hits,
+      misses: all.misses - kept.misses,
     };
   }
 }

@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { parse } from 'yaml';
-import type { TenantsDocument } from '../../src/tenants/tenants-document.ts';
+import type { TenantsPage } from '../../src/admin/documents/tenants.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { HAS_CLUSTER, KubeCluster, MANIFESTS } from '../support/kube-cluster.ts';
 import {
@@ -208,7 +208,7 @@ describe.skipIf(!HAS_CLUSTER)('an account with too few rights', () => {
       await soonLogged(missing, reader);
       const watches = resource === 'secrets' ? 2 : 1;
       await until('the metric', SOON_MS, async () => (await watchesDown(reader)) === watches);
-      const document = await reader.ask<TenantsDocument>('/debug/tenants');
+      const document = await reader.ask<TenantsPage>('/admin/v1/tenants');
       expect(document.problems.length).toBe(watches);
       for (const problem of document.problems) expect(problem).toMatch(missing);
       const told = [...reader.logs().matchAll(/cannot (\w+) resource .?"(\w+)/g)];

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { TenantsDocument } from '../../src/tenants/tenants-document.ts';
+import type { TenantsDocument } from '../../src/cli/tenants.ts';
 import { get } from '../support/client.ts';
 import { imageOf } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';

@@ -3,7 +3,7 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { StatusDocument } from '../../src/compose/status.ts';
+import type { StatusDocument } from '../../src/admin/documents/status.ts';
 import { digestOf } from '../../src/oci/digest.ts';
 import { get, type Got } from '../support/client.ts';
 import { bytesOf, type Content, imageOf, randomBlob } from '../support/content.ts';

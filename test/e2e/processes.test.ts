@@ -7,7 +7,7 @@ import { connect, type Socket } from 'node:net';
 import { connect as connectTls } from 'node:tls';
 import { afterEach, describe, expect, it } from 'vitest';
 import { stringify } from 'yaml';
-import type { StatusDocument } from '../../src/compose/status.ts';
+import type { StatusDocument } from '../../src/admin/documents/status.ts';
 import { get, type Got, many } from '../support/client.ts';
 import { bytesOf, type Content, imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot, type EntrepotConfig } from '../support/entrepot.ts';
@@ -186,7 +186,7 @@ describe('a process that is killed', () => {
     const waiting = get(blobUrl(server, second));
     await until('the second to wait', 60_000, async () => (await sample(server, 'queue_length')) === 1);
     expect(origin.downloads().length).toBe(1);
-    const holder = (await server.ask<StatusDocument>('/debug/status')).downloads.find(
+    const holder = (await server.ask<StatusDocument>('/admin/v1/status')).downloads.find(
       ({ state }) => state === 'downloading',
     );
     expect(holder).toMatchObject({ digest: first.digest, holder: null, readers: 1 });
@@ -322,7 +322,7 @@ it('a process that has ended because the server stops is not reported as one tha
   process.kill(server.pid, 'SIGTERM');
   await until('the idle process to end', 60_000, async () => (await pidsOf(server)).length === 1);
   expect(pids.filter(isAlive).length).toBe(1);
-  expect((await server.ask<StatusDocument>('/debug/status')).problems).toEqual([]);
+  expect((await server.ask<StatusDocument>('/admin/v1/status')).problems).toEqual([]);
   read?.();
   expectWhole(await reader, blob);
 });
@@ -376,7 +376,7 @@ describe('limits for all processes together', () => {
     const over = new AbortController();
     const watch = async () => {
       while (!over.signal.aborted) {
-        const { downloads } = await server.ask<StatusDocument>('/debug/status');
+        const { downloads } = await server.ask<StatusDocument>('/admin/v1/status');
         most = Math.max(most, downloads.filter(({ state }) => state === 'downloading').length);
       }
     };

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { silentLog } from '../../src/lib/log.ts';
 import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-store.ts';
-import type { StatusDocument } from '../../src/compose/status.ts';
+import type { StatusDocument } from '../../src/admin/documents/status.ts';
 import { get } from '../support/client.ts';
 import { imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
@@ -52,7 +52,7 @@ it('lists downloads, their progress, and for whom they are', async () => {
   const stop = upstream.misbehave({ kind: 'blob', hangAtByte: 600_000 });
   const ends = [get(blobUrl()), get(blobUrl())].map(each => each.catch(() => undefined));
   await until('half of it', 60_000, async () => {
-    const [download] = (await entrepot.ask<StatusDocument>('/debug/status')).downloads;
+    const [download] = (await entrepot.ask<StatusDocument>('/admin/v1/status')).downloads;
     return download?.bytes === 600_000 && download.readers === 2;
   });
   expect((await status()).downloads).toEqual([
@@ -83,9 +83,7 @@ it('lists what another process on the store downloads, as far as the disk tells'
     await until('its download to be listed', 60_000, async () => {
       const { downloads, downloadsElsewhere } = await status();
       expect(downloads).toEqual([]);
-      return (
-        downloadsElsewhere?.some(({ digest, bytes }) => digest === layer.digest && bytes === 600_000) === true
-      );
+      return downloadsElsewhere.some(({ digest, bytes }) => digest === layer.digest && bytes === 600_000);
     });
     expect((await status()).downloadsElsewhere).toContainEqual({
       digest: layer.digest,

@@ -1,5 +1,6 @@
 // Who can log in at a running Entrepot, and what it says of its tenants: after a change, soon.
-import type { TenantDocument, TenantsDocument } from '../../src/tenants/tenants-document.ts';
+import type { TenantsPage } from '../../src/admin/documents/tenants.ts';
+import type { TenantDocument } from '../../src/tenants/tenants-document.ts';
 import { get } from './client.ts';
 import type { Entrepot } from './entrepot.ts';
 import { until } from './programs.ts';
@@ -46,8 +47,8 @@ export async function watchesDown(at: Entrepot): Promise<number> {
 
 /** As `entrepot tenants` tells it. */
 export async function tenantAt(at: Entrepot, name: string): Promise<TenantDocument | undefined> {
-  const document = await at.ask<TenantsDocument>('/debug/tenants');
-  return document.tenants.find(one => one.name === name);
+  const { entries } = await at.ask<TenantsPage>(`/admin/v1/tenants?q=${name}`);
+  return entries.find(one => one.name === name);
 }
 
 /** Waits until the Secrets of a tenant, in their order and each with its state, are these: `pull loaded`. */

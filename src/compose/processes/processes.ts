@@ -13,7 +13,7 @@ import type { Log } from '../../lib/log.ts';
 import { within, LATE } from '../../lib/within.ts';
 import { lastingSum, type MetricsSnapshot } from '../../ops/metrics.ts';
 import type { Notice } from './news-board.ts';
-import type { ServingReport } from '../status.ts';
+import type { ReportScope, ServingReport } from '../../admin/serving-report.ts';
 import type { SentConfig, ServingOrders } from './protocol.ts';
 import type { TlsMaterial } from '../../ops/tls-files.ts';
 import { ServingFailed } from './serving-failed.ts';
@@ -153,8 +153,8 @@ export class Processes {
   }
 
   /** What each reports that answers in time. */
-  async reports(): Promise<readonly ServingReport[]> {
-    return this.#answers(child => child.channel.ask('report', undefined));
+  async reports(scope: ReportScope): Promise<readonly ServingReport[]> {
+    return this.#answers(child => child.channel.ask('report', scope));
   }
 
   /** The process ids of those that serve. */

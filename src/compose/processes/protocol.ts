@@ -2,11 +2,12 @@ import type { Socket } from 'node:net';
 import type { Config, ConfigOrigin } from '../../config/config.ts';
 import type { QuotaCalls } from '../../hosted/shared-quota.ts';
 import type { Accepted } from '../../http/acceptor.ts';
+import type { Refusal } from '../../http/refusal.ts';
 import type { PlaceNews, QueueCalls } from '../../mirror/fill/shared-queue.ts';
 import type { FlightCalls } from '../../mirror/shared-flights.ts';
 import type { MetricsSnapshot } from '../../ops/metrics.ts';
 import type { TlsMaterial } from '../../ops/tls-files.ts';
-import type { ServingReport } from '../status.ts';
+import type { ReportScope, ServingReport } from '../../admin/serving-report.ts';
 import type { Notice } from './news-board.ts';
 
 /** A configuration as it is sent to another process. */
@@ -40,7 +41,7 @@ export interface ServingAnswers extends PlaceNews {
   notReady(): Promise<string | undefined>;
   /** As in `/readyz`. */
   problems(): Promise<readonly string[]>;
-  report(): Promise<ServingReport>;
+  report(scope: ReportScope): Promise<ServingReport>;
   metrics(): Promise<MetricsSnapshot>;
   /** Finishes within the deadline (ms), and ends. */
   close(deadlineMs: number): void;
@@ -56,12 +57,15 @@ export interface ParentAnswers extends QueueCalls, QuotaCalls, FlightCalls {
   refused(id: number): void;
   left(ids: readonly number[]): void;
   news(notice: Notice): void;
+  /** What its clients were refused. */
+  refusals(refusals: readonly Refusal[]): void;
   makeRoom(bytes: number): Promise<void>;
 }
 
+/** Without logins for the operations port, on which no other process answers. */
 export function sentConfig({ origin, ...config }: Config): SentConfig {
   const { sourceOf: _sourceOf, ...rest } = origin;
-  return { ...config, origin: rest };
+  return { ...config, admins: [], origin: rest };
 }
 
 /** The configuration in the process that it was sent to, which says of no key where it was set. */

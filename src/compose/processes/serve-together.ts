@@ -1,6 +1,7 @@
 import type { Config } from '../../config/config.ts';
 import { Acceptor } from '../../http/acceptor.ts';
 import { HTTP_LIMITS } from '../../http/limits.ts';
+import type { Refusal } from '../../http/refusal.ts';
 import type { Log } from '../../lib/log.ts';
 import { PullQueue } from '../../mirror/fill/pull-queue.ts';
 import { SharedQueue } from '../../mirror/fill/shared-queue.ts';
@@ -19,6 +20,8 @@ export interface TogetherNeeds {
   readonly tls: () => TlsMaterial | undefined;
   /** When this server started, epoch ms. */
   readonly startedAtMs: number;
+  /** Called with what clients are refused. */
+  readonly onRefusal: (refusal: Refusal) => void;
   readonly log: Log;
 }
 
@@ -39,7 +42,7 @@ export class Together {
   }
 
   /** Binds the ports and starts the processes. If either fails, nothing is left of both, and it rejects. */
-  async serve({ parts, tls, startedAtMs, log }: TogetherNeeds): Promise<Serving> {
+  async serve({ parts, tls, startedAtMs, onRefusal, log }: TogetherNeeds): Promise<Serving> {
     const config = this.#config;
     const acceptor = await Acceptor.open({
       listeners: listenersOf(config, tls()),
@@ -54,6 +57,7 @@ export class Together {
         quota: parts.quota,
         makeRoom: bytes => parts.spool.space.makeRoom(bytes),
         orders: () => ({ startedAtMs, config: sentConfig(config), tls: tls() }),
+        onRefusal,
         onNews: notice => this.#board.post(notice),
         log,
       });
@@ -68,7 +72,7 @@ export class Together {
           return processes.pids;
         },
         problems: () => processes.problems(),
-        reports: () => processes.reports(),
+        reports: scope => processes.reports(scope),
         metrics: () => processes.metrics(),
         close: deadlineMs => processes.close(deadlineMs),
       };

@@ -6,6 +6,7 @@ import { ReservationsOfProcess } from '../../hosted/shared-quota.ts';
 import type { FlightBoard } from '../../mirror/shared-flights.ts';
 import type { Quota } from '../../hosted/quota.ts';
 import type { Accepted, Acceptor, Taker } from '../../http/acceptor.ts';
+import type { Refusal } from '../../http/refusal.ts';
 import { Channel } from '../../lib/channel.ts';
 import { startChildProcess } from '../../lib/child-process.ts';
 import type { Notice } from './news-board.ts';
@@ -18,6 +19,8 @@ export interface ServingNeeds {
   readonly flights: FlightBoard;
   readonly quota: Quota;
   readonly makeRoom: (bytes: number) => Promise<void>;
+  /** Called with what clients of the process were refused. */
+  readonly onRefusal: (refusal: Refusal) => void;
   /** Called with what a process tells the others. */
   readonly onNews: (notice: Notice, from: ServingChild) => void;
 }
@@ -74,6 +77,7 @@ export class ServingChild implements Taker {
       refused: id => needs.acceptor.refused(id),
       left: ids => needs.acceptor.left(ids),
       news: notice => needs.onNews(notice, this),
+      refusals: refusals => refusals.forEach(needs.onRefusal),
       makeRoom: bytes => needs.makeRoom(bytes),
       enter: request => this.#places.enter(request),
       join: request => this.#places.join(request),

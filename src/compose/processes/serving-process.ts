@@ -1,4 +1,5 @@
 /** A process that serves clients for the one that has started it; see `processes.ts`. */
+import { servingReport } from '../../admin/serving-report.ts';
 import { PartlyReloaded, planReload } from '../../config/reload.ts';
 import type { QuotaCalls } from '../../hosted/shared-quota.ts';
 import type { RegistryServer } from '../../http/server.ts';
@@ -13,8 +14,9 @@ import { TransferTotals } from '../../ops/transfer-totals.ts';
 import { reportUpstreams } from '../mirror.ts';
 import { openParts, type Parts } from '../parts.ts';
 import { hostAliasesOf, openRegistryServer } from '../registry-server.ts';
-import { servingReport, transferKeeper } from '../status.ts';
+import { transferKeeper } from '../transfers.ts';
 import { NewsBoard } from './news-board.ts';
+import { RefusalBatch } from './refusal-batch.ts';
 import { type ParentAnswers, receivedConfig, type ServingAnswers, type ServingOrders } from './protocol.ts';
 
 /** What serves in this process. */
@@ -62,7 +64,7 @@ class ServingProcess {
       reopenAudit: async () => (await this.#running).answers.reopenAudit(),
       notReady: async () => (await this.#running).answers.notReady(),
       problems: async () => (await this.#running).answers.problems(),
-      report: async () => (await this.#running).answers.report(),
+      report: async scope => (await this.#running).answers.report(scope),
       metrics: async () => (await this.#running).answers.metrics(),
       close: deadlineMs => void this.#close(deadlineMs),
     };
@@ -143,8 +145,10 @@ class ServingProcess {
     );
     totals.keep(transferKeeper(parts.metadata, startedAtMs), log);
     opened.add(totals);
+    const refusals = new RefusalBatch(batch => this.#channel.tell('refusals', batch));
+    const onRefusal = refusals.add.bind(refusals);
     const server = opened.add(
-      await openRegistryServer(config, parts, { ...observers, audit, tls, processes }),
+      await openRegistryServer(config, parts, { ...observers, audit, tls, processes, onRefusal }),
     );
     return {
       parts,
@@ -167,7 +171,7 @@ class ServingProcess {
           return parts.metadata.loss()?.message ?? (waitingFor && `waiting for ${waitingFor}`);
         },
         problems: async () => [parts.blobs.bucket?.problem ?? [], parts.mirror.problems].flat(),
-        report: async () => servingReport({ parts, totals }),
+        report: scope => servingReport(parts, totals, scope),
         metrics: () => {
           reportUpstreams(parts, totals);
           return metrics.snapshot();

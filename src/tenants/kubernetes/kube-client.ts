@@ -292,31 +292,35 @@ export class KubeClient {
     return connections;
   }
 
-  async #readJson(path: string, query: Record<string, string>, signal?: AbortSignal): Promise<JsonObject> {
-    const { url, body } = await this.#request('calls', path, query, signal);
-    try {
-      const answer = parseJsonObject(await collect(body, MAX_ANSWER_BYTES));
-      if (answer === undefined) throw new KubeProtocolError(`${path} is not a JSON object`);
-      return answer;
-    } catch (error) {
-      throw transportFailure(error, { url, signal });
-    }
+  /** Creates an object and returns what the server made of it, such as the answer in a review. */
+  async create(path: string, object: JsonObject, signal?: AbortSignal): Promise<JsonObject> {
+    const sent = Buffer.from(JSON.stringify(object));
+    return readObject(path, await this.#request('calls', path, {}, signal, sent), signal);
   }
 
+  async #readJson(path: string, query: Record<string, string>, signal?: AbortSignal): Promise<JsonObject> {
+    return readObject(path, await this.#request('calls', path, query, signal), signal);
+  }
   async #request(
     kind: 'calls' | 'watches',
     path: string,
     query: Record<string, string>,
     signal?: AbortSignal,
-  ): Promise<{ readonly url: URL; readonly body: Readable }> {
+    sent?: Uint8Array,
+  ): Promise<Answer> {
     const { server } = this.#access;
     const url = new URL(server.pathname.replace(/\/$/, '') + path, server);
     url.search = new URLSearchParams(query).toString();
     const [connections, token] = await Promise.all([this.#connect(), this.#access.token()]);
     const response = await connections[kind].request({
-      method: 'GET',
+      method: sent === undefined ? 'GET' : 'POST',
       url,
+      body: sent,
       headers: {
+        ...(sent !== undefined && {
+          'content-type': 'application/json',
+          'content-length': String(sent.byteLength),
+        }),
         // The keys of tokens have a media type of their own.
         accept: 'application/json, */*',
         'user-agent': 'entrepot',
@@ -324,8 +328,24 @@ export class KubeClient {
       },
       signal,
     });
-    if (response.status !== 200) throw await refusalOf(response, path);
+    if (response.status !== (sent === undefined ? 200 : 201)) throw await refusalOf(response, path);
     return { url, body: response.body };
+  }
+}
+
+/** A response with a body that is still to be read. */
+interface Answer {
+  readonly url: URL;
+  readonly body: Readable;
+}
+
+async function readObject(path: string, { url, body }: Answer, signal?: AbortSignal): Promise<JsonObject> {
+  try {
+    const answer = parseJsonObject(await collect(body, MAX_ANSWER_BYTES));
+    if (answer === undefined) throw new KubeProtocolError(`${path} is not a JSON object`);
+    return answer;
+  } catch (error) {
+    throw transportFailure(error, { url, signal });
   }
 }
 

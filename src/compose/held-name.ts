@@ -3,7 +3,7 @@ import { digestOfReference } from '../metadata/reference-digest.ts';
 import { baseOfArchName } from '../http/arch-names.ts';
 import type { Platform } from '../oci/platform.ts';
 import type { Repository } from '../oci/repository.ts';
-import type { Parts } from '../compose/parts.ts';
+import type { Parts } from './parts.ts';
 
 /** The repository in which an image is stored and, if its name contains an architecture, the platform. */
 export interface HeldName {

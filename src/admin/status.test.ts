@@ -1,9 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { LeaseLost } from '../lib/lease.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
-import { leaseOf } from '../lib/lease.suite.ts';
-import { LeaseTable, MemoryLeases } from '../lib/memory-leases.fixture.ts';
-import { allPartials, nextToGo, transferKeeper } from './status.ts';
+import { allPartials, nextToGo } from './status.ts';
 
 const digests = Array.from({ length: 40 }, (_, at) => digestOf(Buffer.from(String(at))));
 const blobOf = (digest: Digest) => ({ kind: 'blob' as const, digest, size: 1 });
@@ -125,47 +122,3 @@ describe('layers that are read in parts', () => {
     expect(allPartials([own], [{ ...download, digest: another }]).length).toBe(1);
   });
 });
-
-describe('what was saved', () => {
-  it('is the sum of what all processes add, in whatever order, since the first of them', async () => {
-    const [table, settings] = [new LeaseTable(), new Map<string, string>()];
-    const keepers = [100, 200, 300].map(startedAtMs =>
-      transferKeeper(processOn(table, settings), startedAtMs),
-    );
-    const added = keepers.map(keeper => keeper.add({ sentBytes: 5, fetchedBytes: 2 }));
-    expect(await Promise.all(added)).toEqual([true, true, true]);
-    expect(await keepers[2]?.read()).toEqual({ sinceMs: 100, sentBytes: 15, fetchedBytes: 6 });
-  });
-
-  it('is not changed by a process that was considered dead while it added', async () => {
-    const [table, settings] = [new LeaseTable(), new Map<string, string>()];
-    const paused = processOn(table, settings);
-    const other = processOn(table, settings);
-    const adding = transferKeeper(
-      {
-        ...paused,
-        readSetting: async () => {
-          paused.seemDead();
-          await leaseOf(new MemoryLeases(table), 'transfer-totals');
-          return undefined;
-        },
-      },
-      1,
-    ).add({ sentBytes: 5, fetchedBytes: 2 });
-    await expect(adding).rejects.toThrow(LeaseLost);
-    expect(await transferKeeper(other, 1).read()).toBeUndefined();
-  });
-});
-
-/** The settings and Leases of a store, as one process on it sees them. */
-function processOn(table: LeaseTable, settings: Map<string, string>) {
-  const leases = new MemoryLeases(table);
-  return {
-    acquireLease: (key: string) => leases.acquireLease(key),
-    readLease: (key: string) => leases.readLease(key),
-    release: leases.release.bind(leases),
-    readSetting: async (name: string) => settings.get(name),
-    putSetting: async (name: string, value: string) => void settings.set(name, value),
-    seemDead: () => leases.seemDead(),
-  };
-}

@@ -1,0 +1,301 @@
+/**
+ * admin/: what operators see and do: the administration API below `/admin/v1` of the operations port, and what commands
+ * ask a running server. May import everything but compose/ and cli/.
+ *
+ * The main idea: one table of operations (`operations.ts`) with a schema of every query, body and answer (`documents/`),
+ * from which routes, rights, tests and the OpenAPI document follow. A file for each noun says what the parts below know.
+ * Nothing here is on the way of a pull: lists come in pages, scans run in the survey's thread, and what changes is only
+ * looked at while somebody listens.
+ */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { OpsOrigin, OpsSite } from '../http/ops-server.ts';
+import { collectBytes } from '../lib/collect-bytes.ts';
+import { parseJsonObject } from '../lib/json.ts';
+import type { Log } from '../lib/log.ts';
+import { OciError } from '../oci/errors.ts';
+import { InvalidReference } from '../oci/reference.ts';
+import type { z } from '../config/fields.ts';
+import type { AdminAccess, Administrator } from './admin-access.ts';
+import { AdminProblem } from './admin-problem.ts';
+import {
+  ADMIN_OPERATIONS,
+  ADMIN_PATH,
+  type AdminAnswer,
+  type AdminBody,
+  type AdminOperation,
+  type AdminOperationId,
+  type AdminQuery,
+} from './operations.ts';
+
+/** A request for an operation, parsed and admitted. */
+export interface AdminRequest<Id extends AdminOperationId> {
+  readonly who: Administrator;
+  /** What stands for `{id}` in the path; '' if nothing does. */
+  readonly id: string;
+  readonly query: AdminQuery<Id>;
+  readonly body: AdminBody<Id>;
+}
+
+/** What answers each operation; rejects with AdminProblem, or with what the parts below throw. */
+export type AdminHandlers = {
+  readonly [Id in AdminOperationId]: (request: AdminRequest<Id>) => Promise<AdminAnswer<Id>>;
+};
+
+/** A change that was attempted, for the audit log. */
+export interface AdminDeed {
+  readonly who: Administrator;
+  /** The operation: `refresh`, `tenantRotate`; of a task, `pull`, and `pull ended`. */
+  readonly action: string;
+  /** The image or tenant. */
+  readonly subject: string | undefined;
+  readonly outcome: 'allowed' | 'refused' | 'failed';
+  readonly reason: string | undefined;
+}
+
+export interface AdminSiteOptions {
+  readonly access: AdminAccess;
+  readonly handlers: AdminHandlers;
+  /** Takes over the response of `/events`. */
+  readonly events: { follow(req: IncomingMessage, res: ServerResponse): void };
+  /** The text of `/openapi.json`. */
+  readonly description: () => string;
+  readonly record: (deed: AdminDeed) => void;
+  readonly log: Log;
+}
+
+/** A name and some options. */
+const MAX_BODY_BYTES = 64 * 1024;
+/** Of requests in progress, which people and scripts send one after the other; each may hold a page of a list. */
+const MAX_RUNNING = 64;
+/** How long a client may take to receive an answer. */
+const RECEIVED_WITHIN_MS = 30_000;
+
+const HEADERS = {
+  'Cache-Control': 'no-store',
+  'Content-Security-Policy': "default-src 'none'; frame-ancestors 'none'",
+  'Cross-Origin-Resource-Policy': 'same-origin',
+  'X-Content-Type-Options': 'nosniff',
+} as const;
+
+interface Found {
+  readonly operation: AdminOperationId;
+  readonly id: string;
+}
+
+/** Answers requests for the administration API. */
+export class AdminSite implements OpsSite {
+  readonly prefix = ADMIN_PATH;
+  readonly #options: AdminSiteOptions;
+  #running = 0;
+
+  constructor(options: AdminSiteOptions) {
+    this.#options = options;
+  }
+
+  async serve(req: IncomingMessage, res: ServerResponse, origin: OpsOrigin): Promise<void> {
+    this.#running += 1;
+    try {
+      if (this.#running > MAX_RUNNING) throw new AdminProblem('unavailable', 'too many requests at once');
+      await this.#answer(req, res, origin);
+    } catch (error) {
+      const problem = problemOf(error);
+      if (problem.code === 'unauthorized' && req.headers.authorization !== undefined) {
+        this.#options.log.warn(
+          { remote: req.socket.remoteAddress },
+          'a wrong login for the administration API',
+        );
+      }
+      if (problem.code === 'internal') {
+        this.#options.log.error({ err: error }, 'the administration API failed to answer');
+      }
+      writeJson(req, res, {
+        status: problem.status,
+        headers: problem.headers,
+        text: JSON.stringify(problem),
+      });
+    } finally {
+      this.#running -= 1;
+    }
+  }
+
+  async #answer(req: IncomingMessage, res: ServerResponse, origin: OpsOrigin): Promise<void> {
+    const { access, events, description } = this.#options;
+    const who = await access.admit(req, origin);
+    const { pathname: path, searchParams } = new URL(req.url ?? '', 'http://localhost');
+    const below = path.slice(ADMIN_PATH.length);
+    if (below === '/events' || below === '/openapi.json') {
+      if (!isRead(req)) throw notAllowed(['GET']);
+      if (below === '/events') events.follow(req, res);
+      else writeJson(req, res, { status: 200, text: description() });
+      return;
+    }
+    const { operation: id, ...found } = findOperation(below, req);
+    const operation: AdminOperation = ADMIN_OPERATIONS[id];
+    const attempt = async () => {
+      if (operation.rights === 'full') access.requireChange(req, who);
+      const query = parseQuery(operation, searchParams);
+      const body = await parseBody(operation, req);
+      return { query, body };
+    };
+    const text = await this.#recorded(
+      { who, id, isChange: operation.rights === 'full' },
+      attempt,
+      async input => JSON.stringify(await this.#run(id, { ...input, ...found, who })),
+    );
+    writeJson(req, res, { status: operation.status ?? 200, text });
+  }
+
+  /** Runs an operation; if it is a change, its attempt and result are recorded. */
+  async #recorded(
+    {
+      who,
+      id,
+      isChange,
+    }: { readonly who: Administrator; readonly id: AdminOperationId; readonly isChange: boolean },
+    attempt: () => Promise<Input>,
+    run: (input: Input) => Promise<string>,
+  ): Promise<string> {
+    let subject: string | undefined;
+    const tell = (outcome: AdminDeed['outcome'], reason?: string) => {
+      if (isChange) this.#options.record({ who, action: id, subject, outcome, reason });
+    };
+    try {
+      const input = await attempt();
+      subject = subjectOf(input.body);
+      const text = await run(input);
+      tell('allowed');
+      return text;
+    } catch (error) {
+      const { code, message } = problemOf(error);
+      tell(code === 'internal' || code === 'unavailable' ? 'failed' : 'refused', message);
+      throw error;
+    }
+  }
+
+  #run(
+    id: AdminOperationId,
+    request: Input & { readonly who: Administrator; readonly id: string },
+  ): Promise<unknown> {
+    // The schemas of the operation have made query and body what its handler takes.
+    // oxlint-disable-next-line typescript/no-unsafe-type-assertion
+    const handler = this.#options.handlers[id] as (request: unknown) => Promise<unknown>;
+    return handler(request);
+  }
+}
+
+interface Input {
+  readonly query: unknown;
+  readonly body: unknown;
+}
+
+function isRead({ method }: IncomingMessage): boolean {
+  return method === 'GET' || method === 'HEAD';
+}
+
+function notAllowed(methods: readonly string[]): AdminProblem {
+  return new AdminProblem('not-allowed', `only ${methods.join(' and ')} can be used here`, {
+    Allow: methods.join(', '),
+  });
+}
+
+/** Throws AdminProblem if there is none for the path, or none with the method. */
+function findOperation(path: string, req: IncomingMessage): Found {
+  const found = OPERATION_IDS.flatMap(operation => {
+    const match = PATTERNS[operation].exec(path);
+    return match === null ? [] : [{ operation, id: match[1] ?? '' }];
+  });
+  const method = isRead(req) ? 'GET' : req.method;
+  const meant = found.find(({ operation }) => ADMIN_OPERATIONS[operation].method === method);
+  if (meant !== undefined) return meant;
+  if (found.length === 0) throw new AdminProblem('not-found', `there is no ${ADMIN_PATH}${path}`);
+  throw notAllowed(found.map(({ operation }) => ADMIN_OPERATIONS[operation].method));
+}
+
+// Object.keys is not typed more narrowly.
+// oxlint-disable-next-line typescript/no-unsafe-type-assertion
+const OPERATION_IDS = Object.keys(ADMIN_OPERATIONS) as AdminOperationId[];
+
+// oxlint-disable-next-line typescript/no-unsafe-type-assertion
+const PATTERNS = Object.fromEntries(
+  OPERATION_IDS.map(id => [
+    id,
+    new RegExp(`^${ADMIN_OPERATIONS[id].path.replace('{id}', String.raw`([\w-]{1,64})`)}$`),
+  ]),
+) as Record<AdminOperationId, RegExp>;
+
+function parseQuery({ query }: AdminOperation, parameters: URLSearchParams): unknown {
+  const names = [...parameters.keys()];
+  const twice = names.find((name, index) => names.indexOf(name) < index);
+  if (twice !== undefined) throw new AdminProblem('invalid', `${twice} is there twice`);
+  if (query === undefined) {
+    if (names.length > 0) throw new AdminProblem('invalid', `there is no parameter ${names[0]}`);
+    return undefined;
+  }
+  return parsed(query.strict(), Object.fromEntries(parameters), 'parameter');
+}
+
+async function parseBody({ body }: AdminOperation, req: IncomingMessage): Promise<unknown> {
+  if (body === undefined) return undefined;
+  if (!/^application\/json *(?:;|$)/i.test(req.headers['content-type'] ?? '')) {
+    throw new AdminProblem('invalid', 'the body must be JSON, with Content-Type: application/json');
+  }
+  const tooLong = () => new AdminProblem('invalid', `the body is longer than ${MAX_BODY_BYTES} bytes`);
+  const value = parseJsonObject(await collectBytes(req, MAX_BODY_BYTES, tooLong));
+  if (value === undefined) throw new AdminProblem('invalid', 'the body is not a JSON object');
+  return parsed(body, value, 'member');
+}
+
+function parsed(schema: z.ZodType, value: unknown, kind: string): unknown {
+  const result = schema.safeParse(value);
+  if (result.success) return result.data;
+  const problems = result.error.issues.map(({ path, message }) =>
+    path.length === 0 ? message : `${kind} ${path.join('.')}: ${message}`,
+  );
+  throw new AdminProblem('invalid', problems.join('; '));
+}
+
+/** What a change is about: the image or tenant in its body. */
+function subjectOf(body: unknown): string | undefined {
+  if (typeof body !== 'object' || body === null) return undefined;
+  for (const name of ['image', 'reference', 'tenant']) {
+    const value: unknown = Reflect.get(body, name);
+    if (typeof value === 'string') return value;
+  }
+  return undefined;
+}
+
+/** What a failure means for the client; a bug is not described. */
+function problemOf(error: unknown): AdminProblem {
+  if (error instanceof AdminProblem) return error;
+  if (error instanceof InvalidReference) return new AdminProblem('invalid', error.message);
+  if (error instanceof OciError && error.code !== 'UNKNOWN') {
+    return new AdminProblem(error.status >= 500 ? 'unavailable' : 'refused', error.message);
+  }
+  return new AdminProblem('internal', 'internal error: the log says more');
+}
+
+interface Written {
+  readonly status: number;
+  readonly headers?: AdminProblem['headers'];
+  readonly text: string;
+}
+
+function writeJson(req: IncomingMessage, res: ServerResponse, { status, headers, text }: Written): void {
+  if (res.headersSent) {
+    res.destroy();
+    return;
+  }
+  const late = setTimeout(() => res.destroy(), RECEIVED_WITHIN_MS);
+  res.once('close', () => clearTimeout(late));
+  const body = Buffer.from(text);
+  // What was not read of a body is not read: the connection ends.
+  const rest = req.complete ? {} : { Connection: 'close' };
+  res.writeHead(status, {
+    ...HEADERS,
+    ...headers,
+    ...rest,
+    'Content-Type': 'application/json',
+    'Content-Length': body.byteLength,
+  });
+  res.end(req.method === 'HEAD' ? undefined : body);
+}

@@ -1,0 +1,16 @@
+import { z } from '../../config/fields.ts';
+import { bytes, amount, pageSchema } from './parts.ts';
+import { downloadSchema } from './status.ts';
+
+/** A download in progress. */
+export const fillSchema = downloadSchema.extend({
+  id: z.string().describe('The same for as long as it runs'),
+  upstream: z.string(),
+  bytesPerSecond: bytes.nullable().describe('Over the last seconds; null while nothing was measured'),
+  remainingSeconds: amount.nullable().describe('null if the size or the rate is not known'),
+});
+export type FillDocument = z.output<typeof fillSchema>;
+
+/** Downloads in progress, oldest first. */
+export const fillsSchema = pageSchema(fillSchema).extend({ total: amount });
+export type FillsDocument = z.output<typeof fillsSchema>;

@@ -1,0 +1,49 @@
+import { z } from '../../config/fields.ts';
+import { bytes, amount, arrayOf, time } from './parts.ts';
+import { savedSchema } from './status.ts';
+
+/** What was served and fetched on one day. */
+export const daySchema = z.object({
+  day: z.iso.date().describe('In UTC'),
+  pulls: amount.describe('Manifests that clients were given by GET, hosted ones as well'),
+  hits: amount.describe(
+    'Answers with mirrored content that was stored, or was being fetched for somebody else',
+  ),
+  misses: amount.describe('Answers with mirrored content that was fetched for them'),
+  sentBytes: bytes.describe('Mirrored content that was sent to clients'),
+  fetchedBytes: bytes.describe('What was fetched from upstreams, including what was pulled ahead'),
+});
+export type DayDocument = z.output<typeof daySchema>;
+
+/** What is wrong, what was saved, and what goes on. */
+export const overviewSchema = z.object({
+  version: z.string(),
+  pid: z.int(),
+  servingPids: arrayOf(z.int()),
+  started: time,
+  ready: z.string().nullable().describe('Why the server cannot serve now; null if it can'),
+  problems: arrayOf(
+    z.object({
+      kind: z.enum(['server', 'secret', 'damage', 'backoff', 'prepull', 'budget']),
+      text: z.string(),
+    }),
+  ).describe('What is wrong now, worst first'),
+  saved: z.object({ sinceStart: savedSchema, inAll: savedSchema }),
+  days: arrayOf(daySchema).describe(
+    'The last days on which anything was served or fetched, oldest first; the last one is not over',
+  ),
+  store: z.object({
+    heldBytes: bytes,
+    unfinishedBytes: bytes,
+    maxBytes: bytes.nullable(),
+    freeBytes: bytes,
+    minFreeBytes: bytes,
+    blobs: amount,
+    damaged: amount,
+  }),
+  now: z.object({ downloading: amount, queued: amount, readers: amount, backoffs: amount, tasks: amount }),
+  offline: z.boolean(),
+  addresses: arrayOf(z.string()).describe('Where clients connect, such as 127.0.0.1:5000'),
+  serverNames: arrayOf(z.string()).describe('server.serverNames'),
+});
+export type OverviewDocument = z.output<typeof overviewSchema>;

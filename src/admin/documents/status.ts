@@ -1,0 +1,129 @@
+import { z } from '../../config/fields.ts';
+import { bytes, amount, arrayOf, time } from './parts.ts';
+
+/** A download in progress. */
+export const downloadSchema = z.object({
+  repository: z.string(),
+  digest: z.string(),
+  state: z.enum(['queued', 'downloading']),
+  bytes,
+  size: bytes.nullable(),
+  readers: amount.describe('Clients that currently read it'),
+  requesters: arrayOf(z.string()).describe('Tenants; `anonymous`; `operator` for commands of the operator'),
+  started: time,
+  holder: z
+    .string()
+    .nullable()
+    .describe('The other process on this store that downloads it, if this one only follows'),
+});
+export type DownloadStatus = z.output<typeof downloadSchema>;
+
+/** A download in another process, of which only what is on the disk is known. */
+const foreignDownloadSchema = z.object({
+  digest: z.string(),
+  bytes,
+  upstream: z.string().nullable().describe('null if it is not configured here'),
+  holder: z.string().describe('Such as `process 1234 on node-1`'),
+});
+export type ForeignDownloadStatus = z.output<typeof foreignDownloadSchema>;
+
+/** A layer of which only ranges are on the disk. */
+const partialSchema = z.object({
+  digest: z.string(),
+  repository: z.string().nullable().describe('null if this server does not use them at the moment'),
+  bytes,
+  size: bytes.nullable().describe('Of the whole layer; null like `repository`'),
+  readers: amount.describe('Clients that currently read them'),
+});
+export type PartialStatus = z.output<typeof partialSchema>;
+
+/** Bytes sent and fetched since some time, and their difference. */
+export const savedSchema = z.object({
+  sentBytes: bytes,
+  fetchedBytes: bytes,
+  savedBytes: bytes.describe('At least 0: images that were pulled ahead may not have been requested yet'),
+  since: time,
+});
+export type SavedStatus = z.output<typeof savedSchema>;
+
+/** Content that eviction would remove. */
+const nextSchema = z.object({
+  kind: z.enum(['blob', 'manifest']),
+  digest: z.string(),
+  size: bytes,
+  repositories: arrayOf(z.string()).describe('Some of the repositories that it belongs to'),
+});
+export type NextStatus = z.output<typeof nextSchema>;
+
+/** A bucket, and whether this server can use it. */
+const bucketSchema = z.object({
+  name: z.string(),
+  trouble: z.object({ kind: z.enum(['unreachable', 'busy', 'refused', 'missing']), since: time }).nullable(),
+});
+export type BucketStatus = z.output<typeof bucketSchema>;
+
+/** How full the store and its disk are. */
+export const storeSchema = z.object({
+  path: z.string(),
+  heldBytes: bytes,
+  unfinishedBytes: bytes,
+  maxBytes: bytes.nullable(),
+  freeBytes: bytes,
+  minFreeBytes: bytes,
+  bucket: bucketSchema.nullable().describe('Where blobs are, if they are in a bucket'),
+  local: z
+    .object({ copies: amount, bytes, maxBytes: bytes })
+    .nullable()
+    .describe('What of a bucket is also kept here; null if nothing is'),
+  damaged: amount,
+  next: arrayOf(nextSchema)
+    .nullable()
+    .describe('What eviction would remove first; null if that takes too long to find, or the index is lost'),
+  indexLost: z.boolean().describe('Whether the index that this server has open was removed or replaced'),
+});
+export type StoreStatus = z.output<typeof storeSchema>;
+
+/** How an upstream has answered. */
+const upstreamStatusSchema = z.object({
+  name: z.string(),
+  url: z.string(),
+  lastAnswer: time.nullable(),
+  lastError: z.object({ at: time, reason: z.string(), repository: z.string() }).nullable(),
+  budgetRemaining: amount.nullable().describe('How many pulls it still allows, if it says so'),
+});
+export type UpstreamStatus = z.output<typeof upstreamStatusSchema>;
+
+/** A Secret that cannot be read or was refused. */
+const secretStatusSchema = z.object({
+  tenant: z.string().nullable().describe("null for the node's, which all tenants share"),
+  secret: z.string(),
+  source: z.enum(['file', 'folder', 'kubernetes', 'node', 'issued', 'plugin']),
+  state: z.enum(['loaded', 'malformed', 'missing', 'unread']),
+  reason: z.string().nullable(),
+  lastRefused: time.nullable(),
+  lastUsed: time.nullable(),
+});
+export type SecretStatus = z.output<typeof secretStatusSchema>;
+
+/** The state of a server: what it does, what it saved, how full its store is, and its problems. */
+export const statusSchema = z.object({
+  pid: z.int(),
+  servingPids: arrayOf(z.int()).describe('The processes that serve its clients, if it does not do so itself'),
+  started: time,
+  processes: amount.describe('Live processes on the store, including this one and commands'),
+  problems: arrayOf(z.string()).describe(
+    'Problems that do not stop it from serving: as after the `ok` of /readyz',
+  ),
+  downloads: arrayOf(downloadSchema),
+  downloadsElsewhere: arrayOf(foreignDownloadSchema).describe(
+    'Downloads of other processes on the store, such as `entrepot pull`: the first hundred',
+  ),
+  partial: arrayOf(partialSchema).describe(
+    'Layers that are not stored, of which ranges were requested: the first hundred',
+  ),
+  saved: z.object({ sinceStart: savedSchema, inAll: savedSchema }),
+  store: storeSchema,
+  upstreams: arrayOf(upstreamStatusSchema),
+  secrets: arrayOf(secretStatusSchema).describe('Only those with an error'),
+});
+export type StatusDocument = z.output<typeof statusSchema>;

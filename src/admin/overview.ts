@@ -1,0 +1,144 @@
+import { trafficSum, withToday, NO_TRAFFIC } from '../ops/transfer-totals.ts';
+import type { AdminParts, AdminServer } from './admin-parts.ts';
+import type { DayDocument, OverviewDocument } from './documents/overview.ts';
+import type { UpstreamDocument } from './documents/upstreams.ts';
+import type { LiveView } from './live-view.ts';
+import type { AdminTasks } from './tasks.ts';
+import { allDownloads, savedOf, secretStatus } from './status.ts';
+import { upstreamDocuments } from './upstreams.ts';
+
+/** A year and a month, as far back as days are kept. */
+const SHOWN_DAYS = 400;
+/** Secrets with an error that are listed one by one. */
+const SHOWN_SECRETS = 20;
+
+export interface OverviewNeeds {
+  readonly parts: AdminParts;
+  readonly server: AdminServer;
+  readonly live: LiveView;
+  readonly tasks: Pick<AdminTasks, 'running'>;
+}
+
+/** For how long it is believed which Secrets have an error: of ten thousand tenants, all have to be looked at. */
+const SECRETS_FOR_MS = 10_000;
+
+/** What is wrong, what was saved, and what goes on. */
+export class Overview {
+  readonly #needs: OverviewNeeds;
+  #secrets: { readonly atMs: number; readonly problems: OverviewDocument['problems'] } | undefined;
+
+  constructor(needs: OverviewNeeds) {
+    this.#needs = needs;
+  }
+
+  async document(): Promise<OverviewDocument> {
+    const { parts, server, live } = this.#needs;
+    const { config } = parts;
+    const unkept = (await live.reports()).slice(1).map(report => report.unkept);
+    const { days } = await server.totals.inAll();
+    return {
+      ...(await this.now()),
+      version: server.version,
+      pid: process.pid,
+      servingPids: server.servingPids,
+      started: new Date(server.startedAtMs).toISOString(),
+      days: daysOf(withToday(days, unkept.reduce(trafficSum, NO_TRAFFIC))),
+      offline: config.offline,
+      addresses: server.addresses,
+      serverNames: config.server.serverNames,
+    };
+  }
+
+  /** What of it changes by itself. */
+  async now(): Promise<Pick<OverviewDocument, 'ready' | 'problems' | 'saved' | 'store' | 'now'>> {
+    const { parts, server, live, tasks } = this.#needs;
+    const { config, metadata, spool, mirror } = parts;
+    const reports = await live.reports();
+    const downloads = allDownloads(reports);
+    const queued = downloads.filter(({ state }) => state === 'queued').length;
+    const { blobs, blobBytes, manifestBytes } = await metadata.readTotals();
+    const { freeBytes, minFreeBytes } = await spool.space.look();
+    const damaged = await metadata.countDamaged();
+    return {
+      ready: (await server.notReady()) ?? null,
+      problems: [
+        ...(await server.problems()).map(text => ({ kind: 'server' as const, text })),
+        ...(damaged === 0 ? [] : [{ kind: 'damage' as const, text: damageText(damaged) }]),
+        ...upstreamDocuments(parts, reports).flatMap(problemsOfUpstream),
+        ...this.#secretProblems(),
+      ],
+      saved: savedOf(await server.totals.inAll(), reports, server.startedAtMs),
+      store: {
+        heldBytes: blobBytes + manifestBytes,
+        unfinishedBytes: spool.unfinishedBytes,
+        maxBytes: config.storage.maxBytes ?? null,
+        freeBytes,
+        minFreeBytes,
+        blobs,
+        damaged,
+      },
+      now: {
+        downloading: downloads.length - queued,
+        queued,
+        readers: downloads.reduce((sum, { readers }) => sum + readers, 0),
+        backoffs: mirror.backoffs,
+        tasks: tasks.running,
+      },
+    };
+  }
+
+  #secretProblems(): OverviewDocument['problems'] {
+    const nowMs = performance.now();
+    if (this.#secrets === undefined || nowMs - this.#secrets.atMs > SECRETS_FOR_MS) {
+      this.#secrets = { atMs: nowMs, problems: secretProblems(this.#needs.parts) };
+    }
+    return this.#secrets.problems;
+  }
+}
+
+function daysOf(days: Awaited<ReturnType<AdminServer['totals']['inAll']>>['days']): readonly DayDocument[] {
+  const inOrder = [...days].sort(([one], [other]) => (one < other ? -1 : 1));
+  return inOrder.slice(-SHOWN_DAYS).map(([day, traffic]) => ({ day, ...traffic }));
+}
+
+function damageText(damaged: number): string {
+  return `${damaged} damaged: content of hosted repositories has to be pushed again, other content is fetched when it is requested`;
+}
+
+function problemsOfUpstream({
+  name,
+  state,
+  lastError,
+  budgets,
+}: UpstreamDocument): OverviewDocument['problems'] {
+  const limited = budgets.find(({ blockedUntil }) => blockedUntil !== null);
+  const soon = budgets.find(({ exhaustedAt }) => exhaustedAt !== null);
+  return [
+    ...(state === 'failing' && lastError !== null
+      ? [{ kind: 'backoff' as const, text: `${name} does not answer as it should: ${lastError.reason}` }]
+      : []),
+    ...(limited === undefined
+      ? []
+      : [{ kind: 'budget' as const, text: `${name} allows no request until ${limited.blockedUntil}` }]),
+    ...(soon === undefined
+      ? []
+      : [
+          {
+            kind: 'budget' as const,
+            text: `${name} will allow no pull from ${soon.exhaustedAt} on, if this goes on`,
+          },
+        ]),
+  ];
+}
+
+function secretProblems(parts: AdminParts): OverviewDocument['problems'] {
+  const all = secretStatus(parts);
+  const shown = all.slice(0, SHOWN_SECRETS).map(({ tenant, secret, state, reason, lastRefused }) => {
+    const why = reason ?? (lastRefused === null ? state : `refused by upstream at ${lastRefused}`);
+    return { kind: 'secret' as const, text: `Secret ${secret} of ${tenant ?? 'all tenants'}: ${why}` };
+  });
+  const others = all.length - shown.length;
+  return others === 0
+    ? shown
+    : [...shown, { kind: 'secret', text: `and ${others} more Secrets: see Tenants` }];
+}

@@ -1,0 +1,85 @@
+import type { RefusalDocument, RefusalsDocument } from './documents/refusals.ts';
+import type { AdminQuery } from './operations.ts';
+import { keyOfNumber, pageOfSorted, sortedBy } from './paging.ts';
+import type { Refusal } from '../http/refusal.ts';
+import { timeOf } from './status.ts';
+
+/** Different ones that are remembered: some hundred KB. */
+const MAX_REMEMBERED = 1_000;
+
+interface Kept {
+  readonly id: string;
+  readonly sinceMs: number;
+  readonly times: number;
+  readonly last: Refusal;
+}
+
+/**
+ * What clients were refused lately. Equal refusals of one client are one entry that counts them: a pod that backs off
+ * asks for hours.
+ */
+export class Refusals {
+  /** Those that were last seen are last. */
+  readonly #kept = new Map<string, Kept>();
+  #nextId = 1;
+
+  add(refusal: Refusal): void {
+    const key = keyOf(refusal);
+    const known = this.#kept.get(key);
+    this.#kept.delete(key);
+    this.#kept.set(key, {
+      id: known?.id ?? String(this.#nextId++),
+      sinceMs: known?.sinceMs ?? refusal.atMs,
+      times: (known?.times ?? 0) + refusal.times,
+      last: refusal,
+    });
+    const [oldest] = this.#kept.keys();
+    if (this.#kept.size > MAX_REMEMBERED && oldest !== undefined) this.#kept.delete(oldest);
+  }
+
+  /** The latest first, those that were seen after `afterMs`. */
+  since(afterMs: number): readonly RefusalDocument[] {
+    return [...this.#kept.values()]
+      .filter(({ last }) => last.atMs > afterMs)
+      .map(refusalDocument)
+      .toReversed();
+  }
+
+  page({ q, after, limit }: AdminQuery<'refusals'>): RefusalsDocument {
+    const wanted = [...this.#kept.values()]
+      .map(refusalDocument)
+      .filter(entry => q === undefined || isAbout(entry, q));
+    return pageOfSorted(sortedBy(wanted, latestFirst), latestFirst, { after, limit });
+  }
+}
+
+/** The largest time is the smallest key. */
+function latestFirst({ at, id }: RefusalDocument): string {
+  return `${keyOfNumber(Number.MAX_SAFE_INTEGER - Date.parse(at))} ${id}`;
+}
+
+function keyOf({ requester, repository, reference, method, code, reason }: Refusal): string {
+  return [requester, repository, reference, method, code, reason].join('\n');
+}
+
+function refusalDocument({ id, sinceMs, times, last }: Kept): RefusalDocument {
+  const { atMs, repository = null, reference = null, requester, remote, method, status, code, reason } = last;
+  return {
+    id,
+    at: timeOf(atMs),
+    since: timeOf(sinceMs),
+    times,
+    requester,
+    remote,
+    repository,
+    reference,
+    method,
+    status,
+    code,
+    reason,
+  };
+}
+
+function isAbout({ repository, requester, reason }: RefusalDocument, text: string): boolean {
+  return [repository ?? '', requester, reason].some(member => member.includes(text));
+}

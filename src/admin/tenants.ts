@@ -1,0 +1,27 @@
+import { tenantDocuments } from '../tenants/tenants-document.ts';
+import type { AdminParts } from './admin-parts.ts';
+import type { TenantsPage } from './documents/tenants.ts';
+import type { AdminQuery } from './operations.ts';
+import { pageOfSorted, sortedBy } from './paging.ts';
+
+/** A page of tenants by name, and what concerns all of them. */
+export async function tenantsPage(
+  { tenants, metadata, quota }: Pick<AdminParts, 'tenants' | 'metadata' | 'quota'>,
+  { q, ...ask }: AdminQuery<'tenants'>,
+): Promise<TenantsPage> {
+  const wanted = tenants.list().filter(({ name }) => q === undefined || name.includes(q));
+  const { entries, next } = pageOfSorted(sortedBy(wanted, keyOf), keyOf, ask);
+  const issued = await metadata.listIssuedCredentials();
+  return {
+    entries: await tenantDocuments(entries, tenants, issued, names => quota.usedBytes(names)),
+    next,
+    problems: tenants.problems,
+    passedOver: tenants.passedOver,
+    node: tenants.node,
+    refused: tenants.refused,
+  };
+}
+
+function keyOf({ name }: { readonly name: string }): string {
+  return name;
+}

@@ -1,0 +1,43 @@
+import { formatDuration } from '../lib/units.ts';
+import { stopText, whyNotCollected } from '../metadata/store-identity.ts';
+import type { AdminParts } from './admin-parts.ts';
+import type { UpkeepDocument } from './documents/upkeep.ts';
+import { storeStatus, timeOf } from './status.ts';
+
+const SHOWN_LOST = 100;
+
+/** What keeps the store small and undamaged, and what it will do next. */
+export async function upkeepDocument(
+  parts: Pick<AdminParts, 'config' | 'metadata' | 'spool' | 'blobs' | 'survey' | 'upkeep'>,
+): Promise<UpkeepDocument> {
+  const { config, metadata, upkeep } = parts;
+  const { gcIntervalMs, gcGracePeriodMs, scrubIntervalMs, scrubBytesPerSecond } = config.upkeep;
+  const store = await storeStatus(parts);
+  const stop = await whyNotCollected(metadata);
+  const scrubbedAtMs = await upkeep.scrubbedAtMs();
+  const overMax = store.maxBytes === null ? 0 : store.heldBytes + store.unfinishedBytes - store.maxBytes;
+  return {
+    store,
+    collection: {
+      interval: intervalText(gcIntervalMs),
+      gracePeriod: formatDuration(gcGracePeriodMs),
+      stopped: stop === undefined ? null : stopText(stop),
+    },
+    eviction: {
+      due: await upkeep.needsEviction(),
+      overBytes: Math.max(0, overMax, store.minFreeBytes - store.freeBytes),
+    },
+    scrub: {
+      interval: intervalText(scrubIntervalMs),
+      bytesPerSecond: scrubBytesPerSecond,
+      finished: scrubbedAtMs === 0 ? null : timeOf(scrubbedAtMs),
+    },
+    lost: (await metadata.listLost())
+      .slice(0, SHOWN_LOST)
+      .map(({ kind, digest, reason }) => ({ kind, digest, reason })),
+  };
+}
+
+function intervalText(value: number | false): string | null {
+  return value === false ? null : formatDuration(value);
+}

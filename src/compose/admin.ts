@@ -1,0 +1,75 @@
+/** The part of the composition root for the administration API. */
+import { AdminAccess, type AdminAccessOptions } from '../admin/admin-access.ts';
+import type { PulledAhead, PullOrder } from '../admin/actions.ts';
+import { type Admin, type AdminOptions, openAdmin } from '../admin/admin.ts';
+import type { Config } from '../config/config.ts';
+import { ClientAddresses } from '../http/client-address.ts';
+import type { Log } from '../lib/log.ts';
+import { wantedImages } from '../prepull/wanted-images.ts';
+import { AccessReview } from '../tenants/kubernetes/access-review.ts';
+import { kubeClient } from './kubernetes.ts';
+import { imageFinding } from './image-finding.ts';
+import { configuredNames } from './names-reader.ts';
+import type { Parts } from './parts.ts';
+import { meantImage, pullMeant } from './prepull.ts';
+
+/** Opens the administration API in front of `parts`. */
+export async function openAdminOf(
+  config: Config,
+  parts: Parts,
+  needs: Omit<AdminOptions, 'parts' | 'access' | 'wanted' | 'check' | 'pull'>,
+): Promise<Admin> {
+  return openAdmin({
+    ...needs,
+    parts,
+    access: await accessOf(config, needs.log),
+    wanted: () => wantedImages(config.prepull, configuredNames()),
+    check: async image => {
+      const finding = await imageFinding(parts, image.name, () => meantImage(parts, image));
+      const { line, missing, reason = null } = finding;
+      return { image: image.name, line, complete: reason === null, missing, reason };
+    },
+    pull: order => pull(parts, order),
+  });
+}
+
+async function accessOf(config: Config, log: Log): Promise<AdminAccess> {
+  const { trustedProxies, externalUrl, serverNames, opsListen, allowPlainCredentials } = config.server;
+  const external = externalUrl === undefined ? [] : [new URL(externalUrl).host];
+  return new AdminAccess({
+    logins: config.admins,
+    onLoopback: config.server.loopbackAdmin,
+    kubernetes: await kubernetesOf(config, log),
+    addresses: new ClientAddresses({ trustedProxies, externalUrl }),
+    names: [...serverNames, ...external, ...(opsListen === false ? [] : [opsListen.host])],
+    allowsPlainCredentials: allowPlainCredentials,
+  });
+}
+
+/** Who may `get` the configured path sees everything; who may also `post` to it changes things. */
+async function kubernetesOf(config: Config, log: Log): Promise<AdminAccessOptions['kubernetes']> {
+  const path = config.kubernetes?.adminPath;
+  if (path === undefined) return undefined;
+  const reviews = new AccessReview(await kubeClient(config, log), path, ['get', 'post']);
+  return async token => {
+    const reviewed = await reviews.review(token).catch((error: unknown) => {
+      log.warn({ err: error }, 'the cluster could not be asked about a token for the administration API');
+    });
+    if (reviewed === undefined || !reviewed.verbs.has('get')) return undefined;
+    return { name: reviewed.user, rights: reviewed.verbs.has('post') ? 'full' : 'read' };
+  };
+}
+
+/** As `entrepot pull` does. */
+async function pull(
+  parts: Parts,
+  { image, platforms, tenant: name, ...options }: PullOrder,
+): Promise<PulledAhead> {
+  const tenant = name === undefined ? undefined : parts.tenants.find(name);
+  const wanted = { name: image, placements: [], platforms: new Set<string>() };
+  const usual = meantImage(parts, wanted, tenant);
+  const meant =
+    platforms === undefined ? usual : { ...usual, platforms: platforms === 'all' ? undefined : platforms };
+  const { digest, blobs, heldBlobs, fetchedBytes } = await pullMeant(parts, meant, { ...options, tenant });
+  return { digest, blobs, heldBlobs, fetchedBytes };
+}
