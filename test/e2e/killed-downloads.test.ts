@@ -169,7 +169,7 @@ describe('of two processes of one server, the other one', () => {
     const isFollowing = ({ msg }: Line) => msg === 'following the download of another process';
     await until('a process to follow', WITHIN_MS, async () => linesOf(server).some(isFollowing));
     const follower = linesOf(server).find(isFollowing)?.worker ?? 0;
-    const { servingPids = [] } = await server.ask<StatusDocument>('/debug/server');
+    const { servingPids } = await server.ask<StatusDocument>('/debug/server');
     return servingPids[2 - follower] ?? 0;
   }
 

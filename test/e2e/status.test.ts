@@ -200,10 +200,10 @@ it('tells the last errors of upstreams and Secrets, and when, without showing se
   }
 });
 
-it('is only available on the socket, and says so if no server runs', async () => {
+it('says so if no server runs; what has the environment is only available on the socket', async () => {
   await start();
-  expect((await get(`${entrepot.ops}/debug/status`)).status).toBe(404);
-  expect((await get(`${entrepot.url}/debug/status`)).status).toBe(404);
+  expect((await get(`${entrepot.ops}/debug/server`)).status).toBe(404);
+  expect((await get(`${entrepot.url}/debug/server`)).status).toBe(404);
   await entrepot.stop();
   const { code, stdout, stderr } = await entrepot.command('status');
   expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
