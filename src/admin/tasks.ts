@@ -132,6 +132,7 @@ export class AdminTasks {
     const end = (change: Partial<TaskDocument>) =>
       this.#changed(id, { ...change, ended: timeOf(Date.now()) });
     try {
+      signal.throwIfAborted();
       const { message, result } = await work(progress, signal);
       end({ state: 'done', message, result: { ...result } });
     } catch (error) {

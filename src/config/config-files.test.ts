@@ -42,7 +42,9 @@ describe('config/entrepot.yaml', () => {
     const file = join(folder, 'entrepot.yaml');
     writeFileSync(
       file,
-      text.replace('/run/secrets/registry-example', password).replace(/^defaultUpstream:.*$/m, ''),
+      text
+        .replace(/\/run\/secrets\/(registry-example|entrepot-ops)/g, password)
+        .replace(/^defaultUpstream:.*$/m, ''),
     );
     const { upstreams } = await loadConfig({ file, env: {} });
     expect(upstreams.get('registry.example:5000')?.url).toBe('https://registry.example:5000');

@@ -1,0 +1,278 @@
+import http from 'node:http';
+import { afterEach, expect, it } from 'vitest';
+import { silentLog } from '../lib/log.ts';
+import { ManualClock } from '../lib/manual-clock.fixture.ts';
+import { eventSchemas, type EventName } from './documents/events.ts';
+import type { FillDocument } from './documents/fills.ts';
+import type { RefusalDocument } from './documents/refusals.ts';
+import { AdminEvents, type Observed } from './events.ts';
+
+const saved = { sentBytes: 0, fetchedBytes: 0, savedBytes: 0, since: '2026-01-01T00:00:00.000Z' };
+const idle: Observed = {
+  fills: [],
+  queue: { running: 0, waiting: 0, maxConnections: 1, maxImagePulls: null, requesters: [] },
+  overview: {
+    ready: null,
+    problems: [],
+    saved: { sinceStart: saved, inAll: saved },
+    store: {
+      heldBytes: 0,
+      unfinishedBytes: 0,
+      maxBytes: null,
+      freeBytes: 1,
+      minFreeBytes: 1,
+      blobs: 0,
+      damaged: 0,
+    },
+    now: { downloading: 0, queued: 0, readers: 0, backoffs: 0, tasks: 0 },
+  },
+  upstreams: [],
+};
+
+function fillOf(id: string, bytes: number): FillDocument {
+  return {
+    id,
+    upstream: 'docker.io',
+    repository: 'docker.io/library/app',
+    digest: `sha256:${'0'.repeat(64)}`,
+    state: 'downloading',
+    bytes,
+    size: 100,
+    readers: 1,
+    requesters: ['anonymous'],
+    started: '2026-01-01T00:00:00.000Z',
+    holder: null,
+    bytesPerSecond: null,
+    remainingSeconds: null,
+  };
+}
+
+interface Heard {
+  readonly id: string;
+  readonly name: string;
+  readonly data: unknown;
+}
+
+/** A client of the stream. */
+class Listener {
+  text = '';
+  status = 0;
+  isClosed = false;
+  readonly #request: http.ClientRequest;
+  #response: http.IncomingMessage | undefined;
+
+  constructor(
+    port: number,
+    { lastId, isSlow = false }: { readonly lastId?: string; readonly isSlow?: boolean } = {},
+  ) {
+    const headers = lastId === undefined ? {} : { 'Last-Event-ID': lastId };
+    this.#request = http.get({ port, host: '127.0.0.1', headers, agent: false }, response => {
+      this.#response = response;
+      this.status = response.statusCode ?? 0;
+      response.setEncoding('utf8');
+      if (!isSlow) this.resume();
+      response.once('close', () => (this.isClosed = true));
+      response.on('error', () => {});
+    });
+    this.#request.on('error', () => {});
+  }
+
+  resume(): void {
+    this.#response?.on('data', (text: string) => (this.text += text));
+  }
+
+  get events(): readonly Heard[] {
+    return this.text
+      .split('\n\n')
+      .filter(block => block.includes('event: '))
+      .map(block => {
+        const member = (name: string) => new RegExp(`^${name}: (.*)$`, 'm').exec(block)?.[1] ?? '';
+        return { id: member('id'), name: member('event'), data: JSON.parse(member('data')) };
+      });
+  }
+
+  names(): readonly string[] {
+    return this.events.map(({ name }) => name);
+  }
+
+  last(name: EventName): unknown {
+    return this.events.findLast(event => event.name === name)?.data;
+  }
+
+  leave(): void {
+    this.#request.destroy();
+  }
+}
+
+let close: (() => Promise<void>) | undefined;
+
+afterEach(async () => {
+  await close?.();
+  close = undefined;
+});
+
+async function serve(state: { now: Observed; refusals?: readonly RefusalDocument[] }) {
+  const clock = new ManualClock();
+  let looks = 0;
+  const events = new AdminEvents({
+    observe: async () => {
+      looks += 1;
+      return state.now;
+    },
+    refusalsSince: atMs => (state.refusals ?? []).filter(({ at }) => Date.parse(at) > atMs),
+    clock,
+    log: silentLog,
+  });
+  const server = http.createServer((req, res) => events.follow(req, res));
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
+  const address = server.address();
+  const port = typeof address === 'object' && address !== null ? address.port : 0;
+  close = async () => {
+    await events.close();
+    server.closeAllConnections();
+    await new Promise(resolve => server.close(resolve));
+  };
+  return { events, port, clock, looks: () => looks };
+}
+
+async function follows(events: AdminEvents, clients: number): Promise<void> {
+  await expect.poll(() => events.clients).toBe(clients);
+}
+
+it('looks at nothing while nobody follows, and once a second for all who do', async () => {
+  const { events, port, clock, looks } = await serve({ now: idle });
+  await clock.advance(60_000);
+  expect(looks()).toBe(0);
+  const clients = [1, 2, 3].map(() => new Listener(port));
+  await follows(events, 3);
+  await clock.advance(1_000);
+  await clock.advance(1_000);
+  expect(looks()).toBe(2);
+  for (const client of clients) client.leave();
+  await follows(events, 0);
+  await clock.advance(60_000);
+  expect(looks()).toBe(2);
+});
+
+it('says first that everything has to be asked for, then only what has changed', async () => {
+  const state = { now: idle };
+  const { events, port, clock } = await serve(state);
+  const client = new Listener(port);
+  await follows(events, 1);
+  await clock.advance(1_000);
+  await expect.poll(() => client.names()).toEqual(['reset', 'queue', 'overview', 'backoffs']);
+  state.now = { ...idle, fills: [fillOf('a', 1), fillOf('b', 1)] };
+  await clock.advance(1_000);
+  await expect
+    .poll(() => client.last('fills'))
+    .toMatchObject({ changed: [{ id: 'a' }, { id: 'b' }], gone: [], total: 2 });
+  state.now = { ...idle, fills: [fillOf('b', 50)] };
+  await clock.advance(1_000);
+  await expect
+    .poll(() => client.last('fills'))
+    .toMatchObject({ changed: [{ id: 'b', bytes: 50 }], gone: ['a'], total: 1 });
+  const before = client.events.length;
+  await clock.advance(1_000);
+  events.note('images');
+  await clock.advance(1_000);
+  await expect.poll(() => client.names().slice(before)).toEqual(['images']);
+  for (const { name, data } of client.events) {
+    const schema = Object.entries(eventSchemas).find(([known]) => known === name)?.[1];
+    expect(schema?.parse(data)).toEqual(data);
+  }
+  expect(new Set(client.events.map(({ id }) => id)).size).toBe(client.events.length);
+});
+
+it('lets a client go on that has missed nothing, and says to another to begin again', async () => {
+  const state = { now: idle };
+  const { events, port, clock } = await serve(state);
+  const [stays, leaves] = [new Listener(port), new Listener(port)];
+  await follows(events, 2);
+  await clock.advance(1_000);
+  await expect.poll(() => leaves.events.length).toBe(4);
+  const lastId = leaves.events.at(-1)?.id ?? '';
+  leaves.leave();
+  await follows(events, 1);
+  const back = new Listener(port, { lastId });
+  await follows(events, 2);
+  await expect.poll(() => back.text).toContain(': go on');
+  expect(back.names()).toEqual([]);
+  events.note('tenants');
+  await clock.advance(1_000);
+  await expect.poll(() => stays.names().at(-1)).toBe('tenants');
+  const late = new Listener(port, { lastId });
+  await expect.poll(() => late.names()).toEqual(['reset']);
+});
+
+it('says at most once a second how a task is', async () => {
+  const { events, port, clock } = await serve({ now: idle });
+  const client = new Listener(port);
+  await follows(events, 1);
+  const task = {
+    id: 'one',
+    action: 'gc' as const,
+    subject: null,
+    by: 'ops',
+    state: 'running' as const,
+    started: '2026-01-01T00:00:00.000Z',
+    ended: null,
+    step: null,
+    items: 0,
+    bytes: 0,
+    totalBytes: null,
+    message: null,
+    result: null,
+  };
+  for (let items = 0; items <= 1_000; items += 1) events.noteTask({ ...task, items });
+  await clock.advance(1_000);
+  await expect.poll(() => client.last('task')).toMatchObject({ items: 1_000 });
+  expect(client.names().filter(name => name === 'task')).toHaveLength(1);
+});
+
+it('lists so many at most, and says that there are more', async () => {
+  const many = Array.from({ length: 1_000 }, (_, at) => fillOf(String(at), 0));
+  const { events, port, clock } = await serve({ now: { ...idle, fills: many } });
+  const client = new Listener(port);
+  await follows(events, 1);
+  await clock.advance(1_000);
+  await expect.poll(() => client.last('fills')).toMatchObject({ total: 1_000, more: true });
+  expect(JSON.stringify(client.last('fills')).length).toBeLessThan(200_000);
+});
+
+it('disconnects who reads too slowly, and nobody else', async () => {
+  const state = { now: idle };
+  const { events, port, clock } = await serve(state);
+  const [quick, slow] = [new Listener(port), new Listener(port, { isSlow: true })];
+  await follows(events, 2);
+  const reason = 'x'.repeat(100_000);
+  for (let at = 0; at < 200 && events.clients === 2; at += 1) {
+    const upstream = { name: 'docker.io', url: `https://${at}`, mirrors: [reason] };
+    const rest = {
+      state: 'ok',
+      lastAnswer: null,
+      lastError: null,
+      budgets: [],
+      backoffs: 0,
+      login: null,
+    } as const;
+    state.now = { ...idle, upstreams: [{ ...upstream, ...rest }] };
+    await clock.advance(1_000);
+    await expect.poll(() => quick.last('upstreams')).toMatchObject({ changed: [{ url: `https://${at}` }] });
+  }
+  expect(events.clients).toBe(1);
+  expect(quick.isClosed).toBe(false);
+  slow.resume();
+  await expect.poll(() => slow.isClosed).toBe(true);
+});
+
+it('does not take more clients than it can serve', async () => {
+  const { events, port } = await serve({ now: idle });
+  const clients = Array.from({ length: 100 }, () => new Listener(port));
+  await follows(events, 100);
+  const last = new Listener(port);
+  await expect.poll(() => last.status).toBe(503);
+  clients[0]?.leave();
+  await follows(events, 99);
+  const next = new Listener(port);
+  await expect.poll(() => next.status).toBe(200);
+});

@@ -1,0 +1,87 @@
+import { expect, it } from 'vitest';
+import { digestOf } from '../oci/digest.ts';
+import { FillList } from './fills.ts';
+import { queueDocument } from './queue.ts';
+
+function downloadOf(at: number, more: object = {}) {
+  return {
+    repository: `docker.io/library/app-${at}`,
+    digest: digestOf(Buffer.from(String(at))),
+    state: 'downloading' as const,
+    bytes: 0,
+    size: 1_000,
+    readers: 1,
+    requesters: ['anonymous'],
+    startedAtMs: 1_000 + at,
+    holder: undefined,
+    ...more,
+  };
+}
+
+it('measures the rate over the last seconds, and how long the rest takes', () => {
+  let nowMs = 0;
+  const fills = new FillList(() => nowMs);
+  const at = (ms: number, bytes: number) => {
+    nowMs = ms;
+    const [fill] = fills.look([downloadOf(0, { bytes, size: 100_000 })]);
+    return [fill?.bytesPerSecond, fill?.remainingSeconds];
+  };
+  expect(at(0, 50_000)).toEqual([null, null]);
+  expect(at(1_000, 51_000)).toEqual([1_000, 49]);
+  expect(at(2_000, 52_000)).toEqual([1_000, 48]);
+  // Ten times as fast: the earlier seconds are soon forgotten.
+  for (let second = 3; second < 7; second += 1) at(second * 1_000, 52_000 + (second - 2) * 10_000);
+  expect(at(7_000, 99_000)).toEqual([9_400, 1]);
+  expect(at(60_000, 99_000)[0]).toBeLessThan(1_000);
+  expect(at(70_000, 99_000)).toEqual([0, null]);
+});
+
+it('begins again for one that has ended and is downloaded again', () => {
+  let nowMs = 0;
+  const fills = new FillList(() => nowMs);
+  fills.look([downloadOf(0, { bytes: 500 })]);
+  nowMs = 1_000;
+  fills.look([]);
+  expect(fills.look([downloadOf(0)])[0]?.bytesPerSecond).toBeNull();
+});
+
+it('comes in pages, in which those that end and begin move no other', () => {
+  const fills = new FillList();
+  const all = Array.from({ length: 1_000 }, (_, at) => downloadOf(at));
+  const seen: string[] = [];
+  let after: string | undefined;
+  let running = all;
+  let round = 0;
+  do {
+    const page = fills.page(running, { limit: 100, after });
+    seen.push(...page.entries.map(({ repository }) => repository));
+    after = page.next ?? undefined;
+    // Of those that were listed, some end; new ones begin last.
+    running = [
+      ...running.filter(({ startedAtMs }) => startedAtMs % 7 > 0 || startedAtMs > 1_900),
+      downloadOf(2_000 + round++),
+    ];
+  } while (after !== undefined);
+  expect(new Set(seen).size).toBe(seen.length);
+  const stayed = all.filter(({ startedAtMs }) => startedAtMs % 7 > 0);
+  expect(seen).toEqual(expect.arrayContaining(stayed.map(({ repository }) => repository)));
+});
+
+it('counts who waits, and who downloads', () => {
+  const pulls = { serializeImagePulls: false, maxConnections: 2, completeRanged: 'never' as const };
+  const downloads = [
+    downloadOf(0, { requesters: ['team-a', 'team-b'] }),
+    downloadOf(1, { state: 'queued', requesters: ['team-b'] }),
+    downloadOf(2, { holder: 'process 7' }),
+  ];
+  expect(queueDocument(downloads, pulls)).toEqual({
+    running: 1,
+    waiting: 1,
+    maxConnections: 2,
+    maxImagePulls: null,
+    requesters: [
+      { requester: 'team-b', running: 1, waiting: 1 },
+      { requester: 'team-a', running: 1, waiting: 0 },
+    ],
+  });
+});
