@@ -14,7 +14,7 @@ const MAX_LOOKED_AT = 1_000;
 
 /** Where a page of the list ended. */
 interface Place {
-  readonly list: 'tags' | 'untagged';
+  readonly list: 'tags' | 'untagged' | 'ordered';
   /** Where the survey's page begins in which the last examined entry is. */
   readonly page: string | undefined;
   /** The name of the last examined entry; '' for none of that page. */
@@ -50,7 +50,7 @@ export function imageSourceOf({ repository, isImported }: SurveyedImage): ImageD
 }
 
 /**
- * A page of the stored images, tags first, each list in the survey's order. What the index alone can tell is decided
+ * A page of the stored images: tags first, each list in the survey's order; or all in the order that is asked for. What the index alone can tell is decided
  * before the content of an image is looked at. Ends early, with a `next`, after so many names that somebody would have to
  * wait.
  */
@@ -59,16 +59,24 @@ export async function imagesDocument(
   query: ImagesQuery,
 ): Promise<ImagesDocument> {
   const entries: ImageDocument[] = [];
+  const { sort } = query;
+  const first = sort === 'name' ? 'tags' : 'ordered';
   let place: Place =
-    query.after === undefined ? { list: 'tags', page: undefined, name: '' } : placeIn(query.after);
+    query.after === undefined ? { list: first, page: undefined, name: '' } : placeIn(query.after);
+  if ((place.list === 'ordered') !== (sort !== 'name')) throw notACursor();
   let examined = 0;
+  let isPartial = false;
   let lookedAt = 0;
   for (;;) {
-    const found = await survey[place.list](place.page);
+    const found =
+      sort === 'name' || place.list !== 'ordered'
+        ? await survey[place.list === 'untagged' ? 'untagged' : 'tags'](place.page)
+        : await survey.orderedImages(sort, place.page);
+    if ('isPartial' in found && found.isPartial) isPartial = true;
     for (const image of rest(found.entries, place.name)) {
       const isFull =
         entries.length === query.limit || examined === MAX_EXAMINED || lookedAt === MAX_LOOKED_AT;
-      if (isFull) return { entries, next: cursorOf(JSON.stringify(place)), examined };
+      if (isFull) return { entries, next: cursorOf(JSON.stringify(place)), examined, partial: isPartial };
       place = { ...place, name: imageName(image) };
       examined += 1;
       if (!isWanted(image, query)) continue;
@@ -81,7 +89,7 @@ export async function imagesDocument(
     const { next } = found;
     if (next !== undefined) place = { ...place, page: next, name: '' };
     else if (place.list === 'tags') place = { list: 'untagged', page: undefined, name: '' };
-    else return { entries, next: null, examined };
+    else return { entries, next: null, examined, partial: isPartial };
   }
 }
 
@@ -131,12 +139,16 @@ function isIncomplete({ platforms, missingBytes }: ImageDocument): boolean {
 function placeIn(cursor: string): Place {
   try {
     const { list, page, name }: Partial<Record<keyof Place, unknown>> = JSON.parse(openCursor(cursor));
-    const isList = list === 'tags' || list === 'untagged';
+    const isList = list === 'tags' || list === 'untagged' || list === 'ordered';
     if (isList && typeof name === 'string' && (page === undefined || typeof page === 'string')) {
       return { list, page, name };
     }
   } catch (error) {
     if (!(error instanceof SyntaxError)) throw error;
   }
-  throw new AdminProblem('invalid', 'after is not a cursor of this list');
+  throw notACursor();
+}
+
+function notACursor(): AdminProblem {
+  return new AdminProblem('invalid', 'after is not a cursor of this list');
 }

@@ -107,7 +107,6 @@ export async function heldImage(
     throw new Error('internal error: the survey found no manifest of the image');
   }
   const content = blobsOf(manifests);
-  const held = content.filter(blob => blob.isHeld);
   return {
     digest: top.digest,
     platforms: await platformsOf(top, manifests, blobs),
@@ -115,9 +114,15 @@ export async function heldImage(
     sharedBytes: heldBytes(manifests, true),
     missingBytes: bytesOf(content.filter(blob => !blob.isHeld && !isNonDistributable(blob))),
     missingManifests: manifests.filter(({ isHeld }) => !isHeld).length,
-    usedAtMs: Math.max(0, ...manifests.map(({ usedAtMs }) => usedAtMs), ...held.map(blob => blob.usedAtMs)),
+    usedAtMs: usedAtMsOf(manifests),
     isDamaged: [...manifests, ...content].some(({ isDamaged }) => isDamaged),
   };
+}
+
+/** When a manifest or blob of an image was last served; 0 for never. */
+export function usedAtMsOf(manifests: readonly SurveyedManifest[]): number {
+  const held = blobsOf(manifests).filter(({ isHeld }) => isHeld);
+  return Math.max(0, ...[...manifests, ...held].map(({ usedAtMs }) => usedAtMs));
 }
 
 /** The stored bytes of an image that something else needs as well, or those that nothing else needs. */

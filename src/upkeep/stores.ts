@@ -3,7 +3,7 @@ import type { FoundIngest, Spool } from '../blobs/spool.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
-import type { Found, Survey } from '../metadata/survey.ts';
+import type { Found, Survey, SurveyedImage } from '../metadata/survey.ts';
 import type { Digest } from '../oci/digest.ts';
 
 /** What every kind of upkeep needs. */
@@ -17,6 +17,15 @@ export interface Stores {
   readonly meter: Meter;
 }
 
+/** What images can be ordered by: the latest use, or the largest size, first. */
+export type ImageOrder = 'used' | 'own' | 'shared';
+
+/** A page of ordered images. */
+export interface OrderedImages extends Found<SurveyedImage> {
+  /** Whether the order is only that of the images that were looked at so far: all take longer than somebody waits. */
+  readonly isPartial: boolean;
+}
+
 /** A survey of the stored files as well as of the index. */
 export interface StoreSurvey extends Survey {
   /**
@@ -24,6 +33,8 @@ export interface StoreSurvey extends Survey {
    * a new one ends the last.
    */
   strayFiles(madeBeforeMs: number, after?: string): Promise<Found<StrayFiles>>;
+  /** All images ordered by `order`, in pages; once somebody has waited for a while, only those that were looked at so far. */
+  orderedImages(order: ImageOrder, after?: string): Promise<OrderedImages>;
   /** All ingests: in progress, suspended, or left by a crash. There are as many as downloads and uploads. */
   unfinished(): Promise<readonly FoundIngest[]>;
 }

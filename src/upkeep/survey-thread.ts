@@ -88,6 +88,10 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
     return this.#ask('image', parameters);
   }
 
+  orderedImages(...parameters: Parameters<StoreSurvey['orderedImages']>) {
+    return this.#ask('orderedImages', parameters);
+  }
+
   strayFiles(...parameters: Parameters<StoreSurvey['strayFiles']>) {
     return this.#ask('strayFiles', parameters);
   }

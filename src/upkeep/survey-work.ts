@@ -6,6 +6,7 @@ import { removeStrays } from '../blobs/stray-removal.ts';
 import { IndexLocked } from '../metadata/index-locked.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Survey } from '../metadata/survey.ts';
+import { ImageCatalogue } from './image-catalogue.ts';
 import type { StoreSurvey, StrayFile } from './stores.ts';
 import type { SurveyReply, SurveyRequest, ThreadWork } from './survey-messages.ts';
 
@@ -56,6 +57,7 @@ async function answer(
 
 /** What the thread does, for whoever calls it. */
 export function threadWork({ survey, spool, blobs, openRows }: SurveyedStores): ThreadWork {
+  const catalogue = new ImageCatalogue(survey);
   let opened: Promise<MetadataStore> | undefined;
   const rows = (): Promise<MetadataStore> => (opened ??= openRows());
   let walk: AsyncIterator<readonly StrayFile[]> | undefined;
@@ -109,6 +111,7 @@ export function threadWork({ survey, spool, blobs, openRows }: SurveyedStores): 
     untagged: after => survey.untagged(after),
     linked: (repository, after) => survey.linked(repository, after),
     image: (repository, digest, tag) => survey.image(repository, digest, tag),
+    orderedImages: (order, after) => catalogue.page(order, after),
     strayFiles,
     unfinished: async () => {
       const files: FoundIngest[] = [];

@@ -38,6 +38,11 @@ export type ImagesQuery = z.output<typeof imagesQuery>;
  */
 export const imagesSchema = pageSchema(imageSchema).extend({
   examined: amount.describe('How many names were examined for this page'),
+  partial: z
+    .boolean()
+    .describe(
+      'The order is only that of the images that were looked at so far: ask for the first page again',
+    ),
 });
 export type ImagesDocument = z.output<typeof imagesSchema>;
 
