@@ -83,13 +83,20 @@ export function actionHandlers(needs: ActionNeeds): Pick<AdminHandlers, ActionId
     gc: async ({ who, body }) => beginCollection(needs, who, body),
     scrub: async ({ who, body }) => beginScrub(needs, who, body),
     tenantAdd: async ({ body: { tenant } }) => {
-      const added = await addTenant(parts, tenant).catch(refuseInvalid);
+      const added = await inForce(addTenant(parts, tenant)).catch(refuseInvalid);
       return { tenant, added };
     },
-    tenantRotate: ({ body }) => rotateLogin(parts, body).catch(refuseInvalid),
-    tenantRevoke: ({ body }) => revokeLogins(parts, body),
-    tenantAdopt: ({ body: { tenant } }) => adoptNamespace(parts, tenant),
+    tenantRotate: ({ body }) => inForce(rotateLogin(parts, body)).catch(refuseInvalid),
+    tenantRevoke: ({ body }) => inForce(revokeLogins(parts, body)),
+    tenantAdopt: ({ body: { tenant } }) => inForce(adoptNamespace(parts, tenant)),
   };
+
+  /** Changes of tenants count here before the answer; this process is told only of those of others. */
+  async function inForce<T>(changing: Promise<T>): Promise<T> {
+    const changed = await changing;
+    await parts.tenants.reload();
+    return changed;
+  }
 }
 
 function refuseInvalid(error: unknown): never {
