@@ -1,5 +1,6 @@
 import type { Log } from '../lib/log.ts';
 import type { Refusal } from '../http/refusal.ts';
+import { isDigest } from '../oci/digest.ts';
 import type { Audit } from '../ops/audit.ts';
 import { type ActionNeeds, actionHandlers } from './actions.ts';
 import type { AdminAccess } from './admin-access.ts';
@@ -62,6 +63,7 @@ export function openAdmin(options: AdminOptions): Admin {
       overview: await overview.now(),
       upstreams: upstreamDocuments(parts, await live.reports()),
     }),
+    isStored: async digest => isDigest(digest) && (await parts.metadata.statBlob(digest)) !== undefined,
     refusalsSince: atMs => refusals.since(atMs),
     clock,
     log,

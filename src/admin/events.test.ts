@@ -29,12 +29,16 @@ const idle: Observed = {
   upstreams: [],
 };
 
+function digestOfFill(id: string): string {
+  return `sha256:${id.repeat(64)}`;
+}
+
 function fillOf(id: string, bytes: number): FillDocument {
   return {
     id,
     upstream: 'docker.io',
     repository: 'docker.io/library/app',
-    digest: `sha256:${'0'.repeat(64)}`,
+    digest: digestOfFill(id),
     state: 'downloading',
     bytes,
     size: 100,
@@ -119,6 +123,7 @@ async function serve(state: { now: Observed; refusals?: readonly RefusalDocument
       looks += 1;
       return state.now;
     },
+    isStored: async digest => digest === digestOfFill('a'),
     refusalsSince: atMs => (state.refusals ?? []).filter(({ at }) => Date.parse(at) > atMs),
     clock,
     log: silentLog,
@@ -170,7 +175,12 @@ it('says first that everything has to be asked for, then only what has changed',
   await clock.advance(1_000);
   await expect
     .poll(() => client.last('fills'))
-    .toMatchObject({ changed: [{ id: 'b', bytes: 50 }], gone: ['a'], total: 1 });
+    .toMatchObject({ changed: [{ id: 'b', bytes: 50 }], gone: [{ id: 'a', stored: true }], total: 1 });
+  state.now = idle;
+  await clock.advance(1_000);
+  await expect
+    .poll(() => client.last('fills'))
+    .toMatchObject({ changed: [], gone: [{ id: 'b', stored: false }], total: 0 });
   const before = client.events.length;
   await clock.advance(1_000);
   events.note('images');

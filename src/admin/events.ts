@@ -21,6 +21,8 @@ export interface Observed {
 export interface EventsOptions {
   /** The state now; called once a second while anybody follows. */
   readonly observe: () => Promise<Observed>;
+  /** Whether a blob is stored; asked for downloads that have ended. */
+  readonly isStored: (digest: string) => Promise<boolean>;
   /** What was refused after a time (epoch ms), the latest first. */
   readonly refusalsSince: (atMs: number) => readonly RefusalDocument[];
   readonly clock: Clock;
@@ -145,7 +147,8 @@ export class AdminEvents {
       const now = await this.#options.observe();
       const last = this.#last;
       this.#last = now;
-      const text = [...this.#changes(last, now), ...this.#notes()].join('');
+      const fills = await this.#changedFills(last?.fills ?? [], now.fills);
+      const text = [...fills, ...this.#changes(last, now), ...this.#notes()].join('');
       if (text !== '') this.#send(text);
       else if (performance.now() - this.#aliveAtMs >= ALIVE_EACH_MS) this.#send(': alive\n\n');
     } catch (error) {
@@ -153,9 +156,24 @@ export class AdminEvents {
     }
   }
 
+  async #changedFills(
+    before: readonly FillDocument[],
+    now: readonly FillDocument[],
+  ): Promise<readonly string[]> {
+    const known = new Map(before.map(fill => [fill.id, fill]));
+    const changed = now.filter(fill => !isDeepStrictEqual(fill, known.get(fill.id)));
+    for (const { id } of now) known.delete(id);
+    if (changed.length === 0 && known.size === 0) return [];
+    const gone = await Promise.all(
+      [...known.values()]
+        .slice(0, MAX_LISTED)
+        .map(async ({ id, digest }) => ({ id, stored: await this.#options.isStored(digest) })),
+    );
+    const more = changed.length > MAX_LISTED || known.size > MAX_LISTED;
+    return [this.#text('fills', { changed: changed.slice(0, MAX_LISTED), gone, total: now.length, more })];
+  }
+
   *#changes(last: Observed | undefined, now: Observed): Iterable<string> {
-    const fills = changedFills(last?.fills ?? [], now.fills);
-    if (fills !== undefined) yield this.#text('fills', fills);
     if (!isDeepStrictEqual(last?.queue, now.queue)) yield this.#text('queue', now.queue);
     if (!isDeepStrictEqual(last?.overview, now.overview)) yield this.#text('overview', now.overview);
     const backoffs = now.overview.now.backoffs;
@@ -205,18 +223,4 @@ export class AdminEvents {
       else res.write(text);
     }
   }
-}
-
-/** `undefined` if nothing has changed. */
-function changedFills(
-  before: readonly FillDocument[],
-  now: readonly FillDocument[],
-): EventData<'fills'> | undefined {
-  const known = new Map(before.map(fill => [fill.id, fill]));
-  const changed = now.filter(fill => !isDeepStrictEqual(fill, known.get(fill.id)));
-  for (const { id } of now) known.delete(id);
-  const gone = [...known.keys()];
-  if (changed.length === 0 && gone.length === 0) return undefined;
-  const more = changed.length > MAX_LISTED || gone.length > MAX_LISTED;
-  return { changed: changed.slice(0, MAX_LISTED), gone: gone.slice(0, MAX_LISTED), total: now.length, more };
 }

@@ -16,7 +16,9 @@ export const eventSchemas = {
   fills: z
     .object({
       changed: arrayOf(fillSchema),
-      gone: arrayOf(z.string()).describe('The ids of those that have ended'),
+      gone: arrayOf(
+        z.object({ id: z.string(), stored: z.boolean().describe('Whether its blob is stored now') }),
+      ).describe('Those that have ended'),
       total: amount,
       more: z.boolean().describe('More have changed than are listed: ask for the list'),
     })
