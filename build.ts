@@ -9,10 +9,12 @@
 //   dist/thread.cjs                        what each thread, and each serving process, starts with
 //   dist/code-cache/                       what V8 compiles of the program (code-cache.ts); it may be missing
 //   dist/THIRD-PARTY-LICENSES.txt          of the packages in them
+//   dist/ui/                               the operator's page, for browsers: src/ui
 import { execFileSync } from 'node:child_process';
 import { chmodSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { build, type Plugin } from 'rolldown';
+import { build as buildPage } from 'vite';
 
 const SQLITE = ['better-sqlite3', 'better-sqlite3-napi'];
 
@@ -49,6 +51,7 @@ await oneFile('src/entrepot.ts', 'dist/entrepot.cjs');
 await oneFile('src/thread.ts', 'dist/thread.cjs');
 await oneFile('src/entrepot-credential-provider.ts', 'dist/entrepot-credential-provider.cjs');
 for (const file of ['dist/entrepot.cjs', 'dist/entrepot-credential-provider.cjs']) chmodSync(file, 0o755);
+await page();
 compile(chunks.flatMap(({ fileName, type }) => (type === 'chunk' ? fileName : [])));
 
 async function oneFile(input: string, file: string): Promise<void> {
@@ -57,6 +60,30 @@ async function oneFile(input: string, file: string): Promise<void> {
     platform: 'node',
     output: { file, format: 'cjs', strict: true, codeSplitting: false },
     plugins: [needed()],
+  });
+}
+
+/**
+ * Files that any server can send as they are: no address in them is absolute, and the document has no script or style of
+ * its own, so that its policy can refuse both. Their names change with their content.
+ */
+async function page(): Promise<void> {
+  await buildPage({
+    root: 'src/ui',
+    configFile: false,
+    base: './',
+    logLevel: 'warn',
+    oxc: { jsx: { runtime: 'automatic', importSource: 'preact' } },
+    build: {
+      outDir: '../../dist/ui',
+      emptyOutDir: true,
+      // Browsers of the last two years: `light-dark()` and nested rules as they are written.
+      target: 'es2023',
+      cssTarget: ['chrome123', 'firefox123', 'safari17.5'],
+      assetsInlineLimit: 0,
+      modulePreload: false,
+      rolldownOptions: { plugins: [licenses('licenses.txt')] },
+    },
   });
 }
 

@@ -1,4 +1,5 @@
 import type { Log } from '../lib/log.ts';
+import type { OpsSite } from '../http/ops-server.ts';
 import type { Refusal } from '../http/refusal.ts';
 import { isDigest } from '../oci/digest.ts';
 import type { Audit } from '../ops/audit.ts';
@@ -17,6 +18,7 @@ import { inspectDocument, inspectImage, NotStored } from './inspect.ts';
 import { LiveView } from './live-view.ts';
 import { adminDescription } from './openapi.ts';
 import { Overview } from './overview.ts';
+import { PageSite } from './page-site.ts';
 import { PrepullList, type PrepullNeeds } from './prepull.ts';
 import { queueDocument } from './queue.ts';
 import { Refusals } from './refusals.ts';
@@ -30,6 +32,8 @@ export interface AdminOptions extends PrepullNeeds, Pick<ActionNeeds, 'pull'> {
   readonly parts: AdminParts;
   readonly server: AdminServer;
   readonly access: AdminAccess;
+  /** Where the files of the page are. */
+  readonly pageFolder: string;
   /** The state of the server, as `entrepot status` shows it. */
   readonly status: () => Promise<StatusDocument>;
   /** `undefined` without an audit log. */
@@ -39,7 +43,8 @@ export interface AdminOptions extends PrepullNeeds, Pick<ActionNeeds, 'pull'> {
 
 /** The administration API of a server, until it is closed. */
 export interface Admin {
-  readonly site: AdminSite;
+  /** The API, and the page that shows it. */
+  readonly sites: readonly OpsSite[];
   /** Remembers what a client was refused. */
   readonly onRefusal: (refusal: Refusal) => void;
   /** Ends streams, and cancels what is running. */
@@ -104,7 +109,7 @@ export function openAdmin(options: AdminOptions): Admin {
     log,
   });
   return {
-    site,
+    sites: [site, new PageSite({ folder: options.pageFolder, access })],
     onRefusal: refusal => refusals.add(refusal),
     close: async () => {
       for (const stop of unlisten) stop();

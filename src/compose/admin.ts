@@ -2,6 +2,7 @@
 import { AdminAccess, type AdminAccessOptions } from '../admin/admin-access.ts';
 import type { PulledAhead, PullOrder } from '../admin/actions.ts';
 import { type Admin, type AdminOptions, openAdmin } from '../admin/admin.ts';
+import { pageFolder } from '../admin/page-site.ts';
 import type { Config } from '../config/config.ts';
 import { ClientAddresses } from '../http/client-address.ts';
 import type { Log } from '../lib/log.ts';
@@ -17,12 +18,13 @@ import { meantImage, pullMeant } from './prepull.ts';
 export async function openAdminOf(
   config: Config,
   parts: Parts,
-  needs: Omit<AdminOptions, 'parts' | 'access' | 'wanted' | 'check' | 'pull'>,
+  needs: Omit<AdminOptions, 'parts' | 'access' | 'pageFolder' | 'wanted' | 'check' | 'pull'>,
 ): Promise<Admin> {
   return openAdmin({
     ...needs,
     parts,
     access: await accessOf(config, needs.log),
+    pageFolder: pageFolder(import.meta.url),
     wanted: () => wantedImages(config.prepull, configuredNames()),
     check: async image => {
       const finding = await imageFinding(parts, image.name, () => meantImage(parts, image));

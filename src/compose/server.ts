@@ -305,7 +305,7 @@ async function openOps(
         problems,
         metrics: answer,
         extra,
-        sites: [admin.site],
+        sites: admin.sites,
         log,
       }),
     );

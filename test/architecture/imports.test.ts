@@ -53,13 +53,20 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     'lib',
     'ops',
   ],
+  // A leaf, which runs in a browser: types only, see below.
+  ui: ['admin'],
   compose: ['*'],
   cli: ['*'],
   '': ['*'],
 };
 
 /** Packages that more than one file may import, because they are the folder's subject. */
-const SHARED_PACKAGES: Readonly<Record<string, string>> = { koa: 'http', '@koa/router': 'http' };
+const SHARED_PACKAGES: Readonly<Record<string, string>> = {
+  koa: 'http',
+  '@koa/router': 'http',
+  preact: 'ui',
+  '@preact/signals': 'ui',
+};
 
 /** What implements a contract, and who may name it besides its own folder. */
 const IMPLEMENTATIONS: readonly { readonly of: RegExp; readonly namedBy: readonly string[] }[] = [
@@ -98,7 +105,7 @@ interface Import {
   readonly target: string;
 }
 
-const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter(name => name.endsWith('.ts'));
+const files = readdirSync(src, { recursive: true, encoding: 'utf8' }).filter(name => /\.tsx?$/.test(name));
 const production = files.filter(name => !/\.(test|suite|fixture)\.ts$/.test(name));
 const imports = production.flatMap(importsOf);
 
@@ -134,6 +141,24 @@ describe('the source tree', () => {
         return folderOf(to) !== from && !allowed.includes('*') && !allowed.includes(folderOf(to));
       });
     expect(wrong.map(({ file, to }) => `${file} -> ${to}`)).toEqual([]);
+  });
+
+  it('shares only types with the page, which runs in a browser and has a look of its own', () => {
+    const page = production.filter(file => folderOf(file) === 'ui');
+    expect(page.length).toBeGreaterThan(15);
+    const statements = page.flatMap(file =>
+      [...readFileSync(join(src, file), 'utf8').matchAll(/^import\b[^;]*?from '(\.[^']+)'/gm)].map(
+        ([text, target = '']) => ({ text, to: relative(src, resolve(src, dirname(file), target)) }),
+      ),
+    );
+    const ofOthers = statements.filter(({ to }) => folderOf(to) !== 'ui');
+    expect(ofOthers.length).toBeGreaterThan(10);
+    expect(ofOthers.filter(({ text }) => !text.startsWith('import type '))).toEqual([]);
+    const users = imports.filter(
+      ({ file, target }) =>
+        folderOf(file) !== 'ui' && relative(src, resolve(src, dirname(file), target)).startsWith('ui/'),
+    );
+    expect(users).toEqual([]);
   });
 
   it('has no circle of files, not even of types', () => {

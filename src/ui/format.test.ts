@@ -1,0 +1,90 @@
+import { describe, expect, it } from 'vitest';
+import {
+  agoText,
+  bytesText,
+  numberText,
+  quantityText,
+  rateText,
+  shareText,
+  shortDigest,
+  shortImage,
+  spanText,
+} from './format.ts';
+
+describe('numbers for people', () => {
+  it('have the largest unit that leaves a whole part', () => {
+    expect([0, 1, 1023, 1024, 1536, 200 * 1024, 5 * 2 ** 30, 3 * 2 ** 60].map(bytesText)).toEqual([
+      '0 B',
+      '1 B',
+      '1023 B',
+      '1.0 KiB',
+      '1.5 KiB',
+      '200 KiB',
+      '5.0 GiB',
+      '3072 PiB',
+    ]);
+    expect(rateText(12.34 * 2 ** 20)).toBe('12.3 MiB/s');
+    expect(numberText(1_234_567)).toBe('1,234,567');
+    expect([0, 1, 1_000].map(count => quantityText(count, 'reader'))).toEqual([
+      '0 readers',
+      '1 reader',
+      '1,000 readers',
+    ]);
+  });
+
+  it('are never rounded to all or nothing', () => {
+    expect([0, 0.0005, 0.004, 0.42, 0.994, 0.9951, 0.99999, 1].map(shareText)).toEqual([
+      '0 %',
+      '< 0.1 %',
+      '0.4 %',
+      '42 %',
+      '99.4 %',
+      '99.5 %',
+      '> 99.9 %',
+      '100 %',
+    ]);
+  });
+
+  it('say when they are not known', () => {
+    expect([
+      bytesText(null),
+      rateText(undefined),
+      numberText(null),
+      shareText(Number.NaN),
+      spanText(null),
+    ]).toEqual(Array(5).fill('–'));
+  });
+});
+
+describe('times for people', () => {
+  it('are spans in one unit, or two of a kind', () => {
+    expect([0, 1.25, 999, 1000, 61_000, 600_000, 7_500_000, 90_000_000].map(spanText)).toEqual([
+      '0 ms',
+      '1.3 ms',
+      '999 ms',
+      '1 s',
+      '1 min 1 s',
+      '10 min',
+      '2 h 5 min',
+      '1 d 1 h',
+    ]);
+  });
+
+  it('are told from now', () => {
+    const nowMs = 1_800_000_000_000;
+    expect([0, 4_000, 65_000, 7_300_000, -7_300_000].map(ms => agoText(nowMs - ms, nowMs))).toEqual([
+      'just now',
+      'just now',
+      '1 min ago',
+      '2 h ago',
+      'in 2 h',
+    ]);
+  });
+});
+
+it('a digest is shortened to what tells it from others', () => {
+  const digest = `sha256:${'ab'.repeat(32)}`;
+  expect(shortDigest(digest)).toBe('sha256:abababababab');
+  expect(shortImage(`up.example/app@${digest}`)).toBe('up.example/app@sha256:abababababab');
+  expect(shortImage('up.example/app:v1')).toBe('up.example/app:v1');
+});

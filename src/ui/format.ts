@@ -1,0 +1,78 @@
+// Numbers and times as people read them: rounded to what matters, always with a unit.
+
+const BYTE_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'] as const;
+
+/** `1.2 GiB`; `–` if it is not known. */
+export function bytesText(bytes: number | null | undefined): string {
+  if (bytes === null || bytes === undefined) return '–';
+  const size = Math.abs(bytes);
+  const unit = size < 1 ? 0 : Math.min(Math.floor(Math.log2(size) / 10), BYTE_UNITS.length - 1);
+  const value = bytes / 1024 ** unit;
+  return `${unit === 0 || Math.abs(value) >= 100 ? Math.round(value) : value.toFixed(1)} ${BYTE_UNITS[unit]}`;
+}
+
+/** `12.3 MiB/s` */
+export function rateText(bytesPerSecond: number | null | undefined): string {
+  return bytesPerSecond === null || bytesPerSecond === undefined ? '–' : `${bytesText(bytesPerSecond)}/s`;
+}
+
+const COUNT = new Intl.NumberFormat('en');
+
+/** `12,345` */
+export function numberText(count: number | null | undefined): string {
+  return count === null || count === undefined ? '–' : COUNT.format(count);
+}
+
+/** `1 reader`, `2 readers`. */
+export function quantityText(count: number, noun: string): string {
+  return `${numberText(count)} ${noun}${count === 1 ? '' : 's'}`;
+}
+
+/** A share from 0 to 1 as `42 %`; never 100 % or 0 % of what is not all or nothing. */
+export function shareText(share: number | null | undefined): string {
+  if (share === null || share === undefined || Number.isNaN(share)) return '–';
+  const percent = share * 100;
+  if (percent > 99 && percent < 100) return percent > 99.9 ? '> 99.9 %' : `${percent.toFixed(1)} %`;
+  if (percent > 0 && percent < 1) return percent < 0.1 ? '< 0.1 %' : `${percent.toFixed(1)} %`;
+  return `${Math.round(percent)} %`;
+}
+
+const SPANS = [
+  { unit: 'd', ms: 86_400_000 },
+  { unit: 'h', ms: 3_600_000 },
+  { unit: 'min', ms: 60_000 },
+  { unit: 's', ms: 1000 },
+] as const;
+
+/** A span in its largest unit, with the next one while that is small: `2 h 5 min`, `40 s`, `12 ms`. */
+export function spanText(ms: number | null | undefined): string {
+  if (ms === null || ms === undefined || !Number.isFinite(ms)) return '–';
+  if (ms < 1000) return `${ms < 10 && !Number.isInteger(ms) ? ms.toFixed(1) : Math.round(ms)} ms`;
+  const at = SPANS.findIndex(span => ms >= span.ms);
+  const { unit, ms: unitMs } = SPANS[at] ?? SPANS[3];
+  const whole = Math.floor(ms / unitMs);
+  const next = SPANS[at + 1];
+  const rest = next === undefined || whole >= 10 ? 0 : Math.floor((ms - whole * unitMs) / next.ms);
+  return rest === 0 || next === undefined ? `${whole} ${unit}` : `${whole} ${unit} ${rest} ${next.unit}`;
+}
+
+/** How far a time is from now: `5 min ago`, `in 2 h`, `just now`. */
+export function agoText(atMs: number, nowMs: number): string {
+  const ms = nowMs - atMs;
+  if (Math.abs(ms) < 5_000) return 'just now';
+  const { unit, ms: unitMs } = SPANS.find(span => Math.abs(ms) >= span.ms) ?? SPANS[3];
+  const whole = Math.floor(Math.abs(ms) / unitMs);
+  return ms > 0 ? `${whole} ${unit} ago` : `in ${whole} ${unit}`;
+}
+
+/** A digest that people can tell from others: `sha256:1a2b3c4d5e6f`. */
+export function shortDigest(digest: string): string {
+  const [algorithm = '', hex = ''] = digest.split(':');
+  return `${algorithm}:${hex.slice(0, 12)}`;
+}
+
+/** A name of an image with as much of its digest, if it has one, as tells it from others. */
+export function shortImage(image: string): string {
+  const [name = '', digest] = image.split('@');
+  return digest === undefined ? name : `${name}@${shortDigest(digest)}`;
+}

@@ -1,0 +1,124 @@
+// Documents on their way, and lists that come in pages.
+import type { ComponentChildren } from 'preact';
+import { param, setParams } from '../address.ts';
+import { type Updates, type ShownDocument, useDocument } from '../use-document.ts';
+import { ask } from '../admin.ts';
+import { numberText } from '../format.ts';
+import { type Column, Filter, Pages, Rows } from './table.tsx';
+
+/** What is made of a document once it is there; until then, and if it cannot be had, why. */
+export function Loaded<Document>({
+  shown,
+  children,
+}: {
+  readonly shown: ShownDocument<Document>;
+  readonly children: (document: Document) => ComponentChildren;
+}) {
+  const { document, problem, again } = shown;
+  return (
+    <>
+      {problem !== undefined && (
+        <div class="note bad" role="alert">
+          {problem}{' '}
+          <button type="button" class="quiet" onClick={again}>
+            Try again
+          </button>
+        </div>
+      )}
+      {document !== undefined && children(document)}
+      {document === undefined && problem === undefined && <p class="faint">Loading…</p>}
+    </>
+  );
+}
+
+/** A page of a list, as the server sends it. */
+interface Page<Entry> {
+  readonly entries: readonly Entry[];
+  readonly next: string | null;
+}
+
+const PAGE_ENTRIES = 50;
+
+/** A search through a large list is answered in steps: how many of them make a page, if little is found. */
+const MAX_STEPS = 20;
+
+/** A page, of as many answers as it takes to fill it. */
+async function askPage<Entry>(path: string, until: AbortSignal): Promise<Page<Entry>> {
+  let page = await ask<Page<Entry>>(path, until);
+  const all = [...page.entries];
+  for (let step = 1; page.next !== null && all.length < PAGE_ENTRIES && step < MAX_STEPS; step += 1) {
+    const further = new URLSearchParams(path.slice(path.indexOf('?')));
+    further.set('after', page.next);
+    further.set('limit', String(PAGE_ENTRIES - all.length));
+    page = await ask<Page<Entry>>(`${path.slice(0, path.indexOf('?'))}?${further}`, until);
+    all.push(...page.entries);
+  }
+  return { ...page, entries: all };
+}
+
+export interface ListProps<Entry> {
+  /** Tells the lists of a screen apart in the address; empty for the only one. */
+  readonly name?: string;
+  readonly caption: string;
+  /** Of the list, below `/admin/v1/`. */
+  readonly path: string;
+  /** Further parameters of the request. */
+  readonly query?: Readonly<Record<string, string | undefined>>;
+  /** Whether the list can be searched. */
+  readonly isSearched?: boolean;
+  /** Beside the search. */
+  readonly tools?: ComponentChildren;
+  readonly updates?: Updates<Page<Entry>>;
+  readonly columns: readonly Column<Entry>[];
+  readonly keyOf: (entry: Entry) => string;
+  readonly empty: ComponentChildren;
+}
+
+/** A table of a list that the server searches and pages, however long it is. */
+export function List<Entry>(props: ListProps<Entry>) {
+  const { name = '', caption, path, query = {}, isSearched, tools, updates, columns, keyOf, empty } = props;
+  const key = (part: string) => (name === '' ? part : `${name}.${part}`);
+  const search = param(key('search'));
+  // The cursors of the pages before, so that one can go back.
+  const cursors = param(key('after')).split(' ').filter(Boolean);
+  const text = new URLSearchParams({ limit: String(PAGE_ENTRIES) });
+  const all = { ...query, q: search, after: cursors.at(-1) };
+  for (const [each, value] of Object.entries(all)) if (value) text.set(each, value);
+  const shown = useDocument<Page<Entry>>(`${path}?${text}`, updates, askPage);
+  const turnTo = (pages: readonly string[]) => setParams({ [key('after')]: pages.join(' ') });
+  return (
+    <div class="table">
+      {isSearched && (
+        <Filter
+          label={`Search: ${caption}`}
+          value={search}
+          onChange={value => setParams({ [key('search')]: value, [key('after')]: undefined })}
+          placeholder="Search"
+        >
+          {tools}
+        </Filter>
+      )}
+      <Loaded shown={shown}>
+        {({ entries, next }) => (
+          <>
+            {entries.length > 0 && <Rows {...{ caption, columns, keyOf }} rows={entries} />}
+            {entries.length === 0 &&
+              next === null &&
+              (search === '' ? empty : <p class="faint">Nothing matches “{search}”.</p>)}
+            {entries.length === 0 && next !== null && (
+              <p class="faint">Nothing on this page; there is more.</p>
+            )}
+            {(next !== null || cursors.length > 0) && (
+              <Pages
+                caption={caption}
+                text={`Page ${numberText(cursors.length + 1)}`}
+                previous={cursors.length > 0 ? () => turnTo(cursors.slice(0, -1)) : undefined}
+                next={next === null ? undefined : () => turnTo([...cursors, next])}
+              />
+            )}
+          </>
+        )}
+      </Loaded>
+    </div>
+  );
+}

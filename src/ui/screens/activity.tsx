@@ -1,0 +1,62 @@
+// Who did what, from the audit log.
+import type { AuditDocument, AuditEntry } from '../../admin/documents/audit.ts';
+import { shortImage } from '../format.ts';
+import { useDocument } from '../use-document.ts';
+import { List } from '../parts/loaded.tsx';
+import type { Column } from '../parts/table.tsx';
+import { Ago, Badge, Empty } from '../parts/text.tsx';
+
+export function ActivityScreen() {
+  const { document } = useDocument<AuditDocument>('audit?limit=1');
+  return (
+    <section class="card">
+      {document?.covers === 'changes' && (
+        <p class="faint small">
+          {document.output === 'none'
+            ? 'No audit log is written, so this is only what was changed here since the server started. To see pulls and pushes, set audit.output to a file.'
+            : 'The audit log is not written to a file, so this is only what was changed here since the server started.'}
+        </p>
+      )}
+      <List<AuditEntry>
+        caption="Activity"
+        path="audit"
+        updates={{ audit: () => undefined }}
+        keyOf={({ id }) => id}
+        columns={COLUMNS}
+        empty={<Empty title="Nothing was changed yet" />}
+      />
+    </section>
+  );
+}
+
+const COLUMNS: readonly Column<AuditEntry>[] = [
+  { key: 'at', label: 'When', cell: ({ at }) => <Ago at={at} /> },
+  {
+    key: 'who',
+    label: 'Who',
+    cell: ({ who, remote }) => (
+      <div>
+        {who}
+        <div class="small faint">{remote}</div>
+      </div>
+    ),
+  },
+  { key: 'action', label: 'Action', cell: ({ action }) => action },
+  {
+    key: 'subject',
+    label: 'What',
+    isLong: true,
+    cell: ({ subject }) => <span title={subject ?? undefined}>{shortImage(subject ?? '–')}</span>,
+  },
+  {
+    key: 'outcome',
+    label: 'Outcome',
+    isLong: true,
+    cell: ({ outcome, reason }) => (
+      <div>
+        <Badge tone={/fail|refus|denied/i.test(outcome) ? 'bad' : 'idle'}>{outcome}</Badge>
+        {reason !== null && <div class="small">{reason}</div>}
+      </div>
+    ),
+  },
+];

@@ -1,0 +1,120 @@
+// What is to be here before anybody asks, and what is missing of it.
+import type { PrepullDocument, PrepullImageDocument } from '../../admin/documents/prepull.ts';
+import { param, setParams } from '../address.ts';
+import { useDocument } from '../use-document.ts';
+import { numberText } from '../format.ts';
+import { ActionButton, begin, Tasks } from '../parts/action.tsx';
+import { List, Loaded } from '../parts/loaded.tsx';
+import type { Column } from '../parts/table.tsx';
+import { Ago, Badge, CommandLine, Empty } from '../parts/text.tsx';
+
+export function AirGapScreen() {
+  const isMissing = param('show') === 'missing';
+  const shown = useDocument<PrepullDocument>('prepull?limit=1', { images: () => undefined });
+  return (
+    <>
+      <Tasks actions={['pull']} />
+      <div class="columns">
+        <section class="card">
+          <h2>Pre-pull</h2>
+          <Loaded shown={shown}>
+            {({ total, schedule, nextRun, from, offline }) => (
+              <>
+                <dl class="facts">
+                  <dt>Images</dt>
+                  <dd>{numberText(total)}</dd>
+                  <dt>Pulled</dt>
+                  <dd>
+                    {schedule === null ? 'only by command' : schedule}
+                    {nextRun !== null && (
+                      <>
+                        , next <Ago at={nextRun} />
+                      </>
+                    )}
+                  </dd>
+                  <dt>Upstreams</dt>
+                  <dd>{offline ? 'not asked: offline' : 'asked'}</dd>
+                </dl>
+                {from.length > 0 && (
+                  <ul class="notes">
+                    {from.map(({ file, problem }) => (
+                      <li class={`note ${problem === null ? '' : 'warn'}`} key={file}>
+                        <code>{file}</code> {problem}
+                      </li>
+                    ))}
+                  </ul>
+                )}
+              </>
+            )}
+          </Loaded>
+        </section>
+        <section class="card">
+          <h2>Across the gap</h2>
+          <CommandLine label="At the site: list what is there" text="entrepot have -o HAVE.json" />
+          <CommandLine
+            label="Here: bundle the rest"
+            text="entrepot export --have HAVE.json --from images.txt -o bundle.tar"
+          />
+          <CommandLine label="At the site: take it in" text="entrepot import bundle.tar" />
+        </section>
+      </div>
+      <section class="card">
+        <div class="actions">
+          <h2>Images of the lists</h2>
+          <label class="check">
+            <input
+              type="checkbox"
+              checked={isMissing}
+              onChange={event =>
+                setParams({ show: event.currentTarget.checked ? 'missing' : undefined, after: undefined })
+              }
+            />
+            Only what is missing
+          </label>
+        </div>
+        <List<PrepullImageDocument>
+          caption="Images of the lists"
+          path="prepull"
+          query={{ missing: isMissing ? 'true' : undefined }}
+          updates={{ images: () => undefined }}
+          keyOf={({ image }) => image}
+          columns={COLUMNS}
+          empty={
+            isMissing ? (
+              <Empty title="Nothing is missing" />
+            ) : (
+              <Empty title="No list is configured">
+                <p>Name lists of images under prepull in the configuration; the server pulls them ahead.</p>
+              </Empty>
+            )
+          }
+        />
+      </section>
+    </>
+  );
+}
+
+const COLUMNS: readonly Column<PrepullImageDocument>[] = [
+  { key: 'image', label: 'Image', isLong: true, cell: ({ image }) => image },
+  {
+    key: 'state',
+    label: 'State',
+    cell: ({ complete }) => (
+      <Badge tone={complete ? 'good' : 'warn'}>{complete ? 'stored' : 'missing'}</Badge>
+    ),
+  },
+  {
+    key: 'missing',
+    label: 'Missing',
+    isLong: true,
+    cell: ({ missing, reason }) => reason ?? (missing.join(', ') || '–'),
+  },
+  {
+    key: 'pull',
+    label: 'Pull',
+    cell: ({ image, complete }) =>
+      complete ? null : (
+        <ActionButton label="Pull" about={image} kind="quiet" act={() => begin('pull', { image })} />
+      ),
+  },
+];

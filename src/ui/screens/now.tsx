@@ -1,0 +1,305 @@
+// What goes on: each download, who waits, what upstreams have refused and until when, unfinished pushes.
+import { useRef } from 'preact/hooks';
+import type { BackoffDocument } from '../../admin/documents/backoffs.ts';
+import type { FillDocument, FillsDocument } from '../../admin/documents/fills.ts';
+import type { QueueDocument } from '../../admin/documents/queue.ts';
+import type { UploadDocument } from '../../admin/documents/uploads.ts';
+import { addressOf } from '../address.ts';
+import { nowMs } from '../clock.ts';
+import { useDocument } from '../use-document.ts';
+import { bytesText, numberText, quantityText, rateText, shareText, spanText } from '../format.ts';
+import { List, Loaded } from '../parts/loaded.tsx';
+import { type Column, Table } from '../parts/table.tsx';
+import { Ago, Badge, ShortDigest, Empty, ShareBar } from '../parts/text.tsx';
+
+/** What one request may ask for. */
+const MAX_FILLS = 500;
+
+/** How long a download that has ended stays where it was. */
+const ENDED_FOR_MS = 20_000;
+
+interface Shown extends FillDocument {
+  readonly ended?: { readonly atMs: number; readonly stored: boolean };
+}
+
+interface ShownFills extends FillsDocument {
+  readonly entries: readonly Shown[];
+}
+
+export function NowScreen() {
+  return (
+    <>
+      <Fills />
+      <div class="columns">
+        <Queue />
+        <section class="card">
+          <h2>Unfinished pushes</h2>
+          <List<UploadDocument>
+            name="uploads"
+            caption="Unfinished pushes"
+            path="uploads"
+            updates={{ overview: page => (page.entries.length > 0 ? undefined : page) }}
+            keyOf={({ id }) => id}
+            columns={UPLOADS}
+            empty={<Empty title="Nobody is pushing" />}
+          />
+        </section>
+      </div>
+      <section class="card">
+        <h2>Back-offs</h2>
+        <p class="faint small">
+          Failures of upstreams that are remembered: until then, the same answer is given without asking
+          again.
+        </p>
+        <List<BackoffDocument>
+          name="backoffs"
+          caption="Back-offs"
+          path="backoffs"
+          updates={{ backoffs: () => undefined }}
+          keyOf={({ id }) => id}
+          columns={BACKOFFS}
+          empty={<Empty title="No upstream is being spared" />}
+        />
+      </section>
+    </>
+  );
+}
+
+/** Of what is stored, all bytes have arrived since it was last looked at. */
+function endOf(fill: FillDocument, stored: boolean): Shown {
+  const { size, bytes } = fill;
+  return {
+    ...fill,
+    bytes: stored ? (size ?? bytes) : bytes,
+    readers: 0,
+    ended: { atMs: Date.now(), stored },
+  };
+}
+
+function Fills() {
+  const ended = useRef(new Map<string, Shown>());
+  const shown = useDocument<ShownFills>(`fills?limit=${MAX_FILLS}`, {
+    fills: (document, { changed, gone, total, more }) => {
+      if (more) return undefined;
+      const news = new Map<string, Shown>(changed.map(fill => [fill.id, fill]));
+      for (const { id, stored } of gone) {
+        const last = document.entries.find(fill => fill.id === id);
+        if (last !== undefined) ended.current.set(id, endOf(last, stored));
+      }
+      const goneIds = new Set(gone.map(({ id }) => id));
+      const rest = document.entries.filter(({ id }) => !goneIds.has(id));
+      const known = new Set(rest.map(({ id }) => id));
+      const added = changed.filter(({ id }) => !known.has(id));
+      return { ...document, total, entries: [...rest.map(fill => news.get(fill.id) ?? fill), ...added] };
+    },
+  });
+  return (
+    <section class="card">
+      <Loaded shown={shown}>
+        {({ entries, total }) => {
+          const sinceMs = nowMs.value - ENDED_FOR_MS;
+          for (const [id, { ended: end }] of ended.current) {
+            if (end === undefined || end.atMs < sinceMs) ended.current.delete(id);
+          }
+          const known = new Set(entries.map(({ id }) => id));
+          const past = [...ended.current.values()].filter(({ id }) => !known.has(id));
+          return (
+            <>
+              <h2>
+                Downloads{' '}
+                <span class="faint">
+                  {numberText(total)}
+                  {total > entries.length && `, the oldest ${numberText(entries.length)} of them`}
+                </span>
+              </h2>
+              <Table<Shown>
+                caption="Downloads"
+                rows={[...entries, ...past]}
+                keyOf={({ id }) => id}
+                columns={FILLS}
+                sort="started"
+                textOf={({ repository, digest, requesters, state }) =>
+                  [repository, digest, ...requesters, state].join(' ')
+                }
+                empty={
+                  <Empty title="Nothing is being downloaded">
+                    <p>
+                      A download begins when a client pulls what is not stored, or by{' '}
+                      <a href={addressOf('images')}>pulling an image</a> ahead.
+                    </p>
+                  </Empty>
+                }
+              />
+            </>
+          );
+        }}
+      </Loaded>
+    </section>
+  );
+}
+
+const FILLS: readonly Column<Shown>[] = [
+  {
+    key: 'repository',
+    label: 'Layer',
+    isLong: true,
+    by: ({ repository }) => repository,
+    cell: ({ repository, digest, holder }) => (
+      <div>
+        {repository} <ShortDigest of={digest} />
+        {holder !== null && <div class="faint small">downloaded by {holder}</div>}
+      </div>
+    ),
+  },
+  {
+    key: 'progress',
+    label: 'Progress',
+    by: ({ bytes, size }) => (size ? bytes / size : 0),
+    cell: ({ bytes, size, state, ended, repository }) => (
+      <div class="progress">
+        <ShareBar
+          value={size === null ? undefined : size === 0 ? 1 : bytes / size}
+          label={`Download of ${repository}`}
+        />
+        <span class="small">
+          {ended?.stored === true && <Badge tone="good">stored</Badge>}
+          {ended?.stored === false && <Badge tone="bad">not stored</Badge>}
+          {ended === undefined && state === 'queued' && <Badge tone="warn">waiting</Badge>}{' '}
+          {size !== null && `${shareText(bytes / size)}, `}
+          {bytesText(bytes)} of {size === null ? 'unknown size' : bytesText(size)}
+        </span>
+      </div>
+    ),
+  },
+  {
+    key: 'rate',
+    label: 'Rate',
+    isNumber: true,
+    by: ({ bytesPerSecond }) => bytesPerSecond ?? 0,
+    cell: ({ bytesPerSecond, ended }) => (ended === undefined ? rateText(bytesPerSecond) : '–'),
+  },
+  {
+    key: 'left',
+    label: 'Remaining',
+    isNumber: true,
+    by: ({ remainingSeconds }) => remainingSeconds ?? Number.MAX_VALUE,
+    cell: ({ remainingSeconds, ended }) =>
+      ended !== undefined || remainingSeconds === null ? '–' : spanText(remainingSeconds * 1000),
+  },
+  {
+    key: 'readers',
+    label: 'Readers',
+    isNumber: true,
+    by: ({ readers }) => readers,
+    cell: ({ readers }) => numberText(readers),
+  },
+  {
+    key: 'requesters',
+    label: 'For',
+    by: ({ requesters }) => requesters.join(),
+    cell: ({ requesters }) => requesters.join(', '),
+  },
+  {
+    key: 'started',
+    label: 'Began',
+    by: ({ started }) => started,
+    cell: ({ started }) => <Ago at={started} />,
+  },
+];
+
+function Queue() {
+  const shown = useDocument<QueueDocument>('queue', { queue: (_, document) => document });
+  return (
+    <section class="card">
+      <h2>Queue</h2>
+      <Loaded shown={shown}>
+        {({ running, waiting, maxConnections, maxImagePulls, requesters }) => (
+          <>
+            <ShareBar value={running / maxConnections} label="Connections to upstreams in use" />
+            <dl class="facts">
+              <dt>In use</dt>
+              <dd>
+                {numberText(running)} of {quantityText(maxConnections, 'connection')}
+              </dd>
+              <dt>Waiting</dt>
+              <dd>{numberText(waiting)}</dd>
+              <dt>Images at once</dt>
+              <dd>{maxImagePulls === null ? 'no limit' : `at most ${numberText(maxImagePulls)}`}</dd>
+            </dl>
+            {requesters.length > 0 && (
+              <Table
+                name="queue"
+                caption="Who downloads and waits"
+                rows={requesters}
+                keyOf={({ requester }) => requester}
+                columns={REQUESTERS}
+                empty={null}
+              />
+            )}
+          </>
+        )}
+      </Loaded>
+    </section>
+  );
+}
+
+const REQUESTERS: readonly Column<QueueDocument['requesters'][number]>[] = [
+  { key: 'who', label: 'Who', by: ({ requester }) => requester, cell: ({ requester }) => requester },
+  {
+    key: 'running',
+    label: 'Downloads',
+    isNumber: true,
+    by: ({ running }) => running,
+    cell: ({ running }) => numberText(running),
+  },
+  {
+    key: 'waiting',
+    label: 'Waiting',
+    isNumber: true,
+    by: ({ waiting }) => waiting,
+    cell: ({ waiting }) => numberText(waiting),
+  },
+];
+
+const UPLOADS: readonly Column<UploadDocument>[] = [
+  { key: 'repository', label: 'Repository', isLong: true, cell: ({ repository }) => repository },
+  { key: 'who', label: 'Who', cell: ({ requester }) => requester },
+  { key: 'bytes', label: 'Received', isNumber: true, cell: ({ bytes }) => bytesText(bytes) },
+  { key: 'touched', label: 'Last byte', cell: ({ touched }) => <Ago at={touched} /> },
+];
+
+const BACKOFFS: readonly Column<BackoffDocument>[] = [
+  {
+    key: 'what',
+    label: 'Question',
+    isLong: true,
+    cell: ({ upstream, repository, reference }) => (
+      <div>
+        {repository.startsWith(`${upstream}/`) ? repository : `${upstream}/${repository}`}{' '}
+        <span class="faint">{reference}</span>
+      </div>
+    ),
+  },
+  {
+    key: 'kind',
+    label: 'Answer',
+    cell: ({ kind }) => <Badge tone={kind === 'unknown' ? 'idle' : 'warn'}>{BACKOFF_WORDS[kind]}</Badge>,
+  },
+  { key: 'reason', label: 'Reason', isLong: true, cell: ({ reason }) => reason },
+  {
+    key: 'with',
+    label: 'Asked with',
+    cell: ({ credential }) => (credential === '' ? 'no login' : <code>{credential}</code>),
+  },
+  { key: 'until', label: 'Asked again', cell: ({ until }) => <Ago at={until} /> },
+];
+
+const BACKOFF_WORDS: Readonly<Record<BackoffDocument['kind'], string>> = {
+  unknown: 'does not exist',
+  denied: 'denied',
+  refused: 'login refused',
+  lockedOut: 'locked out',
+  limited: 'rate limit',
+  unavailable: 'unavailable',
+  invalid: 'invalid',
+};

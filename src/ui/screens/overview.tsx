@@ -1,0 +1,174 @@
+// What is wrong first; then what it saved, and how full it is.
+import type { ComponentChildren } from 'preact';
+import type { DayDocument, OverviewDocument } from '../../admin/documents/overview.ts';
+import { addressOf } from '../address.ts';
+import { useDocument } from '../use-document.ts';
+import { bytesText, numberText, quantityText, shareText } from '../format.ts';
+import { DayBars } from '../parts/day-bars.tsx';
+import { Loaded } from '../parts/loaded.tsx';
+import { StoreFacts } from '../parts/store-facts.tsx';
+import { Rows } from '../parts/table.tsx';
+import { Ago, CommandLine, Empty } from '../parts/text.tsx';
+
+export function OverviewScreen() {
+  const shown = useDocument<OverviewDocument>('overview', {
+    overview: (document, data) => ({ ...document, ...data }),
+  });
+  return (
+    <Loaded shown={shown}>
+      {document => (
+        <>
+          <Problems {...document} />
+          <Figures {...document} />
+          <Days days={document.days} />
+          <div class="columns">
+            <section class="card">
+              <h2>Store</h2>
+              <StoreFacts store={document.store} />
+            </section>
+            <PointHere {...document} />
+          </div>
+        </>
+      )}
+    </Loaded>
+  );
+}
+
+/** Where somebody sees more about a problem, and can do something. */
+const SEEN_ON: Readonly<Record<OverviewDocument['problems'][number]['kind'], string>> = {
+  server: 'upkeep',
+  secret: 'tenants',
+  damage: 'upkeep',
+  backoff: 'now',
+  prepull: 'air-gap',
+  budget: 'upstreams',
+};
+
+function Problems({ ready, problems, offline }: OverviewDocument) {
+  return (
+    <section aria-label="What is wrong">
+      <ul class="notes">
+        {ready !== null && <li class="note bad">Not serving: {ready}</li>}
+        {problems.map(({ kind, text }) => (
+          <li class="note warn" key={`${kind} ${text}`}>
+            {text} <a href={addressOf(SEEN_ON[kind])}>Show</a>
+          </li>
+        ))}
+        {ready === null && problems.length === 0 && <li class="note good">Nothing is wrong.</li>}
+        {offline && <li class="note">Offline: no upstream is asked; only what is stored is served.</li>}
+      </ul>
+    </section>
+  );
+}
+
+function Figures({ saved, days, now }: OverviewDocument) {
+  const sumOf = (key: 'hits' | 'misses' | 'pulls') => days.reduce((sum, day) => sum + day[key], 0);
+  const hits = sumOf('hits');
+  const answers = hits + sumOf('misses');
+  const period = `on ${quantityText(days.length, 'day')}`;
+  return (
+    <dl class="figures">
+      <Figure label="Saved" value={bytesText(saved.inAll.savedBytes)}>
+        sent without fetching it, since <Ago at={saved.inAll.since} />
+      </Figure>
+      <Figure label="Sent to clients" value={bytesText(saved.inAll.sentBytes)}>
+        {bytesText(saved.inAll.fetchedBytes)} fetched from upstreams
+      </Figure>
+      <Figure label="Answered from the store" value={shareText(hits / answers)}>
+        {numberText(hits)} of {quantityText(answers, 'answer')} {period}
+      </Figure>
+      <Figure label="Pulls" value={numberText(sumOf('pulls'))}>
+        {period}
+      </Figure>
+      <Figure label="Downloading now" value={numberText(now.downloading)}>
+        <a href={addressOf('now')}>
+          {numberText(now.queued)} waiting, {quantityText(now.readers, 'reader')}
+        </a>
+      </Figure>
+    </dl>
+  );
+}
+
+function Figure({
+  label,
+  value,
+  children,
+}: {
+  readonly label: string;
+  readonly value: string;
+  readonly children: ComponentChildren;
+}) {
+  return (
+    <div class="figure">
+      <dt>{label}</dt>
+      <dd class="value">{value}</dd>
+      <dd>{children}</dd>
+    </div>
+  );
+}
+
+function Days({ days }: { readonly days: readonly DayDocument[] }) {
+  if (days.length === 0) {
+    return (
+      <section class="card">
+        <h2>By day</h2>
+        <Empty title="Nothing was served yet">
+          <p>Pull an image through this server, with one of the commands below.</p>
+        </Empty>
+      </section>
+    );
+  }
+  return (
+    <section class="card">
+      <h2>By day</h2>
+      <DayBars
+        label="Bytes sent to clients and fetched from upstreams by day; the table below has the numbers"
+        days={days.map(({ day }) => day)}
+        series={[
+          { label: 'Sent to clients', bytes: days.map(({ sentBytes }) => sentBytes) },
+          { label: 'Fetched from upstreams', bytes: days.map(({ fetchedBytes }) => fetchedBytes) },
+        ]}
+      />
+      <details>
+        <summary>The numbers</summary>
+        <Rows
+          caption="By day"
+          rows={days.toReversed()}
+          keyOf={({ day }) => day}
+          columns={[
+            { key: 'day', label: 'Day (UTC)', cell: ({ day }) => day },
+            { key: 'sent', label: 'Sent', isNumber: true, cell: ({ sentBytes }) => bytesText(sentBytes) },
+            {
+              key: 'fetched',
+              label: 'Fetched',
+              isNumber: true,
+              cell: ({ fetchedBytes }) => bytesText(fetchedBytes),
+            },
+            { key: 'pulls', label: 'Pulls', isNumber: true, cell: ({ pulls }) => numberText(pulls) },
+            {
+              key: 'hits',
+              label: 'From the store',
+              isNumber: true,
+              cell: ({ hits, misses }) => shareText(hits / (hits + misses)),
+            },
+          ]}
+        />
+      </details>
+    </section>
+  );
+}
+
+function PointHere({ addresses, serverNames, version, started }: OverviewDocument) {
+  const host = serverNames[0] ?? addresses[0] ?? 'registry.example';
+  return (
+    <section class="card">
+      <h2>Use it</h2>
+      <CommandLine label="Point a node here" text={`entrepot hosts containerd --server http://${host}`} />
+      <CommandLine label="Pull through it" text={`docker pull ${host}/docker.io/library/alpine:latest`} />
+      <CommandLine label="Log in" text={`docker login ${host}`} />
+      <p class="faint small">
+        Entrepot {version}, started <Ago at={started} />
+      </p>
+    </section>
+  );
+}

@@ -1,0 +1,119 @@
+// What keeps the store small and undamaged: what was removed, what will be next, what is broken.
+import type { NextStatus } from '../../admin/documents/status.ts';
+import type { UpkeepDocument } from '../../admin/documents/upkeep.ts';
+import { useDocument } from '../use-document.ts';
+import { bytesText, rateText } from '../format.ts';
+import { ActionButton, begin, Tasks } from '../parts/action.tsx';
+import { Loaded } from '../parts/loaded.tsx';
+import { StoreFacts } from '../parts/store-facts.tsx';
+import { type Column, Table } from '../parts/table.tsx';
+import { Ago, ShortDigest, Empty } from '../parts/text.tsx';
+
+export function UpkeepScreen() {
+  const shown = useDocument<UpkeepDocument>('upkeep', {
+    images: () => undefined,
+    task: (document, { state }) => (state === 'running' ? document : undefined),
+  });
+  return (
+    <>
+      <Tasks actions={['gc', 'scrub', 'rm']} />
+      <Loaded shown={shown}>
+        {({ store, collection, eviction, scrub, lost }) => (
+          <>
+            {lost.length > 0 && (
+              <section class="card">
+                <h2>Damaged, and not replaced</h2>
+                <Table
+                  name="lost"
+                  caption="Damaged content"
+                  rows={lost}
+                  keyOf={({ digest }) => digest}
+                  columns={LOST}
+                  empty={null}
+                />
+              </section>
+            )}
+            <div class="columns">
+              <section class="card">
+                <h2>Store</h2>
+                <StoreFacts store={store} />
+                <p class="small faint">
+                  <code>{store.path}</code>
+                </p>
+              </section>
+              <section class="card">
+                <h2>Garbage</h2>
+                {collection.stopped !== null && <p class="note bad">{collection.stopped}</p>}
+                <p>
+                  {collection.interval === null
+                    ? 'Collected only by hand'
+                    : `Collected every ${collection.interval}`}
+                  ; what nothing needs stays for {collection.gracePeriod}.
+                </p>
+                <div class="actions">
+                  <ActionButton label="What would be removed?" act={() => begin('gc', { dryRun: true })} />
+                  <ActionButton label="Collect now" kind="main" act={() => begin('gc', {})} />
+                </div>
+              </section>
+              <section class="card">
+                <h2>Scrub</h2>
+                <p>
+                  {scrub.interval === null ? 'Only by hand' : `Every ${scrub.interval}`}, at{' '}
+                  {rateText(scrub.bytesPerSecond)}.{' '}
+                  {scrub.finished === null ? (
+                    'Not everything was verified yet.'
+                  ) : (
+                    <>
+                      Everything was verified <Ago at={scrub.finished} />.
+                    </>
+                  )}
+                </p>
+                <div class="actions">
+                  <ActionButton label="Verify everything now" act={() => begin('scrub', {})} />
+                </div>
+              </section>
+            </div>
+            <section class="card">
+              <h2>Evicted next</h2>
+              <p class={eviction.due ? 'warn' : 'faint'}>
+                {eviction.due
+                  ? `The limit is exceeded by ${bytesText(eviction.overBytes)}: this goes now.`
+                  : 'No limit is exceeded. When one is, what was used longest ago goes first:'}
+              </p>
+              <Table
+                name="next"
+                caption="Evicted next"
+                rows={store.next ?? []}
+                keyOf={({ digest }) => digest}
+                columns={NEXT}
+                empty={
+                  <Empty
+                    title={store.next === null ? 'It takes too long to find out' : 'Nothing can be evicted'}
+                  />
+                }
+              />
+            </section>
+          </>
+        )}
+      </Loaded>
+    </>
+  );
+}
+
+const NEXT: readonly Column<NextStatus>[] = [
+  { key: 'kind', label: 'Kind', cell: ({ kind }) => kind },
+  { key: 'digest', label: 'Digest', cell: ({ digest }) => <ShortDigest of={digest} /> },
+  { key: 'size', label: 'Size', isNumber: true, cell: ({ size }) => bytesText(size) },
+  {
+    key: 'repositories',
+    label: 'Of',
+    isLong: true,
+    cell: ({ repositories }) => repositories.join(', ') || '–',
+  },
+];
+
+const LOST: readonly Column<UpkeepDocument['lost'][number]>[] = [
+  { key: 'kind', label: 'Kind', cell: ({ kind }) => kind },
+  { key: 'digest', label: 'Digest', cell: ({ digest }) => <ShortDigest of={digest} /> },
+  { key: 'reason', label: 'Reason', isLong: true, cell: ({ reason }) => reason },
+];

@@ -1,0 +1,225 @@
+// Why a pull was refused, or would be: what happened last, and what would happen for whom.
+import { useState } from 'preact/hooks';
+import type { ExplainDocument } from '../../admin/documents/explain.ts';
+import type { RefusalDocument } from '../../admin/documents/refusals.ts';
+import { addressOf, goTo, param } from '../address.ts';
+import { send } from '../admin.ts';
+import { useDocument } from '../use-document.ts';
+import { numberText } from '../format.ts';
+import { ActionButton } from '../parts/action.tsx';
+import { List, Loaded } from '../parts/loaded.tsx';
+import { type Column, Rows } from '../parts/table.tsx';
+import { Ago, Badge, CommandLine, ShortDigest, Empty } from '../parts/text.tsx';
+
+export function WhyScreen() {
+  const reference = param('image');
+  const tenant = param('who');
+  return (
+    <>
+      <section class="card">
+        <h2>Would this pull succeed?</h2>
+        <Question key={`${reference} ${tenant}`} {...{ reference, tenant }} />
+        {reference !== '' && <Explanation key={`${reference} ${tenant}`} {...{ reference, tenant }} />}
+      </section>
+      <section class="card">
+        <h2>Last refusals</h2>
+        <List<RefusalDocument>
+          caption="Last refusals"
+          path="refusals"
+          isSearched
+          updates={{ refusals: () => undefined }}
+          keyOf={({ id }) => id}
+          columns={REFUSALS}
+          empty={
+            <Empty title="Nothing was refused since the server started">
+              <p>Refused pulls appear here with their reason, as in the log.</p>
+            </Empty>
+          }
+        />
+      </section>
+    </>
+  );
+}
+
+function Question({ reference, tenant }: { readonly reference: string; readonly tenant: string }) {
+  const [image, setImage] = useState(reference);
+  const [who, setWho] = useState(tenant);
+  return (
+    <form
+      class="fields wide"
+      onSubmit={event => {
+        event.preventDefault();
+        goTo(addressOf('why', { image: image.trim(), who: who.trim() }));
+      }}
+    >
+      <label>
+        Image
+        <input
+          required
+          value={image}
+          placeholder="docker.io/library/alpine:latest"
+          spellcheck={false}
+          autocapitalize="off"
+          onInput={event => setImage(event.currentTarget.value)}
+        />
+      </label>
+      <label>
+        Tenant; empty for no login
+        <input
+          value={who}
+          placeholder="anonymous"
+          spellcheck={false}
+          autocapitalize="off"
+          onInput={event => setWho(event.currentTarget.value)}
+        />
+      </label>
+      <button type="submit" class="main">
+        Explain
+      </button>
+    </form>
+  );
+}
+
+function Explanation({ reference, tenant }: { readonly reference: string; readonly tenant: string }) {
+  const query = new URLSearchParams(tenant === '' ? { reference } : { reference, tenant });
+  const shown = useDocument<ExplainDocument>(`explain?${query}`);
+  const refresh = async () => {
+    const { image } = await send<{ readonly image: string }>('actions/refresh', { reference });
+    shown.again();
+    return `${image} is up to date`;
+  };
+  return (
+    <Loaded shown={shown}>
+      {({ conclusions, attempts, repository }) => (
+        <div class="table" role="status">
+          <ol class="notes">
+            {conclusions.map(text => (
+              <li class="note" key={text}>
+                {text}
+              </li>
+            ))}
+          </ol>
+          {attempts.length > 0 && (
+            <>
+              <h3>Credentials for {repository}, in the order in which they are tried</h3>
+              <Rows
+                caption="Credentials"
+                rows={attempts}
+                keyOf={({ secret, credentialId }) => `${secret} ${credentialId}`}
+                columns={ATTEMPTS}
+              />
+            </>
+          )}
+          <div class="actions">
+            <ActionButton label="Ask upstream now" about={reference} act={refresh} />
+            <button type="button" onClick={shown.again}>
+              Explain again
+            </button>
+          </div>
+          <CommandLine
+            label="The same in a terminal"
+            text={`entrepot explain ${reference}${tenant === '' ? '' : ` --tenant ${tenant}`}`}
+          />
+        </div>
+      )}
+    </Loaded>
+  );
+}
+
+const ATTEMPTS: readonly Column<ExplainDocument['attempts'][number]>[] = [
+  { key: 'secret', label: 'From', cell: ({ secret, source }) => `${secret} (${source})` },
+  { key: 'username', label: 'User', cell: ({ username = '–' }) => username },
+  { key: 'key', label: 'Matches', cell: ({ matchedKey = '–' }) => matchedKey },
+  {
+    key: 'grant',
+    label: 'Proof',
+    cell: ({ grant }) =>
+      grant === undefined ? (
+        <span class="faint">none yet</span>
+      ) : (
+        <>
+          <Badge tone={grant.state === 'counts' ? 'good' : 'warn'}>{grant.state}</Badge>{' '}
+          <Ago at={new Date(grant.verifiedAtMs).toISOString()} />
+        </>
+      ),
+  },
+];
+
+const REFUSALS: readonly Column<RefusalDocument>[] = [
+  {
+    key: 'at',
+    label: 'When',
+    cell: ({ at, times }) => (
+      <div>
+        <Ago at={at} />
+        {times > 1 && <div class="faint small">{numberText(times)} times</div>}
+      </div>
+    ),
+  },
+  {
+    key: 'who',
+    label: 'Who',
+    cell: ({ requester, remote }) => (
+      <div>
+        {requester}
+        <div class="faint small">{remote}</div>
+      </div>
+    ),
+  },
+  {
+    key: 'what',
+    label: 'Image',
+    isLong: true,
+    cell: ({ repository, reference, method }) => (
+      <div>
+        {repository ?? '–'}
+        {reference !== null &&
+          (reference.includes(':') ? (
+            <>
+              {' '}
+              <ShortDigest of={reference} />
+            </>
+          ) : (
+            `:${reference}`
+          ))}
+        <div class="faint small">{method}</div>
+      </div>
+    ),
+  },
+  {
+    key: 'answer',
+    label: 'Answer',
+    cell: ({ status, code }) => (
+      <div>
+        <Badge tone={status >= 500 ? 'bad' : 'warn'}>{status}</Badge>
+        <div class="faint small">{code}</div>
+      </div>
+    ),
+  },
+  { key: 'reason', label: 'Reason', isLong: true, cell: ({ reason }) => reason },
+  {
+    key: 'explain',
+    label: 'More',
+    cell: ({ repository, reference, requester }) =>
+      repository === null ? null : (
+        <a
+          href={addressOf('why', {
+            image: nameOf(repository, reference),
+            who: NOT_LOGGED_IN.has(requester) ? undefined : requester,
+          })}
+        >
+          Explain<span class="hidden"> {nameOf(repository, reference)}</span>
+        </a>
+      ),
+  },
+];
+
+/** Who is not known by a login. */
+const NOT_LOGGED_IN: ReadonlySet<string> = new Set(['anonymous', 'unknown']);
+
+/** An image reference, as `explain` accepts it. */
+function nameOf(repository: string | null, reference: string | null): string {
+  if (repository === null) return '–';
+  if (reference === null) return repository;
+  return `${repository}${reference.includes(':') ? '@' : ':'}${reference}`;
+}
