@@ -7,7 +7,9 @@ import { fileJsonSchema } from '../../src/config/schema.ts';
 import { METRICS } from '../../src/ops/metrics.ts';
 
 const root = fileURLToPath(new URL('../../', import.meta.url));
-const docs = readdirSync(join(root, 'docs')).map(name => join(root, 'docs', name));
+const docs = readdirSync(join(root, 'docs'))
+  .filter(name => name.endsWith('.md'))
+  .map(name => join(root, 'docs', name));
 /** By path from the root. */
 const pages = new Map(
   [join(root, 'README.md'), ...docs].map(path => [relative(root, path), readFileSync(path, 'utf8')]),

@@ -1,0 +1,546 @@
+// The operator's page in a real browser, on a real server that nodes pull from meanwhile.
+import { createServer, type Server } from 'node:http';
+import { mkdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { Page, Route } from 'playwright-core';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import type { AuditDocument } from '../../src/admin/documents/audit.ts';
+import type { FillsDocument } from '../../src/admin/documents/fills.ts';
+import type { ImagesDocument } from '../../src/admin/documents/images.ts';
+import type { OverviewDocument } from '../../src/admin/documents/overview.ts';
+import type { TenantsPage } from '../../src/admin/documents/tenants.ts';
+import type { UpstreamsDocument } from '../../src/admin/documents/upstreams.ts';
+import { bytesText, numberText } from '../../src/ui/format.ts';
+import { BROWSER, Browser, FOREIGN_NAME, type WatchedPage } from '../support/browser.ts';
+import { get } from '../support/client.ts';
+import { imageOf, randomBlob } from '../support/content.ts';
+import { Entrepot } from '../support/entrepot.ts';
+import { FakeUpstream } from '../support/fake-upstream.ts';
+import { Latch } from '../support/latch.ts';
+import { hasPrograms, run } from '../support/programs.ts';
+import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
+import { getAs, type Login, writeSecret } from '../support/tenants.ts';
+
+const UPSTREAM = 'up.example';
+const TEAM: Login = ['robot', 'its-password'];
+const SCREENS = ['overview', 'now', 'why', 'images', 'upstreams', 'tenants', 'air-gap', 'upkeep', 'activity'];
+/** What a browser would run if the page took somebody's text for markup. */
+const MARKUP = '<img src=x onerror=alert(1)>';
+
+/** With WRITE_SCREENS, the folder in which the pictures are made anew; else there is no such test. */
+const PICTURES =
+  process.env['WRITE_SCREENS'] === undefined
+    ? []
+    : [fileURLToPath(new URL('../../docs/screens/', import.meta.url))];
+
+const LAYER_BYTES = 3_000_000;
+const layers = ['a', 'b', 'c'].map(seed => randomBlob(LAYER_BYTES, `browser ${seed}`));
+const images = layers.map(layer =>
+  imageOf([layer], { annotations: { 'org.opencontainers.image.title': MARKUP } }),
+);
+
+describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
+  let folder: string;
+  let upstream: FakeUpstream;
+  let entrepot: Entrepot;
+  let browser: Browser;
+  let watched: WatchedPage;
+  let page: Page;
+
+  beforeAll(async () => {
+    folder = await makeTempFolder('browser');
+    upstream = await FakeUpstream.start({
+      auth: {
+        scheme: 'bearer',
+        users: { [TEAM[0]]: { password: TEAM[1], repositories: ['team/app'] } },
+        public: [
+          'library/app',
+          'library/base',
+          'library/slow',
+          'library/next',
+          'library/broken',
+          'library/large',
+        ],
+      },
+    });
+    for (const [at, name] of ['app', 'base', 'slow'].entries()) {
+      const image = images[at];
+      if (image !== undefined) upstream.add(`library/${name}`, image, '1.0');
+    }
+    upstream.add('library/next', imageOf([randomBlob(400_000, 'browser next')]), '2.0');
+    upstream.add('team/app', imageOf([randomBlob(400_000, 'browser team')]), '1.0');
+    const secret = join(folder, 'team-a.json');
+    await writeSecret(secret, { [UPSTREAM]: TEAM });
+    const list = join(folder, 'images.txt');
+    await writeFile(list, `${UPSTREAM}/library/app:1.0\n${UPSTREAM}/library/missing:1.0\n`);
+    entrepot = await Entrepot.start({
+      upstreams: { [UPSTREAM]: { url: upstream.url } },
+      hosted: { prefixes: ['hosted'], anonymous: 'push' },
+      tenants: [
+        { name: 'team-a', secrets: secret, quotaBytes: '1GiB' },
+        { name: 'team-b', secrets: [] },
+      ],
+      prepull: { from: [list] },
+      audit: { output: 'file', auditFile: join(folder, 'audit.log') },
+    });
+    await pullAll('library/app', '1.0');
+    await pullAll('library/base', '1.0');
+    browser = await Browser.start();
+  });
+
+  afterAll(async () => {
+    await browser?.close();
+    await entrepot?.remove();
+    await upstream?.stop();
+    await removeFolder(folder);
+  });
+
+  beforeEach(async () => {
+    watched = await browser.open();
+    page = watched.page;
+  });
+
+  afterEach(async () => {
+    upstream.behave();
+    const { faults } = watched;
+    await watched.close();
+    if (faults.length > 0) throw new Error(`on the page: ${faults.join('; ')}`);
+  });
+
+  /** As a node pulls: manifest, config and layers. */
+  async function pullAll(repository: string, tag: string): Promise<void> {
+    const manifest = await get(`${entrepot.url}/v2/${UPSTREAM}/${repository}/manifests/${tag}`);
+    expect(manifest.status).toBe(200);
+    const { config, layers: descriptors }: { config: { digest: string }; layers: { digest: string }[] } =
+      JSON.parse(manifest.text);
+    for (const { digest } of [config, ...descriptors]) {
+      const blob = await get(`${entrepot.url}/v2/${UPSTREAM}/${repository}/blobs/${digest}`);
+      expect([blob.status, blob.complete]).toEqual([200, true]);
+    }
+  }
+
+  async function admin<Document>(path: string): Promise<Document> {
+    const { status, text } = await get(`${entrepot.ops}/admin/v1/${path}`);
+    expect([path, status]).toEqual([path, 200]);
+    return JSON.parse(text);
+  }
+
+  async function show(screen: string): Promise<void> {
+    await page.goto(`${entrepot.ops}/ui/#/${screen}`);
+    await page.getByText('Live', { exact: true }).waitFor();
+    await expect.poll(() => page.getByText('Loading…').count()).toBe(0);
+  }
+
+  /** What the server computes while this time passes. */
+  async function cpuSecondsOver(ms: number): Promise<number> {
+    const before = entrepot.cpuSeconds();
+    await watched.page.waitForTimeout(ms);
+    return entrepot.cpuSeconds() - before;
+  }
+
+  /** The text of a figure or fact, by its label. */
+  const valueOf = (label: string) => page.locator(`dt:text-is("${label}") + dd`).first();
+
+  test('shows the figures of the API on each screen', async () => {
+    await show('overview');
+    const overview = await admin<OverviewDocument>('overview');
+    expect(overview.saved.inAll.sentBytes).toBeGreaterThan(LAYER_BYTES * 2);
+    await expect
+      .poll(() => valueOf('Sent to clients').textContent())
+      .toBe(bytesText(overview.saved.inAll.sentBytes));
+    expect(await valueOf('Saved').textContent()).toBe(bytesText(overview.saved.inAll.savedBytes));
+    expect(await valueOf('Stored').textContent()).toContain(bytesText(overview.store.heldBytes));
+    expect(await valueOf('Pulls').textContent()).toBe(
+      numberText(overview.days.reduce((sum, { pulls }) => sum + pulls, 0)),
+    );
+
+    await show('images');
+    const { entries } = await admin<ImagesDocument>('images?limit=500');
+    expect(entries.map(({ image }) => image)).toContain(`${UPSTREAM}/library/app:1.0`);
+    for (const { image, ownBytes, sharedBytes } of entries) {
+      const row = page.getByRole('row').filter({ has: page.getByRole('link', { name: image, exact: true }) });
+      expect(await row.getByRole('cell').allTextContents()).toEqual(
+        expect.arrayContaining([bytesText(ownBytes), bytesText(sharedBytes)]),
+      );
+    }
+
+    await show('upstreams');
+    const upstreams = await admin<UpstreamsDocument>('upstreams');
+    for (const { name, url } of upstreams.entries) {
+      expect(await page.getByRole('row', { name }).first().textContent()).toContain(url);
+    }
+
+    await show('tenants');
+    const tenants = await admin<TenantsPage>('tenants');
+    expect(tenants.entries.map(({ name }) => name)).toEqual(['team-a', 'team-b']);
+    for (const { name, usedBytes } of tenants.entries) {
+      expect(await page.getByRole('row', { name }).textContent()).toContain(bytesText(usedBytes));
+    }
+
+    await show('air-gap');
+    expect(await page.getByRole('row', { name: 'library/app' }).textContent()).toContain('stored');
+    expect(await page.getByRole('row', { name: 'library/missing' }).textContent()).toContain('missing');
+
+    await show('upkeep');
+    expect(await valueOf('Stored').textContent()).toContain(bytesText(overview.store.heldBytes));
+  });
+
+  test('shows a download from its first byte to its last, without being loaded again', async () => {
+    const latches = [0.25, 0.6].map(share => ({ atByte: LAYER_BYTES * share, latch: new Latch() }));
+    const [quarter, more] = latches;
+    if (quarter === undefined || more === undefined) throw new Error('there are two');
+    await show('now');
+    await page.getByText('Nothing is being downloaded').waitFor();
+    const loads = watched.urls.filter(url => url.endsWith('/ui/')).length;
+    upstream.misbehave({
+      kind: 'blob',
+      reference: layers[2]?.digest ?? '',
+      times: 1,
+      pause: { atByte: quarter.atByte, until: quarter.latch.opened },
+    });
+    const pulled = pullAll('library/slow', '1.0');
+    const row = page.getByRole('row', { name: /library\/slow/ }).filter({ hasText: '2.9 MiB' });
+    await row.getByText(/\b(?:1\d|2[0-5]) %/).waitFor();
+    const { entries } = await admin<FillsDocument>('fills');
+    expect(entries.map(({ repository }) => repository)).toEqual([`${UPSTREAM}/library/slow`]);
+    quarter.latch.open();
+    await row.getByText('100 %').waitFor();
+    await row.getByText('stored', { exact: true }).waitFor();
+    await pulled;
+    expect(watched.urls.filter(url => url.endsWith('/ui/')).length).toBe(loads);
+  });
+
+  test('lets a refused pull be found and explained in three clicks', async () => {
+    const refused = await get(`${entrepot.url}/v2/${UPSTREAM}/team/app/manifests/1.0`);
+    expect(refused.status).toBeGreaterThanOrEqual(401);
+    await show('overview');
+    await page.getByRole('link', { name: 'Why', exact: true }).click();
+    const row = page.getByRole('row', { name: /team\/app:1\.0/ });
+    expect(await row.textContent()).toContain(String(refused.status));
+    await row.getByRole('link', { name: 'Explain' }).click();
+    await page.getByRole('button', { name: 'Explain again' }).waitFor();
+    expect(await page.locator('ol.notes').textContent()).toMatch(/upstream/);
+    await page.getByText(`entrepot explain ${UPSTREAM}/team/app:1.0`).waitFor();
+    expect((await getAs(TEAM, `${entrepot.url}/v2/${UPSTREAM}/team/app/manifests/1.0`)).status).toBe(200);
+  });
+
+  test('pulls, pins, refreshes, removes and collects, and all of it is in the audit log', async () => {
+    const image = `${UPSTREAM}/library/next:2.0`;
+    await show('images');
+    await page.getByRole('button', { name: 'Pull an image…' }).click();
+    await page.getByLabel('Image', { exact: true }).fill(image);
+    await page.getByRole('button', { name: 'Pull', exact: true }).click();
+    await page.getByRole('link', { name: image }).click();
+    const dialog = page.getByRole('dialog', { name: image });
+    await dialog.getByRole('button', { name: `Pin ${image}` }).click();
+    await dialog.getByText('yes: it is never evicted').waitFor();
+    await dialog.getByRole('button', { name: `Refresh ${image}` }).click();
+    await dialog.getByText(`Up to date: ${image}`).waitFor();
+    await dialog.getByRole('button', { name: `Unpin ${image}` }).click();
+    await dialog.getByText('no', { exact: true }).waitFor();
+    await dialog.getByRole('button', { name: 'Remove…' }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Remove', exact: true }).click();
+    await page.getByRole('link', { name: image }).waitFor({ state: 'detached' });
+
+    await show('upkeep');
+    await page.getByRole('button', { name: 'Collect now' }).click();
+    await page.getByText('Collect garbage', { exact: true }).first().waitFor();
+    await page.locator('.task').filter({ hasText: 'Collect garbage' }).first().getByText('done').waitFor();
+
+    const { entries } = await admin<AuditDocument>('audit?limit=100');
+    const done = entries.filter(({ who }) => who === 'loopback').map(({ action }) => action);
+    for (const action of ['pull', 'pin', 'refresh', 'unpin', 'rm', 'gc']) {
+      expect(done).toContain(`admin ${action}`);
+    }
+    await show('activity');
+    await page
+      .getByRole('row', { name: /loopback.*\bpin\b/ })
+      .first()
+      .waitFor();
+  });
+
+  test('issues a tenant a login, which works, and shows it once', async () => {
+    await show('tenants');
+    await page.getByRole('button', { name: 'team-b' }).click();
+    await page.getByRole('button', { name: 'Rotate the login of team-b' }).click();
+    const command = await page.getByRole('dialog').locator('pre').first().textContent();
+    const [, username = '', password = ''] = /--username (\S+) --password (\S+)/.exec(command ?? '') ?? [];
+    const got = await getAs([username, password], `${entrepot.url}/v2/`);
+    expect(got.status).toBe(200);
+    await page.reload();
+    await page.getByRole('dialog').getByRole('heading', { name: 'Logins issued here' }).waitFor();
+    expect(await page.content()).not.toContain(password);
+    const { entries } = await admin<AuditDocument>('audit?limit=100');
+    expect(JSON.stringify(entries)).not.toContain(password);
+    expect(entries.some(({ subject, who }) => subject === 'team-b' && who === 'loopback')).toBe(true);
+  });
+
+  test('shows what others have named as text, wherever it appears', async () => {
+    upstream.misbehave({ repository: 'library/broken', status: 500, body: MARKUP });
+    await get(`${entrepot.url}/v2/${UPSTREAM}/library/broken/manifests/1.0`);
+    await get(`${entrepot.url}/v2/${UPSTREAM}/${encodeURIComponent(MARKUP)}/manifests/1.0`);
+    await get(`${entrepot.url}/v2/${UPSTREAM}/library/app/manifests/${encodeURIComponent(MARKUP)}`);
+    const hostile = encodeURIComponent(MARKUP);
+    const places = [
+      ...SCREENS,
+      `why?image=${hostile}&who=${hostile}`,
+      `images?search=${hostile}&image=${hostile}&platform=${hostile}`,
+      `tenants?search=${hostile}&tenant=${hostile}`,
+      hostile,
+    ];
+    // Such names are refused, which the browser reports by itself.
+    const expected = /^console: Failed to load resource: .* status of (?:400|404|409) /;
+    for (const place of places) {
+      await page.goto(`${entrepot.ops}/ui/#/${place}`);
+      await page.getByText('Live', { exact: true }).waitFor();
+      await expect.poll(() => page.getByText('Loading…').count()).toBe(0);
+      expect([place, await page.locator('img[src=x]').count()]).toEqual([place, 0]);
+    }
+    const others = watched.faults.filter(fault => !expected.test(fault));
+    watched.faults.splice(0, watched.faults.length, ...others);
+  });
+
+  test('is out of reach of pages of other sites: framed, asked by script, or by a name of theirs', async () => {
+    const elsewhere = await browser.open();
+    const site = await serveSite(`<iframe src="${entrepot.ops}/ui/"></iframe>`);
+    try {
+      const framed = elsewhere.page.waitForResponse(`${entrepot.ops}/ui/`);
+      await elsewhere.page.goto(site.url);
+      expect((await framed).status()).toBe(403);
+      const script = `Promise.all(['GET', 'POST'].flatMap(method => ['no-cors', 'cors'].map(mode =>
+        fetch('${entrepot.ops}/admin/v1/actions/gc', { method, mode, body: method === 'POST' ? '{}' : undefined })
+          .then(({ type, status }) => type + status, () => 'refused'))))`;
+      expect(await elsewhere.page.evaluate(script)).toEqual(Array(4).fill('refused'));
+      const { port } = new URL(entrepot.ops);
+      const rebound = await elsewhere.page.goto(`http://${FOREIGN_NAME}:${port}/ui/`);
+      expect(rebound?.status()).toBe(403);
+      const linked = await elsewhere.page
+        .goto(site.url)
+        .then(() => elsewhere.page.evaluate(`location.href = '${entrepot.ops}/ui/'`));
+      expect(linked).toBe(`${entrepot.ops}/ui/`);
+      await elsewhere.page.getByRole('heading', { name: 'Overview' }).waitFor();
+    } finally {
+      await elsewhere.close();
+      await site.close();
+    }
+    const { entries } = await admin<AuditDocument>('audit?limit=100');
+    expect(entries.filter(({ action, outcome }) => action === 'admin gc' && outcome !== 'allowed')).toEqual(
+      [],
+    );
+  });
+
+  test('asks for a login where there is no other right, and offers a reader no changes', async () => {
+    const password = join(folder, 'password');
+    await writeFile(password, 'of-reader', { mode: 0o600 });
+    const closed = await Entrepot.start({
+      server: {
+        loopbackAdmin: 'none',
+        admins: [{ name: 'reader', passwordFile: password, rights: 'read' }],
+      },
+      tenants: [{ name: 'team-a', secrets: [] }],
+    });
+    const stranger = await browser.open();
+    const reader = await browser.open({ httpCredentials: { username: 'reader', password: 'of-reader' } });
+    try {
+      await expect(stranger.page.goto(`${closed.ops}/ui/`)).rejects.toThrow('ERR_INVALID_AUTH_CREDENTIALS');
+      await reader.page.goto(`${closed.ops}/ui/#/tenants`);
+      await reader.page.getByText('reader, read-only').waitFor();
+      await reader.page.getByRole('button', { name: 'team-a' }).click();
+      await reader.page.getByRole('heading', { name: 'Pull secrets' }).waitFor();
+      const buttons = await reader.page.getByRole('button').allTextContents();
+      expect(buttons.sort()).toEqual(['Close', 'Keys', 'Theme: system', 'team-a']);
+      expect(reader.faults).toEqual([]);
+    } finally {
+      await stranger.close();
+      await reader.close();
+      await closed.remove();
+    }
+  });
+
+  test.each(['light', 'dark'] as const)('can be used by everybody, in %s', async colorScheme => {
+    for (const viewport of [
+      { width: 1280, height: 860 },
+      { width: 360, height: 740 },
+    ]) {
+      const other = await browser.open({ colorScheme, viewport, reducedMotion: 'reduce' });
+      page = other.page;
+      for (const screen of [
+        ...SCREENS,
+        'tenants?tenant=team-a',
+        `images?image=${UPSTREAM}/library/app:1.0`,
+      ]) {
+        await show(screen);
+        expect([screen, await other.violations()]).toEqual([screen, []]);
+        expect([screen, await other.overflow()]).toEqual([screen, 0]);
+      }
+      await other.close();
+      expect(other.faults).toEqual([]);
+    }
+  });
+
+  test('is used by keyboard: skip link, keys for screens, the filter, help; and keys can be switched off', async () => {
+    await show('overview');
+    await page.keyboard.press('Tab');
+    expect(await page.evaluate('document.activeElement.textContent')).toBe('Skip to the content');
+    await page.keyboard.press('Enter');
+    expect(await page.evaluate('document.activeElement.tagName')).toBe('H1');
+    await page.keyboard.press('4');
+    await page.getByRole('heading', { name: 'Images', level: 1 }).waitFor();
+    expect(await page.evaluate('document.activeElement.textContent')).toBe('Images');
+    await page.getByRole('link', { name: `${UPSTREAM}/library/app:1.0` }).press('Enter');
+    await page.getByRole('dialog').getByRole('term').first().waitFor();
+    await page.keyboard.press('Escape');
+    await page.getByRole('dialog').waitFor({ state: 'detached' });
+    expect(await page.evaluate('document.activeElement.textContent')).toBe(`${UPSTREAM}/library/app:1.0`);
+    await page.keyboard.press('/');
+    await page.keyboard.type('base 1');
+    await expect.poll(() => page.url()).toContain('search=base+1');
+    await page.keyboard.press('Tab');
+    await page.locator('h1').focus();
+    await page.keyboard.press('?');
+    await page.getByRole('dialog', { name: 'Keys' }).getByLabel('Use these keys').uncheck();
+    await page.keyboard.press('Escape');
+    await page.keyboard.press('1');
+    await page.reload();
+    await page.getByRole('heading', { name: 'Images', level: 1 }).waitFor();
+    expect(await page.getByRole('searchbox').inputValue()).toBe('base 1');
+  });
+
+  test('keeps the chosen theme', async () => {
+    await show('overview');
+    const ground = () => page.evaluate('getComputedStyle(document.body).backgroundColor');
+    const light = await ground();
+    const button = page.getByRole('button', { name: /^Theme: / });
+    await button.click();
+    expect(await button.textContent()).toBe('Theme: light');
+    await button.click();
+    await expect.poll(ground).not.toBe(light);
+    const dark = await ground();
+    await page.reload();
+    expect(await ground()).toBe(dark);
+  });
+
+  test('shows a thousand downloads as fifty rows, which sort and filter in the address', async () => {
+    const fills: FillsDocument = {
+      total: 1_000,
+      next: null,
+      entries: Array.from({ length: 500 }, (_, at) => ({
+        id: `fill-${at}`,
+        upstream: UPSTREAM,
+        repository: `${UPSTREAM}/library/image-${at}`,
+        digest: `sha256:${String(at).padStart(64, '0')}`,
+        state: 'downloading',
+        bytes: at * 1000,
+        size: 1_000_000,
+        readers: 1,
+        requesters: ['anonymous'],
+        started: new Date(Date.now() - at * 1000).toISOString(),
+        holder: null,
+        bytesPerSecond: 1_000,
+        remainingSeconds: 5,
+      })),
+    };
+    await page.route('**/admin/v1/fills?*', route => route.fulfill({ json: fills }));
+    await show('now');
+    const rows = page.getByRole('table', { name: 'Downloads' }).locator('tbody tr');
+    await expect.poll(() => rows.count()).toBe(50);
+    await page.getByText('1,000, the oldest 500 of them').waitFor();
+    await page.getByRole('button', { name: 'Progress' }).click();
+    await page.getByRole('button', { name: 'Progress' }).click();
+    await expect.poll(() => rows.first().textContent()).toContain('image-499');
+    await page.getByRole('searchbox', { name: 'Filter: Downloads' }).fill('image-42');
+    await expect.poll(() => rows.count()).toBe(11);
+    await page.reload();
+    await expect.poll(() => rows.count()).toBe(11);
+    expect(await rows.first().textContent()).toContain('image-429');
+  });
+
+  test('asks for nothing while nothing changes, and ten pages cost the server less than 1 % of a core', async () => {
+    const tabs = await Promise.all([...SCREENS, 'overview'].map(() => browser.open()));
+    for (const [at, tab] of tabs.entries()) {
+      page = tab.page;
+      await show(SCREENS[at] ?? 'overview');
+    }
+    const requests = () => tabs.map(({ urls }) => urls.length);
+    // What each screen has to ask, and once more after the stream's first event.
+    let known: readonly number[] = [];
+    await expect
+      .poll(
+        () => {
+          const isSettled = requests().join() === known.join();
+          known = requests();
+          return isSettled;
+        },
+        { interval: 3_000 },
+      )
+      .toBe(true);
+    const withTabs = await cpuSecondsOver(IDLE_MS);
+    const asked = tabs.flatMap(({ urls }, at) => urls.slice(known[at]));
+    // Failures of upstreams are forgotten with time, which is a change.
+    expect(asked.filter(url => !url.includes('/backoffs?'))).toEqual([]);
+    await Promise.all(tabs.map(tab => tab.close()));
+    const without = await cpuSecondsOver(IDLE_MS);
+    expect(withTabs - without).toBeLessThan((0.01 * IDLE_MS) / 1000);
+  });
+
+  test.each(PICTURES)('is pictured in %s', async pictures => {
+    await mkdir(pictures, { recursive: true });
+    for (let node = 0; node < 12; node += 1) await pullAll('library/base', '1.0');
+    const rest = new Latch();
+    const large = randomBlob(40_000_000, 'browser large');
+    upstream.add('library/large', imageOf([large]), '3.0');
+    upstream.misbehave({ reference: large.digest, pause: { atByte: 26_000_000, until: rest.opened } });
+    const pulled = pullAll('library/large', '3.0');
+    const kinds = [
+      { name: 'light', colorScheme: 'light', viewport: { width: 1280, height: 860 } },
+      { name: 'dark', colorScheme: 'dark', viewport: { width: 1280, height: 860 } },
+      { name: 'narrow', colorScheme: 'light', viewport: { width: 360, height: 740 } },
+    ] as const;
+    for (const { name, ...options } of kinds) {
+      const other = await browser.open(options);
+      page = other.page;
+      await page.route(/\/admin\/v1\/(?!events)/, withoutThisMachine);
+      for (const screen of SCREENS) {
+        await show(screen);
+        const path = join(pictures, `${screen}-${name}.png`);
+        await page.screenshot({ path });
+        await run('pngquant', ['--force', '--speed', '1', '--strip', '--output', path, '64', '--', path]);
+      }
+      await other.close();
+      expect(other.faults).toEqual([]);
+    }
+    rest.open();
+    await pulled;
+
+    /** Pictures show names that documents use, instead of ports and folders of this run. */
+    async function withoutThisMachine(route: Route): Promise<void> {
+      const response = await route.fetch();
+      const text = (await response.text())
+        .replaceAll(upstream.url, `https://${UPSTREAM}`)
+        .replaceAll(upstream.host, UPSTREAM)
+        .replaceAll(entrepot.host, 'registry.example:5000')
+        .replaceAll(join(entrepot.folder, 'store'), '/var/lib/entrepot')
+        .replaceAll(folder, '/etc/entrepot');
+      await route.fulfill({ response, body: text });
+    }
+  });
+});
+
+/** Over which ten pages that are open are measured. */
+const IDLE_MS = 15_000;
+
+/** A page of somebody else, on an origin of its own. */
+async function serveSite(html: string): Promise<{ readonly url: string; close(): Promise<void> }> {
+  const server: Server = createServer((_, res) => res.setHeader('Content-Type', 'text/html').end(html));
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
+  const address = server.address();
+  const port = typeof address === 'object' && address !== null ? address.port : 0;
+  return {
+    url: `http://127.0.0.1:${port}/`,
+    close: () => {
+      server.closeAllConnections();
+      return new Promise(resolve => server.close(() => resolve()));
+    },
+  };
+}
