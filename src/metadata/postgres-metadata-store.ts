@@ -711,6 +711,13 @@ class PostgresMetadataStore implements MetadataStore {
       await this.#lastUsed.close();
       await this.#sweeping;
       await this.#heartbeat.close();
+    } catch (error) {
+      // Others find out by themselves that this process has ended.
+      if (!(error instanceof IndexAway)) throw error;
+      this.#log.warn(
+        { err: error },
+        'the database of the index cannot be reached: leases end a few seconds later',
+      );
     } finally {
       await this.#database.close();
     }

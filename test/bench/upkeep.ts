@@ -11,7 +11,7 @@ import { loopDelayP99Ms } from './support/loop-delay.ts';
 import { median, table } from './support/table.ts';
 import type { PostgresSettings } from '../../src/metadata/postgres/postgres-settings.ts';
 import { Database } from '../../src/metadata/sqlite/driver.ts';
-import { inConfig } from '../support/postgres.ts';
+import { HAS_POSTGRES, inConfig, Postgres } from '../support/postgres.ts';
 import { fillPostgres } from './postgres-store.ts';
 
 /** Rows are made without their files: what is measured is the index, and removing a file that is gone costs the same call. */
@@ -80,6 +80,17 @@ export async function largeStore(postgres?: PostgresSettings): Promise<string> {
   } finally {
     await running?.stop();
     await removeFolder(folder);
+  }
+}
+
+/** The same with its index in PostgreSQL, which syncs what it commits. */
+export async function largePostgresStore(): Promise<string> {
+  if (!HAS_POSTGRES) return 'PostgreSQL is not installed';
+  const postgres = await Postgres.start({ syncs: true });
+  try {
+    return await largeStore(postgres.settings());
+  } finally {
+    await postgres.remove();
   }
 }
 

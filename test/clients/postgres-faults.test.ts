@@ -1,0 +1,260 @@
+// What goes wrong between the index and a real PostgreSQL.
+import { once } from 'node:events';
+import { connect, createServer, type Server, type Socket } from 'node:net';
+import { setTimeout as delay } from 'node:timers/promises';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { LeaseLost } from '../../src/lib/lease.ts';
+import { leaseOf } from '../../src/lib/lease.suite.ts';
+import { silentLog } from '../../src/lib/log.ts';
+import { ManualClock } from '../../src/lib/manual-clock.fixture.ts';
+import type { MetadataStore } from '../../src/metadata/metadata-store.ts';
+import { openPostgresMetadataStore } from '../../src/metadata/postgres-metadata-store.ts';
+import { Database } from '../../src/metadata/postgres/database.ts';
+import { MIGRATIONS, migrate } from '../../src/metadata/postgres/migrations.ts';
+import type { PostgresSettings } from '../../src/metadata/postgres/postgres-settings.ts';
+import { Writer } from '../../src/metadata/postgres/writer.ts';
+import { digestOf } from '../../src/oci/digest.ts';
+import { Latch } from '../support/latch.ts';
+import { HAS_POSTGRES, Postgres, sql } from '../support/postgres.ts';
+import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
+
+const BLOB = digestOf(Buffer.from('blob'));
+const HOSTED = { upstream: '', name: 'team/app' };
+const OTHER = { upstream: '', name: 'team/other' };
+
+describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
+  let postgres: Postgres;
+  let settings: PostgresSettings;
+  let folder: string;
+  const opened: MetadataStore[] = [];
+  const links: Link[] = [];
+
+  beforeAll(async () => void (postgres = await Postgres.start()));
+  afterAll(() => postgres.remove());
+
+  beforeEach(async () => {
+    settings = postgres.settings();
+    folder = await makeTempFolder('faults');
+  });
+
+  afterEach(async () => {
+    for (const store of opened.splice(0)) await store.close();
+    for (const link of links.splice(0)) await link.close();
+    await removeFolder(folder);
+  });
+
+  async function open(more: { at?: PostgresSettings; clock?: ManualClock } = {}): Promise<MetadataStore> {
+    const { at = settings, clock } = more;
+    const store = await openPostgresMetadataStore(at, {
+      log: silentLog,
+      folder: { path: folder, id: 'folder' },
+      ...(clock && { clock }),
+    });
+    opened.push(store);
+    return store;
+  }
+
+  describe('whose connection is lost', () => {
+    let link: Link;
+    beforeEach(async () => {
+      link = await Link.open(settings.port);
+      links.push(link);
+    });
+
+    const rows = async () => (await sql(settings, 'SELECT 1 FROM @objects')).length;
+
+    test.each(['before', 'after'] as const)(
+      '%s the server got the commit: the write is done once',
+      async cut => {
+        const store = await open({ at: { ...settings, port: link.port } });
+        const lease = await leaseOf(store, 'upload-1');
+        // It has no effect twice: a second one would be refused.
+        link.cutAtCommit(cut);
+        await store.announceObject({ digest: BLOB, key: 'a' }, lease);
+        expect([link.cuts, await rows()]).toEqual([1, 1]);
+      },
+    );
+
+    test('during a question: it is asked again', async () => {
+      const store = await open({ at: { ...settings, port: link.port } });
+      await store.putBlob(BLOB, 4);
+      link.cutAll();
+      expect(await store.statBlob(BLOB)).toEqual({ size: 4 });
+    });
+  });
+
+  test('writes that lock the same in opposite orders all come to an end', async () => {
+    const [one, other] = [await open(), await open()];
+    const digests = Array.from({ length: 8 }, (_, at) => digestOf(Buffer.from(String(at))));
+    for (const digest of digests) await one.putBlob(digest, 4);
+    const blobs = digests.map(digest => ({ digest, size: 4 }));
+    const tagged = [HOSTED, OTHER].map(repository => ({ repository, digest: BLOB, tag: 'v1' }));
+    const rounds = Array.from({ length: 20 }, async (_, at) => {
+      const store = at % 2 === 0 ? one : other;
+      const turn = <T>(list: readonly T[]) => (at % 2 === 0 ? list : list.toReversed());
+      await store.publish(turn(tagged), 1);
+      await store.putContent(at % 3 === 0 ? HOSTED : OTHER, { manifests: [], blobs: turn(blobs) }, 1);
+      await store.evict(
+        turn(digests).map(digest => ({ kind: 'blob', digest })),
+        1,
+      );
+      for (const digest of turn(digests)) store.noteUse(digest);
+      await store.writeUses();
+    });
+    await Promise.all(rounds);
+    expect(await one.readTotals()).toMatchObject({ blobs: digests.length, repositories: 2 });
+  });
+
+  test('a process that others took for dead can write nothing under its Leases, of any kind', async () => {
+    const clock = new ManualClock();
+    const [stopped, other] = [await open({ clock: new ManualClock() }), await open({ clock })];
+    await stopped.putUpload({ id: '1', repository: HOSTED, requester: 'x', startedAtMs: 1, touchedAtMs: 1 });
+    const lease = await leaseOf(stopped, 'upload-1');
+    await stopped.announceObject({ digest: BLOB, key: 'a' }, lease);
+    await sql(settings, `UPDATE @processes SET beat_at = beat_at - interval '1 minute'`);
+    // Not at once: it does not know yet that the others are silent, and not the database.
+    await clock.pass(1_000);
+    await expect.poll(() => other.acquireLease('upload-1')).toBeUndefined();
+    let taken = await other.acquireLease('upload-1');
+    while (taken === undefined) {
+      await sql(settings, `UPDATE @processes SET beat_at = beat_at - interval '1 minute'`);
+      await clock.pass(1_000);
+      taken = await other.acquireLease('upload-1');
+    }
+    expect(taken.left).toEqual({ epoch: lease.epoch, mayWrite: true });
+    expect(taken.epoch).toBeGreaterThan(lease.epoch);
+    const upload = { id: '1', repository: HOSTED, requester: 'x', startedAtMs: 1, touchedAtMs: 2 };
+    for (const write of [
+      () => stopped.putBlob(BLOB, 4, HOSTED, { lease, isThere: () => true }),
+      () => stopped.putBlob(BLOB, 4, HOSTED, { lease, isThere: () => true, key: 'a' }),
+      () => stopped.announceObject({ digest: BLOB, key: 'b' }, lease),
+      () => stopped.putUpload(upload, lease),
+      () => stopped.removeUpload('1', lease),
+      () => stopped.outbox?.remove('ci', 1, lease),
+    ]) {
+      await expect(Promise.resolve(write())).rejects.toThrow(LeaseLost);
+    }
+    await stopped.release(lease);
+    expect(await other.readLease('upload-1')).toMatchObject({ isHeld: true, epoch: taken.epoch });
+    expect(await stopped.statBlob(BLOB)).toBeUndefined();
+  });
+
+  test('a process that is suspended in the middle of a write holds the others up for some seconds only', async () => {
+    const store = await open();
+    const database = new Database({ ...settings, poolSize: 2 });
+    let attempts = 0;
+    const begun = new Latch();
+    const suspended = new Writer(database).write(
+      async session => {
+        attempts += 1;
+        await session.rows('SELECT 1');
+        begun.open();
+        // Longer than the server lets a transaction be idle.
+        if (attempts === 1) await delay(8_000);
+        await session.rows('SELECT 1');
+      },
+      { alone: [BLOB] },
+    );
+    await begun.opened;
+    await store.putBlob(BLOB, 4);
+    expect(attempts).toBe(1);
+    // It was undone, and begins again.
+    await suspended;
+    expect(attempts).toBe(2);
+    await database.close();
+  });
+
+  test('is made once by several processes that start at once', async () => {
+    await Promise.all(Array.from({ length: 6 }, () => open()));
+    expect(await sql(settings, 'SELECT version FROM @schema_version')).toEqual([
+      { version: MIGRATIONS.length },
+    ]);
+  });
+
+  test('of a newer version is used if that has only added something, and refused if not', async () => {
+    const database = new Database({ ...settings, poolSize: 2 });
+    const older = MIGRATIONS;
+    const adds = { sql: 'CREATE TABLE @added (id INTEGER)', usableFrom: 1 };
+    const changes = { sql: 'DROP TABLE @added', usableFrom: older.length + 2 };
+    await migrate(database, older);
+    await migrate(database, [...older, adds]);
+    await migrate(database, older);
+    await migrate(database, [...older, adds, changes]);
+    await expect(migrate(database, older)).rejects.toThrow(/newer version/);
+    await expect(migrate(database, [...older, adds])).rejects.toThrow(/newer version/);
+    await database.close();
+  });
+
+  test('is not made among the tables of another program, or in a database of another encoding', async () => {
+    await sql(settings, `CREATE SCHEMA "${settings.schema}"; CREATE TABLE @tags (id INTEGER)`);
+    await expect(open()).rejects.toThrow(/tables of another program/);
+    await sql(settings, `CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0`);
+    await expect(open({ at: { ...settings, database: 'latin' } })).rejects.toThrow(/UTF8/);
+    await expect(open({ at: { ...settings, database: 'none' } })).rejects.toThrow(/cannot be reached.*none/);
+  });
+});
+
+/** A link to the server that can be cut. */
+class Link {
+  readonly #server: Server;
+  readonly #target: number;
+  readonly #sockets = new Set<Socket>();
+  #cut: 'before' | 'after' | undefined;
+  cuts = 0;
+
+  private constructor(target: number) {
+    this.#target = target;
+    this.#server = createServer(client => this.#join(client));
+  }
+
+  static async open(target: number): Promise<Link> {
+    const link = new Link(target);
+    link.#server.listen(0, '127.0.0.1');
+    await once(link.#server, 'listening');
+    return link;
+  }
+
+  get port(): number {
+    const address = this.#server.address();
+    if (address === null || typeof address === 'string') throw new Error('it does not listen');
+    return address.port;
+  }
+
+  /** Cuts the connection with the next commit, before or after the server gets it; its answer is never passed on. */
+  cutAtCommit(when: 'before' | 'after'): void {
+    this.#cut = when;
+  }
+
+  cutAll(): void {
+    for (const socket of this.#sockets) socket.destroy();
+  }
+
+  async close(): Promise<void> {
+    this.cutAll();
+    this.#server.close();
+    await once(this.#server, 'close');
+  }
+
+  #join(client: Socket): void {
+    const server = connect(this.#target, '127.0.0.1');
+    for (const socket of [client, server]) {
+      this.#sockets.add(socket);
+      socket.on('error', () => {});
+      socket.once('close', () => this.#sockets.delete(socket));
+    }
+    server.pipe(client);
+    server.once('close', () => client.destroy());
+    client.once('close', () => server.destroy());
+    client.on('data', (bytes: Buffer) => {
+      const cut = bytes.includes('COMMIT') ? this.#cut : undefined;
+      if (cut === undefined) return void server.write(bytes);
+      this.#cut = undefined;
+      this.cuts += 1;
+      server.unpipe(client);
+      client.destroy();
+      if (cut === 'before') return void server.destroy();
+      server.end(bytes);
+      return undefined;
+    });
+  }
+}
