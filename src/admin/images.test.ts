@@ -65,12 +65,9 @@ async function pageOf(
 const blobs = { open: async () => undefined };
 
 function read(survey: ListedImages, query: object) {
-  // Neither asks anything else of them.
-  // oxlint-disable-next-line typescript/no-unsafe-type-assertion
-  return imagesDocument(
-    { survey, blobs } as unknown as Parameters<typeof imagesDocument>[0],
-    imagesQuery.parse(query),
-  );
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- nothing else is asked of them
+  const parts = { survey, blobs } as unknown as Parameters<typeof imagesDocument>[0];
+  return imagesDocument(parts, imagesQuery.parse(query));
 }
 
 async function readAll(survey: ListedImages, query: object, between = () => {}): Promise<readonly string[]> {
@@ -123,8 +120,7 @@ it('looks at the content only of images that the index alone does not rule out',
 it('answers a long search in steps', async () => {
   const survey = new ListedImages(8_000);
   const first = await read(survey, { q: 'v007999' });
-  expect(first).toMatchObject({ examined: 10_000, next: null === first.next ? null : expect.any(String) });
-  expect(first.next).not.toBeNull();
+  expect(first).toMatchObject({ examined: 10_000, next: expect.any(String) });
   expect(await readAll(survey, { q: 'v007999' })).toEqual(['docker.io/library/app:v007999']);
 });
 

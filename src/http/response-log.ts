@@ -6,12 +6,19 @@ import type { Outcome } from '../oci/pull-source.ts';
 import type { Exchange } from './exchange.ts';
 import { referenceOf } from './path.ts';
 import { type Refusal, refusalOf } from './refusal.ts';
-import type { RegistryServerOptions } from './server.ts';
 
 /**
  * The label if there is no upstream. Repository names are not used as labels, since there is no limit on their number.
  */
 const NO_UPSTREAM = 'none';
+
+/** Who is told of responses, if anybody wants to know. */
+export interface ResponseNews {
+  /** Called for every manifest that was sent to a client. */
+  readonly noteEvent?: NoteEvent;
+  /** Called with what clients are refused. */
+  readonly onRefusal?: (refusal: Refusal) => void;
+}
 
 /**
  * Writes one line and one set of samples per response, when its socket is done with it, since only then it is known
@@ -20,24 +27,14 @@ const NO_UPSTREAM = 'none';
 export class ResponseLog {
   readonly #log: Log;
   readonly #meter: Meter;
-  readonly #noteEvent: NoteEvent | undefined;
-  readonly #onRefusal: ((refusal: Refusal) => void) | undefined;
+  readonly #news: ResponseNews;
   /** By all labels together, of which there are as many as upstreams, routes and statuses allow. */
   readonly #samples = new Map<string, Samples>();
 
-  /**
-   * `noteEvent` is called for every manifest that was sent to a client, and `onRefusal` with what clients are refused, if
-   * anybody wants to know.
-   */
-  constructor(
-    log: Log,
-    meter: Meter,
-    { noteEvent, onRefusal }: Pick<RegistryServerOptions, 'noteEvent' | 'onRefusal'>,
-  ) {
+  constructor(log: Log, meter: Meter, news: ResponseNews) {
     this.#log = log;
     this.#meter = meter;
-    this.#noteEvent = noteEvent;
-    this.#onRefusal = onRefusal;
+    this.#news = news;
   }
 
   closed(exchange: Exchange): void {
@@ -73,16 +70,16 @@ export class ResponseLog {
   }
 
   #notePull({ pulled, repository, route, actor }: Exchange): void {
-    if (pulled === undefined || this.#noteEvent === undefined) return;
+    if (pulled === undefined || this.#news.noteEvent === undefined) return;
     const { digest, mediaType, size } = pulled;
     const reference = route && referenceOf(route);
     const tag = reference === undefined || isDigest(reference) ? undefined : reference;
-    this.#noteEvent({ kind: 'pull', repository, tag, digest, mediaType, size, actor });
+    this.#news.noteEvent({ kind: 'pull', repository, tag, digest, mediaType, size, actor });
   }
 
   #tell(exchange: Exchange): void {
     const refusal = refusalOf(exchange);
-    if (refusal !== undefined) this.#onRefusal?.(refusal);
+    if (refusal !== undefined) this.#news.onRefusal?.(refusal);
   }
 
   #sample(exchange: Exchange, status: number, totalMs: number, aborted: boolean): void {

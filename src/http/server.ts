@@ -4,7 +4,6 @@ import { isIPv6, type Socket } from 'node:net';
 import type { Log } from '../lib/log.ts';
 import { MemoryBudget } from '../lib/memory-budget.ts';
 import type { Meter } from '../lib/meter.ts';
-import type { NoteEvent } from '../oci/event.ts';
 import { createApp } from './app.ts';
 import { Deadlines } from './deadlines.ts';
 import { BodyMemory } from './body-memory.ts';
@@ -16,13 +15,12 @@ import { HTTP_LIMITS, type HttpLimits } from './limits.ts';
 import { bindListener, type BoundAddress, type Listener } from './listen.ts';
 import { isLoopbackHost, OwnSite } from './own-site.ts';
 import { rawProblem } from './problem.ts';
-import type { Refusal } from './refusal.ts';
 import { Registry, type RegistryParts } from './registry.ts';
 import type { TlsMaterial } from '../ops/tls-files.ts';
-import { ResponseLog } from './response-log.ts';
+import { ResponseLog, type ResponseNews } from './response-log.ts';
 import { WholeBodies } from './whole-bodies.ts';
 
-export interface RegistryServerOptions extends RegistryParts {
+export interface RegistryServerOptions extends RegistryParts, ResponseNews {
   readonly listeners: readonly Listener[];
   /** Set if another process binds the listeners, and every connection comes through `take`. */
   readonly isHanded?: boolean;
@@ -42,12 +40,8 @@ export interface RegistryServerOptions extends RegistryParts {
   readonly bodyMemory?: BodyMemory;
   /** For bodies that are held in memory as a whole. */
   readonly memory?: MemoryBudget;
-  /** Called with what clients are refused. */
-  readonly onRefusal?: (refusal: Refusal) => void;
   readonly log: Log;
   readonly meter: Meter;
-  /** Called for every manifest that was sent to a client. */
-  readonly noteEvent?: NoteEvent;
 }
 
 /** The registry's ports, until they are closed. */

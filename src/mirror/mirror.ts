@@ -45,7 +45,12 @@ import { PullQueue, type PullTurns, type QueueLimits } from './fill/pull-queue.t
 import type { PullRuleOf } from './freshness.ts';
 import { Links } from './links.ts';
 import { ManifestSource } from './manifest-source.ts';
-import { type FailureNews, NegativeCache, type NoteReachable, type RememberedFailure } from './negative-cache.ts';
+import {
+  type FailureNews,
+  NegativeCache,
+  type NoteReachable,
+  type RememberedFailure,
+} from './negative-cache.ts';
 import { outlook } from './outlook.ts';
 import { OwnLogins } from './own-logins.ts';
 import { Prefetch, type PrefetchRule } from './prefetch.ts';

@@ -4,7 +4,7 @@ import { param, setParams } from '../address.ts';
 import { type Updates, type ShownDocument, useDocument } from '../use-document.ts';
 import { ask } from '../admin.ts';
 import { numberText } from '../format.ts';
-import { type Column, Filter, Pages, Rows } from './table.tsx';
+import { type Column, Filter, Pages, TableRows } from './table.tsx';
 
 /** What is made of a document once it is there; until then, and if it cannot be had, why. */
 export function Loaded<Document>({
@@ -101,7 +101,7 @@ export function List<Entry>(props: ListProps<Entry>) {
       <Loaded shown={shown}>
         {({ entries, next }) => (
           <>
-            {entries.length > 0 && <Rows {...{ caption, columns, keyOf }} rows={entries} />}
+            {entries.length > 0 && <TableRows {...{ caption, columns, keyOf }} rows={entries} />}
             {entries.length === 0 &&
               next === null &&
               (search === '' ? empty : <p class="faint">Nothing matches “{search}”.</p>)}

@@ -56,7 +56,7 @@ export function Table<Row>(props: TableProps<Row>) {
           found={`${numberText(found.length)} of ${numberText(rows.length)}`}
         />
       )}
-      <Rows {...{ caption, columns, keyOf, sort, sortBy }} rows={shown} />
+      <TableRows {...{ caption, columns, keyOf, sort, sortBy }} rows={shown} />
       {found.length === 0 && <p class="faint">Nothing matches “{filter}”.</p>}
       {pages > 1 && (
         <Pages
@@ -80,7 +80,7 @@ export interface RowsProps<Row> {
 }
 
 /** The table itself. Its roles are explicit: on narrow screens rows look like cards, which are no tables to browsers. */
-export function Rows<Row>({ caption, columns, rows, keyOf, sort = '', sortBy }: RowsProps<Row>) {
+export function TableRows<Row>({ caption, columns, rows, keyOf, sort = '', sortBy }: RowsProps<Row>) {
   return (
     <table role="table">
       <caption class="hidden">{caption}</caption>

@@ -8,7 +8,7 @@ import { useDocument } from '../use-document.ts';
 import { bytesText, shortImage } from '../format.ts';
 import { ActionButton, attempt, begin, Dialog, mayChange, Tasks } from '../parts/action.tsx';
 import { List, Loaded } from '../parts/loaded.tsx';
-import { type Column, Rows } from '../parts/table.tsx';
+import { type Column, TableRows } from '../parts/table.tsx';
 import { Ago, Badge, CommandLine, ShortDigest, Empty } from '../parts/text.tsx';
 
 const FILTERS = [
@@ -231,7 +231,7 @@ function ImageDialog({ image }: { readonly image: string }) {
             />
             <details>
               <summary>Manifests and layers</summary>
-              <Rows
+              <TableRows
                 caption="Manifests and layers"
                 rows={manifests.flatMap(manifest => [
                   { ...manifest, what: manifest.platform ?? (manifest.index ? 'index' : 'manifest') },

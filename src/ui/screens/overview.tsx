@@ -7,7 +7,7 @@ import { bytesText, numberText, quantityText, shareText } from '../format.ts';
 import { DayBars } from '../parts/day-bars.tsx';
 import { Loaded } from '../parts/loaded.tsx';
 import { StoreFacts } from '../parts/store-facts.tsx';
-import { Rows } from '../parts/table.tsx';
+import { TableRows } from '../parts/table.tsx';
 import { Ago, CommandLine, Empty } from '../parts/text.tsx';
 
 export function OverviewScreen() {
@@ -131,7 +131,7 @@ function Days({ days }: { readonly days: readonly DayDocument[] }) {
       />
       <details>
         <summary>The numbers</summary>
-        <Rows
+        <TableRows
           caption="By day"
           rows={days.toReversed()}
           keyOf={({ day }) => day}

@@ -9,7 +9,7 @@ import { useDocument } from '../use-document.ts';
 import { bytesText, numberText } from '../format.ts';
 import { ActionButton, attempt, Dialog, mayChange } from '../parts/action.tsx';
 import { List } from '../parts/loaded.tsx';
-import { type Column, Rows } from '../parts/table.tsx';
+import { type Column, TableRows } from '../parts/table.tsx';
 import { Ago, Badge, CommandLine, Empty, ShareBar, type Tone } from '../parts/text.tsx';
 
 type Secret = TenantOfPage['secrets'][number];
@@ -179,7 +179,7 @@ function TenantDialog({ name }: { readonly name: string }) {
           {tenant.secrets.length === 0 ? (
             <p class="faint">None: this tenant reads only what is public, or hosted here.</p>
           ) : (
-            <Rows
+            <TableRows
               caption="Pull secrets"
               rows={tenant.secrets}
               keyOf={({ source, name: each }) => `${source} ${each}`}
@@ -190,7 +190,7 @@ function TenantDialog({ name }: { readonly name: string }) {
           {tenant.issued.length === 0 ? (
             <p class="faint">None.</p>
           ) : (
-            <Rows
+            <TableRows
               caption="Logins issued here"
               rows={tenant.issued}
               keyOf={({ id }) => id}

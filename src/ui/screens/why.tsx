@@ -8,7 +8,7 @@ import { useDocument } from '../use-document.ts';
 import { numberText } from '../format.ts';
 import { ActionButton } from '../parts/action.tsx';
 import { List, Loaded } from '../parts/loaded.tsx';
-import { type Column, Rows } from '../parts/table.tsx';
+import { type Column, TableRows } from '../parts/table.tsx';
 import { Ago, Badge, CommandLine, ShortDigest, Empty } from '../parts/text.tsx';
 
 export function WhyScreen() {
@@ -102,7 +102,7 @@ function Explanation({ reference, tenant }: { readonly reference: string; readon
           {attempts.length > 0 && (
             <>
               <h3>Credentials for {repository}, in the order in which they are tried</h3>
-              <Rows
+              <TableRows
                 caption="Credentials"
                 rows={attempts}
                 keyOf={({ secret, credentialId }) => `${secret} ${credentialId}`}
