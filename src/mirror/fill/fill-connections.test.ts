@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { describe, expect, it, onTestFinished, vi } from 'vitest';
+import { describe, expect, it, type TestContext, vi } from 'vitest';
 import { bytesOf, type Content, imageOf, randomBlob } from '../../../test/support/content.ts';
 import { FakeUpstream, type FakeUpstreamOptions } from '../../../test/support/fake-upstream.ts';
 import type { Misbehaviour } from '../../../test/support/fake-upstream-requests.ts';
@@ -29,8 +29,12 @@ class Site {
     this.upstream = upstream;
   }
 
-  /** The upstream does as the `rules` say. */
-  static async start(rules: readonly Misbehaviour[] = [], options: FakeUpstreamOptions = {}): Promise<Site> {
+  /** Until the end of `test`; the upstream does as the `rules` say. */
+  static async start(
+    { onTestFinished }: TestContext,
+    rules: readonly Misbehaviour[] = [],
+    options: FakeUpstreamOptions = {},
+  ): Promise<Site> {
     const site = new Site(await FakeUpstream.start(options));
     site.upstream.misbehave({ kind: 'blob', method: 'GET', bytesPerS: RATE });
     for (const rule of rules) site.upstream.misbehave({ bytesPerS: RATE, ...rule });
@@ -79,8 +83,8 @@ async function until(condition: () => boolean | Promise<boolean>): Promise<void>
 const stored = (world: MirrorWorld): Promise<void> => until(() => world.mirror.runningFills === 0);
 
 describe.concurrent('a large blob over slow connections', () => {
-  it('comes over several, each byte once, and no more than there may be', async () => {
-    const site = await Site.start();
+  it('comes over several, each byte once, and no more than there may be', async test => {
+    const site = await Site.start(test);
     const world = await site.world();
     const blob = await site.layer(world);
     let most = 0;
@@ -103,8 +107,8 @@ describe.concurrent('a large blob over slow connections', () => {
     for await (const { key } of world.spool.list()) expect.fail(key);
   });
 
-  it('gives readers all bytes in order meanwhile', async () => {
-    const site = await Site.start();
+  it('gives readers all bytes in order meanwhile', async test => {
+    const site = await Site.start(test);
     const world = await site.world();
     const blob = await site.layer(world);
     const { reader } = await world.open(blob.digest);
@@ -121,8 +125,8 @@ describe.concurrent('a large blob over slow connections', () => {
     expect(isEarly).toBe(true);
   });
 
-  it('does not wait for a first connection that is much slower than the others', async () => {
-    const site = await Site.start([{ kind: 'blob', method: 'GET', times: 1, bytesPerS: MIB / 4 }]);
+  it('does not wait for a first connection that is much slower than the others', async test => {
+    const site = await Site.start(test, [{ kind: 'blob', method: 'GET', times: 1, bytesPerS: MIB / 4 }]);
     const world = await site.world();
     const blob = await site.layer(world);
     expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
@@ -132,8 +136,8 @@ describe.concurrent('a large blob over slow connections', () => {
     expect(await world.fetchedBytes()).toBeLessThanOrEqual(SIZE + OVERLAP_BYTES);
   });
 
-  it('lets nobody wait for a stripe who wants a small range of it', async () => {
-    const site = await Site.start();
+  it('lets nobody wait for a stripe who wants a small range of it', async test => {
+    const site = await Site.start(test);
     const world = await site.world();
     const blob = await site.layer(world);
     const pulled = world.pull(blob.digest);
@@ -150,24 +154,24 @@ describe.concurrent('a large blob over slow connections', () => {
     expect(await pulled).toMatchObject(whole(blob));
   });
 
-  it('comes over one if that is what the configuration says', async () => {
-    const site = await Site.start();
+  it('comes over one if that is what the configuration says', async test => {
+    const site = await Site.start(test);
     const world = await site.world({});
     const blob = await site.layer(world, 'small', 36 * MIB);
     expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
     expect(site.asked).toEqual([undefined]);
   });
 
-  it('comes over one if it is not that large', async () => {
-    const site = await Site.start();
+  it('comes over one if it is not that large', async test => {
+    const site = await Site.start(test);
     const world = await site.world();
     const blob = await site.layer(world, 'small', 30 * MIB);
     expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
     expect(site.asked).toEqual([undefined]);
   });
 
-  it('comes over one for a reader that is slower', async () => {
-    const site = await Site.start();
+  it('comes over one for a reader that is slower', async test => {
+    const site = await Site.start(test);
     const world = await site.world();
     const blob = await site.layer(world, 'small', 36 * MIB);
     const { reader } = await world.open(blob.digest);
@@ -177,8 +181,8 @@ describe.concurrent('a large blob over slow connections', () => {
     await reader.close();
   });
 
-  it('gives its further connections back when other downloads wait', async () => {
-    const site = await Site.start();
+  it('gives its further connections back when other downloads wait', async test => {
+    const site = await Site.start(test);
     const world = await site.world({
       ...MANY,
       limits: { maxConnections: 2, serializeImagePulls: false, maxParallelImagePulls: undefined },
@@ -193,8 +197,8 @@ describe.concurrent('a large blob over slow connections', () => {
     expect(await world.fetchedBytes()).toBeLessThanOrEqual(SIZE + small.size + OVERLAP_BYTES);
   });
 
-  it('is gone on with by the next process, without fetching anything twice', async () => {
-    const site = await Site.start();
+  it('is gone on with by the next process, without fetching anything twice', async test => {
+    const site = await Site.start(test);
     const world = await site.world({ ...MANY, isIndexOnDisk: true });
     const blob = await site.layer(world);
     const pulled = world.pull(blob.digest).catch((error: unknown) => error);
@@ -207,8 +211,8 @@ describe.concurrent('a large blob over slow connections', () => {
     expect((await next.fetchedBytes()) + before).toBeLessThanOrEqual(SIZE + 4 * OVERLAP_BYTES);
   });
 
-  it('is not stored, and keeps no connection, when the server stops in the middle', async () => {
-    const site = await Site.start();
+  it('is not stored, and keeps no connection, when the server stops in the middle', async test => {
+    const site = await Site.start(test);
     const world = await site.world();
     const blob = await site.layer(world);
     const pulled = world.pull(blob.digest).catch((error: unknown) => error);
@@ -237,8 +241,8 @@ describe.concurrent('an upstream that does not take further connections well', (
     ['breaks each off once', { ...FURTHER, times: 4, cutAtByte: MIB }],
   ];
 
-  it.each(cases)('still gives the blob to everybody if it %s', async (_, rule) => {
-    const site = await Site.start([rule]);
+  it.for(cases)('still gives the blob to everybody if it %s', async ([, rule], test) => {
+    const site = await Site.start(test, [rule]);
     const world = await site.world(PATIENT);
     const blob = await site.layer(world);
     expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
@@ -247,8 +251,8 @@ describe.concurrent('an upstream that does not take further connections well', (
     expect(await world.metadata.statBlob(blob.digest)).toBeDefined();
   });
 
-  it('still gives the blob if it ignores ranges, and is asked for no other range', async () => {
-    const site = await Site.start([], { ranges: false });
+  it('still gives the blob if it ignores ranges, and is asked for no other range', async test => {
+    const site = await Site.start(test, [], { ranges: false });
     const world = await site.world();
     const blob = await site.layer(world);
     expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
@@ -258,8 +262,8 @@ describe.concurrent('an upstream that does not take further connections well', (
     expect(site.asked).toEqual([undefined]);
   });
 
-  it('still gets other requests after it has answered 429 to one', async () => {
-    const site = await Site.start([{ ...FURTHER, status: 429 }]);
+  it('still gets other requests after it has answered 429 to one', async test => {
+    const site = await Site.start(test, [{ ...FURTHER, status: 429 }]);
     const world = await site.world();
     const blob = await site.layer(world);
     const pulled = world.pull(blob.digest);
@@ -270,17 +274,17 @@ describe.concurrent('an upstream that does not take further connections well', (
     expect(await pulled).toMatchObject(whole(blob));
   });
 
-  it('gets none if it says with blobs how many requests are left', async () => {
+  it('gets none if it says with blobs how many requests are left', async test => {
     const headers = { 'RateLimit-Remaining': '99;w=21600' };
-    const site = await Site.start([{ kind: 'blob', headers }]);
+    const site = await Site.start(test, [{ kind: 'blob', headers }]);
     const world = await site.world();
     const blob = await site.layer(world, 'small', 36 * MIB);
     expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
     expect(site.asked).toEqual([undefined]);
   });
 
-  it('never has wrong bytes stored, and is asked over one connection then', async () => {
-    const site = await Site.start([{ ...FURTHER, times: 1, corruptByte: 2 * MIB }]);
+  it('never has wrong bytes stored, and is asked over one connection then', async test => {
+    const site = await Site.start(test, [{ ...FURTHER, times: 1, corruptByte: 2 * MIB }]);
     const world = await site.world();
     const blob = await site.layer(world);
     await expect(world.pull(blob.digest)).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
@@ -309,8 +313,8 @@ function withoutRoomForParts(spool: Spool): Spool {
 }
 
 describe.concurrent('a disk that has no room for what comes ahead', () => {
-  it('does not keep the blob from being stored', async () => {
-    const site = await Site.start();
+  it('does not keep the blob from being stored', async test => {
+    const site = await Site.start(test);
     const world = await site.world({ ...MANY, spool: withoutRoomForParts });
     const blob = await site.layer(world);
     expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
@@ -318,8 +322,8 @@ describe.concurrent('a disk that has no room for what comes ahead', () => {
     expect(await world.pull(blob.digest)).toMatchObject({ outcome: 'hit' });
   });
 
-  it('gets no further connections if the store may not become larger', async () => {
-    const site = await Site.start();
+  it('gets no further connections if the store may not become larger', async test => {
+    const site = await Site.start(test);
     const world = await site.world({ ...MANY, maxBytes: 64 * MIB });
     const blob = await site.layer(world, 'small', 36 * MIB);
     expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
