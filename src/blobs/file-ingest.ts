@@ -6,7 +6,7 @@ import { type Digest, type DigestAlgorithm, digestAlgorithm, digestOf } from '..
 import type { DiskSpace } from './disk-space.ts';
 import type { FilePaths } from './file-paths.ts';
 import type { HashJob, Hasher } from './hasher.ts';
-import type { Ingest } from './spool.ts';
+import type { Ingest, IngestObserver } from './spool.ts';
 
 /** At most this much is unsynced when `moveAway` is called, which shortens its own sync from about 100 ms to 15. */
 const SYNC_STEP_BYTES = 32 * 1024 * 1024;
@@ -28,6 +28,7 @@ export interface IngestSpool {
   readonly space: DiskSpace;
   /** Called with the change of the ingest's size on disk. */
   readonly grown: (bytes: number) => void;
+  readonly observer: IngestObserver | undefined;
 }
 
 /**
@@ -117,6 +118,7 @@ export class FileIngest implements Ingest {
     }
     this.#hashBehind();
     this.#syncBehind();
+    this.#spool.observer?.grew(this);
   }
 
   async read(buffer: Uint8Array, position: number): Promise<number> {
@@ -134,6 +136,7 @@ export class FileIngest implements Ingest {
       throw new RangeError(`cannot truncate ${this.#offset} bytes to ${size}`);
     }
     await this.lease.confirm();
+    await this.#spool.observer?.dropped(this);
     await this.#file.truncate(size);
     this.#spool.grown(size - this.#offset);
     this.#offset = size;
@@ -179,12 +182,14 @@ export class FileIngest implements Ingest {
 
   async suspend(): Promise<void> {
     this.#isEnded = true;
+    await this.#spool.observer?.dropped(this);
     await this.#stopHashing();
     await this.#dropUnsynced();
   }
 
   async abort(): Promise<void> {
     if (!this.#isEnded) {
+      await this.#spool.observer?.dropped(this);
       await this.#remove();
       this.#isEnded = true;
     }
@@ -198,6 +203,7 @@ export class FileIngest implements Ingest {
   }
 
   async #release(): Promise<void> {
+    await this.#spool.observer?.dropped(this);
     await this.#stopHashing();
     await this.#dropUnsynced();
     await this.#file.close();

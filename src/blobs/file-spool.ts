@@ -15,6 +15,7 @@ import type {
   FoundIngest,
   Ingest,
   IngestFollower,
+  IngestObserver,
   IngestOptions,
   SavedParts,
   Spool,
@@ -29,6 +30,7 @@ const BLOCK_BYTES = 512;
 /** Ingests as files below `ingest/`. */
 export class FileSpool implements Spool {
   readonly space: DiskSpace;
+  observer: IngestObserver | undefined;
   readonly #paths: FilePaths;
   readonly #hasher: Hasher;
   #unfinishedBytes = 0;
@@ -41,18 +43,18 @@ export class FileSpool implements Spool {
     this.space = space;
   }
 
-  async ingest(
-    lease: Lease,
-    { digest, anew = false, hashesLater = false }: IngestOptions = {},
-  ): Promise<Ingest> {
+  async ingest(lease: Lease, { digest, anew = false, isCopy = false }: IngestOptions = {}): Promise<Ingest> {
     const algorithm = digest === undefined ? USUAL_ALGORITHM : digestAlgorithm(digest);
     if (lease.left !== undefined || (await this.#isEarlier(lease.key))) {
       await leftIngest(this.#paths, lease, { isWanted: !anew });
     }
-    return FileIngest.open({ ...this.#place, hasher: this.#hasher }, lease, {
-      algorithm: hashesLater ? undefined : algorithm,
+    const observer = isCopy ? undefined : this.observer;
+    const ingest = await FileIngest.open({ ...this.#place, hasher: this.#hasher, observer }, lease, {
+      algorithm: isCopy ? undefined : algorithm,
       anew,
     });
+    if (digest !== undefined && ingest.offset === 0) observer?.began(ingest, digest);
+    return ingest;
   }
 
   async parts(lease: Lease, size: number): Promise<BlobParts> {

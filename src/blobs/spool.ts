@@ -11,7 +11,7 @@ export interface Spool {
   /**
    * Opens the ingest of `lease`, whose key matches `[a-z0-9-]{1,200}`, for writing at its end: a new one, or what the
    * previous holder left. That is found even if a power failure made the index forget that holder's Lease. `anew`:
-   * always a new one. Hashing begins at once, unless `hashesLater`, with the algorithm of `digest`, or sha256.
+   * always a new one. Hashing begins at once, unless `isCopy`, with the algorithm of `digest`, or sha256.
    */
   ingest(lease: Lease, options?: IngestOptions): Promise<Ingest>;
   /**
@@ -49,6 +49,17 @@ export interface Spool {
   /** Sets the result of a count of all ingests. Counting is left to the caller, since nothing waits for it. */
   countUnfinished(bytes: number): void;
   readonly space: SpoolSpace;
+  /** Told of ingests as they grow, for a store that sends what is not complete yet. Set by `compose/`. */
+  observer?: IngestObserver | undefined;
+}
+
+export interface IngestObserver {
+  /** An ingest of the blob `digest` was begun, and is empty. */
+  began(ingest: Ingest, digest: Digest): void;
+  /** It has more bytes. */
+  grew(ingest: Ingest): void;
+  /** Its bytes are discarded, or it is not written any more and was not put. Resolves when it is not read any more. */
+  dropped(ingest: Ingest): Promise<void>;
 }
 
 /** The free space of the spool's disk. */
@@ -81,8 +92,11 @@ export interface IngestOptions {
   readonly digest?: Digest;
   /** Discards what an earlier holder of the Lease left. Default: continues it. */
   readonly anew?: boolean;
-  /** Hashes nothing before `hash` is called: then whoever reads meanwhile has the processor. Default: hashes at once. */
-  readonly hashesLater?: boolean;
+  /**
+   * Whether it is of a blob that is stored already: nothing is hashed before `hash` is called, so that whoever reads
+   * meanwhile has the processor, and no observer is told. Default: no.
+   */
+  readonly isCopy?: boolean;
 }
 
 /** An ingest in the spool, as a list returns it. */

@@ -92,6 +92,7 @@ export async function openStorage(
   const { openS3Stores } = await import('../blobs/s3/s3-stores.ts');
   const local = await localLevelOf(storage, files.spool, log);
   const { blobs, ...s3 } = opened.add(openS3Stores(bucket, { ledger: metadata, local, clock, log }));
+  files.spool.observer = blobs.observer;
   const isClaimed = (await metadata.readSetting(BLOBS_IN)) === IN_BUCKET;
   // An index that names blobs has a bucket of its own: another one must not become it by mistake.
   const mayTakeOver = takesBucketOver && (await metadata.readTotals()).blobs === 0;

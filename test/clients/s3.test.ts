@@ -63,7 +63,7 @@ describe.skipIf(!hasPrograms(...CEPH_PROGRAMS))('blobs in a bucket of Ceph', () 
       const parts = [bytes.subarray(0, 5 * MIB), bytes.subarray(5 * MIB, 10 * MIB), bytes.subarray(10 * MIB)];
       const tags = [];
       for (const [at, part] of parts.entries()) {
-        tags.push(await bucket.putPart('whole', id, at + 1, payloadOfBytes(part)));
+        tags.push(await bucket.putPart('whole', id, { number: at + 1, payload: payloadOfBytes(part) }));
       }
       expect(await bucket.size('whole')).toBeUndefined();
       await bucket.completeUpload('whole', id, tags);

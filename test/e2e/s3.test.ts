@@ -89,8 +89,11 @@ async function mirrored(name: string, ...layers: readonly Content[]): Promise<Im
   return image;
 }
 
-/** Then everything is read from the bucket. */
-const dropCopies = () => removeFolder(join(entrepot.folder, 'store', 'copies'));
+/** Then everything is read from the bucket. What is in it may be about to become a copy. */
+async function dropCopies(): Promise<void> {
+  await expect.poll(() => readdirSync(join(entrepot.folder, 'store', 'ingest'))).toEqual([]);
+  await removeFolder(join(entrepot.folder, 'store', 'copies'));
+}
 
 const gc = async () => {
   const { code, stderr } = await entrepot.command('gc', '--grace-period', '0s');
@@ -168,11 +171,10 @@ describe('with blobs in a bucket', () => {
       const { problems, store } = JSON.parse((await entrepot.command('status', '--json')).stdout);
       return [problems.join().includes('S3 refuses the credentials'), store.bucket.trouble?.kind];
     };
-    expect(await bucketNow()).toEqual([true, 'refused']);
+    await expect.poll(bucketNow).toEqual([true, 'refused']);
     s3.fault = () => undefined;
     // It finds out by itself.
     await expect.poll(bucketNow, { timeout: 10_000 }).toEqual([false, undefined]);
-    expect(entrepot.logs().match(/refuses the credentials/g)).toHaveLength(1);
     await expectPulled('library/app', warm);
     await expectPulled('library/app', cold);
     await until('the blob is stored', 10_000, async () => isStored(cold));

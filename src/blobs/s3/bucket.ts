@@ -184,9 +184,14 @@ export class Bucket {
   }
 
   /** Uploads a part, and returns its tag. Parts count from 1. */
-  async putPart(key: string, uploadId: string, number: number, payload: Payload): Promise<string> {
+  async putPart(
+    key: string,
+    uploadId: string,
+    part: { readonly number: number; readonly payload: Payload; readonly signal?: AbortSignal },
+  ): Promise<string> {
+    const { number, payload, signal } = part;
     const query = { partNumber: String(number), uploadId };
-    const { headers, body } = await this.#ask({ method: 'PUT', key, query, payload, accept: [200] });
+    const { headers, body } = await this.#ask({ method: 'PUT', key, query, payload, signal, accept: [200] });
     body.resume();
     const { etag } = headers;
     if (typeof etag !== 'string') throw new S3Failure(`${this.#settings.endpoint} names no part`);

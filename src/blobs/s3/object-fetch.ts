@@ -186,7 +186,7 @@ export class ObjectFetch {
     this.#changes.tell();
     let ingest: Ingest | undefined;
     try {
-      ingest = await spool.ingest(lease, { digest, anew: true, hashesLater: true });
+      ingest = await spool.ingest(lease, { digest, anew: true, isCopy: true });
       this.#readFrom(ingest, 0);
       await this.#receive(stream, ingest);
       await this.#keep(ingest);

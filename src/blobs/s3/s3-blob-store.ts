@@ -5,11 +5,11 @@
  *
  * Keys are `blobs/<algorithm>/<hex>/<uuid>`. Nothing here is loaded unless a bucket is configured.
  */
-import { createHash, randomUUID } from 'node:crypto';
+import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobReader } from '../../lib/blob-reader.ts';
 import type { Extent } from '../../lib/extents.ts';
-import type { Lease, Leases } from '../../lib/lease.ts';
+import type { Leases } from '../../lib/lease.ts';
 import { type Log, silentLog } from '../../lib/log.ts';
 import { SingleFlight } from '../../lib/single-flight.ts';
 import { type Digest, digestAlgorithm, digestHex, isDigest } from '../../oci/digest.ts';
@@ -26,32 +26,23 @@ import type {
   StoredBlob,
 } from '../blob-store.ts';
 import type { LocalCopies } from '../local-copies.ts';
-import type { Ingest, Spool } from '../spool.ts';
+import type { Ingest, IngestObserver, Spool } from '../spool.ts';
 import { SHORT_FILE, unreadableReason } from '../unreadable.ts';
 import type { Bucket } from './bucket.ts';
 import type { BucketWatch } from './bucket-watch.ts';
 import { ObjectFetch } from './object-fetch.ts';
 import { ObjectReader } from './object-reader.ts';
-import { payloadOfIngest } from './payload.ts';
+import { MAX_PARTS, ObjectUpload, type UploadLedger } from './object-upload.ts';
 import { S3Failure } from './s3-failure.ts';
 import type { StoreMark } from './store-mark.ts';
 
 /** What the index knows of objects; see `MetadataStore`. */
-export interface ObjectLedger extends Pick<Leases, 'acquireLease' | 'readLease' | 'release'> {
+export interface ObjectLedger extends UploadLedger, Pick<Leases, 'acquireLease' | 'readLease' | 'release'> {
   statBlob(digest: Digest): Promise<{ readonly size: number; readonly key?: string } | undefined>;
-  announceObject(
-    object: { readonly digest: Digest; readonly key: string; readonly uploadId?: string },
-    lease: Lease,
-  ): Promise<void>;
-  giveUpObject(key: string): Promise<void>;
 }
 
 /** What is larger is uploaded in parts of this size, or of the size that takes MAX_PARTS of them. */
 const PART_BYTES = 16 * 1024 * 1024;
-/** S3 takes 10,000. */
-const MAX_PARTS = 10_000;
-/** Parts of one blob that are sent at a time. */
-const PARTS_AT_ONCE = 3;
 /** A bucket seldom becomes another store's, and looking for its mark takes a request. */
 const MARK_SEEN_WITHIN_MS = 60_000;
 const REMOVALS_AT_ONCE = 8;
@@ -96,6 +87,8 @@ export class S3BlobStore implements BlobStore {
   readonly #log: Log;
   readonly #reading = new Map<Digest, Reading>();
   readonly #sizing = new SingleFlight<number | undefined>();
+  /** Of ingests that are still written. */
+  readonly #uploads = new Map<Ingest, ObjectUpload>();
   /** By key. */
   readonly #fetches = new Map<string, ObjectFetch>();
 
@@ -123,6 +116,17 @@ export class S3BlobStore implements BlobStore {
     return { name: this.#bucket.name, trouble: this.#watch?.trouble, problem: this.#watch?.problem };
   }
 
+  /** Sends blobs while they are spooled, if their digests are known. */
+  readonly observer: IngestObserver = {
+    began: (ingest, digest) => void this.#uploads.set(ingest, this.#newUpload(digest, ingest)),
+    grew: ingest => this.#uploads.get(ingest)?.advance(),
+    dropped: async ingest => {
+      const upload = this.#uploads.get(ingest);
+      this.#uploads.delete(ingest);
+      await upload?.drop();
+    },
+  };
+
   async stat(digest: Digest): Promise<BlobStat | undefined> {
     const found = await this.#find(digest);
     return found && { size: found.size };
@@ -146,21 +150,21 @@ export class S3BlobStore implements BlobStore {
   }
 
   async put(digest: Digest, spooled: Ingest): Promise<StoredBlob> {
-    const { lease, offset: size } = spooled;
+    const { lease } = spooled;
     // Rejects if the ingest has ended; it was hashed before.
     if ((await spooled.hash(digest)) !== digest) throw new Error('not the bytes of the digest');
     await lease.confirm();
-    const object = { digest, key: `${folderOf(digest)}${randomUUID()}` };
+    const upload = await this.#uploadFor(digest, spooled);
     try {
-      await available(this.#upload(object, spooled, size));
+      await available(upload.finish());
       await lease.confirm();
     } catch (error) {
       // If this fails, too, the Lease ends all the same, and with it the announcement.
-      await this.#ledger.giveUpObject(object.key).catch(() => {});
+      await upload.drop();
       throw error;
     }
     await this.#keepLocally(digest, spooled);
-    return { lease, isThere: () => true, key: object.key };
+    return { lease, isThere: () => true, key: upload.key };
   }
 
   async removal(digest: Digest): Promise<BlobRemoval> {
@@ -370,59 +374,26 @@ export class S3BlobStore implements BlobStore {
     await spooled.abort();
   }
 
-  async #upload(object: AnnouncedObject, spooled: Ingest, size: number): Promise<void> {
-    const { key } = object;
-    await this.#mark.require(MARK_SEEN_WITHIN_MS);
-    if (size <= this.#partBytes) {
-      await this.#ledger.announceObject(object, spooled.lease);
-      await this.#bucket.put(key, await payloadOfIngest(spooled, { start: 0, end: size }));
-      return;
-    }
-    const uploadId = await this.#bucket.beginUpload(key);
-    // Before the first part, so that nothing lies in the bucket of which the index does not know.
-    await this.#ledger
-      .announceObject({ ...object, uploadId }, spooled.lease)
-      .catch(async (error: unknown) => {
-        await this.#bucket.abortUpload(key, uploadId).catch(() => {});
-        throw error;
-      });
-    const tags = await this.#putParts(key, uploadId, spooled, size);
-    await spooled.lease.confirm();
-    await this.#complete(key, uploadId, tags, size);
+  /** The upload that has followed the ingest, unless it has failed on the way, or a new one. */
+  async #uploadFor(digest: Digest, spooled: Ingest): Promise<ObjectUpload> {
+    const begun = this.#uploads.get(spooled);
+    this.#uploads.delete(spooled);
+    if (begun !== undefined && !begun.hasFailed && spooled.offset <= MAX_PARTS * this.#partBytes)
+      return begun;
+    await begun?.drop();
+    return this.#newUpload(digest, spooled, Math.max(this.#partBytes, Math.ceil(spooled.offset / MAX_PARTS)));
   }
 
-  async #putParts(key: string, uploadId: string, spooled: Ingest, size: number): Promise<string[]> {
-    const partBytes = Math.max(this.#partBytes, Math.ceil(size / MAX_PARTS));
-    const tags: string[] = [];
-    let next = 0;
-    const putNext = async (): Promise<void> => {
-      for (let at = next++; at * partBytes < size; at = next++) {
-        const span = { start: at * partBytes, end: Math.min((at + 1) * partBytes, size) };
-        await spooled.lease.confirm();
-        tags[at] = await this.#bucket.putPart(key, uploadId, at + 1, await payloadOfIngest(spooled, span));
-      }
-    };
-    const putting = Array.from({ length: PARTS_AT_ONCE }, putNext);
-    try {
-      await Promise.all(putting);
-    } catch (error) {
-      next = Number.POSITIVE_INFINITY;
-      // The ingest may be closed after this.
-      await Promise.allSettled(putting);
-      throw error;
-    }
-    return tags;
-  }
-
-  /** Completes the upload. If the answer was lost, the object shows that it was completed. */
-  async #complete(key: string, uploadId: string, tags: readonly string[], size: number): Promise<void> {
-    const failure = await this.#bucket.completeUpload(key, uploadId, tags).then(
-      () => undefined,
-      (error: unknown) => error,
-    );
-    const stored = await this.#bucket.size(key);
-    if (stored === size) return;
-    throw failure ?? new S3Failure(`S3 has ${stored ?? 'no'} bytes of ${key}, whose ${size} it took`);
+  #newUpload(digest: Digest, ingest: Ingest, partBytes = this.#partBytes): ObjectUpload {
+    return new ObjectUpload({
+      bucket: this.#bucket,
+      ledger: this.#ledger,
+      requireOwn: () => this.#mark.require(MARK_SEEN_WITHIN_MS),
+      digest,
+      folder: folderOf(digest),
+      ingest,
+      partBytes,
+    });
   }
 
   async #remove({ key, uploadId }: UnneededObject): Promise<void> {
@@ -437,11 +408,6 @@ export class S3BlobStore implements BlobStore {
     if (digest === undefined || this.#local === undefined) return;
     if ((await this.#ledger.statBlob(digest)) === undefined) await this.#local.copies.remove(digest);
   }
-}
-
-interface AnnouncedObject {
-  readonly digest: Digest;
-  readonly key: string;
 }
 
 interface NamedObject {

@@ -1,0 +1,119 @@
+import { randomBytes } from 'node:crypto';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { FakeS3, type S3Request } from '../../../test/support/fake-s3.ts';
+import { makeTempFolder, removeFolder } from '../../../test/support/temp-folder.ts';
+import { steadyLease } from '../../lib/lease.suite.ts';
+import { silentLog } from '../../lib/log.ts';
+import { digestOf } from '../../oci/digest.ts';
+import { type FileStores, openFileStores } from '../file-stores.ts';
+import { Bucket, BUCKET_LIMITS } from './bucket.ts';
+import { MemoryLedger } from './memory-ledger.fixture.ts';
+import { S3BlobStore } from './s3-blob-store.ts';
+import { StoreMark } from './store-mark.ts';
+
+const PART_BYTES = 64 * 1024;
+const isPart = ({ method, query }: S3Request) => method === 'PUT' && query.has('partNumber');
+const LIMITS = { ...BUCKET_LIMITS, patienceMs: 100, backoffMs: 1 };
+
+describe('an upload that follows an ingest', () => {
+  let fake: FakeS3;
+  let folder: string;
+  let files: FileStores;
+  let bucket: Bucket;
+  let ledger: MemoryLedger;
+  let blobs: S3BlobStore;
+
+  beforeEach(async () => {
+    fake = await FakeS3.start();
+    folder = await makeTempFolder('upload');
+    files = await openFileStores(folder, { log: silentLog });
+    bucket = new Bucket(fake.settings(), LIMITS);
+    ledger = new MemoryLedger();
+    const mark = new StoreMark(bucket, 'this-store');
+    await mark.claim({ takesOver: false });
+    blobs = new S3BlobStore({ bucket, mark, ledger, partBytes: PART_BYTES });
+    files.spool.observer = blobs.observer;
+  });
+
+  afterEach(async () => {
+    await blobs.close();
+    await files.close();
+    await bucket.close();
+    await fake.close();
+    await removeFolder(folder);
+  });
+
+  const bytes = randomBytes(5 * PART_BYTES + 1);
+  const digest = digestOf(bytes);
+  const parts = () => fake.requests.filter(isPart).map(({ query }) => Number(query.get('partNumber')));
+  const sent = async (count: number) => {
+    await expect
+      .poll(() => [...fake.uploads.values()].flatMap(upload => [...upload.parts]).length)
+      .toBe(count);
+  };
+
+  test('sends parts before the last byte is there, and makes the object only when told to', async () => {
+    const ingest = await files.spool.ingest(steadyLease('fill-1'), { digest });
+    await ingest.write([bytes.subarray(0, PART_BYTES)]);
+    await ingest.write([bytes.subarray(PART_BYTES, 3 * PART_BYTES + 5)]);
+    await sent(3);
+    expect([...ledger.announced]).toHaveLength(1);
+    expect(fake.blobKeys()).toEqual([]);
+    await ingest.write([bytes.subarray(3 * PART_BYTES + 5)]);
+    await sent(5);
+    expect(fake.blobKeys()).toEqual([]);
+    ledger.put(digest, bytes.length, await blobs.put(digest, ingest));
+    await ingest.close();
+    expect(parts().toSorted((one, other) => one - other)).toEqual([1, 2, 3, 4, 5, 6]);
+    expect([...fake.objects].find(([key]) => key.includes('/blobs/'))?.[1].bytes.equals(bytes)).toBe(true);
+  });
+
+  test('leaves no part of what turns out to be wrong, is suspended or removed', async () => {
+    const endings = [
+      (ingest: { truncate(size: number): Promise<void> }) => ingest.truncate(0),
+      (ingest: { suspend(): Promise<void> }) => ingest.suspend(),
+      (ingest: { abort(): Promise<void> }) => ingest.abort(),
+    ];
+    for (const [at, end] of endings.entries()) {
+      const ingest = await files.spool.ingest(steadyLease(`fill-${at}`), { digest, anew: true });
+      await ingest.write([bytes.subarray(0, 3 * PART_BYTES)]);
+      await sent(2);
+      await end(ingest);
+      await expect.poll(() => fake.uploads.size).toBe(0);
+      expect(ledger.announced.size).toBe(0);
+      expect(ledger.givenUp.size).toBe(at + 1);
+      await ingest.abort();
+      await ingest.close();
+    }
+    expect(fake.blobKeys()).toEqual([]);
+  });
+
+  test('that has failed on the way is begun again at the end', async () => {
+    fake.fault = request => (isPart(request) ? { status: 403, code: 'AccessDenied' } : undefined);
+    const ingest = await files.spool.ingest(steadyLease('fill-1'), { digest });
+    await ingest.write([bytes]);
+    await expect.poll(parts).not.toEqual([]);
+    fake.fault = () => undefined;
+    ledger.put(digest, bytes.length, await blobs.put(digest, ingest));
+    await ingest.close();
+    expect([...fake.objects].find(([key]) => key.includes('/blobs/'))?.[1].bytes.equals(bytes)).toBe(true);
+    await expect.poll(() => fake.uploads.size).toBe(0);
+  });
+
+  test('does not follow what was continued, or has no digest yet', async () => {
+    const first = await files.spool.ingest(steadyLease('fill-1'), { digest });
+    await first.write([bytes.subarray(0, 10)]);
+    await first.suspend();
+    await first.close();
+    const left = { epoch: 1, mayWrite: false };
+    const continued = await files.spool.ingest(steadyLease('fill-1', 2, left), { digest });
+    const pushed = await files.spool.ingest(steadyLease('upload-1'));
+    await continued.write([bytes.subarray(10)]);
+    await pushed.write([bytes]);
+    expect(fake.uploads.size).toBe(0);
+    ledger.put(digest, bytes.length, await blobs.put(digest, continued));
+    expect([...fake.objects].find(([key]) => key.includes('/blobs/'))?.[1].bytes.equals(bytes)).toBe(true);
+    await pushed.abort();
+    await Promise.all([continued.close(), pushed.close()]);
+  });
+});
