@@ -12,6 +12,7 @@ import type { OpsOrigin, OpsSite } from '../http/ops-server.ts';
 import { collectBytes } from '../lib/collect-bytes.ts';
 import { parseJsonObject } from '../lib/json.ts';
 import type { Log } from '../lib/log.ts';
+import { IndexAway } from '../metadata/index-away.ts';
 import { OciError } from '../oci/errors.ts';
 import { InvalidReference } from '../oci/reference.ts';
 import type { z } from '../config/fields.ts';
@@ -271,6 +272,7 @@ function problemOf(error: unknown): AdminProblem {
   if (error instanceof OciError && error.code !== 'UNKNOWN') {
     return new AdminProblem(error.status >= 500 ? 'unavailable' : 'refused', error.message);
   }
+  if (error instanceof IndexAway) return new AdminProblem('unavailable', error.message);
   return new AdminProblem('internal', 'internal error: the log says more');
 }
 

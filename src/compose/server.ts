@@ -10,6 +10,7 @@ import { PartlyReloaded, planReload, type Reload } from '../config/reload.ts';
 import { createOpsServer, type OpsServer } from '../http/ops-server.ts';
 import { loadHttpClient } from '../lib/http-client.ts';
 import type { Log } from '../lib/log.ts';
+import { IndexAway } from '../metadata/index-away.ts';
 import { stopText, whyNotCollected } from '../metadata/store-identity.ts';
 import { networkFileSystem, storageFault } from '../metadata/storage-probe.ts';
 import { Opened } from '../lib/opened.ts';
@@ -243,11 +244,14 @@ async function openOps(
   };
   const quotas = new QuotaReport(tenants, quota, meter);
   const outbox = new OutboxReport(parts, meter);
-  const answer = async () => {
-    reportUpstreams(parts, meter);
+  const ofIndex = async () => {
     await reportStore(parts, meter);
     await quotas.report();
     await outbox.report();
+  };
+  const answer = async () => {
+    reportUpstreams(parts, meter);
+    await ofIndex().catch(unlessAway);
     if (queue !== undefined) meter.gauge('queue_length', queue.waiting);
     const others = (await server.serving()?.metrics()) ?? [];
     const text = others.length === 0 ? metrics.text() : metrics.textOfAll(others);
@@ -314,6 +318,11 @@ async function openOps(
     await opened.close(0);
     throw error;
   }
+}
+
+/** What the index would tell is missing from the metrics while it cannot be reached. */
+function unlessAway(error: unknown): void {
+  if (!(error instanceof IndexAway)) throw error;
 }
 
 async function collectingProblem(metadata: Parts['metadata']): Promise<string | undefined> {

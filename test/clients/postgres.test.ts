@@ -105,6 +105,8 @@ describe.skipIf(!HAS_POSTGRES)('a server with its index in PostgreSQL', () => {
     const push = await fetch(`${entrepot.url}/v2/team/app/blobs/uploads/`, { method: 'POST' });
     expect(push.status).toBe(503);
     expect((await entrepot.command('images')).stderr).toContain('cannot be reached');
+    expect((await entrepot.command('status')).stderr).toContain('cannot be reached');
+    expect(await entrepot.metrics()).toContain('entrepot_http_requests_total');
     await postgres.begin();
     await until('the server to be ready', 60_000, async () => (await fetch(`${entrepot.ops}/readyz`)).ok);
     await pushClient.pushImage(entrepot.url, 'team/app', 'v1', pushed);
