@@ -44,7 +44,7 @@ export async function openPostgresSurvey(
  * this digest.
  */
 const isImported = (digest: string) => `EXISTS (
-  SELECT 1 FROM @preloads p WHERE p.repository_id = r.id AND p.digest = ${digest}) AS "isImported"`;
+  SELECT 1 FROM @preloads p WHERE p.repository_id = r.id AND p.digest = ${digest} OFFSET 0) AS "isImported"`;
 
 /** As an SQL column: the size of the lists of referrers that are removed with the manifest. */
 const referrersBytes = (digest: string) => `(
@@ -56,7 +56,7 @@ const referrersBytes = (digest: string) => `(
 const isKeptByLink = (digest: string, sinceMs: string) => `EXISTS (
   SELECT 1 FROM @links l JOIN @repositories r ON r.id = l.repository_id
   WHERE l.digest = ${digest} AND l.kind = 'blob'
-    AND (l.created_at_ms >= ${sinceMs} OR ${reachability.isPinnedIn('l.repository_id', 'l.digest')}))`;
+    AND (l.created_at_ms >= ${sinceMs} OR ${reachability.isPinnedIn('l.repository_id', 'l.digest')}) OFFSET 0)`;
 
 // Pages of a table, of which `is_found` selects rows. $1: the time; $2: the digest after which to begin.
 
@@ -104,28 +104,34 @@ const linksThat = (condition: string) => `
 const LINKS = {
   later: linksThat('l.created_at_ms > $1'),
   idle: linksThat(`l.created_at_ms < $1
-    AND NOT EXISTS (SELECT 1 FROM @blobs b WHERE b.digest = l.digest AND b.used_at_ms >= $1)
+    AND NOT EXISTS (
+  SELECT 1 FROM @blobs b WHERE b.digest = l.digest AND b.used_at_ms >= $1 OFFSET 0)
     AND NOT ${reachability.isPinnedIn('l.repository_id', 'l.digest')}
     AND NOT ${reachability.isNamedIn('l.repository_id', 'l.digest')}`),
 };
 
+/** $1 to $3: the tag after which to begin. Of each repository the tags are read in the order of their index. */
 const TAGS = `
-  SELECT t.repository_id, r.upstream, r.name, t.tag, t.digest,
+  SELECT r.id AS repository_id, r.upstream, r.name, t.tag, t.digest,
     EXISTS (
-      SELECT 1 FROM @pins p
-      WHERE p.repository_id = t.repository_id AND p.reference IN (t.tag, t.digest)) AS "isPinned",
+      SELECT 1 FROM @pins p WHERE p.repository_id = r.id AND p.reference IN (t.tag, t.digest) OFFSET 0) AS "isPinned",
     ${isImported('t.digest')}, true AS is_found
-  FROM @repositories r JOIN @tags t ON t.repository_id = r.id
-  WHERE (r.upstream, r.name) >= ($1, $2) AND (r.upstream, r.name, t.tag) > ($1, $2, $3)
+  FROM @repositories r
+  CROSS JOIN LATERAL (
+    SELECT tag, digest FROM @tags
+    WHERE repository_id = r.id AND tag > CASE WHEN (r.upstream, r.name) = ($1, $2) THEN $3 ELSE '' END
+    ORDER BY tag LIMIT ${ROWS_PER_PAGE}) t
+  WHERE (r.upstream, r.name) >= ($1, $2)
   ORDER BY r.upstream, r.name, t.tag LIMIT ${ROWS_PER_PAGE}`;
 
 const UNTAGGED = `
   SELECT l.repository_id, r.upstream, r.name, NULL AS tag, l.digest,
     ${reachability.isPinnedIn('l.repository_id', 'l.digest')} AS "isPinned", ${isImported('l.digest')},
     EXISTS (
-      SELECT 1 FROM @readings g JOIN @manifests m ON m.digest = g.digest
-      WHERE ${reachability.linksTo('l', 'g')} AND g.subject IS NULL)
-      AND NOT EXISTS (SELECT 1 FROM @tags t WHERE t.digest = l.digest AND t.repository_id = l.repository_id)
+  SELECT 1 FROM @readings g JOIN @manifests m ON m.digest = g.digest
+      WHERE ${reachability.linksTo('l', 'g')} AND g.subject IS NULL OFFSET 0)
+      AND NOT EXISTS (
+  SELECT 1 FROM @tags t WHERE t.digest = l.digest AND t.repository_id = l.repository_id OFFSET 0)
       AND NOT ${reachability.isNamedIn('l.repository_id', 'l.digest')} AS is_found
   FROM @links l JOIN @repositories r ON r.id = l.repository_id
   WHERE (l.repository_id, l.digest) > ($1, $2) AND l.kind = 'manifest'
@@ -138,11 +144,12 @@ const REPOSITORIES = `
   ORDER BY r.upstream, r.name LIMIT ${MAX_REPOSITORIES_NAMED}`;
 
 const LINKED = `
-  SELECT l.kind, l.digest, coalesce(b.size, m.size) AS size
-  FROM @repositories r JOIN @links l ON l.repository_id = r.id
-  LEFT JOIN @blobs b ON b.digest = l.digest AND l.kind = 'blob'
-  LEFT JOIN @manifests m ON m.digest = l.digest AND l.kind = 'manifest'
-  WHERE r.upstream = $1 AND r.name = $2 AND (l.digest, l.kind) > ($3, $4)
+  SELECT l.kind, l.digest, CASE
+    WHEN l.kind = 'blob' THEN (SELECT b.size FROM @blobs b WHERE b.digest = l.digest)
+    ELSE (SELECT m.size FROM @manifests m WHERE m.digest = l.digest) END AS size
+  FROM @links l
+  WHERE l.repository_id = (SELECT id FROM @repositories WHERE upstream = $1 AND name = $2)
+    AND (l.digest, l.kind) > ($3, $4)
   ORDER BY l.digest, l.kind LIMIT ${ROWS_PER_PAGE}`;
 
 interface ContentRow extends SizedContent {
@@ -249,8 +256,10 @@ class PostgresSurvey implements Survey {
   async withoutRow(digests: readonly Digest[]) {
     const rows = await this.#database.rows<{ digest: Digest }>(
       `SELECT given.digest FROM unnest($1::text[]) AS given (digest)
-      WHERE NOT EXISTS (SELECT 1 FROM @blobs b WHERE b.digest = given.digest)
-        AND NOT EXISTS (SELECT 1 FROM @quarantine q WHERE q.digest = given.digest)
+      WHERE NOT EXISTS (
+  SELECT 1 FROM @blobs b WHERE b.digest = given.digest OFFSET 0)
+        AND NOT EXISTS (
+  SELECT 1 FROM @quarantine q WHERE q.digest = given.digest OFFSET 0)
         AND NOT ${reachability.isHostedBlob('given.digest')}`,
       [digests],
     );

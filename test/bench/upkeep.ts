@@ -12,7 +12,7 @@ import { median, table } from './support/table.ts';
 import type { PostgresSettings } from '../../src/metadata/postgres/postgres-settings.ts';
 import { Database } from '../../src/metadata/sqlite/driver.ts';
 import { HAS_POSTGRES, inConfig, Postgres } from '../support/postgres.ts';
-import { fillPostgres } from './postgres-store.ts';
+import { fillPostgres } from '../support/large-postgres.ts';
 
 /** Rows are made without their files: what is measured is the index, and removing a file that is gone costs the same call. */
 const BLOBS = 1_000_000;

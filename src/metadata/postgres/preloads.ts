@@ -9,7 +9,7 @@ const END_ROWS = 100;
 /** An SQL condition: the content `digest` was imported into a repository for one of the array `grantees`. */
 export const isPreloaded = (repositoryId: string, digest: string, grantees: string) => `EXISTS (
   SELECT 1 FROM @preloads p
-  WHERE p.repository_id = ${repositoryId} AND p.digest = ${digest} AND p.grantee = ANY(${grantees}))`;
+  WHERE p.repository_id = ${repositoryId} AND p.digest = ${digest} AND p.grantee = ANY(${grantees}) OFFSET 0)`;
 
 export async function hasPreload(
   on: Rows,

@@ -25,7 +25,8 @@ export async function expireLinks(on: Rows, links: readonly BlobLink[], sinceMs:
       USING unnest($1::text[], $2::text[], $3::text[]) AS given (upstream, name, digest), @repositories r
       WHERE r.upstream = given.upstream AND r.name = given.name
         AND l.repository_id = r.id AND l.digest = given.digest AND l.kind = 'blob' AND l.created_at_ms < $4
-        AND NOT EXISTS (SELECT 1 FROM @blobs b WHERE b.digest = l.digest AND b.used_at_ms >= $4)
+        AND NOT EXISTS (
+  SELECT 1 FROM @blobs b WHERE b.digest = l.digest AND b.used_at_ms >= $4 OFFSET 0)
         AND NOT ${reachability.isPinnedIn('l.repository_id', 'l.digest')}
         AND NOT ${reachability.isNamedIn('l.repository_id', 'l.digest')}`,
       [...columnsOf(round), sinceMs],
@@ -167,8 +168,10 @@ export function listLost(on: Rows): Promise<readonly LostContent[]> {
       q.digest, q.reason
     FROM @quarantine q
     WHERE (${reachability.isHosted('q.digest')} OR ${reachability.isUnderPin('q.digest')})
-      AND NOT EXISTS (SELECT 1 FROM @blobs b WHERE b.digest = q.digest)
-      AND NOT EXISTS (SELECT 1 FROM @manifests m WHERE m.digest = q.digest)
+      AND NOT EXISTS (
+  SELECT 1 FROM @blobs b WHERE b.digest = q.digest OFFSET 0)
+      AND NOT EXISTS (
+  SELECT 1 FROM @manifests m WHERE m.digest = q.digest OFFSET 0)
     ORDER BY q.digest`);
 }
 

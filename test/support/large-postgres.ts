@@ -2,7 +2,7 @@ import { silentLog } from '../../src/lib/log.ts';
 import { openPostgresMetadataStore } from '../../src/metadata/postgres-metadata-store.ts';
 import type { PostgresSettings } from '../../src/metadata/postgres/postgres-settings.ts';
 import type { Repository } from '../../src/oci/repository.ts';
-import { sql } from '../support/postgres.ts';
+import { sql } from './postgres.ts';
 
 /** What a large store has. */
 export interface LargeStore {
