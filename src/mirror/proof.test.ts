@@ -358,7 +358,7 @@ describe('a download', () => {
     const latch = new Latch();
     upstream.misbehave({ kind: 'blob', pause: { atByte: MIB, until: latch.opened } });
     const first = pullAs('ann', big.digest);
-    await until('bytes to come', 20_000, async () => upstream.bytesSent > 200_000);
+    await until('bytes to come', 20_000, async () => (world.mirror.downloads[0]?.bytes ?? 0) > 200_000);
     const { outcome, reader } = await openAs('cat', big.digest);
     latch.open();
     expect([outcome, await readAll(reader)]).toEqual(['joined', whole(big)]);
@@ -371,7 +371,7 @@ describe('a download', () => {
     const latch = new Latch();
     upstream.misbehave({ kind: 'blob', pause: { atByte: MIB, until: latch.opened } });
     const first = pullAs('bob', big.digest, OPEN);
-    await until('bytes to come', 20_000, async () => upstream.bytesSent > 200_000);
+    await until('bytes to come', 20_000, async () => (world.mirror.downloads[0]?.bytes ?? 0) > 200_000);
     clock.skip(15_000);
     const { outcome, reader } = await openAs('bob', big.digest, OPEN);
     latch.open();
