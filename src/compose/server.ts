@@ -262,6 +262,7 @@ async function openOps(
     const own = [
       index,
       disk.problem ?? [],
+      parts.blobs.bucket?.problem ?? [],
       mirror.problems,
       clusterProblem(tenants) ?? [],
       delivery.problems,
