@@ -242,7 +242,8 @@ function asServer(program: string, args: readonly string[]): [program: string, a
 /** PostgreSQL and pgbouncer refuse to run as root. */
 function asOther(program: string, args: readonly string[]): [program: string, args: readonly string[]] {
   if (process.getuid?.() !== 0) return [program, args];
-  const as = ['--reuid', 'postgres', '--regid', 'postgres', '--clear-groups'];
+  // A change of the user clears what the Daemon has asked for: the server ends at once when the tests die.
+  const as = ['--reuid', 'postgres', '--regid', 'postgres', '--clear-groups', '--pdeathsig', 'QUIT'];
   return ['setpriv', [...as, program, ...args]];
 }
 

@@ -45,6 +45,7 @@ export class Database implements Rows {
   readonly #pool: Pool;
   readonly #slots: FairSlots;
   readonly #readWithinMs: number;
+  readonly #isForSurvey: boolean;
   #awaySinceMs: number | undefined;
   #lastError: unknown;
   #isClosed = false;
@@ -53,6 +54,7 @@ export class Database implements Rows {
   constructor(settings: PostgresSettings, { isForSurvey = false }: DatabaseOptions = {}) {
     const { poolSize } = settings;
     this.schema = new Schema(settings.schema);
+    this.#isForSurvey = isForSurvey;
     this.#readWithinMs = isForSurvey ? SURVEY_WITHIN_MS : READ_WITHIN_MS;
     // One more for those who do not wait for their turn.
     this.#pool = openPool(settings, { max: poolSize + 1, answerWithinMs: WRITE_WITHIN_MS });
@@ -82,9 +84,17 @@ export class Database implements Rows {
 
   /** What `work` returns, which only reads: it is repeated on another connection if one is lost. */
   read<T>(work: (session: PostgresSession) => Promise<T>): Promise<T> {
-    return this.retrying('reads', client =>
-      work(new PostgresSession(client, this.schema, this.#readWithinMs)),
-    );
+    return this.retrying('reads', async client => {
+      const session = new PostgresSession(client, this.schema, this.#readWithinMs);
+      if (!this.#isForSurvey) return work(session);
+      // Compiling the conditions of a page takes longer than its rows.
+      await client.query('BEGIN READ ONLY; SET LOCAL jit = off');
+      try {
+        return await work(session);
+      } finally {
+        await client.query('COMMIT');
+      }
+    });
   }
 
   /**

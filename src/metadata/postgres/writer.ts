@@ -108,6 +108,7 @@ export class Writer {
       SET LOCAL statement_timeout = ${STATEMENT_TIMEOUT_MS};
       SET LOCAL lock_timeout = ${LOCK_TIMEOUT_MS};
       SET LOCAL idle_in_transaction_session_timeout = ${IDLE_TIMEOUT_MS};
+      SET LOCAL jit = off; -- Compiling the conditions of a removal takes longer than 20 rows.
       ${outlivesPower ? '' : 'SET LOCAL synchronous_commit = off;'}
       ${takeLocks(this.#space, digests)}
       SELECT pg_current_xact_id()::text AS id`);
