@@ -20,6 +20,9 @@ const GIVEN_UP_AFTER_MS = 5_000;
 
 const DISK_FULL = '53100';
 
+/** Errors that name a client or a certificate: of TLS, and of `pg_hba.conf`. */
+const TELLS_ADDRESSES = /^(?:ERR_TLS_.*|28000)$/;
+
 /** When a connection is considered dead: no question of a request takes as long, and no write, which may wait for locks. */
 const READ_WITHIN_MS = 5_000;
 export const WRITE_WITHIN_MS = 15_000;
@@ -189,9 +192,10 @@ function asStorageFull(cause: unknown): Error {
   return Object.assign(new Error("the disk of the index's database is full", { cause }), { code: 'ENOSPC' });
 }
 
-/** Without addresses, since `/readyz` shows it to anybody. */
+/** Without addresses, since `/readyz` shows it to anybody; the log has the cause. */
 function reasonOf(error: Error): string {
-  return 'syscall' in error && 'code' in error
-    ? `${String(error.syscall)} ${String(error.code)}`
-    : error.message;
+  const code = errorCode(error);
+  if (code === undefined) return error.message;
+  if ('syscall' in error) return `${String(error.syscall)} ${code}`;
+  return TELLS_ADDRESSES.test(code) || error.message === '' ? code : error.message;
 }

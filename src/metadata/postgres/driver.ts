@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { Pool as DriverPool, type PoolClient, TypeOverrides, type QueryConfig } from 'pg';
+import { PasswordUnreadable } from './failures.ts';
 import type { PostgresSettings } from './postgres-settings.ts';
 
 export type Pool = DriverPool;
@@ -42,7 +43,11 @@ export function openPool(
 }
 
 async function readPassword(file: string): Promise<string> {
-  return (await readFile(file, 'utf8')).replace(/\r?\n$/, '');
+  try {
+    return (await readFile(file, 'utf8')).replace(/\r?\n$/, '');
+  } catch (error) {
+    throw new PasswordUnreadable(error);
+  }
 }
 
 /** Numbers of the index are sizes, times and counts, which JavaScript represents exactly. */

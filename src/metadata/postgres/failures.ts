@@ -27,6 +27,19 @@ const AWAY_BY_SYSTEM: ReadonlySet<string | undefined> = new Set([
   'ETIMEDOUT',
 ]);
 
+/** A certificate that is not trusted, or no longer, and a handshake that fails. */
+const AWAY_BY_TLS =
+  /^(?:CERT_.*|ERR_TLS_.*|ERR_SSL_.*|EPROTO|(?:DEPTH_ZERO_)?SELF_SIGNED_CERT.*|UNABLE_TO_GET_ISSUER_CERT.*|UNABLE_TO_VERIFY_LEAF_SIGNATURE)$/;
+
+/** The password file could not be read for a new connection. Has no code: nothing of the store's own files is missing. */
+export class PasswordUnreadable extends Error {
+  override readonly name = 'PasswordUnreadable';
+
+  constructor(cause: unknown) {
+    super(`the password file cannot be read (${errorCode(cause) ?? String(cause)})`, { cause });
+  }
+}
+
 /** What the driver says without a code: a connection ended, could not be had, or gave no answer in time. */
 const AWAY_BY_DRIVER =
   /^(?:Connection terminated|timeout expired|timeout exceeded when trying to connect|Query read timeout|Client has encountered a connection error|Client was closed|The server does not support SSL)/;
@@ -39,16 +52,8 @@ export function isConflict(error: unknown): boolean {
 /** Whether the database could not be asked, or its answer is not known. */
 export function isAway(error: unknown): boolean {
   if (!(error instanceof Error)) return false;
+  if (error instanceof PasswordUnreadable) return true;
   const code = errorCode(error);
   if (code === undefined) return AWAY_BY_DRIVER.test(error.message);
-  return (
-    AWAY_BY_SYSTEM.has(code) ||
-    AWAY.test(code) ||
-    AWAY_AT_LOGIN.test(code) ||
-    code.startsWith('CERT_') ||
-    code.startsWith('ERR_TLS') ||
-    code === 'SELF_SIGNED_CERT_IN_CHAIN' ||
-    code === 'DEPTH_ZERO_SELF_SIGNED_CERT' ||
-    code === 'UNABLE_TO_VERIFY_LEAF_SIGNATURE'
-  );
+  return AWAY_BY_SYSTEM.has(code) || AWAY.test(code) || AWAY_AT_LOGIN.test(code) || AWAY_BY_TLS.test(code);
 }

@@ -1,0 +1,69 @@
+import { once } from 'node:events';
+import { createServer, type Server } from 'node:net';
+import { afterEach, expect, test } from 'vitest';
+import { Database } from './database.ts';
+import { isAway, PasswordUnreadable } from './failures.ts';
+
+let server: Server | undefined;
+afterEach(() => server?.close());
+
+/** What a server says to everybody who connects, as an ErrorResponse of the protocol. */
+async function refusing(code: string, message: string): Promise<Database> {
+  const fields = Buffer.from(`SFATAL\0VFATAL\0C${code}\0M${message}\0\0`);
+  const head = Buffer.from('E\0\0\0\0');
+  head.writeInt32BE(fields.length + 4, 1);
+  server = createServer(socket => {
+    socket.on('error', () => {});
+    socket.once('data', () => socket.end(Buffer.concat([head, fields])));
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  if (address === null || typeof address === 'string') throw new Error('it does not listen');
+  return new Database({
+    host: '127.0.0.1',
+    port: address.port,
+    database: 'd',
+    user: 'u',
+    password: undefined,
+    passwordFile: undefined,
+    tls: undefined,
+    poolSize: 1,
+    schema: 's',
+  });
+}
+
+test('why it is away is told without the address that a server names', async () => {
+  const database = await refusing('28000', 'no pg_hba.conf entry for host "10.1.2.3", user "u"');
+  await expect(database.trying(async () => {})).rejects.toThrow('10.1.2.3');
+  expect(database.away?.message).toBe('the database of the index cannot be reached: 28000');
+  await database.close();
+});
+
+test('why it is away is told as the server says it', async () => {
+  const database = await refusing('57P03', 'the database system is starting up');
+  await expect(database.trying(async () => {})).rejects.toThrow('starting up');
+  expect(database.away?.message).toMatch(/: the database system is starting up$/);
+  await database.close();
+});
+
+test.each([
+  'CERT_HAS_EXPIRED',
+  'ERR_TLS_CERT_ALTNAME_INVALID',
+  'DEPTH_ZERO_SELF_SIGNED_CERT',
+  'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
+  'EPROTO',
+  'ECONNREFUSED',
+  '57P01',
+])('a connection that fails with %s says that the database is away', code => {
+  expect(isAway(Object.assign(new Error('failed'), { code }))).toBe(true);
+});
+
+test('a password file that cannot be read says that the database is away, and not that a file is', () => {
+  const error = new PasswordUnreadable(Object.assign(new Error('no'), { code: 'ENOENT' }));
+  expect([isAway(error), 'code' in error, error.message]).toEqual([
+    true,
+    false,
+    'the password file cannot be read (ENOENT)',
+  ]);
+});
