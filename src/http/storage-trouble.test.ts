@@ -16,6 +16,8 @@ test.each([
   'SQLITE_BUSY',
   'SQLITE_BUSY_SNAPSHOT',
   'SQLITE_IOERR_READ',
+  '55P03',
+  '57014',
   'SQLITE_CANTOPEN',
   'SQLITE_CORRUPT',
 ])('%s may pass: the client is told to come back, and the log what it was', code => {

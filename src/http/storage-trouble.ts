@@ -18,6 +18,8 @@ const PASSING: ReadonlySet<string> = new Set([
 ]);
 /** Includes CORRUPT, which SQLite reports for a failing disk, too; a client cannot repair a damaged index either. */
 const PASSING_OF_SQLITE = /^SQLITE_(?:BUSY|CANTOPEN|CORRUPT|IOERR|LOCKED|NOMEM|READONLY)/;
+/** A write that others kept from its locks for as long as it is repeated, and a statement that took too long. */
+const PASSING_OF_POSTGRES = /^(?:40001|40P01|55P03|57014)$/;
 
 /**
  * For Retry-After: longer than a burst of requests takes to close its files, or another process to release the index.
@@ -32,7 +34,7 @@ export function storageTrouble(error: unknown): OciError | undefined {
   let cause = error;
   for (let depth = 0; depth < MAX_CAUSES && cause instanceof Error; depth += 1) {
     const code = errorCode(cause) ?? '';
-    if (PASSING.has(code) || PASSING_OF_SQLITE.test(code)) {
+    if (PASSING.has(code) || PASSING_OF_SQLITE.test(code) || PASSING_OF_POSTGRES.test(code)) {
       return new OciError('UNAVAILABLE', {
         message: 'the registry cannot access its storage at the moment: try again',
         headers: { 'Retry-After': RETRY_AFTER_SECONDS },
