@@ -7,12 +7,15 @@ import { LeaseLost } from '../../src/lib/lease.ts';
 import { leaseOf } from '../../src/lib/lease.suite.ts';
 import { silentLog } from '../../src/lib/log.ts';
 import { ManualClock } from '../../src/lib/manual-clock.fixture.ts';
+import { IndexAway } from '../../src/metadata/index-away.ts';
 import type { MetadataStore } from '../../src/metadata/metadata-store.ts';
 import { openPostgresMetadataStore } from '../../src/metadata/postgres-metadata-store.ts';
 import { Database } from '../../src/metadata/postgres/database.ts';
+import * as leases from '../../src/metadata/postgres/leases.ts';
 import { MIGRATIONS, migrate } from '../../src/metadata/postgres/migrations.ts';
 import type { PostgresSettings } from '../../src/metadata/postgres/postgres-settings.ts';
 import { Writer } from '../../src/metadata/postgres/writer.ts';
+import { openPostgresSurvey } from '../../src/metadata/postgres-survey.ts';
 import { digestOf } from '../../src/oci/digest.ts';
 import { Latch } from '../support/latch.ts';
 import { HAS_POSTGRES, Postgres, sql } from '../support/postgres.ts';
@@ -81,6 +84,19 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
       link.cutAll();
       expect(await store.statBlob(BLOB)).toEqual({ size: 4 });
     });
+  });
+
+  test('a survey that met an outage goes on when it is over', async () => {
+    await open();
+    const link = await Link.open(settings.port);
+    links.push(link);
+    const survey = await openPostgresSurvey({ ...settings, port: link.port });
+    await survey.blobs();
+    await link.shut();
+    await expect(survey.blobs()).rejects.toThrow(IndexAway);
+    await link.reopen();
+    expect(await survey.blobs()).toMatchObject({ entries: [] });
+    await survey.close();
   });
 
   test('writes that lock the same in opposite orders all come to an end', async () => {
@@ -194,12 +210,24 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
   });
 });
 
+async function failureOf(work: () => unknown): Promise<string | undefined> {
+  try {
+    await work();
+    return undefined;
+  } catch (error) {
+    return error instanceof Error ? error.name : String(error);
+  }
+}
+
 /** A link to the server that can be cut. */
 class Link {
   readonly #server: Server;
   readonly #target: number;
   readonly #sockets = new Set<Socket>();
   #cut: 'before' | 'after' | undefined;
+  #hold: { readonly text: string; readonly holds: () => void } | undefined;
+  #passOn = () => {};
+  #port = 0;
   cuts = 0;
 
   private constructor(target: number) {
@@ -229,6 +257,27 @@ class Link {
     for (const socket of this.#sockets) socket.destroy();
   }
 
+  /** Keeps back what the server sends after the next message with `text`; resolves when that has come. */
+  holdAnswerTo(text: string): Promise<void> {
+    return new Promise(holds => (this.#hold = { text, holds }));
+  }
+
+  /** Passes on what was kept back. */
+  passOn(): void {
+    this.#passOn();
+  }
+
+  /** From now on connections are refused. */
+  async shut(): Promise<void> {
+    this.#port = this.port;
+    await this.close();
+  }
+
+  async reopen(): Promise<void> {
+    this.#server.listen(this.#port, '127.0.0.1');
+    await once(this.#server, 'listening');
+  }
+
   async close(): Promise<void> {
     this.cutAll();
     this.#server.close();
@@ -246,6 +295,13 @@ class Link {
     server.once('close', () => client.destroy());
     client.once('close', () => server.destroy());
     client.on('data', (bytes: Buffer) => {
+      if (this.#hold !== undefined && bytes.includes(this.#hold.text)) {
+        server.unpipe(client);
+        server.pause();
+        this.#passOn = () => void server.pipe(client);
+        this.#hold.holds();
+        this.#hold = undefined;
+      }
       const cut = bytes.includes('COMMIT') ? this.#cut : undefined;
       if (cut === undefined) return void server.write(bytes);
       this.#cut = undefined;

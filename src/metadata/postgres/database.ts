@@ -176,7 +176,9 @@ export class Database implements Rows {
   }
 
   #isGivenUp(): boolean {
-    return this.#awaySinceMs !== undefined && performance.now() - this.#awaySinceMs > GIVEN_UP_AFTER_MS;
+    // A survey has no heartbeat that would find out that the database is back.
+    if (this.#isForSurvey || this.#awaySinceMs === undefined) return false;
+    return performance.now() - this.#awaySinceMs > GIVEN_UP_AFTER_MS;
   }
 
   #awayError(): IndexAway {
