@@ -556,8 +556,10 @@ class PostgresMetadataStore implements MetadataStore {
   ifStray(digest: Digest, act: () => void) {
     return this.#write({ alone: [digest], bearsOnPulls: false }, async session => {
       const isStray = await removals.hasStrayBytes(session, digest);
-      if (isStray) act();
-      return isStray;
+      if (!isStray) return false;
+      await session.confirmLocks();
+      act();
+      return true;
     });
   }
 
@@ -568,7 +570,10 @@ class PostgresMetadataStore implements MetadataStore {
       if (bytes !== undefined && bytes.key !== key) return undefined;
       const loss = await removals.quarantine(session, content, reason);
       if (loss === 'hosted' && key !== undefined) await objects.keepObject(session, key);
-      if (loss === 'mirrored') bytes?.takeAway();
+      if (loss === 'mirrored' && bytes !== undefined) {
+        await session.confirmLocks();
+        bytes.takeAway();
+      }
       return loss;
     });
   }

@@ -99,6 +99,20 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
     await survey.close();
   });
 
+  test('bytes are not removed by a process that was suspended after it had asked whether they are stray', async () => {
+    const link = await Link.open(settings.port);
+    links.push(link);
+    const [suspended, other] = [await open({ at: { ...settings, port: link.port } }), await open()];
+    const held = link.holdAnswerTo('quarantine');
+    let removals = 0;
+    const asked = suspended.ifStray(BLOB, () => (removals += 1));
+    await held;
+    // Waits until the server has ended the transaction.
+    await other.putBlob(BLOB, 4, HOSTED);
+    link.passOn();
+    expect([await asked, removals]).toEqual([false, 0]);
+  });
+
   test('writes that lock the same in opposite orders all come to an end', async () => {
     const [one, other] = [await open(), await open()];
     const digests = Array.from({ length: 8 }, (_, at) => digestOf(Buffer.from(String(at))));

@@ -1,5 +1,8 @@
 import { type Client, statement } from './driver.ts';
 
+/** The server ends no transaction that was idle for so short a time. */
+const SURE_MS = 1_000;
+
 /** Statements of one connection, or of any of a pool. */
 export interface Rows {
   /** The rows of a statement. `@name` in it stands for a table or function of the index, `$1` for the first parameter. */
@@ -42,6 +45,8 @@ export class PostgresSession implements Rows {
   readonly #client: Client;
   readonly #schema: Schema;
   readonly #answerWithinMs: number;
+  /** When the last statement was sent, by `performance.now`. */
+  #sentAtMs = Number.NEGATIVE_INFINITY;
 
   /** `answerWithinMs`: when a connection without an answer is considered dead. */
   constructor(client: Client, schema: Schema, answerWithinMs: number) {
@@ -64,7 +69,16 @@ export class PostgresSession implements Rows {
     return rowCount ?? 0;
   }
 
+  /**
+   * Call within a transaction, right before anything that cannot be undone: its locks are held then. A process that was
+   * suspended reads answers of a transaction that the server has ended meanwhile; here it finds out, and this rejects.
+   */
+  async confirmLocks(): Promise<void> {
+    while (performance.now() - this.#sentAtMs > SURE_MS) await this.rows('SELECT 1');
+  }
+
   #statement(sql: string, parameters: readonly unknown[]) {
+    this.#sentAtMs = performance.now();
     return statement(this.#schema.text(sql), parameters, this.#answerWithinMs);
   }
 }
