@@ -113,6 +113,59 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
     expect([await asked, removals]).toEqual([false, 0]);
   });
 
+  describe('a process that comes back after others took it for dead', () => {
+    const KEY = 'upload-1';
+    const waiting = async () =>
+      (await sql(settings, `SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'`)).length;
+    let database: Database;
+    let writer: Writer;
+
+    beforeEach(() => {
+      database = new Database({ ...settings, poolSize: 2 });
+      writer = new Writer(database);
+    });
+    afterEach(() => database.close());
+
+    /** As others see it. */
+    async function removeHolder(): Promise<string> {
+      const [row] = await sql<{ id: string }>(
+        settings,
+        'DELETE FROM @processes WHERE id = (SELECT process_id FROM @leases) RETURNING id',
+      );
+      return row?.id ?? '';
+    }
+
+    test('keeps its Lease from one who asks for it at that moment', async () => {
+      const [holder, other] = [
+        await open({ clock: new ManualClock() }),
+        await open({ clock: new ManualClock() }),
+      ];
+      await leaseOf(holder, KEY);
+      const id = await removeHolder();
+      let asking: Promise<unknown> | undefined;
+      await writer.write(async session => {
+        await leases.join(session, { id, address: 'back', folder: 'folder', isThread: false });
+        expect((await leases.ownEpochs(session, id)).size).toBe(1);
+        asking = other.acquireLease(KEY);
+        await expect.poll(waiting).toBe(1);
+      });
+      expect(await asking).toBeUndefined();
+    });
+
+    test('knows that it has lost its Lease to one who is taking it at that moment', async () => {
+      const clock = new ManualClock();
+      const holder = await open({ clock });
+      const lease = await leaseOf(holder, KEY);
+      await removeHolder();
+      await writer.write(async session => {
+        expect(await leases.takeLease(session, KEY, 'other')).toBeDefined();
+        await clock.pass(1_000);
+        await expect.poll(waiting).toBe(1);
+      });
+      await expect.poll(() => failureOf(() => lease.confirm())).toBe('LeaseLost');
+    });
+  });
+
   test('writes that lock the same in opposite orders all come to an end', async () => {
     const [one, other] = [await open(), await open()];
     const digests = Array.from({ length: 8 }, (_, at) => digestOf(Buffer.from(String(at))));

@@ -90,12 +90,12 @@ export async function takeLease(
   key: string,
   processId: string,
 ): Promise<{ readonly epoch: number; readonly left: LeftLease | undefined } | undefined> {
-  const before = await on.row<{ epoch: number; process_id: string | null; is_held: boolean }>(
-    `SELECT l.epoch, l.process_id, EXISTS (SELECT 1 FROM @processes p WHERE p.id = l.process_id) AS is_held
-    FROM @leases l WHERE l.key = $1 FOR UPDATE OF l`,
+  const before = await on.row<{ epoch: number; process_id: string | null }>(
+    'SELECT epoch, process_id FROM @leases WHERE key = $1 FOR UPDATE',
     [key],
   );
-  if (before?.is_held === true) return undefined;
+  // Another statement, which sees a holder that came back while this one waited.
+  if (before?.process_id != null && (await isAlive(on, before.process_id))) return undefined;
   if (before !== undefined) await on.changes('DELETE FROM @leases WHERE epoch = $1', [before.epoch]);
   // Another process may be taking it, too.
   const taken = await on.row<{ epoch: number }>(
@@ -108,6 +108,10 @@ export async function takeLease(
       left: before && { epoch: before.epoch, mayWrite: before.process_id !== null },
     }
   );
+}
+
+async function isAlive(on: Rows, processId: string): Promise<boolean> {
+  return (await on.row('SELECT 1 FROM @processes WHERE id = $1', [processId])) !== undefined;
 }
 
 /** Throws LeaseLost unless the Lease is this process's, and will be until the transaction ends. */
@@ -132,9 +136,9 @@ export async function setLeasesAside(on: Rows, epochs: readonly number[], proces
   ]);
 }
 
-/** The epochs of all Leases of this process. */
+/** The epochs of all Leases of this process, which it has until the transaction ends. */
 export async function ownEpochs(on: Rows, processId: string): Promise<ReadonlySet<number>> {
-  const rows = await on.rows<{ epoch: number }>('SELECT epoch FROM @leases WHERE process_id = $1', [
+  const rows = await on.rows<{ epoch: number }>('SELECT epoch FROM @leases WHERE process_id = $1 FOR SHARE', [
     processId,
   ]);
   return new Set(rows.map(({ epoch }) => epoch));
