@@ -749,9 +749,10 @@ class PostgresMetadataStore implements MetadataStore {
       readonly bytesOf: (content: C) => number | undefined;
     },
   ): Promise<C & pulls.ForRequester> {
+    const { version: before } = memory;
     if (memory.content(repository, reference) !== undefined) {
       try {
-        this.#turn(memory, await this.#version.look());
+        this.#turn(memory, await this.#version.look(), before);
       } catch (error) {
         const known = error instanceof IndexAway ? memory.answer(repository, reference, query) : undefined;
         if (known === undefined) throw error;
@@ -765,7 +766,7 @@ class PostgresMetadataStore implements MetadataStore {
     const { version, content, grants: granted, isPreloaded } = answered;
     const answer = { ...content, grants: granted, isPreloaded };
     const contentBytes = bytesOf(content);
-    if (contentBytes !== undefined && this.#turn(memory, version)) {
+    if (contentBytes !== undefined && this.#turn(memory, version, before)) {
       memory.keep(repository, reference, query, { content, contentBytes, answer });
     }
     return answer;
@@ -796,9 +797,13 @@ class PostgresMetadataStore implements MetadataStore {
     return { ...answered, content: { ...answered.content, manifest: undefined }, isPreloaded: false };
   }
 
-  /** Whether the memory is now that of this version; false if that is older than what is remembered. */
-  #turn<C, A extends WithGrants>(memory: PullMemory<C, A>, version: number): boolean {
-    if (version < memory.version) return false;
+  /**
+   * Whether the memory is now that of this version; false if that is older than what was remembered meanwhile. `before`: the
+   * version of the memory before the index was asked. An index that is older than that is another one: a backup was
+   * restored, or a standby took over that lacked something.
+   */
+  #turn<C, A extends WithGrants>(memory: PullMemory<C, A>, version: number, before: number): boolean {
+    if (version < memory.version && !(version < before)) return false;
     memory.turnTo(version);
     return true;
   }

@@ -166,6 +166,17 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
     });
   });
 
+  test('that is older than what is remembered of it, as after a restore, is asked again', async () => {
+    const store = await open();
+    await store.putBlob(BLOB, 4, HOSTED);
+    await store.putGrant(HOSTED, { credentialId: 'c', verifiedAtMs: 1 });
+    const grants = async () =>
+      (await store.readBlobForPull(HOSTED, BLOB, { credentialIds: ['c'] })).grants.length;
+    expect([await grants(), await grants()]).toEqual([1, 1]);
+    await sql(settings, 'WITH gone AS (DELETE FROM @grants) UPDATE @versions SET version = 0');
+    expect(await grants()).toBe(0);
+  });
+
   test('writes that lock the same in opposite orders all come to an end', async () => {
     const [one, other] = [await open(), await open()];
     const digests = Array.from({ length: 8 }, (_, at) => digestOf(Buffer.from(String(at))));
