@@ -1,6 +1,7 @@
 /**
  * The first schema. Digests are stored as text, so that people can read them with `psql`; text is compared by bytes, which
- * gives the ASCII order that the spec requires. Times are epoch ms, of the clocks of the processes, but for heartbeats.
+ * gives the ASCII order that the spec requires. Times are epoch ms, of the clocks of the processes; heartbeats, and the time
+ * since which an object is given up that lost its row, are of the database's clock.
  *
  * Counts are rows that triggers update: no writer can forget them, and nothing has to be counted. What many transactions
  * count at once, the totals and those of an owner, has a row for each of 16 slots, of which a transaction takes the one
