@@ -14,6 +14,8 @@ import type { Query } from './query.ts';
 
 /** Clients have some dozen characters, and containerd some hundred. */
 const MAX_USER_AGENT_LENGTH = 256;
+/** The longest host name, with a port. A client may send anything, as long as all its headers may be. */
+const MAX_HOST_LENGTH = 260;
 
 /** One request and its response, with what the handlers find out and the response log reports. */
 export class Exchange {
@@ -85,8 +87,14 @@ export class Exchange {
   get actor(): EventActor {
     const { tenant, id } = this.requester ?? ANONYMOUS;
     const { remote, host } = this.sender;
-    const userAgent = this.req.headers['user-agent']?.slice(0, MAX_USER_AGENT_LENGTH);
-    return { name: tenant ?? id, remote, host, method: this.method, userAgent };
+    const { 'user-agent': userAgent } = this.req.headers;
+    return {
+      name: tenant ?? id,
+      remote,
+      host: host && beginning(host, MAX_HOST_LENGTH),
+      method: this.method,
+      userAgent: userAgent && beginning(userAgent, MAX_USER_AGENT_LENGTH),
+    };
   }
 
   /**
@@ -102,4 +110,9 @@ export class Exchange {
     this.outcome = outcome;
     this.upstreamMs = upstreamMs;
   }
+}
+
+/** The first characters of a header, as a copy: a slice would keep all of it in memory. */
+function beginning(text: string, length: number): string {
+  return text.length <= length ? text : Buffer.from(text.slice(0, length), 'latin1').toString('latin1');
 }
