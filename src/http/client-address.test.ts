@@ -56,6 +56,9 @@ describe("a client's address", () => {
     expect(seen('::1', { 'x-forwarded-for': '127.0.0.1' }, behindProxy).loopback).toBe(false);
     expect(seen('127.0.0.1', { 'x-forwarded-for': '198.51.100.9' }).loopback).toBe(false);
     expect(seen('127.0.0.1', { forwarded: 'for=198.51.100.9' }).loopback).toBe(false);
+    for (const name of ['via', 'x-real-ip', 'x-forwarded-host', 'x-forwarded-proto']) {
+      expect(seen('127.0.0.1', { [name]: 'anything' }).loopback).toBe(false);
+    }
   });
 
   it('counts as TLS behind a trusted proxy with an https external URL, unless the proxy says http', () => {

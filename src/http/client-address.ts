@@ -23,6 +23,16 @@ export interface ClientAddressOptions {
 /** More than in any real chain of proxies. */
 const MAX_FORWARDED_HOPS = 16;
 
+/** By any of these, a proxy says that it is one: not each tells whom it forwards. */
+const PROXY_HEADERS = [
+  'x-forwarded-for',
+  'forwarded',
+  'via',
+  'x-real-ip',
+  'x-forwarded-host',
+  'x-forwarded-proto',
+] as const;
+
 /** Finds out where requests come from. */
 export class ClientAddresses {
   /** `undefined` if no proxy is trusted: looking addresses up in a BlockList would cost a tenth of a manifest hit. */
@@ -38,13 +48,12 @@ export class ClientAddresses {
     const peer = plainAddress(req.socket.remoteAddress);
     const encrypted = 'encrypted' in req.socket && req.socket.encrypted === true;
     const forwardedFor = headerText(req, 'x-forwarded-for');
-    const isForwarded = forwardedFor !== undefined || req.headers['forwarded'] !== undefined;
     if (!contains(this.#trusted, peer)) {
       // Clients of an unknown proxy on this machine must not get the rights of loopback.
       return {
         remote: peer,
         secure: encrypted,
-        loopback: !isForwarded && isLoopback(peer),
+        loopback: isLoopback(peer) && !PROXY_HEADERS.some(name => req.headers[name] !== undefined),
         proxied: false,
       };
     }
