@@ -102,6 +102,14 @@ it('believes the cluster about its tokens, and about no others', async () => {
   expect(asked).toEqual(['good', 'bad']);
 });
 
+it('takes no token for a wrong one while the cluster cannot be asked', async () => {
+  const access = accessWith(BEHIND_TLS, { kubernetes: () => Promise.reject(new Error('unreachable')) });
+  for (let at = 0; at < 100; at += 1) {
+    expect(await outcome(access, { authorization: `Bearer token-${at}` })).toBe('unavailable');
+  }
+  expect(await outcome(access, { authorization: basic(LOGIN.password) })).toBe('ops by login: full');
+});
+
 it('keeps pages of other sites out, whoever is logged in there', async () => {
   const access = accessWith(BEHIND_TLS);
   const authorization = basic(LOGIN.password);

@@ -22,7 +22,10 @@ export interface AdminAccessOptions {
   readonly logins: readonly AdminLogin[];
   /** What clients on this machine may do without a login. */
   readonly onLoopback: AdminRights | 'none';
-  /** Whom a Kubernetes token identifies, and what he may do: `undefined` if nothing. Absent without a cluster. */
+  /**
+   * Whom a Kubernetes token identifies, and what he may do: `undefined` if nothing. Rejects if the cluster cannot say. Absent
+   * without a cluster.
+   */
   readonly kubernetes:
     | ((token: string) => Promise<Pick<Administrator, 'name' | 'rights'> | undefined>)
     | undefined;
@@ -110,10 +113,10 @@ export class AdminAccess {
       });
     }
     const found = isBasic
-      ? this.#find(username ?? '', decoded.slice(decoded.indexOf(':') + 1))
+      ? this.#find(decoded)
       : scheme === '' || this.#failed.has(attempt)
         ? undefined
-        : await this.#options.kubernetes?.(credentials);
+        : await this.#options.kubernetes?.(credentials).catch(unanswered);
     if (found === undefined) {
       this.#failed.add(attempt);
       throw this.#challenge(address);
@@ -121,11 +124,10 @@ export class AdminAccess {
     return { ...found, by: isBasic ? 'login' : 'kubernetes', remote: address.remote };
   }
 
-  #find(username: string, password: string): Pick<Administrator, 'name' | 'rights'> | undefined {
-    // All are compared, so that the time says nothing.
-    const found = this.#options.logins.filter(
-      login => isEqual(username, login.name) && isEqual(password, login.password),
-    );
+  /** `sent`: `NAME:PASSWORD`. */
+  #find(sent: string): Pick<Administrator, 'name' | 'rights'> | undefined {
+    // All are compared, and names only with their passwords, so that the time says nothing.
+    const found = this.#options.logins.filter(({ name, password }) => isEqual(sent, `${name}:${password}`));
     return found[0] && { name: found[0].name, rights: found[0].rights };
   }
 
@@ -155,6 +157,11 @@ export class AdminAccess {
       'WWW-Authenticate': challenges,
     });
   }
+}
+
+/** Such a token is not a wrong login: it would count as a guess. */
+function unanswered(): never {
+  throw new AdminProblem('unavailable', 'the cluster cannot be asked about this token at the moment');
 }
 
 function foreign(): AdminProblem {

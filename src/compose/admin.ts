@@ -56,6 +56,7 @@ async function kubernetesOf(config: Config, log: Log): Promise<AdminAccessOption
   return async token => {
     const reviewed = await reviews.review(token).catch((error: unknown) => {
       log.warn({ err: error }, 'the cluster could not be asked about a token for the administration API');
+      throw error;
     });
     if (reviewed === undefined || !reviewed.verbs.has('get')) return undefined;
     return { name: reviewed.user, rights: reviewed.verbs.has('post') ? 'full' : 'read' };
