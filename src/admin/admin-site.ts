@@ -10,6 +10,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { OpsOrigin, OpsSite } from '../http/ops-server.ts';
 import { collectBytes } from '../lib/collect-bytes.ts';
+import type { Clock, Timer } from '../lib/clock.ts';
 import { parseJsonObject } from '../lib/json.ts';
 import type { Log } from '../lib/log.ts';
 import { IndexAway } from '../metadata/index-away.ts';
@@ -61,6 +62,7 @@ export interface AdminSiteOptions {
   /** The text of `/openapi.json`. */
   readonly description: () => string;
   readonly record: (deed: AdminDeed) => void;
+  readonly clock: Clock;
   readonly log: Log;
 }
 
@@ -70,6 +72,8 @@ const MAX_BODY_BYTES = 64 * 1024;
 const MAX_RUNNING = 64;
 /** How long a client may take to receive an answer. */
 const RECEIVED_WITHIN_MS = 30_000;
+/** How often who follows events is admitted anew. What the cluster said is remembered for longer, so this asks it seldom. */
+const ADMITTED_EACH_MS = 15_000;
 
 const HEADERS = {
   'Cache-Control': 'no-store',
@@ -126,8 +130,10 @@ export class AdminSite implements OpsSite {
     const below = path.slice(ADMIN_PATH.length);
     if (below === '/events' || below === '/openapi.json') {
       if (!isRead(req)) throw notAllowed(['GET']);
-      if (below === '/events') events.follow(req, res);
-      else writeJson(req, res, { status: 200, text: description() });
+      if (below === '/events') {
+        events.follow(req, res);
+        if (who.by === 'kubernetes') this.#endWithRight(req, res, origin);
+      } else writeJson(req, res, { status: 200, text: description() });
       return;
     }
     const { operation: id, ...found } = findOperation(below, req);
@@ -144,6 +150,18 @@ export class AdminSite implements OpsSite {
       async input => JSON.stringify(await this.#run(id, { ...input, ...found, who })),
     );
     writeJson(req, res, { status: operation.status ?? 200, text });
+  }
+
+  /** Ends a stream when its client may not read any more: tokens expire, and rights in the cluster are taken away. */
+  #endWithRight(req: IncomingMessage, res: ServerResponse, origin: OpsOrigin): void {
+    const { access, clock } = this.#options;
+    let timer: Timer | undefined;
+    const wait = () => {
+      if (!res.closed) timer = clock.after(ADMITTED_EACH_MS, check).unref();
+    };
+    const check = () => void access.admit(req, origin).then(wait, () => res.end());
+    res.once('close', () => timer?.cancel());
+    wait();
   }
 
   /** Runs an operation; if it is a change, its attempt and result are recorded. */

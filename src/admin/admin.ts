@@ -106,6 +106,7 @@ export function openAdmin(options: AdminOptions): Admin {
     events,
     description: () => (description ??= adminDescription(server.version)),
     record,
+    clock,
     log,
   });
   return {

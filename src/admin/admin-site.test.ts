@@ -1,0 +1,65 @@
+import http from 'node:http';
+import { afterEach, expect, it } from 'vitest';
+import { silentLog } from '../lib/log.ts';
+import { ManualClock } from '../lib/manual-clock.fixture.ts';
+import { AdminAccess } from './admin-access.ts';
+import { AdminSite } from './admin-site.ts';
+
+let close: (() => Promise<void>) | undefined;
+
+afterEach(async () => {
+  await close?.();
+  close = undefined;
+});
+
+/** A site whose stream only begins; the cluster lets whoever has `tokens` read. */
+async function serve(tokens: ReadonlySet<string>) {
+  const clock = new ManualClock();
+  const site = new AdminSite({
+    access: new AdminAccess({
+      logins: [],
+      onLoopback: 'read',
+      kubernetes: async token => (tokens.has(token) ? { name: 'a', rights: 'read' } : undefined),
+      addresses: { of: () => ({ remote: '127.0.0.1', secure: false, loopback: true, proxied: false }) },
+      names: [],
+      allowsPlainCredentials: false,
+    }),
+    handlers: Object.create(null),
+    events: { follow: (_req, res) => void res.writeHead(200).write('begin') },
+    description: () => '{}',
+    record: () => {},
+    clock,
+    log: silentLog,
+  });
+  const server = http.createServer((req, res) => void site.serve(req, res, 'address'));
+  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
+  const address = server.address();
+  const port = typeof address === 'object' && address !== null ? address.port : 0;
+  close = async () => {
+    server.closeAllConnections();
+    await new Promise(resolve => server.close(resolve));
+  };
+  const ask = (path: string, headers: http.OutgoingHttpHeaders = {}): Promise<http.IncomingMessage> =>
+    new Promise((resolve, reject) => {
+      http.get({ host: '127.0.0.1', port, path, headers, agent: false }, resolve).on('error', reject);
+    });
+  return { clock, ask };
+}
+
+it('ends a stream when its client may not read any more, and no other', async () => {
+  const tokens = new Set(['leaving', 'staying']);
+  const { clock, ask } = await serve(tokens);
+  const path = '/admin/v1/events';
+  const leaving = await ask(path, { authorization: 'Bearer leaving' });
+  const staying = await ask(path, { authorization: 'Bearer staying' });
+  const here = await ask(path);
+  const ended = new Promise(resolve => leaving.resume().once('end', resolve));
+  const others = [staying.resume(), here.resume()];
+  await clock.advance(60_000);
+  expect(leaving.readableEnded).toBe(false);
+  tokens.delete('leaving');
+  await clock.advance(15_000);
+  await ended;
+  await clock.advance(60_000);
+  expect(others.map(({ readableEnded }) => readableEnded)).toEqual([false, false]);
+});
