@@ -63,3 +63,15 @@ it('ends a stream when its client may not read any more, and no other', async ()
   await clock.advance(60_000);
   expect(others.map(({ readableEnded }) => readableEnded)).toEqual([false, false]);
 });
+
+it('takes a path for what it says, however a proxy might have read it', async () => {
+  const { ask } = await serve(new Set());
+  expect((await ask('/admin/v1/openapi.json')).resume().statusCode).toBe(200);
+  for (const path of [
+    '/admin/v1/x/../openapi.json',
+    '/admin/v1/%2e/openapi.json',
+    '/admin/v1/../../12345678/openapi.json',
+  ]) {
+    expect((await ask(path)).resume().statusCode).toBe(404);
+  }
+});

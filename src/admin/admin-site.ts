@@ -9,6 +9,7 @@
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { OpsOrigin, OpsSite } from '../http/ops-server.ts';
+import { splitTarget } from '../http/path.ts';
 import { collectBytes } from '../lib/collect-bytes.ts';
 import type { Clock, Timer } from '../lib/clock.ts';
 import { parseJsonObject } from '../lib/json.ts';
@@ -126,7 +127,8 @@ export class AdminSite implements OpsSite {
   async #answer(req: IncomingMessage, res: ServerResponse, origin: OpsOrigin): Promise<void> {
     const { access, events, description } = this.#options;
     const who = await access.admit(req, origin);
-    const { pathname: path, searchParams } = new URL(req.url ?? '', 'http://localhost');
+    // As it was sent: what a proxy took for one path must not mean another.
+    const { path, query: search } = splitTarget(req.url ?? '');
     const below = path.slice(ADMIN_PATH.length);
     if (below === '/events' || below === '/openapi.json') {
       if (!isRead(req)) throw notAllowed(['GET']);
@@ -140,7 +142,7 @@ export class AdminSite implements OpsSite {
     const operation: AdminOperation = ADMIN_OPERATIONS[id];
     const attempt = async () => {
       if (operation.rights === 'full') access.requireChange(req, who);
-      const query = parseQuery(operation, searchParams);
+      const query = parseQuery(operation, new URLSearchParams(search));
       const body = await parseBody(operation, req);
       return { query, body };
     };

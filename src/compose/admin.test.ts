@@ -379,7 +379,7 @@ describe('/admin/v1 for everybody on this machine', () => {
     ['/inspect?reference=up.example/none', 404],
     ['/explain?reference=up.example/app&tenant=nobody', 404],
     ['/tasks/none', 404],
-    ['/tasks/../status', 200],
+    ['/tasks/../status', 404],
     ['/nothing', 404],
   ])('answers %s with %d', async (path, status) => {
     const reply = await ask(opsOf(open), 'GET', ADMIN_PATH + path);
