@@ -50,6 +50,8 @@ describe.skipIf(!canRun)('Prometheus', () => {
       },
       hosted: { prefixes: ['team'], anonymous: 'push' },
       tenants: [{ name: 'team-a', secrets: [], quotaBytes: '1GiB' }],
+      // Of no use to it: events wait.
+      notifications: { endpoints: [{ name: 'ci', url: `${upstream.url}/events` }] },
     });
     url = `http://127.0.0.1:${await freePort()}`;
     const scrapes = [{ job_name: 'entrepot', static_configs: [{ targets: [new URL(entrepot.ops).host] }] }];
