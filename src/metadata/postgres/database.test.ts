@@ -8,13 +8,13 @@ let server: Server | undefined;
 afterEach(() => server?.close());
 
 /** What a server says to everybody who connects, as an ErrorResponse of the protocol. */
-async function refusing(code: string, message: string): Promise<Database> {
+async function refusing(code: string, message: string, before = Buffer.alloc(0)): Promise<Database> {
   const fields = Buffer.from(`SFATAL\0VFATAL\0C${code}\0M${message}\0\0`);
   const head = Buffer.from('E\0\0\0\0');
   head.writeInt32BE(fields.length + 4, 1);
   server = createServer(socket => {
     socket.on('error', () => {});
-    socket.once('data', () => socket.end(Buffer.concat([head, fields])));
+    socket.once('data', () => socket.end(Buffer.concat([before, head, fields])));
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -44,6 +44,15 @@ test('why it is away is told as the server says it', async () => {
   const database = await refusing('57P03', 'the database system is starting up');
   await expect(database.trying(async () => {})).rejects.toThrow('starting up');
   expect(database.away?.message).toMatch(/: the database system is starting up$/);
+  await database.close();
+});
+
+test('a connection that is ended with the very answer that opens it is an outage, and not the end of the process', async () => {
+  // AuthenticationOk and ReadyForQuery.
+  const open = Buffer.from('R\0\0\0\b\0\0\0\0Z\0\0\0\u0005I');
+  const database = await refusing('57P01', 'terminating connection', open);
+  await expect(database.trying(client => client.query('SELECT 1'))).rejects.toThrow('onnection');
+  expect(database.away?.message).toMatch(/^the database of the index cannot be reached/);
   await database.close();
 });
 

@@ -154,8 +154,6 @@ export class Database implements Rows {
     let fault: unknown;
     try {
       client = await this.#pool.connect();
-      // Its queries say so, too.
-      client.on('error', ignore);
       const result = await attempt(client);
       this.#awaySinceMs = undefined;
       return result;
@@ -170,7 +168,6 @@ export class Database implements Rows {
       }
       throw error;
     } finally {
-      client?.off('error', ignore);
       client?.release(isAway(fault));
     }
   }
@@ -186,8 +183,6 @@ export class Database implements Rows {
     return new IndexAway(`the database of the index cannot be reached${reason}`, { cause: this.#lastError });
   }
 }
-
-function ignore(): void {}
 
 /** The same error for a full disk, wherever it occurs. */
 function asStorageFull(cause: unknown): Error {

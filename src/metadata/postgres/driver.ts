@@ -39,6 +39,9 @@ export function openPool(
   });
   // Of an idle connection: the pool has dropped it. Whoever needs one next gets the error, if it persists.
   pool.on('error', () => {});
+  // Of one that is used: its statements get the error, too. An event that nobody listens to would end the process; one may
+  // come together with the end of what was asked before, so that nothing may run in between.
+  pool.on('connect', client => client.on('error', () => {}));
   return pool;
 }
 
