@@ -15,6 +15,9 @@ export const MAX_WAITING = 100_000;
 /** How many of these may be minor: however many come, there is room for the others. */
 export const MAX_WAITING_MINOR = MAX_WAITING / 2;
 
+/** How many of the oldest messages `dropBefore` looks at, in one transaction. */
+export const DROPPED_AT_ONCE = 100;
+
 /** A message for an endpoint. */
 export interface OutboxMessage {
   /** Its name. */

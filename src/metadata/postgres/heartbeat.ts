@@ -5,6 +5,7 @@ import { type Lease, LeaseLost } from '../../lib/lease.ts';
 import type { Log } from '../../lib/log.ts';
 import { IndexUnusable } from '../index-unusable.ts';
 import { forgetDead, isDead, Life } from '../life.ts';
+import { type GivenBack, OwnLease } from '../own-lease.ts';
 import type { Database } from './database.ts';
 import * as leases from './leases.ts';
 import type { PostgresSession } from './session.ts';
@@ -20,9 +21,6 @@ const SURE_MS = leases.DEAD_AFTER_MS - BEAT_MS;
 const LIGHT: WriteOptions = { outlivesPower: false, bearsOnPulls: false };
 /** A Lease that was acquired is not forgotten when the database crashes: its epoch must not come again. */
 const DURABLE: WriteOptions = { bearsOnPulls: false };
-
-/** How a Lease is given back: its work is done, or waits for the next holder. */
-type GivenBack = 'released' | 'set aside';
 
 export interface HeartbeatParts {
   readonly database: Database;
@@ -290,25 +288,5 @@ export class Heartbeat {
     return as === 'released'
       ? leases.releaseLeases(session, epochs, this.#self.id)
       : leases.setLeasesAside(session, epochs, this.#self.id);
-  }
-}
-
-class OwnLease implements Lease {
-  readonly key: string;
-  readonly epoch: number;
-  readonly left: Lease['left'];
-  readonly confirm: Lease['confirm'];
-  /** Whether it is known to be lost. */
-  isLost = false;
-
-  constructor(
-    key: string,
-    { epoch, left }: Pick<Lease, 'epoch' | 'left'>,
-    confirm: () => Promise<void> | undefined,
-  ) {
-    this.key = key;
-    this.epoch = epoch;
-    this.left = left;
-    this.confirm = confirm;
   }
 }

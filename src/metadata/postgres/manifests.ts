@@ -5,17 +5,10 @@ import type { Page } from '../../oci/pull-source.ts';
 import type { Repository } from '../../oci/repository.ts';
 import type { Paged } from '../metadata-store.ts';
 import { pageRange, toPage } from '../page.ts';
+import { type ReferrerRow, toReferrer } from '../referrer-row.ts';
 import { namedIn } from '../named-content.ts';
 import { isPreloaded } from './preloads.ts';
 import type { Rows } from './session.ts';
-
-interface ReferrerRow {
-  readonly digest: Digest;
-  readonly media_type: string;
-  readonly artifact_type: string | null;
-  readonly annotations: string;
-  readonly size: number;
-}
 
 export async function readManifestBytes(on: Rows, digest: Digest): Promise<Buffer | undefined> {
   const row = await on.row<{ bytes: Buffer }>('SELECT bytes FROM @manifests WHERE digest = $1', [digest]);
@@ -98,16 +91,4 @@ export async function readReferrerPage(
     [upstream, name, ...pageRange(page), subject, artifactType ?? null, preloadedFor ?? null],
   );
   return toPage(page, rows.map(toReferrer));
-}
-
-/** An entry of the referrers list, as in the distribution spec ("Listing Referrers"). */
-function toReferrer(row: ReferrerRow): Descriptor {
-  const annotations: Record<string, string> = JSON.parse(row.annotations);
-  return {
-    mediaType: row.media_type,
-    digest: row.digest,
-    size: row.size,
-    ...(row.artifact_type === null ? {} : { artifactType: row.artifact_type }),
-    ...(Object.keys(annotations).length === 0 ? {} : { annotations }),
-  };
 }

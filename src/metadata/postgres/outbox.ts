@@ -1,5 +1,6 @@
 import type { Lease } from '../../lib/lease.ts';
 import {
+  DROPPED_AT_ONCE,
   MAX_WAITING,
   MAX_WAITING_MINOR,
   type Outbox,
@@ -10,9 +11,6 @@ import {
 import type { Database } from './database.ts';
 import type { PostgresSession, Rows } from './session.ts';
 import type { Writer } from './writer.ts';
-
-/** How many of the oldest messages `dropBefore` looks at, in one transaction. */
-const DROPPED_AT_ONCE = 100;
 
 /** The outbox. Its messages and counts are kept by the same writes. */
 export class PostgresOutbox implements Outbox {

@@ -8,6 +8,7 @@ import type { Log } from '../../lib/log.ts';
 import type { Connection } from './connection.ts';
 import { type LeaseRow, LeaseRows, type ProcessRow } from './leases.ts';
 import { forgetDead, isDead, Life } from '../life.ts';
+import { type GivenBack, OwnLease } from '../own-lease.ts';
 import type { Writer } from './writer.ts';
 
 /** How often a process writes its heartbeat and checks those of the others. */
@@ -27,9 +28,6 @@ const THREAD = '-thread';
 
 /** This process, for people who read of it elsewhere. */
 const ADDRESS = `process ${process.pid} on ${hostname()}`;
-
-/** How a Lease is given back: its work is done, or waits for the next holder. */
-type GivenBack = 'released' | 'set aside';
 
 /** Heartbeats, and how many of our beats ago each changed, by the id of the process. */
 type OtherProcesses = Map<string, { readonly heartbeat: number; readonly unchangedBeats: number }>;
@@ -323,25 +321,5 @@ export class Heartbeat {
   #unchangedBeats({ id, heartbeat }: ProcessRow): number {
     const seen = this.#others.get(id);
     return seen?.heartbeat === heartbeat ? seen.unchangedBeats + 1 : 0;
-  }
-}
-
-class OwnLease implements Lease {
-  readonly key: string;
-  readonly epoch: number;
-  readonly left: Lease['left'];
-  readonly confirm: Lease['confirm'];
-  /** Whether it is known to be lost. */
-  isLost = false;
-
-  constructor(
-    key: string,
-    { epoch, left }: Pick<Lease, 'epoch' | 'left'>,
-    confirm: () => Promise<void> | undefined,
-  ) {
-    this.key = key;
-    this.epoch = epoch;
-    this.left = left;
-    this.confirm = confirm;
   }
 }

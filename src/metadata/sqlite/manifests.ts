@@ -7,6 +7,7 @@ import type { Paged } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
 import { type NamedDescriptor, namedIn } from '../named-content.ts';
 import { pageRange, toPage } from '../page.ts';
+import { type ReferrerRow, toReferrer } from '../referrer-row.ts';
 import { isPreloaded } from './preloads.ts';
 
 interface ManifestRow {
@@ -21,14 +22,6 @@ interface ReferrerQuery extends Repository {
   readonly grantees: string | null;
   readonly after: string;
   readonly rows: number;
-}
-
-interface ReferrerRow {
-  readonly digest: Digest;
-  readonly media_type: string;
-  readonly artifact_type: string | null;
-  readonly annotations: string;
-  readonly size: number;
 }
 
 /** The bytes of manifests, once for each digest, and their readings, one for each media type, with what that names. */
@@ -141,16 +134,4 @@ export class Manifests {
   noteUse(digest: Digest, atMs: number, unlessSinceMs: number): void {
     this.#touch.run(atMs, digest, unlessSinceMs);
   }
-}
-
-/** An entry of the referrers list, as in the distribution spec ("Listing Referrers"). */
-function toReferrer(row: ReferrerRow): Descriptor {
-  const annotations: Record<string, string> = JSON.parse(row.annotations);
-  return {
-    mediaType: row.media_type,
-    digest: row.digest,
-    size: row.size,
-    ...(row.artifact_type === null ? {} : { artifactType: row.artifact_type }),
-    ...(Object.keys(annotations).length === 0 ? {} : { annotations }),
-  };
 }

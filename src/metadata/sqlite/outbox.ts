@@ -1,5 +1,6 @@
 import type { Lease } from '../../lib/lease.ts';
 import {
+  DROPPED_AT_ONCE,
   MAX_WAITING,
   MAX_WAITING_MINOR,
   type Outbox,
@@ -9,9 +10,6 @@ import {
 } from '../outbox.ts';
 import type { Connection, Statement } from './connection.ts';
 import type { Writer } from './writer.ts';
-
-/** How many of the oldest messages `dropBefore` looks at, in one transaction. */
-const DROPPED_AT_ONCE = 100;
 
 interface Counts {
   readonly waiting: number;
