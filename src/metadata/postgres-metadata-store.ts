@@ -40,13 +40,14 @@ import { Database } from './postgres/database.ts';
 import * as documents from './postgres/documents.ts';
 import * as grants from './postgres/grants.ts';
 import { Heartbeat } from './postgres/heartbeat.ts';
-import { IndexVersion } from './postgres/index-version.ts';
+import { IndexVersion, VERSION } from './postgres/index-version.ts';
 import * as leases from './postgres/leases.ts';
 import * as links from './postgres/links.ts';
 import * as manifests from './postgres/manifests.ts';
 import { migrate } from './postgres/migrations.ts';
 import { Notifications } from './postgres/notifications.ts';
 import * as objects from './postgres/objects.ts';
+import { OtherReaders } from './postgres/other-readers.ts';
 import { PostgresOutbox, putMessages } from './postgres/outbox.ts';
 import * as pins from './postgres/pins.ts';
 import type { PostgresSettings } from './postgres/postgres-settings.ts';
@@ -134,6 +135,7 @@ class PostgresMetadataStore implements MetadataStore {
   readonly #lastUsed: LastUsed;
   readonly #check = new ManifestCheck();
   readonly #version: IndexVersion;
+  readonly #others: OtherReaders;
   readonly #manifestMemory = new PullMemory<pulls.Referred, pulls.Referred & pulls.ForRequester>(
     MANIFEST_MEMORY,
   );
@@ -147,7 +149,11 @@ class PostgresMetadataStore implements MetadataStore {
     this.#notifications = notifications;
     this.#heartbeat = heartbeat;
     this.#log = log;
-    this.#version = new IndexVersion(database);
+    this.#version = new IndexVersion({
+      ask: () => readVersion(database),
+      seenSinceMs: () => heartbeat.seenSinceMs,
+    });
+    this.#others = new OtherReaders(database, heartbeat.processId);
     this.outbox = new PostgresOutbox(database, writer, (session, lease) => this.#require(session, lease));
     this.#lastUsed = new LastUsed({
       write: (uses, resolutionMs) => this.#writeUses(uses, resolutionMs),
@@ -749,10 +755,10 @@ class PostgresMetadataStore implements MetadataStore {
       readonly bytesOf: (content: C) => number | undefined;
     },
   ): Promise<C & pulls.ForRequester> {
-    const { version: before } = memory;
     if (memory.content(repository, reference) !== undefined) {
       try {
-        this.#turn(memory, await this.#version.look(), before);
+        await this.#version.look();
+        memory.turnTo(this.#version.version);
       } catch (error) {
         const known = error instanceof IndexAway ? memory.answer(repository, reference, query) : undefined;
         if (known === undefined) throw error;
@@ -761,12 +767,14 @@ class PostgresMetadataStore implements MetadataStore {
       const known = memory.answer(repository, reference, query);
       if (known !== undefined) return known;
     }
+    const askedAtMs = performance.now();
     const answered =
       (await this.#withRemembered(memory, repository, reference, query, digestOf)) ?? (await read());
     const { version, content, grants: granted, isPreloaded } = answered;
     const answer = { ...content, grants: granted, isPreloaded };
     const contentBytes = bytesOf(content);
-    if (contentBytes !== undefined && this.#turn(memory, version, before)) {
+    if (this.#version.hear(version, askedAtMs) && contentBytes !== undefined) {
+      memory.turnTo(version);
       memory.keep(repository, reference, query, { content, contentBytes, answer });
     }
     return answer;
@@ -798,17 +806,6 @@ class PostgresMetadataStore implements MetadataStore {
   }
 
   /**
-   * Whether the memory is now that of this version; false if that is older than what was remembered meanwhile. `before`: the
-   * version of the memory before the index was asked. An index that is older than that is another one: a backup was
-   * restored, or a standby took over that lacked something.
-   */
-  #turn<C, A extends WithGrants>(memory: PullMemory<C, A>, version: number, before: number): boolean {
-    if (version < memory.version && !(version < before)) return false;
-    memory.turnTo(version);
-    return true;
-  }
-
-  /**
    * The manifest, unless its bytes are damaged. Then it is recorded as damaged, as by a scrub, and is absent from now
    * on.
    */
@@ -823,8 +820,12 @@ class PostgresMetadataStore implements MetadataStore {
     return undefined;
   }
 
-  #write<T>(options: WriteOptions, work: (session: PostgresSession) => Promise<T>): Promise<T> {
-    return this.#writer.write(work, options);
+  async #write<T>(options: WriteOptions, work: (session: PostgresSession) => Promise<T>): Promise<T> {
+    const result = await this.#writer.write(work, options);
+    if (options.bearsOnPulls === false) return result;
+    this.#version.written();
+    await this.#others.notice();
+    return result;
   }
 
   /** A write in a repository; returns false if there is no such repository. */
@@ -883,6 +884,11 @@ class PostgresMetadataStore implements MetadataStore {
       await delay(SWEEP_PAUSE_MS);
     }
   }
+}
+
+async function readVersion(database: Database): Promise<number> {
+  const row = await database.row<{ version: number }>(`SELECT ${VERSION} AS version`);
+  return row?.version ?? 0;
 }
 
 /** Call within a write that has locked the manifest and what it names. */

@@ -6,6 +6,7 @@ import { cpus, totalmem } from 'node:os';
 import { hasPrograms } from '../support/programs.ts';
 import { bundles, bundlesWhileServing, prepull } from './bundles.ts';
 import { coldPull, type ColdCase } from './cold.ts';
+import { indexes } from './indexes.ts';
 import { lazyChunked, lazyEstargz, parallelPull } from './lazy.ts';
 import { processes } from './processes.ts';
 import { pushes } from './push.ts';
@@ -65,6 +66,7 @@ try {
   await measure('push', pushes);
   await measure('s3', inBucket);
   await measure('processes', processes);
+  await measure('indexes', indexes);
   await measure('tenants', warmTenants, manyTenants);
   let pushed: ReturnType<typeof pushImage> | undefined;
   /** Pushed once, and only for a section that pulls it. */

@@ -17,6 +17,7 @@ import type { PostgresSettings } from '../../src/metadata/postgres/postgres-sett
 import { Writer } from '../../src/metadata/postgres/writer.ts';
 import { openPostgresSurvey } from '../../src/metadata/postgres-survey.ts';
 import { digestOf } from '../../src/oci/digest.ts';
+import type { Manifest, ManifestView } from '../../src/oci/manifest.ts';
 import { Latch } from '../support/latch.ts';
 import { HAS_POSTGRES, Postgres, sql } from '../support/postgres.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
@@ -24,6 +25,7 @@ import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 const BLOB = digestOf(Buffer.from('blob'));
 const HOSTED = { upstream: '', name: 'team/app' };
 const OTHER = { upstream: '', name: 'team/other' };
+const IMAGE = imageOf('{}');
 
 describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
   let postgres: Postgres;
@@ -177,6 +179,41 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
     expect(await grants()).toBe(0);
   });
 
+  test('answers with a write as soon as that is acknowledged, in every process, however few questions it is asked', async () => {
+    const [writer, reader] = [await open(), await open()];
+    const { manifest, view } = IMAGE;
+    await writer.putManifest(HOSTED, manifest, view, { tag: 'v1', atMs: 0 });
+    const done = new AbortController();
+    let pulls = 0;
+    const puller = async () => {
+      for (; !done.signal.aborted; pulls += 1) {
+        await reader.readForPull(HOSTED, 'v1');
+        if (pulls % 10 === 0) await new Promise(setImmediate);
+      }
+    };
+    const pulling = puller();
+    const before = await questions();
+    const seen: unknown[] = [];
+    for (let atMs = 1; atMs <= 100; atMs += 1) {
+      await writer.putTag(HOSTED, 'v1', { digest: manifest.digest, checkedAtMs: atMs });
+      seen.push((await reader.readForPull(HOSTED, 'v1')).tag?.checkedAtMs);
+      seen.push((await writer.readForPull(HOSTED, 'v1')).tag?.checkedAtMs);
+    }
+    done.abort();
+    await pulling;
+    expect(seen).toEqual(Array.from({ length: 200 }, (_, at) => 1 + Math.floor(at / 2)));
+    expect((await questions()) - before).toBeLessThan(pulls / 10);
+  });
+
+  /** How many transactions there have been, which a question is, too. */
+  async function questions(): Promise<number> {
+    const [row] = await sql<{ count: number }>(
+      settings,
+      `SELECT pg_stat_clear_snapshot(), xact_commit AS count FROM pg_stat_database WHERE datname = 'postgres'`,
+    );
+    return row?.count ?? 0;
+  }
+
   test('writes that lock the same in opposite orders all come to an end', async () => {
     const [one, other] = [await open(), await open()];
     const digests = Array.from({ length: 8 }, (_, at) => digestOf(Buffer.from(String(at))));
@@ -287,6 +324,23 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
     await expect(open({ at: { ...settings, database: 'none' } })).rejects.toThrow(/cannot be reached.*none/);
   });
 });
+
+function imageOf(text: string): { readonly manifest: Manifest; readonly view: ManifestView } {
+  const bytes = Buffer.from(text);
+  const mediaType = 'application/vnd.oci.image.manifest.v1+json';
+  return {
+    manifest: { digest: digestOf(bytes), mediaType, bytes },
+    view: {
+      kind: 'manifest',
+      mediaType,
+      manifests: [],
+      blobs: [],
+      subject: undefined,
+      artifactType: undefined,
+      annotations: {},
+    },
+  };
+}
 
 async function failureOf(work: () => unknown): Promise<string | undefined> {
   try {

@@ -1,11 +1,12 @@
 // A real PostgreSQL, and pgbouncer in front of it.
+
 import { chmod, chown, mkdir, writeFile } from 'node:fs/promises';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Database } from '../../src/metadata/postgres/database.ts';
 import type { PostgresSettings } from '../../src/metadata/postgres/postgres-settings.ts';
 import { PostgresSession } from '../../src/metadata/postgres/session.ts';
-import { Daemon, freePort, hasPrograms, run, tryRun } from './programs.ts';
+import { cpuSecondsOf, Daemon, freePort, hasPrograms, run, tryRun } from './programs.ts';
 import { makeTempFolder, removeFolder } from './temp-folder.ts';
 
 const DEBIAN = '/usr/lib/postgresql';
@@ -118,6 +119,13 @@ export class Postgres {
       schema: `index_${this.#schemas}`,
       ...given,
     };
+  }
+
+  /** Of the server, with the processes of the connections that are open. */
+  cpuSeconds(): number {
+    const { pid } = this.daemon;
+    const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').map(Number);
+    return [pid, ...children].reduce((sum, each) => sum + cpuSecondsOf(each), 0);
   }
 
   /** Ends at once, as on a shutdown of the machine: connections are cut. */

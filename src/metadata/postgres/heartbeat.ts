@@ -59,6 +59,8 @@ export class Heartbeat {
   #shownAtMs = Number.NEGATIVE_INFINITY;
   /** Since when heartbeats have been written without a gap. */
   #steadySinceMs = Number.POSITIVE_INFINITY;
+  /** When the first of these had been written. */
+  #seenSinceMs = Number.POSITIVE_INFINITY;
   #showing: Promise<void> | undefined;
   #timer: Timer | undefined;
   /** Set while heartbeats cannot be written and the log says so. */
@@ -124,6 +126,16 @@ export class Heartbeat {
     return this.#self.id;
   }
 
+  /** Whether nobody can have taken this process for dead by now. */
+  get #isSeen(): boolean {
+    return this.#clock.monotonicMs() - this.#shownAtMs < SURE_MS;
+  }
+
+  /** Since when all others know of this process, by `performance.now`; later than any time if that is not certain. */
+  get seenSinceMs(): number {
+    return this.#isSeen ? this.#seenSinceMs : Number.POSITIVE_INFINITY;
+  }
+
   /** Acquires the Lease `key`; `undefined` if a live process has it, including this one. */
   async acquireLease(key: string): Promise<Lease | undefined> {
     const lease = await this.#take(key);
@@ -185,7 +197,7 @@ export class Heartbeat {
 
   #confirm(lease: OwnLease): Promise<void> | undefined {
     if (lease.isLost) throw new LeaseLost(lease.key);
-    if (this.#clock.monotonicMs() - this.#shownAtMs < SURE_MS) return undefined;
+    if (this.#isSeen) return undefined;
     return this.#confirmInIndex(lease);
   }
 
@@ -206,7 +218,10 @@ export class Heartbeat {
   async #shown<T>(write: () => Promise<T>): Promise<T> {
     const beganAtMs = this.#clock.monotonicMs();
     const result = await write();
-    if (beganAtMs - this.#shownAtMs > SURE_MS) this.#steadySinceMs = beganAtMs;
+    if (beganAtMs - this.#shownAtMs > SURE_MS) {
+      this.#steadySinceMs = beganAtMs;
+      this.#seenSinceMs = performance.now();
+    }
     this.#shownAtMs = beganAtMs;
     return result;
   }
