@@ -3,7 +3,7 @@ import { type FileHandle, lstat, rename } from 'node:fs/promises';
 import { syncFolder } from '../lib/atomic-file.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
 import { absentAsUndefined, errorCode } from '../lib/error-code.ts';
-import { openRegularFile } from '../lib/regular-file.ts';
+import { inodeOf, openRegularFile } from '../lib/regular-file.ts';
 import { type Digest, digestAlgorithm, isDigest } from '../oci/digest.ts';
 import { BlobFolders } from './blob-folders.ts';
 import type { BlobRemoval, BlobStat, BlobStore, RehashOptions, StoredBlob } from './blob-store.ts';
@@ -41,13 +41,14 @@ export class FileBlobStore implements BlobStore {
       return undefined;
     }
     const { file } = opened;
-    const { size, ino } = opened.stats;
-    const reading = this.#reading.get(digest) ?? { readers: 0, inode: ino, bytes: {} };
+    const { size } = opened.stats;
+    const inode = inodeOf(opened.stats);
+    const reading = this.#reading.get(digest) ?? { readers: 0, inode, bytes: {} };
     this.#reading.set(digest, reading);
     reading.readers += 1;
     // A damaged file may have been replaced while somebody still reads it.
-    const shares = reading.inode === ino ? reading.bytes : undefined;
-    return new FileReader({ file, size, shares, left: () => this.#leave(digest, reading) });
+    const shares = reading.inode === inode ? reading.bytes : undefined;
+    return new FileReader({ file, size, inode, shares, left: () => this.#leave(digest, reading) });
   }
 
   async put(digest: Digest, spooled: Ingest): Promise<StoredBlob> {
@@ -193,7 +194,7 @@ interface Peek {
 interface Reading {
   readers: number;
   /** The inode of the file that the first reader opened. */
-  readonly inode: number;
+  readonly inode: string;
   /** Identifies the bytes of that file. */
   readonly bytes: object;
 }
@@ -201,6 +202,7 @@ interface Reading {
 interface FileReaderParts {
   readonly file: FileHandle;
   readonly size: number;
+  readonly inode: string;
   readonly shares: object | undefined;
   /** Called when the reader is closed. */
   readonly left: () => void;
@@ -209,14 +211,16 @@ interface FileReaderParts {
 /** An open blob, with one file descriptor. */
 class FileReader implements BlobReader {
   readonly size: number;
+  readonly origin: string;
   readonly shares: object | undefined;
   readonly #file: FileHandle;
   readonly #left: () => void;
   #closing: Promise<void> | undefined;
 
-  constructor({ file, size, shares, left }: FileReaderParts) {
+  constructor({ file, size, inode, shares, left }: FileReaderParts) {
     this.#file = file;
     this.size = size;
+    this.origin = inode;
     this.shares = shares;
     this.#left = left;
   }

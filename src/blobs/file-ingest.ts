@@ -41,8 +41,7 @@ export class FileIngest implements Ingest {
   readonly #path: string;
   readonly #file: FileHandle;
   /** By which it will be hashed, as far as is known. */
-  /** Hashed with behind the writer; `undefined` if nothing is hashed before that is asked for. */
-  readonly #algorithm: DigestAlgorithm | undefined;
+  readonly #algorithm: DigestAlgorithm;
   readonly #jobs = new Map<DigestAlgorithm, HashJob>();
   #offset: number;
   #isEnded = false;
@@ -58,7 +57,7 @@ export class FileIngest implements Ingest {
   private constructor(
     spool: IngestSpool,
     lease: Lease,
-    { file, size, algorithm }: { file: FileHandle; size: number; algorithm: DigestAlgorithm | undefined },
+    { file, size, algorithm }: { file: FileHandle; size: number; algorithm: DigestAlgorithm },
   ) {
     this.#spool = spool;
     this.lease = lease;
@@ -76,7 +75,7 @@ export class FileIngest implements Ingest {
   static async open(
     spool: IngestSpool,
     lease: Lease,
-    { algorithm, anew }: { readonly algorithm: DigestAlgorithm | undefined; readonly anew: boolean },
+    { algorithm, anew }: { readonly algorithm: DigestAlgorithm; readonly anew: boolean },
   ): Promise<FileIngest> {
     const path = spool.paths.ingest(lease.key, lease.epoch);
     const flags = constants.O_RDWR | constants.O_CREAT | (anew ? constants.O_TRUNC : 0);
@@ -256,7 +255,7 @@ export class FileIngest implements Ingest {
   /** Has the thread hash what is written. */
   #hashBehind(): void {
     if (this.#isEnded || this.#offset <= HASHED_HERE_BYTES) return;
-    if (this.#jobs.size === 0 && this.#algorithm !== undefined) this.#beginHashing(this.#algorithm);
+    if (this.#jobs.size === 0) this.#beginHashing(this.#algorithm);
     for (const job of this.#jobs.values()) this.#spool.hasher.advance(job, this.#offset);
   }
 

@@ -50,7 +50,7 @@ export class FileSpool implements Spool {
     }
     const observer = isCopy ? undefined : this.observer;
     const ingest = await FileIngest.open({ ...this.#place, hasher: this.#hasher, observer }, lease, {
-      algorithm: isCopy ? undefined : algorithm,
+      algorithm,
       anew,
     });
     if (digest !== undefined && ingest.offset === 0) observer?.began(ingest, digest);

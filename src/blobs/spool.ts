@@ -11,7 +11,7 @@ export interface Spool {
   /**
    * Opens the ingest of `lease`, whose key matches `[a-z0-9-]{1,200}`, for writing at its end: a new one, or what the
    * previous holder left. That is found even if a power failure made the index forget that holder's Lease. `anew`:
-   * always a new one. Hashing begins at once, unless `isCopy`, with the algorithm of `digest`, or sha256.
+   * always a new one. Hashing begins at once, with the algorithm of `digest`, or sha256.
    */
   ingest(lease: Lease, options?: IngestOptions): Promise<Ingest>;
   /**
@@ -92,10 +92,7 @@ export interface IngestOptions {
   readonly digest?: Digest;
   /** Discards what an earlier holder of the Lease left. Default: continues it. */
   readonly anew?: boolean;
-  /**
-   * Whether it is of a blob that is stored already: nothing is hashed before `hash` is called, so that whoever reads
-   * meanwhile has the processor, and no observer is told. Default: no.
-   */
+  /** Whether it is of a blob that is stored already: no observer is told. Default: no. */
   readonly isCopy?: boolean;
 }
 
@@ -146,6 +143,8 @@ export interface Ingest {
 
 /** Reads an ingest that another process writes. */
 export interface IngestFollower {
+  /** As of a `BlobReader`. */
+  readonly origin?: string | undefined;
   /** Its current length. */
   length(): Promise<number>;
   read(buffer: Uint8Array, position: number): Promise<number>;

@@ -1,4 +1,10 @@
 /**
+ * The end of a blob (all of a smaller one) that is held back from readers until what they have had of it is verified.
+ * Wrong bytes can then never be received as a complete blob, and the delay is not noticeable.
+ */
+export const HOLD_BACK_BYTES = 64 * 1024;
+
+/**
  * Random access to bytes of a known total size: of a file, or of a download in progress. Whoever opened a reader closes
  * it; `close` may be called twice.
  */
@@ -20,6 +26,8 @@ export interface BlobReader {
    * A URL at which the client may read the bytes instead, for some minutes. Absent if there is none.
    */
   readonly url?: (() => Promise<string>) | undefined;
+  /** What it reads, such as a file; absent if that has no name that others could have, too. */
+  readonly origin?: string | undefined;
   /** All bytes, if they are in memory anyway. */
   readonly bytes?: Uint8Array | undefined;
   close(): Promise<void>;

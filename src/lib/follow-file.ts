@@ -1,6 +1,6 @@
 import type { FileHandle } from 'node:fs/promises';
 import { absentAsUndefined } from './error-code.ts';
-import { openRegularFile } from './regular-file.ts';
+import { inodeOf, openRegularFile, type RegularFile } from './regular-file.ts';
 
 /**
  * Reads a file that somebody else is still appending to. The name may be moved or removed meanwhile: the open file
@@ -8,9 +8,12 @@ import { openRegularFile } from './regular-file.ts';
  */
 export class FollowedFile {
   readonly #file: FileHandle;
+  /** As of a `BlobReader`. */
+  readonly origin: string;
 
-  constructor(file: FileHandle) {
+  constructor({ file, stats }: RegularFile) {
     this.#file = file;
+    this.origin = inodeOf(stats);
   }
 
   /** Its current length. */
@@ -32,5 +35,5 @@ export class FollowedFile {
 /** `undefined` if there is no such file. */
 export async function followFile(path: string): Promise<FollowedFile | undefined> {
   const opened = await absentAsUndefined(openRegularFile(path));
-  return opened && new FollowedFile(opened.file);
+  return opened && new FollowedFile(opened);
 }

@@ -41,6 +41,11 @@ export function openRegularFileSync(path: string): number {
   }
 }
 
+/** Which file it is, as long as it is open. */
+export function inodeOf({ dev, ino }: Stats): string {
+  return `${dev} ${ino}`;
+}
+
 function notRegular(path: string): Error {
   return Object.assign(new Error(`${path} is not a regular file`), { code: NOT_A_REGULAR_FILE });
 }

@@ -209,6 +209,21 @@ describe('with blobs in a bucket', () => {
     await expect.poll(() => copied().filter(name => name.length > 64)).toHaveLength(1);
   });
 
+  it('an object with wrong bytes ends with the connection, not as a complete blob, and is not kept', async () => {
+    const layer = randomBlob(20 * MIB, 'layer');
+    await push('team/app', imageOf([layer]));
+    await dropCopies();
+    s3.fault = ({ method, key }) =>
+      method === 'GET' && key.includes(layer.digest.slice(7)) ? { wrongBytes: true } : undefined;
+    const wrong = await Promise.all(Array.from({ length: 3 }, () => pull('team/app', layer)));
+    for (const got of wrong) {
+      expect([got.status, got.complete]).toEqual([200, false]);
+      expect(got.bytes).toBeLessThan(layer.size);
+    }
+    s3.fault = () => undefined;
+    await expectPulled('team/app', layer);
+  });
+
   it('a push whose end meets an outage of S3 gets 503, and goes on when its client repeats that request', async () => {
     const blob = randomBlob(40 * MIB, 'pushed');
     const uploads = `${entrepot.url}/v2/team/app/blobs/uploads/`;

@@ -37,7 +37,7 @@ export type S3Fault =
   /** After this many bytes of a body the rest waits. */
   | { readonly heldAt: number; readonly until: Promise<void> }
   /** A body of other bytes, of the announced length. */
-  | { readonly wrongBytes: true }
+  | { readonly wrongBytes: true; readonly heldAt?: number; readonly until?: Promise<void> }
   /** The bytes of the whole object, whatever was asked. */
   | { readonly ignoresRange: true }
   /** The answer does not say how long its body is. */

@@ -6,9 +6,10 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { FakeS3, type S3Fault, type S3Request } from '../../../test/support/fake-s3.ts';
 import { Latch } from '../../../test/support/latch.ts';
 import { makeTempFolder, removeFolder } from '../../../test/support/temp-folder.ts';
-import type { BlobReader } from '../../lib/blob-reader.ts';
+import { type BlobReader, HOLD_BACK_BYTES } from '../../lib/blob-reader.ts';
 import { silentLog } from '../../lib/log.ts';
 import type { Digest } from '../../oci/digest.ts';
+import { OciError } from '../../oci/errors.ts';
 import { blobStoreSuite, keep } from '../blob-store.suite.ts';
 import { openFileStores } from '../file-stores.ts';
 import { LocalCopies } from '../local-copies.ts';
@@ -182,18 +183,39 @@ describe('the first level', () => {
     await readAll(whole);
   });
 
-  test('keeps no wrong bytes, and sends none of a small blob', async () => {
-    const bytes = randomBytes(1_000 * KIB);
+  test.each([
+    { size: 1_000 * KIB, sent: 0 },
+    { size: 2_000 * KIB, sent: 2_000 * KIB - HOLD_BACK_BYTES },
+  ])('keeps no wrong bytes of $size, and sends $sent of them', async ({ size, sent }) => {
+    const bytes = randomBytes(size);
     const digest = await remote(bytes);
     fake.fault = request => (isGet(request) ? { wrongBytes: true } : undefined);
-    await expect(read(digest)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
-    const large = await remote(randomBytes(2_000 * KIB));
-    fake.fault = request => (isGet(request) ? { wrongBytes: true } : undefined);
-    await read(large);
+    const [one, other] = [await blobs.open(digest), await blobs.open(digest)];
+    expect(await readUntilFailure(one)).toEqual({ sent, code: 'UNAVAILABLE' });
+    expect(await readUntilFailure(other)).toEqual({ sent, code: 'UNAVAILABLE' });
+    expect(gets()).toHaveLength(1);
     await expect.poll(() => collect(stores.spool.list())).toEqual([]);
     expect(await blobs.localUsage()).toMatchObject({ copies: 0 });
     fake.fault = () => undefined;
     expect(bytes.equals(await read(digest))).toBe(true);
+  });
+
+  test('sends the end of wrong bytes to no reader of another process either', async () => {
+    const other = await place.open(place.ledger.ofAnotherProcess());
+    const digest = await remote(randomBytes(2_000 * KIB));
+    const latch = new Latch();
+    fake.fault = request =>
+      isGet(request) ? { wrongBytes: true, heldAt: 1_000 * KIB, until: latch.opened } : undefined;
+    const ours = await blobs.open(digest);
+    expect(await ours?.read(Buffer.alloc(KIB), 0)).toBe(KIB);
+    const theirs = await other.blobs.open(digest);
+    expect(await theirs?.read(Buffer.alloc(KIB), 0)).toBe(KIB);
+    // Whoever fetches it next gets the right ones.
+    fake.fault = () => undefined;
+    latch.open();
+    expect(await readUntilFailure(ours)).toMatchObject({ code: 'UNAVAILABLE' });
+    expect(await readUntilFailure(theirs)).toMatchObject({ code: 'UNAVAILABLE' });
+    await other.close();
   });
 
   test('continues a body that breaks', async () => {
@@ -238,6 +260,10 @@ describe('the first level', () => {
     const full = await place.open();
     expect(bytes.equals(await read(digest, full.blobs))).toBe(true);
     expect(await full.blobs.localUsage()).toMatchObject({ copies: 0 });
+    fake.fault = request => (isGet(request) ? { wrongBytes: true } : undefined);
+    const reader = await full.blobs.open(digest);
+    const sent = bytes.length - HOLD_BACK_BYTES;
+    expect(await readUntilFailure(reader)).toEqual({ sent, code: 'UNAVAILABLE' });
     await full.close();
   });
 
@@ -255,21 +281,55 @@ describe('the first level', () => {
     expect(await collect(stores.spool.list())).toEqual([]);
   });
 
-  test('lets readers go on when the process dies that fetched for them', async () => {
-    const leader = place.ledger.ofAnotherProcess();
-    const bytes = randomBytes(2_000 * KIB);
+  test('sends no end either if bytes are wrong that came before the disk was full, or after', async () => {
+    const bytes = randomBytes(3_000 * KIB);
     const digest = await remote(bytes);
-    const key = `copy-${digest.replace(':', '-')}`;
-    const lease = await leader.acquireLease(key);
+    const { space } = stores.spool;
+    const admit = space.admit.bind(space);
+    for (const isWrongBefore of [true, false]) {
+      const latch = new Latch();
+      const held = { heldAt: 1_000 * KIB, until: latch.opened };
+      fake.fault = request =>
+        isGet(request) ? { ...held, ...(isWrongBefore && { wrongBytes: true }) } : undefined;
+      const reader = await blobs.open(digest);
+      await reader?.read(Buffer.alloc(KIB), 0);
+      space.admit = () => Promise.reject(Object.assign(new Error('full'), { code: 'ENOSPC' }));
+      fake.fault = request => (isGet(request) && !isWrongBefore ? { wrongBytes: true } : undefined);
+      latch.open();
+      const sent = bytes.length - HOLD_BACK_BYTES;
+      expect(await readUntilFailure(reader)).toEqual({ sent, code: 'UNAVAILABLE' });
+      space.admit = admit;
+    }
+  });
+
+  /** A reader that had its first bytes, `begun`, from another process, which has died then. */
+  async function leftBy(begun: Buffer, digest: Digest): Promise<BlobReader | undefined> {
+    const leader = place.ledger.ofAnotherProcess();
+    const lease = await leader.acquireLease(`copy-${digest.replace(':', '-')}`);
     if (lease === undefined) throw new Error('free');
     const ingest = await stores.spool.ingest(lease, { digest });
-    await ingest.write([bytes.subarray(0, 1_000 * KIB)]);
+    await ingest.write([begun]);
     const reader = await blobs.open(digest);
     expect(await reader?.read(Buffer.alloc(KIB), 0)).toBe(KIB);
     await leader.release(lease);
-    expect(bytes.equals(await readAll(reader))).toBe(true);
-    await ingest.abort();
+    await ingest.suspend();
     await ingest.close();
+    return reader;
+  }
+
+  test('lets readers go on when the process dies that fetched for them', async () => {
+    const bytes = randomBytes(2_000 * KIB);
+    const digest = await remote(bytes);
+    const reader = await leftBy(bytes.subarray(0, 1_000 * KIB), digest);
+    expect(bytes.equals(await readAll(reader))).toBe(true);
+  });
+
+  test('ends readers that had wrong bytes from a process that died', async () => {
+    const bytes = randomBytes(2_000 * KIB);
+    const digest = await remote(bytes);
+    const reader = await leftBy(Buffer.alloc(1_000 * KIB), digest);
+    expect(await readUntilFailure(reader)).toMatchObject({ code: 'UNAVAILABLE' });
+    expect(bytes.equals(await read(digest))).toBe(true);
   });
 
   test('removes the least recently used beyond its limit, not what is read', async () => {
@@ -322,6 +382,21 @@ describe('the first level', () => {
     expect(await collect(stores.spool.list())).toEqual([]);
   });
 });
+
+/** How many bytes a reader got before its failure, and the code of that. */
+async function readUntilFailure(reader: BlobReader | undefined): Promise<{ sent: number; code: string }> {
+  if (reader === undefined) throw new Error('not stored');
+  const buffer = Buffer.alloc(50 * KIB);
+  let sent = 0;
+  try {
+    while (sent < reader.size) sent += await reader.read(buffer, sent);
+  } catch (error) {
+    return { sent, code: error instanceof OciError ? error.code : String(error) };
+  } finally {
+    await reader.close();
+  }
+  return { sent, code: 'none' };
+}
 
 async function readAll(reader: BlobReader | undefined): Promise<Buffer> {
   if (reader === undefined) throw new Error('not stored');

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { BlobReader } from '../../lib/blob-reader.ts';
+import { type BlobReader, HOLD_BACK_BYTES } from '../../lib/blob-reader.ts';
 import { Changes } from '../../lib/changes.ts';
 import { type Lease, LeaseLost, type Leases } from '../../lib/lease.ts';
 import type { Log } from '../../lib/log.ts';
@@ -8,16 +8,12 @@ import { OciError } from '../../oci/errors.ts';
 import type { LocalCopies } from '../local-copies.ts';
 import type { Ingest, IngestFollower, Spool } from '../spool.ts';
 import { isStorageClosed } from '../storage-full.ts';
+import { FetchedBytes } from './fetched-bytes.ts';
 import { ObjectStream, type StoredObject } from './object-stream.ts';
 import { S3Failure } from './s3-failure.ts';
 
-/**
- * A blob of up to this size is verified before anybody has a byte of it, which takes no noticeable time. Of a larger one,
- * like of any stored blob, clients verify what they read.
- */
+/** A blob of up to this size is verified before anybody has a byte of it, which takes no noticeable time. */
 const VERIFIED_FIRST_BYTES = 1024 * 1024;
-/** So many pieces of up to 1 MiB stay in memory, for readers who are as fast as S3. */
-const RECENT_PIECES = 4;
 /** A read this far ahead waits for the fetch, which is there sooner than a request of its own. */
 const NEAR_BYTES = 1024 * 1024;
 /** How often the length of a file is looked up that another process writes. */
@@ -33,27 +29,21 @@ export interface FetchOptions extends StoredObject {
   readonly log: Log;
   /** The error of readers for an S3Failure. */
   readonly failed: (failure: S3Failure) => Error;
+  /** The error of readers for bytes of another digest; what is only known to differ has none. */
+  readonly wrong: (actual: string | undefined) => Error;
 }
 
-/** Where its bytes are read. */
-interface Source {
-  read(buffer: Uint8Array, position: number): Promise<number>;
-  close(): Promise<void>;
-}
-
-/** Bytes that were received lately. */
-interface Piece {
-  readonly start: number;
-  readonly bytes: Uint8Array;
-}
+/** What a reader that goes on straight from the bucket may have had before. */
+export type BytesBefore = Pick<BlobReader, 'read'> & { readonly length: number };
 
 /** What readers can rely on: `there`, that the object is. */
 type Begun = 'there' | 'missing';
 
 /**
- * One transfer of an object into the spool, which becomes a local copy once its digest is right. Of all processes on the
- * store one fetches, under a Lease, and the others follow its file. Readers follow at their own pace, come and go, and go
- * on straight from the bucket if there is no room for the bytes here, or whoever fetched them has died.
+ * One transfer of an object into the spool, which becomes a local copy once its digest is right. Before that, nobody has the
+ * end of it. Of all processes on the store one fetches, under a Lease, and the others follow its file. Readers follow at their
+ * own pace, come and go, and go on straight from the bucket if there is no room for the bytes here, or whoever fetched them
+ * has died.
  */
 export class ObjectFetch {
   readonly size: number;
@@ -69,10 +59,8 @@ export class ObjectFetch {
   readonly #options: FetchOptions;
   readonly #changes = new Changes();
   readonly #stopping = new AbortController();
-  readonly #sources: Source[] = [];
-  #recent: readonly Piece[] = [];
+  readonly #bytes = new FetchedBytes();
   #begun: Begun | undefined;
-  #length = 0;
   /** `left`: it brings no more, which says nothing about the object. */
   #state: 'fetching' | 'verified' | 'left' | 'failed' = 'fetching';
   #failure: unknown;
@@ -93,7 +81,7 @@ export class ObjectFetch {
   }
 
   /** Opens a reader. `direct` makes the one that goes on straight from the bucket; `left` is called when it is closed. */
-  open(direct: () => BlobReader, left: () => void): BlobReader {
+  open(direct: (before: BytesBefore) => BlobReader, left: () => void): BlobReader {
     this.#readers += 1;
     return new FetchReader(this, direct, () => {
       this.#readers -= 1;
@@ -109,22 +97,15 @@ export class ObjectFetch {
   async readableFrom(position: number, signal: AbortSignal): Promise<number | undefined> {
     const end = await this.#until(() => {
       if (this.#readable > position) return this.#readable;
-      const isFar = position > this.#length + NEAR_BYTES;
+      const isFar = position > this.#bytes.length + NEAR_BYTES;
       return this.#state === 'left' || isFar ? 0 : undefined;
     }, signal);
     return end === 0 ? undefined : end;
   }
 
-  /** For readers, which only ask for what is there; 0 bytes if it is there no more. */
-  async read(buffer: Uint8Array, position: number): Promise<number> {
-    const piece = this.#recent.find(
-      ({ start, bytes }) => start <= position && position < start + bytes.byteLength,
-    );
-    if (piece === undefined) return (await this.#sources[0]?.read(buffer, position)) ?? 0;
-    const at = position - piece.start;
-    const bytes = piece.bytes.subarray(at, at + buffer.byteLength);
-    buffer.set(bytes);
-    return bytes.byteLength;
+  /** All that is there, verified or not. */
+  get bytes(): BytesBefore {
+    return this.#bytes;
   }
 
   /** Ends it; what was fetched is discarded. */
@@ -135,7 +116,8 @@ export class ObjectFetch {
 
   get #readable(): number {
     if (this.#state === 'verified') return this.size;
-    return this.size <= VERIFIED_FIRST_BYTES ? 0 : this.#length;
+    if (this.size <= VERIFIED_FIRST_BYTES) return 0;
+    return Math.min(this.#bytes.length, this.size - HOLD_BACK_BYTES);
   }
 
   async #run(): Promise<void> {
@@ -144,8 +126,8 @@ export class ObjectFetch {
       for (let attempt = 0; attempt < MAX_ATTEMPTS && this.#state === 'fetching'; attempt++)
         await this.#bring();
     } catch (error) {
-      if (error instanceof S3Failure) this.#end('failed', failed(error));
-      else if (error instanceof OciError || this.#stopping.signal.aborted) this.#end('failed', error);
+      if (error instanceof S3Failure) this.#fail(failed(error));
+      else if (error instanceof OciError || this.#stopping.signal.aborted) this.#fail(error);
       else if (!isStorageClosed(error) && !(error instanceof LeaseLost)) {
         log.warn(
           { err: error, key },
@@ -153,7 +135,7 @@ export class ObjectFetch {
         );
       }
     } finally {
-      if (this.#state === 'fetching') this.#end('left');
+      if (this.#state === 'fetching') await this.#end('left');
       this.#isOver = true;
       this.#closeUnread();
     }
@@ -179,7 +161,7 @@ export class ObjectFetch {
       // Who has begun to read what another process sent has to be told.
       if (this.#begun !== undefined) throw new S3Failure('the object was removed while it was read');
       this.#begun = 'missing';
-      this.#end('left');
+      await this.#end('left');
       return;
     }
     this.#begun = 'there';
@@ -187,7 +169,7 @@ export class ObjectFetch {
     let ingest: Ingest | undefined;
     try {
       ingest = await spool.ingest(lease, { digest, anew: true, isCopy: true });
-      this.#readFrom(ingest, 0);
+      this.#bytes.readFrom(ingest, 0);
       await this.#receive(stream, ingest);
       await this.#keep(ingest);
     } catch (error) {
@@ -199,42 +181,29 @@ export class ObjectFetch {
 
   /** Readers have each piece as soon as it is here; writing it is one piece behind. */
   async #receive(stream: ObjectStream, ingest: Ingest): Promise<void> {
-    let [start, writing] = [0, Promise.resolve()];
+    let writing = Promise.resolve();
     try {
       for (let piece = await stream.next(); piece !== undefined; piece = await stream.next()) {
         this.#stopping.signal.throwIfAborted();
-        this.#recent = [...this.#recent, { start, bytes: piece }];
-        start += piece.byteLength;
-        this.#grow(start);
+        this.#bytes.add(piece);
+        this.#changes.tell();
         await writing;
         writing = ingest.write([piece]);
         writing.catch(() => {});
-        for (const { bytes } of this.#recent.slice(0, -RECENT_PIECES)) stream.release(bytes);
-        this.#recent = this.#recent.slice(-RECENT_PIECES);
+        for (const bytes of this.#bytes.forget(ingest.offset)) stream.release(bytes);
       }
       await writing;
     } finally {
       await writing.catch(() => {});
-      for (const { bytes } of this.#recent) stream.release(bytes);
-      this.#recent = [];
+      for (const bytes of this.#bytes.forget(ingest.offset, { kept: 0 })) stream.release(bytes);
     }
   }
 
   async #keep(ingest: Ingest): Promise<void> {
-    const { digest, copies, key, log } = this.#options;
+    const { digest, copies, wrong } = this.#options;
     const actual = await ingest.hash(digest);
-    if (actual !== digest) {
-      log.error(
-        { key, digest, actual },
-        'S3 sent other bytes than were stored: entrepot scrub finds out which',
-      );
-      throw new OciError('UNAVAILABLE', {
-        message: 'the stored content does not match its digest',
-        headers: { 'Retry-After': '5' },
-        detail: { digest },
-      });
-    }
-    this.#end('verified');
+    if (actual !== digest) throw wrong(actual);
+    await this.#end('verified');
     if (!(await copies.keep(digest, ingest))) await ingest.abort();
   }
 
@@ -250,9 +219,12 @@ export class ObjectFetch {
       if (followed?.epoch !== held.epoch) {
         const file = await spool.follow(leaseKey, held.epoch);
         followed = file && { file, epoch: held.epoch };
-        if (file !== undefined) this.#readFrom(file, 0);
+        if (file !== undefined) this.#bytes.readFrom(file, 0);
       }
-      if (followed !== undefined) this.#grow(await followed.file.length());
+      if (followed !== undefined) {
+        this.#bytes.grow(await followed.file.length());
+        this.#changes.tell();
+      }
       await sleep(FOLLOW_POLL_MS, undefined, { signal: this.#stopping.signal });
     }
   }
@@ -262,24 +234,21 @@ export class ObjectFetch {
     const copy = await copies.read(digest, size);
     if (copy === undefined) return false;
     this.#begun ??= 'there';
-    this.#readFrom(copy, size);
-    this.#end('verified');
+    this.#bytes.readFrom(copy, size);
+    await this.#end('verified');
     return true;
   }
 
-  #readFrom(source: Source, length: number): void {
-    this.#sources.unshift(source);
-    this.#grow(length);
-  }
-
-  #grow(length: number): void {
-    this.#length = length;
+  /** No reader goes on that may have had other bytes, from a process that has died. */
+  async #end(state: 'verified' | 'left'): Promise<void> {
+    if (await this.#bytes.isConsistent().catch(() => false)) this.#state = state;
+    else this.#fail(this.#options.wrong(undefined));
     this.#changes.tell();
   }
 
-  #end(state: 'verified' | 'left' | 'failed', failure?: unknown): void {
+  #fail(failure: unknown): void {
     if (this.#state !== 'fetching') return;
-    this.#state = state;
+    this.#state = 'failed';
     this.#failure = failure;
     this.#changes.tell();
   }
@@ -293,9 +262,7 @@ export class ObjectFetch {
   }
 
   #closeUnread(): void {
-    if (this.#readers > 0 || !this.#isOver) return;
-    // An error on closing a file that was only read does no harm.
-    for (const source of this.#sources.splice(0)) source.close().catch(() => {});
+    if (this.#readers === 0 && this.#isOver) this.#bytes.close();
   }
 }
 
@@ -303,12 +270,12 @@ export class ObjectFetch {
 class FetchReader implements BlobReader {
   readonly size: number;
   readonly #fetch: ObjectFetch;
-  readonly #makeDirect: () => BlobReader;
+  readonly #makeDirect: (before: BytesBefore) => BlobReader;
   readonly #left: () => void;
   readonly #closing = new AbortController();
   #direct: BlobReader | undefined;
 
-  constructor(fetch: ObjectFetch, direct: () => BlobReader, left: () => void) {
+  constructor(fetch: ObjectFetch, direct: (before: BytesBefore) => BlobReader, left: () => void) {
     this.#fetch = fetch;
     this.size = fetch.size;
     this.#makeDirect = direct;
@@ -328,10 +295,10 @@ class FetchReader implements BlobReader {
     }
     const end = this.#direct === undefined ? await this.#fetch.readableFrom(position, signal) : undefined;
     if (end !== undefined) {
-      const count = await this.#fetch.read(buffer.subarray(0, end - position), position);
+      const count = await this.#fetch.bytes.read(buffer.subarray(0, end - position), position);
       if (count > 0) return count;
     }
-    this.#direct ??= this.#makeDirect();
+    this.#direct ??= this.#makeDirect(this.#fetch.bytes);
     if (signal.aborted) await this.#direct.close();
     return this.#direct.read(buffer, position);
   }

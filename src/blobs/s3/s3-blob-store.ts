@@ -30,11 +30,12 @@ import type { Ingest, IngestObserver, Spool } from '../spool.ts';
 import { SHORT_FILE, unreadableReason } from '../unreadable.ts';
 import type { Bucket } from './bucket.ts';
 import type { BucketWatch } from './bucket-watch.ts';
-import { ObjectFetch } from './object-fetch.ts';
+import { type BytesBefore, ObjectFetch } from './object-fetch.ts';
 import { ObjectReader } from './object-reader.ts';
 import { MAX_PARTS, ObjectUpload, type UploadLedger } from './object-upload.ts';
 import { S3Failure } from './s3-failure.ts';
 import type { StoreMark } from './store-mark.ts';
+import { VerifyingReader, type VerifyingReaderOptions } from './verifying-reader.ts';
 
 /** What the index knows of objects; see `MetadataStore`. */
 export interface ObjectLedger extends UploadLedger, Pick<Leases, 'acquireLease' | 'readLease' | 'release'> {
@@ -145,7 +146,7 @@ export class S3BlobStore implements BlobStore {
     if (copy !== undefined) return copy;
     const fetch = await this.#fetchFor(digest, object, wanted);
     if (fetch === undefined) return this.#openDirectly(digest, object, wanted);
-    if ((await fetch.begun) === 'there') return this.#follow(digest, object, fetch);
+    if ((await fetch.begun) === 'there') return this.#follow(digest, object, { fetch, wanted });
     return this.#missing();
   }
 
@@ -277,11 +278,12 @@ export class S3BlobStore implements BlobStore {
   async #openDirectly(
     digest: Digest,
     object: NamedObject,
-    wanted: readonly Extent[] = [{ start: 0, end: object.size }],
+    wanted: readonly Extent[] | undefined,
   ): Promise<BlobReader | undefined> {
-    const reader = this.#reader(digest, object, wanted);
+    const reader = this.#reader(digest, object, wanted ?? wholeOf(object));
     try {
-      if (await reader.begin()) return reader;
+      if (await reader.begin())
+        return wanted === undefined ? this.#verifying(digest, object, { reader }) : reader;
     } catch (error) {
       await reader.close();
       throw error;
@@ -309,7 +311,18 @@ export class S3BlobStore implements BlobStore {
     const mayKeep = (await local.copies.mayKeep(size)) && (await local.spool.space.mayAdmit(size));
     if (running() !== undefined || !mayKeep) return running();
     const [bucket, leases, log] = [this.#bucket, this.#ledger, this.#log];
-    const fetch = new ObjectFetch({ bucket, key, size, digest, ...local, leases, log, failed: unavailable });
+    const wrong = (actual: string | undefined) => this.#wrong(digest, key, actual);
+    const fetch = new ObjectFetch({
+      bucket,
+      key,
+      size,
+      digest,
+      ...local,
+      leases,
+      log,
+      failed: unavailable,
+      wrong,
+    });
     this.#fetches.set(key, fetch);
     void this.#forgetAfter(key, fetch);
     return fetch;
@@ -320,9 +333,38 @@ export class S3BlobStore implements BlobStore {
     if (this.#fetches.get(key) === fetch) this.#fetches.delete(key);
   }
 
-  #follow(digest: Digest, object: NamedObject, fetch: ObjectFetch): BlobReader {
-    const wanted = [{ start: 0, end: object.size }];
-    return fetch.open(() => this.#reader(digest, object, wanted), this.#enter(digest, object).left);
+  #follow(
+    digest: Digest,
+    object: NamedObject,
+    { fetch, wanted }: { readonly fetch: ObjectFetch; readonly wanted: readonly Extent[] | undefined },
+  ): BlobReader {
+    const direct = (before: BytesBefore) => {
+      const reader = this.#reader(digest, object, wanted ?? wholeOf(object));
+      return wanted === undefined ? this.#verifying(digest, object, { reader, before }) : reader;
+    };
+    return fetch.open(direct, this.#enter(digest, object).left);
+  }
+
+  /** A reader of the whole. */
+  #verifying(
+    digest: Digest,
+    { key }: NamedObject,
+    parts: Pick<VerifyingReaderOptions, 'reader' | 'before'>,
+  ): BlobReader {
+    return new VerifyingReader({ ...parts, digest, wrong: actual => this.#wrong(digest, key, actual) });
+  }
+
+  /** Reports that S3 has sent other bytes than the digest's, and returns the error for their reader. */
+  #wrong(digest: Digest, key: string, actual: string | undefined): OciError {
+    this.#log.error(
+      { key, digest, actual },
+      'S3 sent other bytes than were stored: entrepot scrub finds out which',
+    );
+    return new OciError('UNAVAILABLE', {
+      message: 'the stored content does not match its digest',
+      headers: { 'Retry-After': RETRY_AFTER_S },
+      detail: { digest },
+    });
   }
 
   #reader(digest: Digest, { key, size }: NamedObject, wanted?: readonly Extent[]): ObjectReader {
@@ -454,6 +496,10 @@ function digestOfKey(key: string): Digest | undefined {
   const [, algorithm, hex, uuid, ...more] = key.split('/');
   const digest = `${algorithm}:${hex}`;
   return isDigest(digest) && uuid !== undefined && more.length === 0 ? digest : undefined;
+}
+
+function wholeOf({ size }: NamedObject): readonly Extent[] {
+  return [{ start: 0, end: size }];
 }
 
 function folderOf(digest: Digest): string {

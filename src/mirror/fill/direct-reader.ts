@@ -1,5 +1,5 @@
 import { createHash, type Hash } from 'node:crypto';
-import type { BlobReader } from '../../lib/blob-reader.ts';
+import { type BlobReader, HOLD_BACK_BYTES } from '../../lib/blob-reader.ts';
 import type { Log } from '../../lib/log.ts';
 import type { Meter } from '../../lib/meter.ts';
 import { unlessAborted } from '../../lib/single-flight.ts';
@@ -9,7 +9,7 @@ import { admits } from '../links.ts';
 import type { UpstreamRequests } from '../upstream-requests.ts';
 import type { Contender } from './contender.ts';
 import { download, MoreThanNamed } from './download.ts';
-import { type Fill, HOLD_BACK_BYTES, wrongBytes } from './fill.ts';
+import { type Fill, wrongBytes } from './fill.ts';
 import type { PullTurns } from './pull-queue.ts';
 
 /** How much may be buffered for a slow client, besides the end that is held back. */

@@ -1,7 +1,8 @@
 import { expect, it } from 'vitest';
+import { HOLD_BACK_BYTES } from '../../lib/blob-reader.ts';
 import { digestOf } from '../../oci/digest.ts';
 import type { FillReader } from './fill-reader.ts';
-import { Fill, HOLD_BACK_BYTES } from './fill.ts';
+import { Fill } from './fill.ts';
 
 const SIZE = HOLD_BACK_BYTES + 1000;
 const admitted = Promise.resolve();

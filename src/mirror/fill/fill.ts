@@ -1,4 +1,4 @@
-import type { BlobReader } from '../../lib/blob-reader.ts';
+import { type BlobReader, HOLD_BACK_BYTES } from '../../lib/blob-reader.ts';
 import { hasBytes } from '../../lib/bytes-reader.ts';
 import { Changes } from '../../lib/changes.ts';
 import type { Digest } from '../../oci/digest.ts';
@@ -10,12 +10,6 @@ export interface FillSource {
   read(buffer: Uint8Array, position: number): Promise<number>;
   close(): Promise<void>;
 }
-
-/**
- * The end of a blob (all of a smaller one) that is held back from every reader until size and digest are verified.
- * Wrong bytes can then never be received as a complete blob, and the delay is not noticeable.
- */
-export const HOLD_BACK_BYTES = 64 * 1024;
 
 /** How much is compared at a time of two sources of the same blob. */
 const COMPARED_BYTES = 64 * 1024;

@@ -19,13 +19,13 @@ import {
 } from '../../../test/support/mirror-world.ts';
 import { Bucket, ObjectBlobStore } from '../../blobs/object-blob-store.fixture.ts';
 import type { Spool } from '../../blobs/spool.ts';
+import { HOLD_BACK_BYTES } from '../../lib/blob-reader.ts';
 import { steadyLease } from '../../lib/lease.suite.ts';
 import { type Lease, LeaseLost } from '../../lib/lease.ts';
 import { ManualClock } from '../../lib/manual-clock.fixture.ts';
 import { IndexLost } from '../../metadata/index-lost.ts';
 import { Connection } from '../../metadata/sqlite/connection.ts';
 import { type Digest, digestHex } from '../../oci/digest.ts';
-import { HOLD_BACK_BYTES } from './fill.ts';
 
 const MIB = 1024 * 1024;
 /** No pause between two attempts is longer. */
