@@ -36,6 +36,11 @@ export interface LeaseState {
   readonly isHeld: boolean;
   /** The process that holds it, for people: `process 1234 on node-1`. `undefined` if it is not held. */
   readonly holder: string | undefined;
+  /**
+   * The address of the replica that holds it, if that is another one: what it writes is not in the spool of this one.
+   * `undefined` if this replica holds it, or nobody does.
+   */
+  readonly elsewhere?: string | undefined;
 }
 
 /** The Leases of all processes that work on a store. `lease.suite.ts` is what every implementation passes. */

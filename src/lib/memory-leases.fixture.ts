@@ -28,14 +28,22 @@ export class LeaseTable {
   }
 }
 
+export interface MemoryProcess {
+  readonly address?: string;
+  readonly replica?: string;
+}
+
 /** One simulated process. */
 export class MemoryLeases implements Leases {
   readonly #table: LeaseTable;
   readonly address: string;
+  /** The address of its replica, if there may be several. */
+  readonly replica: string | undefined;
 
-  constructor(table: LeaseTable, address = 'a process in memory') {
+  constructor(table: LeaseTable, { address = 'a process in memory', replica }: MemoryProcess = {}) {
     this.#table = table;
     this.address = address;
+    this.replica = replica;
   }
 
   async acquireLease(key: string): Promise<Lease | undefined> {
@@ -62,7 +70,13 @@ export class MemoryLeases implements Leases {
   async readLease(key: string): Promise<LeaseState | undefined> {
     const row = this.#table.rows.get(key);
     if (row === undefined) return undefined;
-    return { epoch: row.epoch, isHeld: isHeld(row), holder: isHeld(row) ? row.holder?.address : undefined };
+    const holder = isHeld(row) ? row.holder : undefined;
+    return {
+      epoch: row.epoch,
+      isHeld: holder !== undefined,
+      holder: holder?.address,
+      elsewhere: holder?.replica === this.replica ? undefined : holder?.replica,
+    };
   }
 
   /** Makes the others consider this process dead, although it is only suspended and may continue at any time. */

@@ -5,7 +5,7 @@ import { leaseAfterWait, withLease } from './with-lease.ts';
 
 function twoProcesses(): readonly [MemoryLeases, MemoryLeases] {
   const table = new LeaseTable();
-  return [new MemoryLeases(table), new MemoryLeases(table, 'theirs, a process')];
+  return [new MemoryLeases(table), new MemoryLeases(table, { address: 'theirs, a process' })];
 }
 
 describe('work under a Lease', () => {

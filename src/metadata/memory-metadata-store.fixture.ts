@@ -56,9 +56,9 @@ export class MemoryIndex {
   readonly tables = new Tables();
   readonly processes = new Set<MemoryMetadataStore>();
 
-  /** Another process. */
-  open(): MemoryMetadataStore {
-    return new MemoryMetadataStore(this);
+  /** Another process; `replica`: in the replica with this address. */
+  open(replica?: string): MemoryMetadataStore {
+    return new MemoryMetadataStore(this, replica);
   }
 
   survey(): Survey {
@@ -73,6 +73,8 @@ export function openMemoryMetadataStore(): MemoryMetadataStore {
 
 export class MemoryMetadataStore implements MetadataStore {
   readonly outbox: MemoryOutbox;
+  /** The address of its replica, if there may be several. */
+  readonly replica: string | undefined;
   readonly #index: MemoryIndex;
   readonly #tables: Tables;
   readonly #leases: MemoryLeases;
@@ -83,15 +85,21 @@ export class MemoryMetadataStore implements MetadataStore {
   readonly #noted = new Map<Digest, number>();
   #isClosed = false;
 
-  constructor(index: MemoryIndex) {
+  constructor(index: MemoryIndex, replica?: string) {
+    this.replica = replica;
     this.#index = index;
     this.#tables = index.tables;
-    this.#leases = new MemoryLeases(index.tables.leases);
+    this.#leases = new MemoryLeases(index.tables.leases, replica === undefined ? {} : { replica });
     this.outbox = new MemoryOutbox(this.#tables, {
       write: work => this.#write(work),
       require: lease => this.#require(lease),
     });
     index.processes.add(this);
+  }
+
+  /** As in `MemoryLeases`. */
+  seemDead(): void {
+    this.#leases.seemDead();
   }
 
   async readForPull(repository: Repository, reference: string, query: PullQuery = {}) {
@@ -723,6 +731,11 @@ export class MemoryMetadataStore implements MetadataStore {
 
   async countProcesses() {
     return this.#index.processes.size;
+  }
+
+  async listReplicas() {
+    const addresses = [...this.#index.processes].flatMap(({ replica }) => replica ?? []);
+    return [...new Set(addresses)].map(address => ({ id: `replica-${address}`, address }));
   }
 
   lockedOutForMs() {

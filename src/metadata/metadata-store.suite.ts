@@ -1413,6 +1413,10 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.countProcesses()).toBe(1);
     });
 
+    test('there are no replicas where there can be only one', async () => {
+      expect(await store.listReplicas()).toEqual([]);
+    });
+
     test('an index that works is neither blocked nor lost', async () => {
       await store.putBlob(BLOB, 4);
       expect([store.lockedOutForMs(), store.loss()]).toEqual([0, undefined]);

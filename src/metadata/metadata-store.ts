@@ -241,6 +241,13 @@ export interface WithGrants {
   readonly grants: readonly Grant[];
 }
 
+/** One of several servers that share an index and a bucket, each with a folder of its own. */
+export interface ReplicaPlace {
+  readonly id: string;
+  /** The `host:port` at which the others reach it. */
+  readonly address: string;
+}
+
 /**
  * The index. It knows the meaning of some Leases: `fill-<upstream>-<algorithm>-<hex>` and `import-<algorithm>-<hex>` are
  * held while a process stores that blob, and those of `acquireImportLease` while an import runs.
@@ -539,6 +546,8 @@ export interface MetadataStore extends Leases {
   readTotals(): Promise<Totals>;
   /** How many live processes use the index, including this one, as far as is known. */
   countProcesses(): Promise<number>;
+  /** The replicas of which a process lives, this one included, as far as is known; none where there can be only one. */
+  listReplicas(): Promise<readonly ReplicaPlace[]>;
   /** For how long other processes have kept all writes of this one waiting; 0 if none waits. */
   lockedOutForMs(): number;
   /**

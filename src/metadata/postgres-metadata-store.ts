@@ -39,7 +39,7 @@ import * as credentialUsage from './postgres/credential-usage.ts';
 import { Database } from './postgres/database.ts';
 import * as documents from './postgres/documents.ts';
 import * as grants from './postgres/grants.ts';
-import { Heartbeat } from './postgres/heartbeat.ts';
+import { Heartbeat, type StoreFolder } from './postgres/heartbeat.ts';
 import { IndexVersion, VERSION } from './postgres/index-version.ts';
 import * as leases from './postgres/leases.ts';
 import * as links from './postgres/links.ts';
@@ -76,8 +76,8 @@ export interface PostgresOptions {
   readonly log: Log;
   /** That of the heartbeat. Default: the system's. */
   readonly clock?: Clock;
-  /** The store's folder: processes on the index must have the same. */
-  readonly folder: { readonly path: string; readonly id: string };
+  /** The store's folder: processes on the index must have the same, unless they are replicas. */
+  readonly folder: StoreFolder;
   /** Whether a thread opens it whose process has it open already: `countProcesses` does not count it. */
   readonly isThread?: boolean;
   /** Called once a second while it is open. */
@@ -701,6 +701,10 @@ class PostgresMetadataStore implements MetadataStore {
 
   countProcesses() {
     return leases.countProcesses(this.#database);
+  }
+
+  listReplicas() {
+    return leases.listReplicas(this.#database);
   }
 
   /** Writes wait for others only by digest or repository, for a few seconds at most. */

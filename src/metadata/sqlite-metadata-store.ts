@@ -791,6 +791,11 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#heartbeat.count();
   }
 
+  /** The index is a file of one machine. */
+  async listReplicas() {
+    return [];
+  }
+
   lockedOutForMs() {
     return this.#writer.lockedOutForMs;
   }

@@ -146,7 +146,13 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
       const id = await removeHolder();
       let asking: Promise<unknown> | undefined;
       await writer.write(async session => {
-        await leases.join(session, { id, address: 'back', folder: 'folder', isThread: false });
+        await leases.join(session, {
+          id,
+          address: 'back',
+          folder: 'folder',
+          replica: undefined,
+          isThread: false,
+        });
         expect((await leases.ownEpochs(session, id)).size).toBe(1);
         asking = other.acquireLease(KEY);
         await expect.poll(waiting).toBe(1);

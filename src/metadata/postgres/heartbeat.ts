@@ -22,11 +22,19 @@ const LIGHT: WriteOptions = { outlivesPower: false, bearsOnPulls: false };
 /** A Lease that was acquired is not forgotten when the database crashes: its epoch must not come again. */
 const DURABLE: WriteOptions = { bearsOnPulls: false };
 
+/** The local folder of a store whose index is in a database. */
+export interface StoreFolder {
+  readonly path: string;
+  readonly id: string;
+  /** The `host:port` at which other replicas, with folders of their own, reach this one. `undefined` if there are none. */
+  readonly replica?: string | undefined;
+}
+
 export interface HeartbeatParts {
   readonly database: Database;
   readonly writer: Writer;
   /** Where the processes on one folder keep their locks, and who may use the index with it. */
-  readonly folder: { readonly path: string; readonly id: string };
+  readonly folder: StoreFolder;
   readonly log: Log;
   readonly clock: Clock;
   /** Whether a thread joins whose process has joined already. */
@@ -75,11 +83,20 @@ export class Heartbeat {
     this.#clock = clock;
     this.#onBeat = onBeat;
     const id = randomUUID();
-    this.#self = { id, address: `process ${process.pid} on ${hostname()}`, folder: folder.id, isThread };
+    this.#self = {
+      id,
+      address: `process ${process.pid} on ${hostname()}`,
+      folder: folder.id,
+      replica: folder.replica,
+      isThread,
+    };
     this.#life = Life.begin(folder.path, id);
   }
 
-  /** Joins the processes on this index. Rejects with IndexUnusable if there are some with another folder. */
+  /**
+   * Joins the processes on this index. Rejects with IndexUnusable if there are some with another folder, and they and this
+   * one are not replicas.
+   */
   static async join(parts: HeartbeatParts): Promise<Heartbeat> {
     const heartbeat = new Heartbeat(parts);
     try {
@@ -97,23 +114,30 @@ export class Heartbeat {
     const gone = others.filter(({ id }) => isDead(this.#folder.path, id)).map(({ id }) => id);
     await this.#write(session => leases.removeGone(session, gone), DURABLE);
     forgetDead(this.#folder.path);
-    await this.#requireOneFolder();
+    await this.#requireCompany();
   }
 
   /**
    * The bytes of unfinished transfers are in the folder, and so may be those of blobs: processes with another folder would
-   * look for them in vain. Those that may be dead are waited for.
+   * look for them in vain, unless both are replicas, each of which has an address of its own. Those that may be dead are
+   * waited for.
    */
-  async #requireOneFolder(): Promise<void> {
-    const elsewhere = async () =>
+  async #requireCompany(): Promise<void> {
+    const { replica: own } = this.#self;
+    const stranger = async () =>
       (await leases.otherProcesses(this.#database, this.#self.id)).find(
-        ({ folder }) => folder !== this.#folder.id,
+        ({ folder, replica }) =>
+          folder !== this.#folder.id && (own === undefined || replica === null || replica === own),
       );
     const untilMs = performance.now() + leases.DEAD_AFTER_MS + BEAT_MS;
-    for (let other = await elsewhere(); other !== undefined; other = await elsewhere()) {
+    for (let other = await stranger(); other !== undefined; other = await stranger()) {
       if (performance.now() > untilMs) {
         throw new IndexUnusable(
-          `the index is in use by ${other.address}, with another folder (storage.path): stop that server first`,
+          other.replica !== null && other.replica === own
+            ? `the index is in use by ${other.address}, with another folder and the same cluster.advertise (${own}): ` +
+                'each replica needs an address of its own'
+            : `the index is in use by ${other.address}, with another folder (storage.path): stop that server first, or ` +
+                'configure cluster in both',
         );
       }
       await this.#clock.sleep(BEAT_MS / 2);
@@ -181,7 +205,7 @@ export class Heartbeat {
   }
 
   read(key: string) {
-    return leases.readLease(this.#database, key);
+    return leases.readLease(this.#database, key, this.#self.folder);
   }
 
   /** Gives up everything that this process holds. Call when it writes nothing any more. */

@@ -1,4 +1,5 @@
 import { type Lease, LeaseLost, type LeaseState, type LeftLease } from '../../lib/lease.ts';
+import type { ReplicaPlace } from '../metadata-store.ts';
 import type { Rows } from './session.ts';
 
 // The processes on this index, and their Leases. A Lease is held while its process has a row.
@@ -13,15 +14,20 @@ export interface ProcessIdentity {
   readonly address: string;
   /** The id of the store's folder. */
   readonly folder: string;
+  /** Where other replicas reach this one; `undefined` if there are none. */
+  readonly replica: string | undefined;
   /** Whether it is a thread of a process that has a row of its own. */
   readonly isThread: boolean;
 }
 
-export async function join(on: Rows, { id, address, folder, isThread }: ProcessIdentity): Promise<void> {
+export async function join(
+  on: Rows,
+  { id, address, folder, replica, isThread }: ProcessIdentity,
+): Promise<void> {
   await on.changes(
-    `INSERT INTO @processes (id, address, folder, is_thread, beat_at)
-    VALUES ($1, $2, $3, $4, clock_timestamp()) ON CONFLICT DO NOTHING`,
-    [id, address, folder, isThread],
+    `INSERT INTO @processes (id, address, folder, replica, is_thread, beat_at)
+    VALUES ($1, $2, $3, $4, $5, clock_timestamp()) ON CONFLICT DO NOTHING`,
+    [id, address, folder, replica ?? null, isThread],
   );
 }
 
@@ -35,12 +41,16 @@ export async function hasJoined(on: Rows, id: string): Promise<boolean> {
   return (await on.row('SELECT 1 FROM @processes WHERE id = $1 FOR KEY SHARE', [id])) !== undefined;
 }
 
+export interface OtherProcess {
+  readonly id: string;
+  readonly folder: string;
+  readonly replica: string | null;
+  readonly address: string;
+}
+
 /** The other processes. */
-export async function otherProcesses(
-  on: Rows,
-  id: string,
-): Promise<readonly { readonly id: string; readonly folder: string; readonly address: string }[]> {
-  return on.rows('SELECT id, folder, address FROM @processes WHERE id <> $1', [id]);
+export async function otherProcesses(on: Rows, id: string): Promise<readonly OtherProcess[]> {
+  return on.rows('SELECT id, folder, replica, address FROM @processes WHERE id <> $1', [id]);
 }
 
 /** Removes processes that show no life; their Leases end. Returns their addresses. */
@@ -60,27 +70,44 @@ export async function removeGone(on: Rows, ids: readonly string[]): Promise<void
   await on.changes('UPDATE @leases SET process_id = NULL WHERE process_id = ANY($1)', [ids]);
 }
 
+export async function listReplicas(on: Rows): Promise<readonly ReplicaPlace[]> {
+  return on.rows(
+    'SELECT DISTINCT folder AS id, replica AS address FROM @processes WHERE replica IS NOT NULL ORDER BY folder',
+  );
+}
+
 export async function countProcesses(on: Rows): Promise<number> {
   const row = await on.row<{ live: number }>('SELECT count(*) AS live FROM @processes WHERE NOT is_thread');
   return row?.live ?? 0;
 }
 
+interface LeaseRow {
+  readonly epoch: number;
+  readonly process_id: string | null;
+  readonly holder: string | null;
+  readonly elsewhere: string | null;
+}
+
+/** `folder`: that of this process. */
 export async function readLease(
   on: Rows,
   key: string,
+  folder: string,
 ): Promise<(LeaseState & { readonly processId: string | undefined }) | undefined> {
-  const row = await on.row<{ epoch: number; process_id: string | null; holder: string | null }>(
-    `SELECT l.epoch, l.process_id, p.address AS holder
+  const row = await on.row<LeaseRow>(
+    `SELECT l.epoch, l.process_id, p.address AS holder,
+      CASE WHEN p.folder <> $2 THEN p.replica END AS elsewhere
     FROM @leases l LEFT JOIN @processes p ON p.id = l.process_id WHERE l.key = $1`,
-    [key],
+    [key, folder],
   );
   if (row === undefined) return undefined;
-  const { epoch, process_id: processId, holder } = row;
+  const { epoch, process_id: processId, holder, elsewhere } = row;
   return {
     epoch,
     processId: processId ?? undefined,
     isHeld: holder !== null,
     holder: holder ?? undefined,
+    elsewhere: elsewhere ?? undefined,
   };
 }
 

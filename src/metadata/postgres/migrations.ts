@@ -15,7 +15,11 @@ export interface Migration {
 }
 
 /** Migration n leads from version n - 1 to n. A released one is never changed. */
-export const MIGRATIONS: readonly Migration[] = [{ sql: SCHEMA_1, usableFrom: 1 }];
+export const MIGRATIONS: readonly Migration[] = [
+  { sql: SCHEMA_1, usableFrom: 1 },
+  // The address at which other replicas reach that of the process.
+  { sql: 'ALTER TABLE @processes ADD COLUMN replica TEXT', usableFrom: 1 },
+];
 
 /** That of our triggers and functions. */
 const OLDEST_SERVER = 130_000;
