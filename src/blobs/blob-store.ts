@@ -144,7 +144,12 @@ export interface BlobStore {
    * Absent if it keeps nothing there.
    */
   freeLocal?(bytes: number): Promise<number>;
-  /** How much that is. Absent like `freeLocal`. */
+  /**
+   * Ends the ingest of a blob that is stored, and whose digest was verified: it is kept on the spool's disk if possible.
+   * Absent like `freeLocal`.
+   */
+  keepLocally?(digest: Digest, spooled: Ingest): Promise<void>;
+  /** How much is kept there. Absent like `freeLocal`. */
   localUsage?(): Promise<LocalUsage>;
   /** The bucket, if blobs are in one. */
   readonly bucket?: BucketState;

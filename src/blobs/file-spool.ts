@@ -43,12 +43,15 @@ export class FileSpool implements Spool {
     this.space = space;
   }
 
-  async ingest(lease: Lease, { digest, anew = false, isCopy = false }: IngestOptions = {}): Promise<Ingest> {
+  async ingest(
+    lease: Lease,
+    { digest, anew = false, isCopy = false, isStoredElsewhere = false }: IngestOptions = {},
+  ): Promise<Ingest> {
     const algorithm = digest === undefined ? USUAL_ALGORITHM : digestAlgorithm(digest);
     if (lease.left !== undefined || (await this.#isEarlier(lease.key))) {
       await leftIngest(this.#paths, lease, { isWanted: !anew });
     }
-    const observer = isCopy ? undefined : this.observer;
+    const observer = isCopy || isStoredElsewhere ? undefined : this.observer;
     const ingest = await FileIngest.open({ ...this.#place, hasher: this.#hasher, observer }, lease, {
       algorithm,
       anew,

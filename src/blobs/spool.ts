@@ -94,6 +94,8 @@ export interface IngestOptions {
   readonly anew?: boolean;
   /** Whether it is of a blob that is stored already: no observer is told. Default: no. */
   readonly isCopy?: boolean;
+  /** Whether another replica stores the blob: no observer is told. Default: no. */
+  readonly isStoredElsewhere?: boolean;
 }
 
 /** An ingest in the spool, as a list returns it. */

@@ -40,8 +40,10 @@ import type { Download } from './fill/fill-run.ts';
 import { Fills, type ForeignDownload } from './fill/fills.ts';
 import { FirstRanges } from './fill/first-range.ts';
 import { Keeping } from './fill/keeping.ts';
+import type { LedFill } from './fill/led-fill.ts';
 import { Partials, type PartialState } from './fill/partials.ts';
 import { PullQueue, type PullTurns, type QueueLimits } from './fill/pull-queue.ts';
+import type { Replicas } from './fill/replicas.ts';
 import type { PullRuleOf } from './freshness.ts';
 import { Links } from './links.ts';
 import { ManifestSource } from './manifest-source.ts';
@@ -81,6 +83,10 @@ export interface MirrorOptions {
   readonly completeRanged?: CompleteRanged | undefined;
   /** The queue of all processes of this server. Default: one of its own, with `limits`. */
   readonly queue?: PullTurns | undefined;
+  /** The id of this replica, if there may be others. */
+  readonly replica?: string | undefined;
+  /** Those others. */
+  readonly replicas?: Replicas | undefined;
   /** How processes of this server agree on who asks an upstream. */
   readonly flights?: FlightCalls | undefined;
   /** How processes of this server tell each other of upstreams' failures. */
@@ -183,6 +189,7 @@ export class Mirror implements PullSource {
       metadata,
       queue: this.#queue,
       quota,
+      replica: options.replica,
       meter,
       log,
     });
@@ -197,6 +204,7 @@ export class Mirror implements PullSource {
       partials: this.#partials,
       connectionsPerBlobOf: options.connectionsPerBlobOf ?? (() => 1),
       keeping: this.#keeping,
+      replicas: options.replicas,
       noteEvent: options.noteEvent ?? (() => {}),
       log,
       meter,
@@ -249,6 +257,11 @@ export class Mirror implements PullSource {
   /** The progress of all downloads. */
   get downloads(): readonly Download[] {
     return this.#fills.downloads;
+  }
+
+  /** As in `Fills`. */
+  ledFill(key: string, epoch: number): LedFill | undefined {
+    return this.#fills.led(key, epoch);
   }
 
   /** Downloads of other processes on the store, from upstreams of these names. */

@@ -32,7 +32,10 @@ export const APP = repositoryOf('app');
 
 export interface MirrorWorldOptions
   extends Partial<
-    Pick<MirrorOptions, 'limits' | 'maxBytes' | 'completeRanged' | 'endNews' | 'connectionsPerBlobOf'>
+    Pick<
+      MirrorOptions,
+      'limits' | 'maxBytes' | 'completeRanged' | 'endNews' | 'connectionsPerBlobOf' | 'replica' | 'replicas'
+    >
   > {
   readonly policy?: Partial<PullRule>;
   readonly prefetch?: PrefetchRule;
@@ -42,6 +45,8 @@ export interface MirrorWorldOptions
   readonly isIndexOnDisk?: boolean;
   /** A folder that another world has made, with its index on disk: two processes on one store. */
   readonly folder?: string;
+  /** An index that is shared by other means; closed with the world. */
+  readonly metadata?: MetadataStore;
   readonly log?: Log;
   /** What the mirror waits by. Default: the system's. Its wall clock is the world's. */
   readonly clock?: Clock;
@@ -98,6 +103,8 @@ export class MirrorWorld {
       maxBytes: options.maxBytes,
       completeRanged: options.completeRanged,
       endNews: options.endNews,
+      replica: options.replica,
+      replicas: options.replicas,
       ...(options.connectionsPerBlobOf && { connectionsPerBlobOf: options.connectionsPerBlobOf }),
       limits: options.limits ?? {
         maxConnections: 128,
@@ -113,9 +120,11 @@ export class MirrorWorld {
   static async open(fake: FakeUpstream, options: MirrorWorldOptions = {}): Promise<MirrorWorld> {
     const folder = options.folder ?? (await makeTempFolder('mirror'));
     const isOnDisk = options.isIndexOnDisk ?? options.folder !== undefined;
-    const metadata = isOnDisk
-      ? await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog })
-      : openMemoryMetadataStore();
+    const metadata =
+      options.metadata ??
+      (isOnDisk
+        ? await openSqliteMetadataStore(join(folder, 'index.db'), { log: silentLog })
+        : openMemoryMetadataStore());
     const files = await openFileStores(folder, { log: silentLog });
     return new MirrorWorld(folder, { metadata, files }, fake, options);
   }

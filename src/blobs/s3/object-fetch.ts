@@ -25,6 +25,7 @@ export interface FetchOptions extends StoredObject {
   readonly digest: Digest;
   readonly spool: Spool;
   readonly copies: LocalCopies;
+  readonly replica: string | undefined;
   readonly leases: Pick<Leases, 'acquireLease' | 'readLease' | 'release'>;
   readonly log: Log;
   /** The error of readers for an S3Failure. */
@@ -142,8 +143,10 @@ export class ObjectFetch {
   }
 
   async #bring(): Promise<void> {
-    const { leases, digest } = this.#options;
-    const leaseKey = `copy-${digestAlgorithm(digest)}-${digestHex(digest)}`;
+    const { leases, digest, replica } = this.#options;
+    // Each replica has copies of its own.
+    const of = replica === undefined ? '' : `${replica}-`;
+    const leaseKey = `copy-${of}${digestAlgorithm(digest)}-${digestHex(digest)}`;
     const lease = await leases.acquireLease(leaseKey);
     if (lease === undefined) return this.#follow(leaseKey);
     try {

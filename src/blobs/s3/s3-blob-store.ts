@@ -56,6 +56,8 @@ export interface LocalLevel {
   readonly copies: LocalCopies;
   /** On the same disk. */
   readonly spool: Spool;
+  /** The id of this replica, if there are several. */
+  readonly replica?: string | undefined;
 }
 
 interface Parts extends OwnBucket {
@@ -164,7 +166,7 @@ export class S3BlobStore implements BlobStore {
       await upload.drop();
       throw error;
     }
-    await this.#keepLocally(digest, spooled);
+    await this.keepLocally(digest, spooled);
     return { lease, isThere: () => true, key: upload.key };
   }
 
@@ -221,6 +223,15 @@ export class S3BlobStore implements BlobStore {
 
   async freeLocal(bytes: number): Promise<number> {
     return (await this.#local?.copies.free(bytes)) ?? 0;
+  }
+
+  async keepLocally(digest: Digest, spooled: Ingest): Promise<void> {
+    try {
+      if ((await this.#local?.copies.keep(digest, spooled)) === true) return;
+    } catch (error) {
+      this.#log.warn({ err: error, digest }, 'a blob could not be kept on the disk');
+    }
+    await spooled.abort();
   }
 
   async localUsage(): Promise<LocalUsage> {
@@ -312,17 +323,9 @@ export class S3BlobStore implements BlobStore {
     if (running() !== undefined || !mayKeep) return running();
     const [bucket, leases, log] = [this.#bucket, this.#ledger, this.#log];
     const wrong = (actual: string | undefined) => this.#wrong(digest, key, actual);
-    const fetch = new ObjectFetch({
-      bucket,
-      key,
-      size,
-      digest,
-      ...local,
-      leases,
-      log,
-      failed: unavailable,
-      wrong,
-    });
+    const { copies, spool, replica } = local;
+    const of = { copies, spool, replica, leases, log };
+    const fetch = new ObjectFetch({ bucket, key, size, digest, ...of, failed: unavailable, wrong });
     this.#fetches.set(key, fetch);
     void this.#forgetAfter(key, fetch);
     return fetch;
@@ -404,16 +407,6 @@ export class S3BlobStore implements BlobStore {
     if (copies === undefined || actual === undefined || actual === digest) return;
     this.#log.warn({ digest, actual }, 'the copy of a blob on the disk was damaged and is removed');
     await copies.remove(digest);
-  }
-
-  /** Ends the ingest of a blob that is in the bucket: it becomes a copy, if possible. */
-  async #keepLocally(digest: Digest, spooled: Ingest): Promise<void> {
-    try {
-      if ((await this.#local?.copies.keep(digest, spooled)) === true) return;
-    } catch (error) {
-      this.#log.warn({ err: error, digest }, 'a blob that is in the bucket could not be kept on the disk');
-    }
-    await spooled.abort();
   }
 
   /** The upload that has followed the ingest, unless it has failed on the way, or a new one. */

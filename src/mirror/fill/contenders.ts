@@ -17,6 +17,8 @@ export class Contenders {
   readonly #clock: Clock;
   #contenders: readonly Contender[] = [];
   #areSettled = true;
+  /** As text: the repositories for which upstream sends the blob to another replica. */
+  readonly #givenElsewhere = new Set<string>();
 
   constructor(digest: Digest, links: Links, clock: Clock) {
     this.#digest = digest;
@@ -39,6 +41,29 @@ export class Contenders {
     return [...new Set(this.#contenders.map(({ right }) => right.requester.id))];
   }
 
+  /** Whether upstream's answer about some is pending. */
+  get areWaiting(): boolean {
+    return this.#contenders.some(({ state }) => state === 'waiting');
+  }
+
+  /**
+   * Upstream sends the blob to another replica for these repositories (`repositoryText`): admits those with a right to the
+   * whole of one of them.
+   */
+  givenElsewhere(repositories: readonly string[]): void {
+    for (const repository of repositories) this.#givenElsewhere.add(repository);
+    for (const contender of this.#contenders) {
+      const { repository, right } = contender;
+      if (right.proved && this.#givenElsewhere.has(repositoryText(repository))) contender.admit();
+    }
+  }
+
+  /** The repositories for which a contender was admitted by upstream's bytes or an earlier right, as text. */
+  get provedRepositories(): readonly string[] {
+    const proved = this.#contenders.filter(({ state, isProved }) => state === 'admitted' && isProved);
+    return [...new Set(proved.map(({ repository }) => repositoryText(repository)))];
+  }
+
   /** Adds a contender. `isSettled`: its right to this blob was proved before, so upstream need not be asked. */
   add(repository: Repository, right: Right, isSettled: boolean): Contender {
     const contender = new Contender(repository, right, isSettled, this.#clock);
@@ -49,8 +74,8 @@ export class Contenders {
 
   /**
    * The contender whose admission also covers this requester, because it has the same credentials, or a new one,
-   * because the requester has a right to the whole of a repository for which another was admitted; otherwise
-   * `undefined`. `isGivenTo` tells whether upstream is currently sending the blob to a contender.
+   * because the requester has a right to the whole of a repository for which another was admitted, here or in another
+   * replica; otherwise `undefined`. `isGivenTo` tells whether upstream is currently sending the blob to a contender.
    */
   joining(
     repository: Repository,
@@ -132,8 +157,9 @@ export class Contenders {
 
   #isAdmitted(repository: Repository): boolean {
     const text = repositoryText(repository);
-    return this.#contenders.some(
-      other => other.state === 'admitted' && repositoryText(other.repository) === text,
+    return (
+      this.#givenElsewhere.has(text) ||
+      this.#contenders.some(other => other.state === 'admitted' && repositoryText(other.repository) === text)
     );
   }
 }

@@ -5,7 +5,7 @@ import type { ConnectionTrials } from './connection-trials.ts';
 import type { FillSharing } from './fill-sharing.ts';
 import { type Fill, wrongBytes } from './fill.ts';
 import type { PartialBlob } from './partial-blob.ts';
-import { partialKey, type Partials, type PartialUse } from './partials.ts';
+import type { Partials, PartialUse } from './partials.ts';
 import { NEAR_MS } from './range-reader.ts';
 import { RangesUnusable } from './range-request.ts';
 
@@ -55,7 +55,7 @@ export class FillPieces {
 
   constructor(options: FillPiecesOptions) {
     this.#options = options;
-    this.#key = partialKey(options.sharing.starter, options.fill.digest);
+    this.#key = options.partials.keyOf(options.sharing.starter, options.fill.digest);
   }
 
   /** Looks for what earlier requests have left. */

@@ -21,9 +21,12 @@ import type { FillQuota } from './fill-quota.ts';
 import { type FillRequest, FillSharing } from './fill-sharing.ts';
 import { FillTransfer } from './fill-transfer.ts';
 import { Fill } from './fill.ts';
+import { LedFill } from './led-fill.ts';
 import type { Keeping } from './keeping.ts';
 import type { Partials } from './partials.ts';
 import type { PullPlace, PullTurns } from './pull-queue.ts';
+import { ReplicaFollower } from './replica-follower.ts';
+import type { Replicas } from './replicas.ts';
 
 export interface FillWorld {
   readonly asking: UpstreamRequests;
@@ -37,6 +40,8 @@ export interface FillWorld {
   /** How many connections may download one blob of an upstream; called each time. */
   readonly connectionsPerBlobOf: (upstream: string) => number;
   readonly keeping: Keeping;
+  /** The other replicas, if there may be any. */
+  readonly replicas?: Replicas | undefined;
   /** Called when a download has ended. */
   readonly noteEvent: NoteEvent;
   readonly log: Log;
@@ -73,7 +78,8 @@ export interface Download {
  *     queue ─▶ Lease is ours? ──yes──▶ ingest ─▶ download ─▶ verify ─▶ commit
  *                ▲  │ no                           │ lost       └─▶ readers get the rest
  *                │  ▼                              ▼
- *                └─ follow the ingest of the process that has it, until that process is dead
+ *                └─ follow the ingest of the process that has it, until that process is dead; in another replica, what
+ *                   that sends
  *
  * It does not depend on clients, which come and go. Only `stop` ends it early, and keeps what was downloaded.
  */
@@ -91,11 +97,14 @@ export class FillRun {
   readonly key: string;
   readonly #place: PullPlace;
   readonly #follower: FillFollower;
+  readonly #replicaFollower: ReplicaFollower | undefined;
   readonly #leader: FillLeader;
   readonly #outcome: FillOutcome;
   readonly #stopping = new AbortController();
   readonly #startedAtMs = Date.now();
   #isQueued: boolean;
+  /** The Lease under which this process downloads it. */
+  #led: Lease | undefined;
 
   /**
    * `after` is the end of an earlier run for the same Fill. `skipEndpoints` is shared by all runs: the endpoints that
@@ -139,6 +148,9 @@ export class FillRun {
     const shared = { ...parts, sharing: this.sharing };
     this.#outcome = new FillOutcome(shared);
     this.#follower = new FillFollower(shared);
+    const { replicas } = world;
+    this.#replicaFollower =
+      replicas && new ReplicaFollower({ ...shared, replicas, clock: world.asking.clock });
     const pieces = new FillPieces(shared);
     const transfer = new FillTransfer({ ...shared, pieces, disk: world.spool.space });
     this.#leader = new FillLeader({ ...shared, pieces, transfer, outcome: this.#outcome });
@@ -165,13 +177,20 @@ export class FillRun {
       readers,
       requesters: this.sharing.requesters,
       startedAtMs: this.#startedAtMs,
-      holder: this.#follower.holder,
+      holder: this.#follower.holder ?? this.#replicaFollower?.holder,
     };
   }
 
   /** Whether it waits for its turn and has no connection. */
   get isQueued(): boolean {
     return this.#isQueued;
+  }
+
+  /**
+   * The Fill for another replica, while this process downloads it under the Lease with this epoch; the caller closes it.
+   */
+  led(epoch: number): LedFill | undefined {
+    return this.#led?.epoch === epoch ? new LedFill(this.fill, this.sharing, this.done) : undefined;
   }
 
   /** Stops the run. What was downloaded is kept for the next one. */
@@ -189,6 +208,7 @@ export class FillRun {
       this.#outcome.failed(isStorageClosed(error) ? await this.#answeredWithoutRoom(error) : error);
     } finally {
       this.#place.leave();
+      await this.#replicaFollower?.end().catch(() => {});
       this.fill.end();
     }
   }
@@ -211,22 +231,42 @@ export class FillRun {
   async #bring(): Promise<void> {
     for (;;) {
       const lease = await this.#metadata.acquireLease(this.key);
-      if (lease === undefined ? await this.#follower.follow() : await this.#leadUnder(lease)) return;
+      if (lease === undefined ? await this.#follow() : await this.#leadUnder(lease)) return;
     }
+  }
+
+  /** Follows whoever has the Lease, as the followers do. */
+  async #follow(): Promise<boolean> {
+    const { key } = this;
+    const lease = this.#replicaFollower && (await this.#metadata.readLease(key));
+    if (this.#replicaFollower === undefined || lease?.elsewhere === undefined) return this.#follower.follow();
+    this.#follower.end();
+    const { elsewhere: address, epoch, holder } = lease;
+    return this.#replicaFollower.follow({ address, key, epoch }, holder);
   }
 
   /** False if another process has taken the Lease over: this process then follows it. */
   async #leadUnder(lease: Lease): Promise<boolean> {
     let led: Led = 'left';
     this.#follower.end();
+    this.#led = lease;
     try {
-      led = (await this.#follower.takeStored()) ? 'done' : await this.#leader.lead(lease);
-      if (led === 'lost') this.#follower.forget();
+      if (await this.#follower.takeStored()) {
+        led = 'done';
+        await this.#replicaFollower?.discard();
+        return true;
+      }
+      led = await this.#leader.lead((await this.#replicaFollower?.takeOver(lease)) ?? lease);
+      if (led === 'lost') {
+        this.#follower.forget();
+        this.#replicaFollower?.lost(lease.epoch);
+      }
       return led !== 'lost';
     } catch (error) {
       if (error instanceof LeaseLost) return false;
       throw error;
     } finally {
+      this.#led = undefined;
       await (led === 'done' ? this.#metadata.release(lease) : this.#metadata.setAside(lease));
     }
   }

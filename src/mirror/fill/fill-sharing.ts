@@ -136,6 +136,21 @@ export class FillSharing {
     for (const contender of await unlessAborted(showing, this.#options.signal)) this.admit(contender, held);
   }
 
+  /** Whether upstream has still to be asked about somebody. */
+  get isAwaited(): boolean {
+    return this.#contenders.areWaiting;
+  }
+
+  /** As in `Contenders`. */
+  givenElsewhere(repositories: readonly string[]): void {
+    this.#contenders.givenElsewhere(repositories);
+  }
+
+  /** As in `Contenders`. */
+  get provedRepositories(): readonly string[] {
+    return this.#contenders.provedRepositories;
+  }
+
   /** The contender in whose name upstream is currently asked. */
   get current(): Contender | undefined {
     return this.#contenders.current;

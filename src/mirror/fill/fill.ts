@@ -36,6 +36,7 @@ export class Fill {
   #failure: unknown;
   readonly #sources: FillSource[] = [];
   #readers = 0;
+  #keepers = 0;
   #waits = 0;
   #ended = false;
 
@@ -155,6 +156,18 @@ export class Fill {
     };
   }
 
+  /** Keeps the bytes readable for another replica, which is not a reader, until the returned function is called. */
+  keepOpen(): () => void {
+    this.#keepers++;
+    let isKept = true;
+    return () => {
+      if (!isKept) return;
+      isKept = false;
+      this.#keepers--;
+      this.#closeUnread();
+    };
+  }
+
   /**
    * Opens a reader, which takes over `leave` from `hold`. It returns nothing before `admission` resolves. If the blob
    * turns out not to have `size` bytes, this reader fails, not the Fill. If the Fill fails because the disk is full,
@@ -200,7 +213,7 @@ export class Fill {
   }
 
   #closeUnread(): void {
-    if (this.#readers > 0 || !this.#ended) return;
+    if (this.#readers + this.#keepers > 0 || !this.#ended) return;
     for (const source of this.#sources.splice(0)) {
       // An error on closing a file that was only read does no harm.
       source.close().catch(() => {});

@@ -22,6 +22,7 @@ import { type Download, FillRun, type FillStarter, type FillWorld } from './fill
 import type { FillRequest } from './fill-sharing.ts';
 import type { Fill } from './fill.ts';
 import { FollowedFill, type FollowRequest } from './followed-fill.ts';
+import type { LedFill } from './led-fill.ts';
 import { type Along, NEAR_BYTES } from './range-reader.ts';
 
 /** How long an endpoint that sent wrong bytes of a blob is avoided for that blob. */
@@ -89,7 +90,8 @@ export class Fills {
     const { upstream } = request.repository;
     const leaseKey = fillKey(upstream, digest);
     const lease = wanted.length === 0 ? undefined : await metadata.readLease(leaseKey);
-    if (lease?.isHeld !== true) return undefined;
+    // Ranges are not asked of other replicas.
+    if (lease?.isHeld !== true || lease.elsewhere !== undefined) return undefined;
     const reach = (await spool.length(leaseKey, lease.epoch)) + NEAR_BYTES;
     const key = keyOf(upstream, digest);
     if (this.#isClosing || this.#runs.has(key) || wanted.every(({ start }) => start >= reach))
@@ -117,6 +119,14 @@ export class Fills {
     this.#gauge();
     void this.#forgetAfter(key, run);
     return run;
+  }
+
+  /**
+   * The Fill that this process downloads under the Lease `key` with this epoch, for another replica; `undefined` if there is
+   * none. The caller closes it.
+   */
+  led(key: string, epoch: number): LedFill | undefined {
+    return [...this.#runs.values()].find(run => run.key === key)?.led(epoch);
   }
 
   /** Makes a reader for a Fill that ended because the disk is full. */

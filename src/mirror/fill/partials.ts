@@ -44,6 +44,8 @@ export interface PartialsOptions {
   readonly metadata: MetadataStore;
   readonly queue: PullTurns;
   readonly quota: FillQuota;
+  /** The id of this replica, if there are several. */
+  readonly replica?: string | undefined;
   readonly meter: Meter;
   readonly log: Log;
 }
@@ -99,7 +101,7 @@ export class Partials {
     const { upstream } = asker.repository;
     const ignored = this.#ignored.get(upstream);
     if (ignored !== undefined && (ignored.size >= IGNORED_BLOBS || ignored.has(digest))) return undefined;
-    const source = sourceOf(asker);
+    const source = this.#sourceOf(asker);
     const repository = repositoryText(asker.repository);
     const key = partsKey(source, digest);
     for (;;) {
@@ -121,6 +123,11 @@ export class Partials {
     }
   }
 
+  /** The key of the PartialBlob for requesters like this one. */
+  keyOf(asker: RangeAsker, digest: Digest): string {
+    return partsKey(this.#sourceOf(asker), digest);
+  }
+
   /** As `open`, but only if something is there or being requested, and with the size that this has. */
   async find(asker: RangeAsker, digest: Digest): Promise<PartialUse | undefined> {
     const size = (await this.#current(asker, digest))?.size ?? (await this.sizeOf(asker, digest));
@@ -135,7 +142,7 @@ export class Partials {
     const blob = await this.#current(asker, digest);
     if (blob !== undefined && blob.bytes > 0) return blob.size;
     const { metadata, spool } = this.#options;
-    const source = sourceOf(asker);
+    const source = this.#sourceOf(asker);
     if (this.#distrusted.get(partsKey(source, digest)) !== undefined) return undefined;
     for (const slot of SLOTS) {
       const key = partsKey(source, digest, slot);
@@ -150,7 +157,7 @@ export class Partials {
 
   /** As `open`, if other processes keep some of the blob, or have left some. */
   async openIfElsewhere(asker: RangeAsker, digest: Digest, size: number): Promise<PartialUse | undefined> {
-    const source = sourceOf(asker);
+    const source = this.#sourceOf(asker);
     for (const slot of SLOTS) {
       const lease = await this.#options.metadata.readLease(partsKey(source, digest, slot));
       if (lease !== undefined) return this.open(asker, digest, size);
@@ -196,9 +203,18 @@ export class Partials {
     }
   }
 
+  /** Where the bytes for requesters like this one come from, and for whom; each replica keeps ranges of its own. */
+  #sourceOf({ repository, right, settled }: RangeAsker): string {
+    const { replica } = this.#options;
+    const source = [repositoryText(repository)];
+    if (!right.proved && !settled) source.push(...right.credentials.map(credentialId));
+    if (replica !== undefined) source.push(`in ${replica}`);
+    return source.join(' ');
+  }
+
   /** The one that is open, or about to be; after the end of one that is being closed, none. */
   async #current(asker: RangeAsker, digest: Digest): Promise<PartialBlob | undefined> {
-    const opened = await this.#opened.get(partialKey(asker, digest));
+    const opened = await this.#opened.get(this.keyOf(asker, digest));
     await opened?.closed;
     return opened === undefined || opened.closed !== undefined || opened.blob.isOver
       ? undefined
@@ -441,15 +457,4 @@ class Opened {
       log.info({ err: error, digest }, 'a lease could not be given back');
     });
   }
-}
-
-/** The key of the PartialBlob for requesters like this one. */
-export function partialKey(asker: RangeAsker, digest: Digest): string {
-  return partsKey(sourceOf(asker), digest);
-}
-
-function sourceOf({ repository, right, settled }: RangeAsker): string {
-  const source = [repositoryText(repository)];
-  if (!right.proved && !settled) source.push(...right.credentials.map(credentialId));
-  return source.join(' ');
 }

@@ -1,0 +1,36 @@
+/** A Fill in another replica, under the Lease with this epoch. */
+export interface RemoteFill {
+  /** The address of the replica, as in `LeaseState`. */
+  readonly address: string;
+  /** Of its Lease. */
+  readonly key: string;
+  readonly epoch: number;
+}
+
+/** Bytes of a Fill as another replica sends them. */
+export interface RemoteBytes {
+  /** Of the whole blob; `undefined` if it is not known there. */
+  readonly size: number | undefined;
+  /** The repositories for which upstream sends the blob to that replica, as `repositoryText`. */
+  readonly repositories: readonly string[];
+  /**
+   * What has arrived since the last call, as soon as that is something; `undefined` at the end, when the index says what
+   * became of the Fill. Rejects with ReplicaAway if the connection breaks.
+   */
+  next(): Promise<readonly Uint8Array[] | undefined>;
+  close(): void;
+}
+
+/** How a process reads the Fills of other replicas. */
+export interface Replicas {
+  /**
+   * Opens a Fill from a byte on; resolves when upstream has begun to send it. Rejects with ReplicaAway if there is no such
+   * Fill, or the replica cannot be reached. `signal` ends this, and what is read then, with its reason.
+   */
+  read(fill: RemoteFill, from: number, signal: AbortSignal): Promise<RemoteBytes>;
+}
+
+/** Another replica cannot be reached, or does not have what it was asked for. */
+export class ReplicaAway extends Error {
+  override readonly name = 'ReplicaAway';
+}
