@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import type { Ingest, Spool } from '../blobs/spool.ts';
@@ -15,6 +14,7 @@ import { type Chunk, type ChunkIngest, takeChunk, takeLastChunk } from './chunk.
 import { refusingWhenFull } from './full-storage.ts';
 import { noQuota, type Quota } from './quota.ts';
 import { ingestKey, type Session, Sessions, takenOver, uploadOf } from './sessions.ts';
+import { newUploadId, replicaOfUpload, type UploadCalls, type UploadState } from './upload-calls.ts';
 
 /**
  * Clients upload a few layers at a time, and a CI system that pushes to one repository stays far below this. olareg has
@@ -33,13 +33,6 @@ const COUNTED_AT_ONCE = 64;
 /** Digest algorithms that `?digest-algorithm=` may announce. */
 const ALGORITHMS: ReadonlySet<string> = new Set(['sha256', 'sha512']);
 
-/** An upload as the client sees it. */
-export interface UploadState {
-  readonly id: string;
-  /** Bytes received. */
-  readonly offset: number;
-}
-
 /** Uploads that expired, and how many bytes they had. */
 export interface ExpiredUploads {
   readonly items: number;
@@ -51,6 +44,8 @@ export interface UploadsOptions {
   readonly blobs: BlobStore;
   readonly metadata: MetadataStore;
   readonly log: Log;
+  /** The id of this replica, if there may be several. */
+  readonly replica?: string | undefined;
   /** Default: no limit. */
   readonly quota?: Quota | undefined;
   /** How long a client may send nothing. Default: 60 s. */
@@ -68,7 +63,7 @@ export interface UploadsOptions {
  * anybody else it does not exist. Its state is a row and the length of its ingest, so it survives every process. A
  * chunk is acknowledged when it is written, a blob when file, folder and row are durable.
  */
-export class Uploads {
+export class Uploads implements UploadCalls {
   readonly #options: UploadsOptions;
   readonly #sessions: Sessions;
 
@@ -86,7 +81,7 @@ export class Uploads {
       throw new OciError('DIGEST_INVALID', { message: 'digest-algorithm must be sha256 or sha512' });
     }
     await this.#admit(requester, repository);
-    const id = randomUUID();
+    const id = newUploadId(this.#options.replica);
     const now = Date.now();
     const upload = { id, repository, requester: requester.id, startedAtMs: now, touchedAtMs: now };
     // A client whose quota is used up is told before it sends anything. Reserved as what it is not yet: the reservation of
@@ -193,7 +188,7 @@ export class Uploads {
       const before = expired.items;
       for (const { id, repository } of idle) {
         if (signal?.aborted === true) return expired;
-        const bytes = await this.#discard(id, untouchedSinceMs);
+        const bytes = this.#isOwn(id) ? await this.#discard(id, untouchedSinceMs) : await this.#forget(id);
         if (bytes === undefined) continue;
         expired.items += 1;
         expired.bytes += bytes;
@@ -261,7 +256,7 @@ export class Uploads {
 
   /** The requester's own upload in this repository. Any other is answered like one that does not exist. */
   async #find(requester: Requester, repository: Repository, id: string): Promise<Upload> {
-    const upload = await this.#options.metadata.readUpload(id);
+    const upload = this.#isOwn(id) ? await this.#options.metadata.readUpload(id) : undefined;
     if (
       upload === undefined ||
       upload.requester !== requester.id ||
@@ -270,6 +265,11 @@ export class Uploads {
       throw new OciError('BLOB_UPLOAD_UNKNOWN');
     }
     return upload;
+  }
+
+  /** Whether this replica has begun it, and so has its bytes. */
+  #isOwn(id: string): boolean {
+    return replicaOfUpload(id) === this.#options.replica;
   }
 
   /** Runs `work` with exclusive use of the requester's upload. */
@@ -412,6 +412,17 @@ export class Uploads {
       if (error instanceof OciError && error.code === 'TOOMANYREQUESTS') return undefined;
       throw error;
     }
+  }
+
+  /**
+   * Ends the upload of a replica that is gone, with its bytes, which then are 0; `undefined` if it lives and does this
+   * itself.
+   */
+  async #forget(id: string): Promise<number | undefined> {
+    const { metadata } = this.#options;
+    const replica = replicaOfUpload(id);
+    if ((await metadata.listReplicas()).some(other => other.id === replica)) return undefined;
+    return (await metadata.removeUpload(id)) ? 0 : undefined;
   }
 
   async #touch(upload: Upload, { lease }: Session): Promise<void> {

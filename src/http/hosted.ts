@@ -1,7 +1,7 @@
 import type { Hosted } from '../hosted/hosted.ts';
 import type { Publication } from '../hosted/publication.ts';
 import type { Removal } from '../hosted/removal.ts';
-import type { Uploads } from '../hosted/uploads.ts';
+import type { ClientUploads } from '../hosted/shared-uploads.ts';
 import { catalogHandler } from './catalog.ts';
 import type { Cursors } from './cursors.ts';
 import { contentHandlers } from './hosted-content.ts';
@@ -11,7 +11,7 @@ import { uploadHandlers } from './uploads.ts';
 /** The parts of `hosted/` behind the write side of the API. */
 export interface HostedParts {
   readonly hosted: Hosted;
-  readonly uploads: Uploads;
+  readonly uploads: ClientUploads;
   readonly publication: Publication;
   readonly removal: Removal;
   readonly cursors: Cursors;

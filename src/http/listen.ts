@@ -6,7 +6,7 @@ export interface ListenAddress {
   readonly host: string;
   readonly port: number;
   /** The configuration key of the address, for the error message. */
-  readonly setting: 'server.listen' | 'server.opsListen';
+  readonly setting: 'server.listen' | 'server.opsListen' | 'cluster.listen';
 }
 
 /** Binds, and resolves with the port; rejects with the system's error (EADDRINUSE, EACCES, EADDRNOTAVAIL). */

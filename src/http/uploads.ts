@@ -2,7 +2,8 @@ import type { IncomingMessage, OutgoingHttpHeaders } from 'node:http';
 import type { Chunk } from '../hosted/chunk.ts';
 import { uploadRange } from '../hosted/content-range.ts';
 import type { Removal } from '../hosted/removal.ts';
-import type { Uploads, UploadState } from '../hosted/uploads.ts';
+import type { ClientUploads } from '../hosted/shared-uploads.ts';
+import type { UploadState } from '../hosted/upload-calls.ts';
 import { type Digest, parseDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { isRepositoryName } from '../oci/reference.ts';
@@ -21,7 +22,7 @@ type UploadHandlers = Pick<
 >;
 
 /** Pushing blobs (distribution-spec, "Pushing blobs"). */
-export function uploadHandlers(uploads: Uploads, removal: Removal): UploadHandlers {
+export function uploadHandlers(uploads: ClientUploads, removal: Removal): UploadHandlers {
   return {
     async startUpload(call) {
       const { exchange, requester, repository } = call;
@@ -70,7 +71,7 @@ export function uploadHandlers(uploads: Uploads, removal: Removal): UploadHandle
 }
 
 /** Mounts the blob. False if that is not possible, whatever the reason, so that none is revealed. */
-async function mountBlob(uploads: Uploads, call: Call, digest: Digest): Promise<boolean> {
+async function mountBlob(uploads: ClientUploads, call: Call, digest: Digest): Promise<boolean> {
   const from = call.exchange.query.get('from');
   if (from === null) return uploads.mount(call.repository, digest, call.repository);
   if (!isRepositoryName(from)) return false;
