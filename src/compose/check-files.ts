@@ -13,6 +13,7 @@ import { unusableSecrets } from '../tenants/file-secret-source.ts';
 import { openPlugins, verificationPolicies } from './access.ts';
 import { clusterAccess } from './kubernetes.ts';
 import { configuredNames } from './names-reader.ts';
+import { clusterKeysOf } from './replicas.ts';
 import { repositoryResolverOf } from './repository-resolver.ts';
 
 /**
@@ -31,6 +32,7 @@ export async function checkFiles(config: Config, log: Log): Promise<void> {
       if (config.kubernetes !== undefined) await clusterAccess(config);
     }),
     problemsOf(() => checkAuditFile(config)),
+    problemsOf(async () => void (await clusterKeysOf(config))),
   ]);
   const problems = found.flat();
   if (problems.length > 0) throw new ConfigError(problems);

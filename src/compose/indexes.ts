@@ -4,6 +4,7 @@
  */
 import { join } from 'node:path';
 import type { Config } from '../config/config.ts';
+import { formatAddress } from '../config/fields.ts';
 import type { Clock } from '../lib/clock.ts';
 import { type Log, silentLog } from '../lib/log.ts';
 import type { Opened } from '../lib/opened.ts';
@@ -19,20 +20,27 @@ import type { Survey } from '../metadata/survey.ts';
 import { postgresSettingsOf } from './postgres.ts';
 
 /** The part of the configuration that says where things are stored. */
-export type StorageConfig = Pick<Config, 'storage' | 'index' | 'environment' | 'origin'>;
+export type StorageConfig = Pick<Config, 'storage' | 'index' | 'cluster' | 'environment' | 'origin'>;
 
 /** Where an index is. Can be passed to a thread. */
 export type IndexPlace = { readonly file: string } | PostgresPlace;
 
 interface PostgresPlace {
   readonly postgres: PostgresSettings;
-  readonly folder: { readonly path: string; readonly id: string };
+  readonly folder: {
+    readonly path: string;
+    readonly id: string;
+    /** As in `StoreFolder`. */
+    readonly replica: string | undefined;
+  };
 }
 
 /** An index, and the rest of what is done to open it. */
 export interface OpenedIndex {
   readonly metadata: MetadataStore;
   readonly index: IndexPlace;
+  /** The id of this replica, if there may be others. */
+  readonly replica: string | undefined;
   /**
    * Call when the files of the store are open: finds out whether they belong together. Returns the id of the store.
    * `hasBlobs`: whether there are blobs in the folder.
@@ -89,6 +97,7 @@ async function openInFolder(
   return {
     metadata,
     index: { file },
+    replica: undefined,
     settle: async (hasBlobs, to) => {
       await identity.settle(metadata, hasBlobs, to);
       return identity.id;
@@ -101,19 +110,24 @@ async function openInPostgres(
   config: StorageConfig,
   { clock, log, onBeat, preparesFolder }: OpenIndexOptions,
 ): Promise<OpenedIndex> {
-  const { postgres: section } = config.index;
-  const { path, s3 } = config.storage;
+  const {
+    index: { postgres: section },
+    storage: { path, s3 },
+    cluster,
+  } = config;
   if (section === undefined) throw new Error('internal error: no database is configured');
   const postgres = await postgresSettingsOf(section, config);
   await preparesFolder();
   const identity = await FolderIdentity.look(path);
-  const folder = { path, id: identity.id };
+  const { id } = identity;
+  const folder = { path, id, replica: cluster && formatAddress(cluster.advertise) };
   // Loaded only if a database is configured.
   const { openPostgresMetadataStore } = await import('../metadata/postgres-metadata-store.ts');
   const metadata = opened.add(await openPostgresMetadataStore(postgres, { log, clock, folder, onBeat }));
   return {
     metadata,
     index: { postgres, folder },
+    replica: cluster && id,
     settle: (areThere, to) => identity.settle(metadata, { areThere, belongHere: s3 === undefined }, to),
   };
 }

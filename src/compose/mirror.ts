@@ -12,6 +12,7 @@ import type { Meter } from '../lib/meter.ts';
 import { noNews, type News } from '../lib/news.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { PullTurns } from '../mirror/fill/pull-queue.ts';
+import type { Replicas } from '../mirror/fill/replicas.ts';
 import { Mirror } from '../mirror/mirror.ts';
 import type { EndedRight } from '../mirror/ended-rights.ts';
 import type { FailureNews, NoteReachable } from '../mirror/negative-cache.ts';
@@ -31,6 +32,10 @@ export interface MirrorNeeds {
   readonly spool: Spool;
   readonly blobs: BlobStore;
   readonly grants: Grants;
+  /** As in `MirrorOptions`. */
+  readonly replica: string | undefined;
+  /** As in `MirrorOptions`. */
+  readonly replicas: Replicas | undefined;
   /** As in `MirrorOptions`. */
   readonly queue: PullTurns | undefined;
   /** As in `MirrorOptions`. */

@@ -14,6 +14,7 @@ import { Publication } from '../hosted/publication.ts';
 import { firstComponent, PrefixQuota, type Quota } from '../hosted/quota.ts';
 import { Removal } from '../hosted/removal.ts';
 import { type QuotaCalls, RemoteQuota } from '../hosted/shared-quota.ts';
+import { type ClientUploads, SharedUploads } from '../hosted/shared-uploads.ts';
 import { Uploads } from '../hosted/uploads.ts';
 import { Cursors } from '../http/cursors.ts';
 import { hostedHandlers } from '../http/hosted.ts';
@@ -44,6 +45,8 @@ import { openAccess, upstreamCredentials, verificationPolicies } from './access.
 import { knownCluster, openCluster } from './kubernetes.ts';
 import { openMirror, Upstreams } from './mirror.ts';
 import type { NewsBoard } from './processes/news-board.ts';
+import { openReplicaClient } from './replicas.ts';
+import type { ReplicaClient } from '../replicas/replica-client.ts';
 import { shareUnfinished } from './processes/unfinished-news.ts';
 import { openStorage, type Storage } from './storage.ts';
 import { EventDesk } from './event-desk.ts';
@@ -168,7 +171,9 @@ async function openOn(
   const atEachBeat: (() => void)[] = [];
   const onBeat = () => atEachBeat.forEach(act => act());
   const seen = { clock, log, onBeat, reportsDoubts, takesBucketOver };
-  const { metadata, index, spool, blobs, bucket } = await openStorage(opened, config, seen);
+  const { metadata, index, spool, blobs, bucket, replica } = await openStorage(opened, config, seen);
+  const replicas = await openReplicaClient(config);
+  if (replicas !== undefined) opened.add(replicas);
   const events = opened.add(new EventDesk({ outbox: metadata.outbox, clock, log, meter }));
   await events.follow(config);
   const { announce, note: noteEvent } = events;
@@ -212,6 +217,7 @@ async function openOn(
       metadata,
       log,
       quota,
+      replica,
       get maxUploadsPerRequester() {
         return config.hosted.maxUploads;
       },
@@ -223,6 +229,7 @@ async function openOn(
     spool,
     blobs,
     bucket,
+    replica,
     uploads,
     log,
     meter,
@@ -240,6 +247,8 @@ async function openOn(
       spool,
       blobs,
       grants,
+      replica,
+      replicas,
       queue: common?.queue,
       flights: common?.flights,
       failureNews: common?.news.of('failures'),
@@ -279,6 +288,7 @@ async function openOn(
     spool,
     blobs,
     bucket,
+    replica,
     memory,
     resolver,
     tenants,
@@ -293,7 +303,13 @@ async function openOn(
     survey,
     removal,
     events,
-    hostedHandlers: hostedHandlers({ hosted, uploads, publication, removal: deleting, cursors }),
+    hostedHandlers: hostedHandlers({
+      hosted,
+      uploads: clientUploads(uploads, { metadata, replica, replicas }),
+      publication,
+      removal: deleting,
+      cursors,
+    }),
     ...ofReferences({ config, resolver, mirror, access, tenants }),
     prepareReload: async next => {
       verificationPolicies(next);
@@ -328,6 +344,22 @@ function quotaOf(
 ): Quota {
   if (common?.quotaCalls === undefined) return own;
   return new RemoteQuota(common.quotaCalls, ({ name }) => limitOf(firstComponent(name)) !== undefined);
+}
+
+/** The uploads of all replicas, if there may be several. */
+function clientUploads(
+  own: Uploads,
+  {
+    metadata,
+    replica,
+    replicas,
+  }: Pick<Storage, 'metadata' | 'replica'> & { readonly replicas: ReplicaClient | undefined },
+): ClientUploads {
+  if (replica === undefined || replicas === undefined) return own;
+  return new SharedUploads(own, replica, async id => {
+    const found = (await metadata.listReplicas()).find(other => other.id === id);
+    return found && replicas.uploadsAt(found.address);
+  });
 }
 
 /** The commands that take an image reference. */

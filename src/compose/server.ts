@@ -30,6 +30,7 @@ import { reportUpstreams } from './mirror.ts';
 import { checkFiles } from './check-files.ts';
 import { prepullOf } from './prepull.ts';
 import type { Together } from './processes/serve-together.ts';
+import { openReplicaServer } from './replicas.ts';
 import { type Serving, serveHere } from './serving.ts';
 import { transferKeeper } from './transfers.ts';
 import { QuotaReport } from './quota-report.ts';
@@ -96,6 +97,14 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     const { tls } = config.server;
     const certificate = tls && opened.add(await TlsFiles.open(tls, options.log));
     const together = await togetherOf(config);
+    let asked: Pick<Parts, 'mirror' | 'uploads'> | undefined;
+    // Before others learn of this replica, and closed when no download is left that they could follow.
+    const forReplicas = await openReplicaServer(config, {
+      ledFill: (key, epoch) => asked?.mirror.ledFill(key, epoch),
+      uploads: () => asked?.uploads,
+      log: options.log,
+    });
+    if (forReplicas !== undefined) opened.add(forReplicas);
     const parts = opened.add(
       await openParts(config, observers, {
         followsCluster: true,
@@ -104,6 +113,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
         common: together?.common,
       }),
     );
+    asked = parts;
     totals.keep(transferKeeper(parts.metadata, startedAtMs), options.log);
     opened.add(totals);
     requireEncryption(config, parts.tenants);

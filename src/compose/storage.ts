@@ -36,6 +36,8 @@ export interface Storage {
   readonly blobs: BlobStore;
   /** Where blobs are, if not in the folder. */
   readonly bucket: BucketOfStore | undefined;
+  /** The id of this replica, if there may be others. */
+  readonly replica: string | undefined;
 }
 
 /** The folder for what was last seen of a cluster. */
@@ -77,7 +79,7 @@ export async function openStorage(
 ): Promise<Storage> {
   const { storage } = config;
   const { path } = storage;
-  const { metadata, index, settle } = await openIndex(opened, config, {
+  const { metadata, index, replica, settle } = await openIndex(opened, config, {
     clock,
     log,
     onBeat,
@@ -87,12 +89,13 @@ export async function openStorage(
   const areThere = () => isAny(files.blobs.list());
   const storeId = await settle(areThere, reportsDoubts ? log : silentLog);
   const bucket = await bucketOf(config, metadata, storeId);
-  if (bucket === undefined) return { metadata, index, spool: files.spool, blobs: files.blobs, bucket };
+  const { spool } = files;
+  if (bucket === undefined) return { metadata, index, spool, blobs: files.blobs, bucket, replica };
   // Loaded only if a bucket is configured.
   const { openS3Stores } = await import('../blobs/s3/s3-stores.ts');
-  const local = await localLevelOf(storage, files.spool, log);
+  const local = await localLevelOf(storage, { spool, replica, log });
   const { blobs, ...s3 } = opened.add(openS3Stores(bucket, { ledger: metadata, local, clock, log }));
-  files.spool.observer = blobs.observer;
+  spool.observer = blobs.observer;
   const isClaimed = (await metadata.readSetting(BLOBS_IN)) === IN_BUCKET;
   // An index that names blobs has a bucket of its own: another one must not become it by mistake.
   const mayTakeOver = takesBucketOver && (await metadata.readTotals()).blobs === 0;
@@ -102,21 +105,20 @@ export async function openStorage(
   } else {
     await s3.check(log);
   }
-  return { metadata, index, spool: files.spool, blobs, bucket };
+  return { metadata, index, spool, blobs, bucket, replica };
 }
 
 /** What of the bucket is also kept in the folder: nothing if clients read the bucket themselves. */
 async function localLevelOf(
   storage: Config['storage'],
-  spool: Spool,
-  log: Log,
+  { spool, replica, log }: Pick<Storage, 'spool' | 'replica'> & { readonly log: Log },
 ): Promise<LocalLevel | undefined> {
   if (storage.s3?.redirect === true) return undefined;
   const { LocalCopies } = await import('../blobs/local-copies.ts');
   const { path } = storage;
   // Read each time, since a reload may change it.
   const maxBytes = (diskBytes: number) => bytesOf(storage.maxLocalBytes ?? DEFAULT_MAX_LOCAL, diskBytes);
-  return { copies: await LocalCopies.open({ path, maxBytes, log }), spool };
+  return { copies: await LocalCopies.open({ path, maxBytes, log }), spool, replica };
 }
 
 /** The configured bucket. Throws BlobsUnusable if the store has its blobs elsewhere. */

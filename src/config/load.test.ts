@@ -182,6 +182,18 @@ hosted: {prefixes: [library]}
     ['storage: {s3: {bucket: abc, endpoint: "https://s3.example/x"}}', /storage.s3.endpoint: .*without path/],
     ['storage: {s3: {bucket: abc, credentials: file}}', /storage.s3.credentialsFile: is required/],
     ['storage: {s3: {bucket: abc, credentialsFile: x}}', /storage.s3.credentialsFile: .*only read for/],
+    [
+      'cluster: {listen: "0.0.0.0:5002", advertise: "10.0.0.1:5002", keyFile: k}',
+      /cluster: .*requires index\.postgres and storage\.s3, which all replicas share/,
+    ],
+    [
+      'cluster: {listen: "0.0.0.0:5001", advertise: "10.0.0.1:5002", keyFile: k}',
+      /cluster\.listen: "0\.0\.0\.0:5001": uses the same port as 127\.0\.0\.1:5001 in server\.opsListen/,
+    ],
+    [
+      'cluster: {listen: "0.0.0.0:5002", advertise: "10.0.0.1:5002", keyFile: k}\nserver: {processes: 2}',
+      /server\.processes: 2: must be 1 with cluster/,
+    ],
     ['index: {postgres: {}}', /index.postgres.host: .*either url or host is required/],
     ['index: {postgres: {url: "postgresql://u:p@h/d"}}', /index.postgres.url: .*without a password/],
     ['index: {postgres: {url: "postgresql://h/d", user: u}}', /index.postgres.user: .*part of url already/],

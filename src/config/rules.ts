@@ -29,7 +29,7 @@ const RULES: readonly Rule[] = [
   { sections: ['upstreams'], problems: namesAreUnique },
   { sections: ['upstreams', 'server'], problems: passwordsHaveOneSource },
   { sections: ['server'], problems: adminsDiffer },
-  { sections: ['server'], problems: addressesDiffer },
+  { sections: ['server', 'cluster'], problems: addressesDiffer },
   { sections: ['upstreams', 'server'], problems: listenersNameUpstreams },
   { sections: ['upstreams', 'server'], problems: serverNamesAreOurs },
   { sections: ['upstreams', 'hosted'], problems: prefixesAreFree },
@@ -44,6 +44,7 @@ const RULES: readonly Rule[] = [
   { sections: ['tenants', 'kubernetes', 'server'], problems: passwordsStayEncrypted },
   { sections: ['audit'], problems: auditHasItsFile },
   { sections: ['index'], problems: postgresIsNamedOnce },
+  { sections: ['cluster', 'index', 'storage', 'server'], problems: replicasShareEverything },
   { sections: ['storage'], problems: credentialsHaveTheirFile },
   { sections: ['storage'], problems: localBytesHaveTheirBucket },
   { sections: ['notifications'], problems: endpointNamesAreUnique },
@@ -124,7 +125,7 @@ function adminsDiffer({ server: { admins } }: ParsedFile): Problem[] {
 }
 
 /** Otherwise one of the listeners would find its port in use. Port 0 is another one each time. */
-function addressesDiffer({ server: { listen, opsListen } }: ParsedFile): Problem[] {
+function addressesDiffer({ server: { listen, opsListen }, cluster }: ParsedFile): Problem[] {
   const addresses = listen.map(({ address }) => address);
   const problems = addresses.map((address, index) => ({
     path: ['server', 'listen', index],
@@ -135,10 +136,22 @@ function addressesDiffer({ server: { listen, opsListen } }: ParsedFile): Problem
     const before = addresses.find(other => collide(opsListen, other));
     problems.push({ path: ['server', 'opsListen'], value: formatAddress(opsListen), before });
   }
+  if (cluster !== undefined) {
+    const { listen: address } = cluster;
+    const others = opsListen === false ? addresses : [...addresses, opsListen];
+    const before = others.find(other => collide(address, other));
+    problems.push({ path: ['cluster', 'listen'], value: formatAddress(address), before });
+  }
   return problems.flatMap(({ path, value, before }) =>
     before === undefined
       ? []
-      : [{ path, value, message: `uses the same port as ${formatAddress(before)} in server.listen` }],
+      : [
+          {
+            path,
+            value,
+            message: `uses the same port as ${formatAddress(before)} in ${before === opsListen ? 'server.opsListen' : 'server.listen'}`,
+          },
+        ],
   );
 }
 
@@ -359,6 +372,25 @@ function postgresIsNamedOnce({ index: { postgres } }: ParsedFile): Problem[] {
   if (postgres.passwordFile !== undefined && postgres.passwordEnv !== undefined) {
     const message = 'expected either passwordFile or passwordEnv';
     problems.push({ path: [...path, 'passwordEnv'], value: postgres.passwordEnv, message });
+  }
+  return problems;
+}
+
+/** Whatever one replica stores, all others read. */
+function replicasShareEverything({ cluster, index, storage, server }: ParsedFile): Problem[] {
+  if (cluster === undefined) return [];
+  const missing = [
+    ...(index.postgres === undefined ? ['index.postgres'] : []),
+    ...(storage.s3 === undefined ? ['storage.s3'] : []),
+  ];
+  const message = `requires ${missing.join(' and ')}, which all replicas share`;
+  const problems: Problem[] = missing.length > 0 ? [{ path: ['cluster'], value: undefined, message }] : [];
+  if (server.processes !== 1) {
+    problems.push({
+      path: ['server', 'processes'],
+      value: server.processes,
+      message: 'must be 1 with cluster: more replicas take its place',
+    });
   }
   return problems;
 }

@@ -304,6 +304,16 @@ const index = section({
     .describe('Keep the index in a PostgreSQL database rather than in the folder (see docs/postgres.md)'),
 });
 
+const cluster = section({
+  listen: address.describe('Address on which other replicas connect, encrypted and only with the key'),
+  advertise: address.describe(
+    'Address at which they reach this replica: its own, not that of a load balancer',
+  ),
+  keyFile: path.describe(
+    'File with the key that all replicas share: a line of at least 32 characters; further lines are accepted, too',
+  ),
+});
+
 const intervalOrNever = z.union([interval, z.literal(false, { error: 'expected false' })]);
 
 const prepull = section({
@@ -508,6 +518,9 @@ export const fileSchema = section(
     server: server.prefault({}).describe('Ports and names'),
     storage: storage.prefault({}).describe('Where content is stored'),
     index: index.prefault({}).describe('Where is recorded what is known of content'),
+    cluster: cluster
+      .optional()
+      .describe('Other replicas, on other machines, with the same index and bucket (see docs/replicas.md)'),
     defaultUpstream: registryHost.optional().describe('The upstream of names without a registry'),
     upstreams: z
       .record(registryHost, upstream)

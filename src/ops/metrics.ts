@@ -212,6 +212,10 @@ export const METRICS = {
     help: 'Bytes of blobs received from upstreams',
     labels: ['upstream'],
   },
+  bytes_from_replicas_total: {
+    kind: 'counter',
+    help: 'Bytes of blobs received from other replicas, which download them from upstreams',
+  },
   upstream_credentials_refused: {
     kind: 'gauge',
     help: "1 while upstream refuses Entrepot's own credentials, otherwise 0",

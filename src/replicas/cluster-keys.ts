@@ -1,0 +1,71 @@
+import { hkdfSync } from 'node:crypto';
+import type { TlsOptions } from 'node:tls';
+
+/** So that nobody finds a key by trying: a person's password is shorter. */
+const MIN_KEY_CHARACTERS = 32;
+
+/**
+ * A key that both sides know proves each to the other and encrypts all between them, without certificates (RFC 5489). In
+ * TLS 1.3, Node supports none.
+ */
+const TLS: TlsOptions = {
+  ciphers: 'ECDHE-PSK-CHACHA20-POLY1305',
+  minVersion: 'TLSv1.2',
+  maxVersion: 'TLSv1.2',
+};
+
+interface ClusterKey {
+  /** Names the key in handshakes, and says nothing about it. */
+  readonly identity: string;
+  readonly psk: Buffer;
+}
+
+/** The text of a file of keys that cannot be used; the message completes the sentence `expected …`. */
+export class UnusableKeys extends Error {
+  override readonly name = 'UnusableKeys';
+}
+
+/**
+ * What replicas share: connections are made with the first key, and accepted with any. So all replicas can be given another
+ * key one after the other: first as a further one, then as the first, then alone.
+ */
+export class ClusterKeys {
+  readonly #first: ClusterKey;
+  readonly #byIdentity: ReadonlyMap<string, ClusterKey>;
+
+  /** `text` has a key on each line. Throws UnusableKeys. */
+  constructor(text: string) {
+    const lines = text.split('\n').flatMap(line => line.trim() || []);
+    const keys = lines.map(keyOf);
+    const [first] = keys;
+    if (first === undefined || lines.some(({ length }) => length < MIN_KEY_CHARACTERS))
+      throw new UnusableKeys(`a line of at least ${MIN_KEY_CHARACTERS} characters for each key`);
+    this.#first = first;
+    this.#byIdentity = new Map(keys.map(key => [key.identity, key]));
+  }
+
+  /** For a server, to which nobody can then connect without one of the keys. */
+  get forServer() {
+    return {
+      ...TLS,
+      pskCallback: (_socket: unknown, identity: string) => this.#byIdentity.get(identity)?.psk ?? null,
+    };
+  }
+
+  /** For a client, which then connects to nobody without the first key. */
+  get forClient() {
+    const { identity, psk } = this.#first;
+    return {
+      ...TLS,
+      pskCallback: () => ({ identity, psk }),
+      // There is no certificate: the key proves who it is.
+      checkServerIdentity: () => undefined,
+    };
+  }
+}
+
+function keyOf(line: string): ClusterKey {
+  const derived = (what: string, bytes: number) =>
+    Buffer.from(hkdfSync('sha256', line, '', `entrepot replicas: ${what}`, bytes));
+  return { identity: derived('name', 8).toString('hex'), psk: derived('key', 32) };
+}

@@ -1,0 +1,83 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { LedFill } from '../mirror/fill/led-fill.ts';
+
+/** Headers of a Fill that is sent. */
+export const SIZE_HEADER = 'entrepot-size';
+export const REPOSITORIES_HEADER = 'entrepot-repositories';
+
+/** Each takes up to 300 bytes of a header. To whom others belong, upstream is asked again. */
+const MAX_REPOSITORIES = 16;
+/** For each body that is sent; larger ones make hardly any difference. */
+const BUFFER_BYTES = 128 * 1024;
+
+/** A Fill, by the Lease under which it is downloaded. */
+export interface FillAddress {
+  readonly key: string;
+  readonly epoch: number;
+  readonly from: number;
+}
+
+const PATH = /^\/ingests\/(?<key>[a-z0-9-]{1,200})\/(?<epoch>\d{1,15})\?from=(?<from>\d{1,15})$/;
+
+/** The path of a request for a Fill. */
+export function pathOfFill({ key, epoch, from }: FillAddress): string {
+  return `/ingests/${key}/${epoch}?from=${from}`;
+}
+
+/** `undefined` if that is the path of something else. */
+export function parseFillPath(path: string): FillAddress | undefined {
+  const { key, epoch, from } = PATH.exec(path)?.groups ?? {};
+  return key === undefined ? undefined : { key, epoch: Number(epoch), from: Number(from) };
+}
+
+/**
+ * Sends a Fill from a byte on, as it grows; ends when the index says what became of it. If it fails, or the client leaves,
+ * rejects in the middle of the response. Closes it.
+ */
+export async function sendFill(
+  fill: LedFill,
+  from: number,
+  { req, res }: { readonly req: IncomingMessage; readonly res: ServerResponse },
+): Promise<void> {
+  const leaving = new AbortController();
+  res.once('close', () => leaving.abort(new Error('the other replica has left')));
+  req.resume();
+  try {
+    await fill.begun(leaving.signal);
+    res.writeHead(200, headersOf(fill));
+    res.flushHeaders();
+    const buffer = Buffer.allocUnsafeSlow(BUFFER_BYTES);
+    for (let position = from; ; ) {
+      const count = await fill.read(buffer, position, leaving.signal);
+      if (count === 0) break;
+      position += count;
+      await written(res, buffer.subarray(0, count), leaving.signal);
+    }
+    res.end();
+  } finally {
+    fill.close();
+  }
+}
+
+function headersOf({ size, repositories }: LedFill): Record<string, string> {
+  const few = JSON.stringify(repositories.slice(0, MAX_REPOSITORIES));
+  return {
+    'Content-Type': 'application/octet-stream',
+    [REPOSITORIES_HEADER]: encodeURIComponent(few),
+    ...(size !== undefined && { [SIZE_HEADER]: String(size) }),
+  };
+}
+
+/** Resolves when the system has taken the bytes, so that the buffer can be used again. */
+function written(res: ServerResponse, bytes: Uint8Array, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const stop = () => reject(signal.reason);
+    signal.addEventListener('abort', stop, { once: true });
+    res.write(bytes, error => {
+      signal.removeEventListener('abort', stop);
+      if (error) reject(error);
+      else resolve();
+    });
+    if (signal.aborted) stop();
+  });
+}

@@ -1,0 +1,111 @@
+import type { ClientRequest, IncomingMessage } from 'node:http';
+import { finished, type Readable } from 'node:stream';
+import type { Chunk } from '../hosted/chunk.ts';
+import type { UploadCalls, UploadState } from '../hosted/upload-calls.ts';
+import { collectBytes } from '../lib/collect-bytes.ts';
+import type { Digest } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
+import type { Repository } from '../oci/repository.ts';
+import type { Requester } from '../oci/requester.ts';
+import { CALL_HEADER, pathOfUpload, type UploadAnswer, type RemoteUploadCall } from './upload-requests.ts';
+
+/** An error with its detail; far more than any has. */
+const MAX_ANSWER_BYTES = 64 * 1024;
+
+/** Sends a request to another replica; the response to what `send` writes. Rejects if it cannot be reached. */
+export type Post = (
+  path: string,
+  headers: Readonly<Record<string, string>>,
+  send: (to: ClientRequest) => void,
+) => Promise<IncomingMessage>;
+
+/** The uploads of another replica. */
+export class RemoteUploads implements UploadCalls {
+  readonly #post: Post;
+
+  constructor(post: Post) {
+    this.#post = post;
+  }
+
+  status(requester: Requester, repository: Repository, id: string): Promise<UploadState> {
+    return this.#state({ operation: 'status', requester, repository, id });
+  }
+
+  append(requester: Requester, repository: Repository, id: string, chunk: Chunk): Promise<UploadState> {
+    return this.#state({ operation: 'append', requester, repository, id }, chunk);
+  }
+
+  async complete(
+    requester: Requester,
+    repository: Repository,
+    id: string,
+    digest: Digest,
+    chunk: Chunk,
+  ): Promise<void> {
+    await this.#call({ operation: 'complete', requester, repository, id, digest }, chunk);
+  }
+
+  async cancel(requester: Requester, repository: Repository, id: string): Promise<void> {
+    await this.#call({ operation: 'cancel', requester, repository, id });
+  }
+
+  async #state(call: RemoteUploadCall, chunk?: Chunk): Promise<UploadState> {
+    const { offset = 0 } = await this.#call(call, chunk);
+    return { id: call.id, offset };
+  }
+
+  async #call(call: RemoteUploadCall, chunk?: Chunk): Promise<{ readonly offset?: number }> {
+    const answer = await this.#ask(call, chunk).catch((cause: unknown) => {
+      throw new OciError('UNAVAILABLE', {
+        message: 'the replica that has this upload cannot be reached: try again',
+        headers: { 'Retry-After': '1' },
+        cause,
+      });
+    });
+    if (!('error' in answer)) return answer;
+    const { code, ...options } = answer.error;
+    throw new OciError(code, options);
+  }
+
+  async #ask({ operation, id, ...call }: RemoteUploadCall, chunk?: Chunk): Promise<UploadAnswer> {
+    const { body, contentRange, contentLength } = chunk ?? {};
+    const sent = encodeURIComponent(JSON.stringify({ ...call, contentRange }));
+    const length = body === undefined ? 0 : contentLength;
+    const headers = {
+      [CALL_HEADER]: sent,
+      ...(length === undefined ? { 'Transfer-Encoding': 'chunked' } : { 'Content-Length': String(length) }),
+    };
+    let stop: (() => void) | undefined;
+    try {
+      const response = await this.#post(pathOfUpload({ operation, id }), headers, to => {
+        if (body === undefined) to.end();
+        else stop = pass(body, to);
+      });
+      const bytes = await collectBytes(
+        response,
+        MAX_ANSWER_BYTES,
+        () => new Error('the answer is too large'),
+      );
+      // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- whoever has the key is another replica
+      return JSON.parse(bytes.toString()) as UploadAnswer;
+    } finally {
+      stop?.();
+    }
+  }
+}
+
+/**
+ * Passes the body of a client on, no faster than it is taken; if the client leaves, breaks the request off. Returns a
+ * function that stops this and leaves the body as it is.
+ */
+function pass(body: Readable, to: ClientRequest): () => void {
+  const unwatch = finished(body, { writable: false }, error => {
+    if (error != null) to.destroy(error);
+  });
+  body.pipe(to);
+  return () => {
+    unwatch();
+    body.unpipe(to);
+    if (!to.writableFinished) to.destroy();
+  };
+}

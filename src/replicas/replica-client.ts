@@ -1,0 +1,155 @@
+import { once } from 'node:events';
+import type { ClientRequest, IncomingMessage } from 'node:http';
+import { Agent, request, type RequestOptions } from 'node:https';
+import type { UploadCalls } from '../hosted/upload-calls.ts';
+import { Changes } from '../lib/changes.ts';
+import { type RemoteBytes, type RemoteFill, ReplicaAway, type Replicas } from '../mirror/fill/replicas.ts';
+import type { ClusterKeys } from './cluster-keys.ts';
+import { pathOfFill, REPOSITORIES_HEADER, SIZE_HEADER } from './fill-response.ts';
+import { RemoteUploads } from './remote-uploads.ts';
+
+/** A replica is a round trip away, or it is not there. */
+const CONNECT_WITHIN_MS = 3_000;
+/** So much may arrive before it is written; more waits in the network. */
+const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
+
+/** Asks other replicas for what they hold. */
+export class ReplicaClient implements Replicas {
+  readonly #keys: ClusterKeys;
+  readonly #agent = new Agent({ keepAlive: true, maxCachedSessions: 0 });
+
+  constructor(keys: ClusterKeys) {
+    this.#keys = keys;
+  }
+
+  async read(fill: RemoteFill, from: number, signal: AbortSignal): Promise<RemoteBytes> {
+    const path = pathOfFill({ ...fill, from });
+    const response = await this.#ask(fill.address, { path, signal }, to => to.end());
+    return new ReceivedBytes(response, signal);
+  }
+
+  /** The uploads of the replica at this address. */
+  uploadsAt(address: string): UploadCalls {
+    return new RemoteUploads((path, headers, send) =>
+      this.#ask(address, { method: 'POST', path, headers }, send),
+    );
+  }
+
+  close(): void {
+    this.#agent.destroy();
+  }
+
+  /** The response to what `send` writes, if it is one of success; otherwise rejects with ReplicaAway. */
+  async #ask(
+    address: string,
+    { signal, ...options }: RequestOptions,
+    send: (to: ClientRequest) => void,
+  ): Promise<IncomingMessage> {
+    signal?.throwIfAborted();
+    const { hostname: host, port } = new URL(`https://${address}`);
+    const asked = request({
+      ...this.#keys.forClient,
+      agent: this.#agent,
+      host: host.replace(/^\[(.*)\]$/, '$1'),
+      port,
+      ...options,
+      ...(signal && { signal }),
+    });
+    // Until it is connected, and not while the download has not begun.
+    const timer = setTimeout(
+      () => asked.destroy(new Error(`no connection within ${CONNECT_WITHIN_MS / 1000} s`)),
+      CONNECT_WITHIN_MS,
+    );
+    asked.once('socket', socket => {
+      if (!socket.connecting) clearTimeout(timer);
+      socket.once('secureConnect', () => clearTimeout(timer));
+    });
+    // After the response, the response says so.
+    asked.on('error', () => {});
+    try {
+      send(asked);
+      const [response]: IncomingMessage[] = await once(asked, 'response');
+      if (response?.statusCode === 200) return response;
+      response?.resume();
+      throw new ReplicaAway(`${address} answered ${response?.statusCode} for ${options.path}`);
+    } catch (error) {
+      throw awayOr(error, address, signal);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}
+
+class ReceivedBytes implements RemoteBytes {
+  readonly size: number | undefined;
+  readonly repositories: readonly string[];
+  readonly #response: IncomingMessage;
+  readonly #changes = new Changes();
+  #chunks: Uint8Array[] = [];
+  #bytes = 0;
+  #isOver = false;
+  #failure: unknown;
+
+  constructor(response: IncomingMessage, signal: AbortSignal) {
+    const { headers } = response;
+    const size = headers[SIZE_HEADER];
+    this.size = size === undefined ? undefined : Number(size);
+    this.repositories = textsIn(headers[REPOSITORIES_HEADER]);
+    this.#response = response;
+    response.on('data', (chunk: Buffer) => this.#add(chunk));
+    response.on('end', () => this.#end(undefined));
+    response.on('error', error => this.#end(awayOr(error, 'the other replica', signal)));
+    response.on('close', () => this.#end(new ReplicaAway('the connection was closed')));
+  }
+
+  async next(): Promise<readonly Uint8Array[] | undefined> {
+    await this.#changes.until(() => this.#chunks.length > 0 || this.#isOver || undefined);
+    if (this.#chunks.length > 0) return this.#take();
+    if (this.#failure !== undefined) throw this.#failure;
+    return undefined;
+  }
+
+  close(): void {
+    // A connection whose response was read to the end can be used again.
+    if (!this.#isOver || this.#failure !== undefined) this.#response.destroy();
+  }
+
+  #take(): readonly Uint8Array[] {
+    const chunks = this.#chunks;
+    this.#chunks = [];
+    this.#bytes = 0;
+    this.#response.resume();
+    return chunks;
+  }
+
+  #add(chunk: Buffer): void {
+    this.#chunks.push(chunk);
+    this.#bytes += chunk.byteLength;
+    if (this.#bytes >= MAX_UNREAD_BYTES) this.#response.pause();
+    this.#changes.tell();
+  }
+
+  #end(failure: unknown): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#failure = failure;
+    this.#changes.tell();
+  }
+}
+
+/** None if another version means something else. */
+function textsIn(header: string | readonly string[] | undefined): readonly string[] {
+  try {
+    const parsed: unknown = JSON.parse(decodeURIComponent(String(header)));
+    return Array.isArray(parsed) ? parsed.filter(each => typeof each === 'string') : [];
+  } catch {
+    return [];
+  }
+}
+
+/** The reason of `signal` if that has ended it, otherwise ReplicaAway. */
+function awayOr(error: unknown, address: string, signal?: AbortSignal): unknown {
+  if (signal?.aborted) return signal.reason;
+  if (error instanceof ReplicaAway) return error;
+  return new ReplicaAway(`${address} cannot be reached`, { cause: error });
+}

@@ -1,0 +1,87 @@
+/**
+ * replicas/: what replicas of one store, on machines of their own, do for each other, over connections that nobody can open
+ * without the key of the cluster. The main idea: a replica asks only who holds a Lease for what only the holder has; what
+ * is stored, all read from the bucket and the index.
+ *
+ * Nothing here is loaded unless `cluster` is configured.
+ */
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { createServer, type Server } from 'node:https';
+import { listen } from '../http/listen.ts';
+import type { UploadCalls } from '../hosted/upload-calls.ts';
+import type { Log } from '../lib/log.ts';
+import type { LedFill } from '../mirror/fill/led-fill.ts';
+import type { ClusterKeys } from './cluster-keys.ts';
+import { parseFillPath, sendFill } from './fill-response.ts';
+import { answerUploadCall, parseUploadCall } from './upload-requests.ts';
+
+/** Who has the key needs one round trip or two. Others must not hold connections for long. */
+const HANDSHAKE_WITHIN_MS = 10_000;
+const HEADERS_WITHIN_MS = 10_000;
+/** Connections of clients of another replica are a few for each of its downloads. */
+const MAX_CONNECTIONS = 4_096;
+
+export interface ReplicaServerOptions {
+  readonly address: { readonly host: string; readonly port: number };
+  readonly keys: ClusterKeys;
+  /** As `Fills.led`. */
+  readonly ledFill: (key: string, epoch: number) => LedFill | undefined;
+  /** Those of this replica; `undefined` until they can be used. */
+  readonly uploads: () => UploadCalls | undefined;
+  readonly log: Log;
+}
+
+/** The port for other replicas, until it is closed. */
+export class ReplicaServer {
+  readonly port: number;
+  readonly #server: Server;
+
+  private constructor(server: Server, port: number) {
+    this.#server = server;
+    this.port = port;
+  }
+
+  /** Rejects if the address cannot be bound. */
+  static async open({ address, keys, log, ...needs }: ReplicaServerOptions): Promise<ReplicaServer> {
+    const server = createServer({ ...keys.forServer, handshakeTimeout: HANDSHAKE_WITHIN_MS }, (req, res) => {
+      answer(req, res, needs).catch((error: unknown) => {
+        // Whoever reads it sees in the index what became of it.
+        log.debug({ err: error, path: req.url }, 'a response to another replica was broken off');
+        res.destroy();
+      });
+    });
+    server.headersTimeout = HEADERS_WITHIN_MS;
+    // A response takes as long as the download.
+    server.requestTimeout = 0;
+    server.maxConnections = MAX_CONNECTIONS;
+    server.on('tlsClientError', (error, { remoteAddress }) => {
+      log.debug({ err: error, remoteAddress }, 'a connection to the port for replicas was refused');
+    });
+    const port = await listen(server, { ...address, setting: 'cluster.listen' });
+    return new ReplicaServer(server, port);
+  }
+
+  /** Breaks off what is being sent: others then take over. */
+  async close(): Promise<void> {
+    const closed = new Promise<void>(resolve => this.#server.close(() => resolve()));
+    this.#server.closeAllConnections();
+    await closed;
+  }
+}
+
+async function answer(
+  req: IncomingMessage,
+  res: ServerResponse,
+  { ledFill, uploads }: Pick<ReplicaServerOptions, 'ledFill' | 'uploads'>,
+): Promise<void> {
+  const call = parseUploadCall(req);
+  const own = call && uploads();
+  if (call !== undefined && own !== undefined) return answerUploadCall(own, call, { req, res });
+  const asked = req.method === 'GET' ? parseFillPath(req.url ?? '') : undefined;
+  const fill = asked && ledFill(asked.key, asked.epoch);
+  if (asked === undefined || fill === undefined) {
+    res.writeHead(404).end();
+    return;
+  }
+  await sendFill(fill, asked.from, { req, res });
+}

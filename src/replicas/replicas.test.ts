@@ -1,0 +1,229 @@
+// Replicas with a folder each, which share an index and a bucket: real connections between them, and real files.
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { type Content, imageOf, randomBlob } from '../../test/support/content.ts';
+import { FakeUpstream } from '../../test/support/fake-upstream.ts';
+import { Latch } from '../../test/support/latch.ts';
+import { isDownload, MirrorWorld, readAll, whole } from '../../test/support/mirror-world.ts';
+import { Bucket, ObjectBlobStore } from '../blobs/object-blob-store.fixture.ts';
+import { silentLog } from '../lib/log.ts';
+import { MemoryIndex, type MemoryMetadataStore } from '../metadata/memory-metadata-store.fixture.ts';
+import { ClusterKeys } from './cluster-keys.ts';
+import { ReplicaClient } from './replica-client.ts';
+import { ReplicaServer } from './replica-server.ts';
+
+const MIB = 1024 * 1024;
+const KEYS = new ClusterKeys('a key of the cluster, long enough to use');
+
+let upstream: FakeUpstream;
+let index: MemoryIndex;
+let bucket: Bucket;
+let replicas: Replica[];
+
+class Replica {
+  readonly world: MirrorWorld;
+  readonly metadata: MemoryMetadataStore;
+  readonly #server: ReplicaServer;
+  readonly #client: ReplicaClient;
+
+  private constructor(
+    world: MirrorWorld,
+    metadata: MemoryMetadataStore,
+    { server, client }: { server: ReplicaServer; client: ReplicaClient },
+  ) {
+    this.world = world;
+    this.metadata = metadata;
+    this.#server = server;
+    this.#client = client;
+  }
+
+  static async start(): Promise<Replica> {
+    let world: MirrorWorld | undefined;
+    const server = await ReplicaServer.open({
+      address: { host: '127.0.0.1', port: 0 },
+      keys: KEYS,
+      ledFill: (key, epoch) => world?.mirror.ledFill(key, epoch),
+      uploads: () => undefined,
+      log: silentLog,
+    });
+    const client = new ReplicaClient(KEYS);
+    const metadata = index.open(`127.0.0.1:${server.port}`);
+    const blobs = new ObjectBlobStore(bucket);
+    world = await MirrorWorld.open(upstream, { metadata, blobs, replica: 'own', replicas: client });
+    const replica = new Replica(world, metadata, { server, client });
+    replicas.push(replica);
+    return replica;
+  }
+
+  /** From now on, no other replica can reach it. */
+  async cutOff(): Promise<void> {
+    await this.#server.close();
+  }
+
+  async remove(): Promise<void> {
+    await this.world.remove();
+    this.#client.close();
+    await this.#server.close().catch(() => {});
+  }
+
+  /** Begins to read a blob; resolves when `bytes` of it have come. */
+  async begin(blob: Content, bytes: number): Promise<{ readonly rest: ReturnType<typeof readAll> }> {
+    const { reader } = await this.world.open(blob.digest);
+    return new Promise((resolve, reject) => {
+      const rest = readAll(reader, count => {
+        if (count >= bytes) resolve({ rest });
+      });
+      rest.catch(reject);
+    });
+  }
+}
+
+beforeEach(async () => {
+  upstream = await FakeUpstream.start();
+  index = new MemoryIndex();
+  bucket = new Bucket();
+  replicas = [];
+});
+
+afterEach(async () => {
+  for (const replica of replicas) await replica.remove();
+  await upstream.stop();
+});
+
+/** A blob of an image that everybody may pull. */
+async function mirrored(by: Replica, bytes = 8 * MIB): Promise<Content> {
+  const blob = randomBlob(bytes, `blob ${bytes}`);
+  upstream.add('app', imageOf([blob]), 'v1');
+  await by.world.manifest('v1');
+  return blob;
+}
+
+/** Upstream sends no more than this of a blob until the returned function is called. */
+function pauseAt(bytes: number): () => void {
+  const latch = new Latch();
+  upstream.misbehave({
+    kind: 'blob',
+    method: 'GET',
+    times: 1,
+    pause: { atByte: bytes, until: latch.opened },
+  });
+  return () => latch.open();
+}
+
+const downloads = () => upstream.requests.filter(request => request.kind === 'blob' && isDownload(request));
+const blobRequests = () => upstream.count('blob');
+
+async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  while (!(await condition())) await sleep(5);
+}
+
+/** Nothing is left under way, and nothing on the disks. */
+async function expectIdle(): Promise<void> {
+  for (const { world } of replicas) {
+    await until(() => world.mirror.runningFills === 0);
+    const left: string[] = [];
+    for await (const { name } of world.spool.list()) left.push(name);
+    expect(left).toEqual([]);
+  }
+  expect(index.tables.leases.heldKeys()).toEqual([]);
+}
+
+describe('a blob that clients of three replicas want', () => {
+  it('comes from upstream once, to all of them while it arrives', async () => {
+    const [a, b, c] = [await Replica.start(), await Replica.start(), await Replica.start()];
+    const blob = await mirrored(a);
+    const go = pauseAt(6 * MIB);
+    const reading = [
+      await a.begin(blob, 5 * MIB),
+      await b.begin(blob, 5 * MIB),
+      await c.begin(blob, 5 * MIB),
+    ];
+    const late = await b.begin(blob, 5 * MIB);
+    go();
+    for (const { rest } of [...reading, late]) expect(await rest).toEqual(whole(blob));
+    expect(blobRequests()).toBe(1);
+    await expectIdle();
+    expect(await c.world.pull(blob.digest)).toMatchObject({ ...whole(blob), outcome: 'hit' });
+  });
+
+  it('is nobody’s as long as its bytes are not right', async () => {
+    const [a, b] = [await Replica.start(), await Replica.start()];
+    const blob = await mirrored(a);
+    const latch = new Latch();
+    const pause = { atByte: 6 * MIB, until: latch.opened };
+    upstream.misbehave({ kind: 'blob', corruptByte: 5 * MIB, pause });
+    const reading = [await a.begin(blob, 5 * MIB), await b.begin(blob, 5 * MIB)];
+    latch.open();
+    for (const { rest } of reading) await expect(rest).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+    await expectIdle();
+    upstream.behave();
+    expect(await b.world.pull(blob.digest)).toMatchObject(whole(blob));
+  });
+
+  it('is downloaded on by another one when its replica stops, without sending anything again', async () => {
+    const [a, b, c] = [await Replica.start(), await Replica.start(), await Replica.start()];
+    const blob = await mirrored(a);
+    pauseAt(6 * MIB);
+    const fromA = await a.begin(blob, 5 * MIB);
+    const others = [await b.begin(blob, 5 * MIB), await c.begin(blob, 5 * MIB)];
+    const gone = fromA.rest.catch((error: unknown) => error);
+    await a.world.close();
+    expect(await gone).toMatchObject({ code: 'UNAVAILABLE' });
+    for (const { rest } of others) expect(await rest).toEqual(whole(blob));
+    expect(downloads()).toHaveLength(2);
+    const from = Number(/^bytes=(\d+)-$/.exec(downloads()[1]?.headers.range ?? '')?.[1]);
+    expect(from).toBeGreaterThan(5 * MIB);
+    replicas = replicas.filter(each => each !== a);
+    await expectIdle();
+    await a.remove();
+  });
+
+  it('is downloaded on by another one when its replica stands still and seems dead', async () => {
+    const [a, b, c] = [await Replica.start(), await Replica.start(), await Replica.start()];
+    const blob = await mirrored(a);
+    const go = pauseAt(6 * MIB);
+    const reading = [
+      await a.begin(blob, 5 * MIB),
+      await b.begin(blob, 5 * MIB),
+      await c.begin(blob, 5 * MIB),
+    ];
+    a.metadata.seemDead();
+    const [fromA, ...others] = reading;
+    for (const { rest } of others) expect(await rest).toEqual(whole(blob));
+    expect(downloads()).toHaveLength(2);
+    go();
+    expect(await fromA?.rest).toEqual(whole(blob));
+    expect(downloads()).toHaveLength(2);
+    await expectIdle();
+  });
+
+  it('is waited for as long as the replica that downloads it lives and cannot be reached', async () => {
+    const [a, b] = [await Replica.start(), await Replica.start()];
+    const blob = await mirrored(a);
+    const go = pauseAt(6 * MIB);
+    const fromA = await a.begin(blob, 5 * MIB);
+    const fromB = await b.begin(blob, 5 * MIB);
+    await a.cutOff();
+    go();
+    expect(await fromA.rest).toEqual(whole(blob));
+    expect(await fromB.rest).toEqual(whole(blob));
+    expect(downloads()).toHaveLength(1);
+    await expectIdle();
+  });
+
+  it('is asked of upstream by a client whose right no other replica has proved', async () => {
+    const [a, b] = [await Replica.start(), await Replica.start()];
+    const blob = await mirrored(a);
+    upstream.add('other', imageOf([blob]), 'v1');
+    const go = pauseAt(6 * MIB);
+    const fromA = await a.begin(blob, 5 * MIB);
+    const other = b.world.pull(blob.digest, { upstream: 'up.example', name: 'other' });
+    await until(() => upstream.count('blob', { repository: 'other' }) > 1);
+    go();
+    expect(await other).toMatchObject(whole(blob));
+    await fromA.rest;
+    expect(downloads()).toHaveLength(1);
+    expect(upstream.count('blob', { repository: 'other', method: 'HEAD' })).toBe(1);
+    await expectIdle();
+  });
+});

@@ -1,0 +1,100 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Chunk } from '../hosted/chunk.ts';
+import type { UploadCalls } from '../hosted/upload-calls.ts';
+import { type Digest, isDigest } from '../oci/digest.ts';
+import { OciError, type OciErrorCode, type OciErrorOptions } from '../oci/errors.ts';
+import type { Repository } from '../oci/repository.ts';
+import type { Requester } from '../oci/requester.ts';
+
+/** What of a call is not in its path or body; as JSON, percent-encoded. */
+export const CALL_HEADER = 'entrepot-call';
+
+/** A call for an upload of another replica. The body of the request is that of the client's. */
+export interface RemoteUploadCall {
+  readonly operation: keyof UploadCalls;
+  readonly id: string;
+  readonly requester: Requester;
+  readonly repository: Repository;
+  /** For `complete`. */
+  readonly digest?: Digest;
+  readonly contentRange?: string | undefined;
+}
+
+/** How a call has ended: with what it returns, or with an error for the client. */
+export type UploadAnswer =
+  | { readonly offset?: number }
+  | { readonly error: { readonly code: OciErrorCode } & Omit<OciErrorOptions, 'cause'> };
+
+const PATH = /^\/uploads\/(?<operation>status|append|complete|cancel)\/(?<id>[A-Za-z0-9_-]{1,128})$/;
+
+export function pathOfUpload({ operation, id }: Pick<RemoteUploadCall, 'operation' | 'id'>): string {
+  return `/uploads/${operation}/${id}`;
+}
+
+/** `undefined` if it is a request for something else. */
+export function parseUploadCall({
+  method,
+  url = '',
+  headers,
+}: IncomingMessage): RemoteUploadCall | undefined {
+  const { operation, id } = PATH.exec(url)?.groups ?? {};
+  if (method !== 'POST' || id === undefined) return undefined;
+  // Whoever has the key of the cluster is another replica.
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion
+  return {
+    ...JSON.parse(decodeURIComponent(String(headers[CALL_HEADER]))),
+    operation,
+    id,
+  } as RemoteUploadCall;
+}
+
+/** Does what another replica's client asks of an upload of this one, and answers. */
+export async function answerUploadCall(
+  uploads: UploadCalls,
+  call: RemoteUploadCall,
+  { req, res }: { readonly req: IncomingMessage; readonly res: ServerResponse },
+): Promise<void> {
+  let answer: UploadAnswer;
+  try {
+    answer = await done(uploads, call, req);
+  } catch (error) {
+    if (!(error instanceof OciError)) throw error;
+    const { code, message, detail, headers } = error;
+    answer = { error: { code, message, detail, headers } };
+  }
+  const body = Buffer.from(JSON.stringify(answer));
+  // Of a body that was refused, the rest is not read.
+  const connection = req.complete ? {} : { Connection: 'close' };
+  res.writeHead(200, {
+    'Content-Type': 'application/json',
+    'Content-Length': body.byteLength,
+    ...connection,
+  });
+  res.end(body);
+}
+
+async function done(
+  uploads: UploadCalls,
+  call: RemoteUploadCall,
+  req: IncomingMessage,
+): Promise<UploadAnswer> {
+  const { operation, id, requester, repository, digest, contentRange } = call;
+  const length = req.headers['content-length'];
+  const contentLength = length === undefined ? undefined : Number(length);
+  const chunk: Chunk = { body: req, contentRange, contentLength };
+  switch (operation) {
+    case 'status':
+      return uploads.status(requester, repository, id);
+    case 'append':
+      return uploads.append(requester, repository, id, chunk);
+    case 'complete':
+      if (digest === undefined || !isDigest(digest)) throw new OciError('DIGEST_INVALID');
+      await uploads.complete(requester, repository, id, digest, chunk);
+      return {};
+    case 'cancel':
+      await uploads.cancel(requester, repository, id);
+      return {};
+    default:
+      throw new OciError('UNSUPPORTED');
+  }
+}

@@ -1,0 +1,269 @@
+// Several replicas of the product: a folder and a process each, one real PostgreSQL, one bucket.
+import { readdirSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
+import { request } from 'node:http';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { get, many } from '../support/client.ts';
+import { type Content, imageOf, randomBlob } from '../support/content.ts';
+import { Entrepot, STARTER } from '../support/entrepot.ts';
+import { FakeS3 } from '../support/fake-s3.ts';
+import { FakeUpstream } from '../support/fake-upstream.ts';
+import { Latch } from '../support/latch.ts';
+import { HAS_POSTGRES, inConfig, Postgres, sql } from '../support/postgres.ts';
+import { freePort, tryRun, until } from '../support/programs.ts';
+import * as pushClient from '../support/push-client.ts';
+import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
+import type { PostgresSettings } from '../../src/metadata/postgres/postgres-settings.ts';
+
+const UPSTREAM = 'up.example';
+const MIB = 1024 * 1024;
+const REPLICAS = 3;
+
+describe.skipIf(!HAS_POSTGRES)('replicas', () => {
+  let folder: string;
+  let postgres: Postgres;
+  let settings: PostgresSettings;
+  let s3: FakeS3;
+  let upstream: FakeUpstream;
+  let replicas: Entrepot[];
+
+  beforeAll(async () => void (postgres = await Postgres.start()));
+  afterAll(() => postgres.remove());
+
+  beforeEach(async () => {
+    folder = await makeTempFolder('replicas');
+    settings = postgres.settings();
+    s3 = await FakeS3.start();
+    upstream = await FakeUpstream.start();
+    const { accessKeyId, secretAccessKey } = s3.keys;
+    const keys = `[default]\naws_access_key_id = ${accessKeyId}\naws_secret_access_key = ${secretAccessKey}\n`;
+    await writeFile(join(folder, 's3-keys'), keys);
+    await writeFile(join(folder, 'cluster-key'), 'a key of the cluster, long enough to use\n');
+    replicas = [];
+    for (let at = 0; at < REPLICAS; at += 1) replicas.push(await Entrepot.start(await config()));
+  });
+
+  afterEach(async () => {
+    await Promise.all(replicas.map(replica => replica.remove()));
+    await upstream.stop();
+    await s3.close();
+    await removeFolder(folder);
+  });
+
+  async function config() {
+    const address = `127.0.0.1:${await freePort()}`;
+    const { endpoint, region, bucket } = s3;
+    return {
+      upstreams: { [UPSTREAM]: { url: upstream.url } },
+      hosted: { prefixes: ['team'], anonymous: 'push' },
+      index: { postgres: inConfig(settings) },
+      storage: {
+        s3: {
+          endpoint,
+          region,
+          bucket,
+          pathStyle: true,
+          credentials: 'file',
+          credentialsFile: join(folder, 's3-keys'),
+        },
+      },
+      cluster: { listen: address, advertise: address, keyFile: join(folder, 'cluster-key') },
+    };
+  }
+
+  /** An image of blobs that was pulled through no replica yet. */
+  function added(name: string, ...sizes: readonly number[]): readonly Content[] {
+    const layers = sizes.map((size, at) => randomBlob(size, `${name} ${at}`));
+    upstream.add(name, imageOf(layers), 'v1');
+    return layers;
+  }
+
+  const manifest = (replica: Entrepot, name: string) =>
+    get(`${replica.url}/v2/${name}/manifests/v1?ns=${UPSTREAM}`);
+
+  async function expectManifest(replica: Entrepot, name: string): Promise<void> {
+    expect((await manifest(replica, name)).status).toBe(200);
+  }
+
+  const pull = (replica: Entrepot, name: string, { digest }: Content, onData?: (bytes: number) => void) =>
+    get(`${replica.url}/v2/${name}/blobs/${digest}?ns=${UPSTREAM}`, { ...(onData && { onData }) });
+
+  async function expectPulled(replica: Entrepot, name: string, blob: Content): Promise<void> {
+    const got = await pull(replica, name, blob);
+    expect(got).toMatchObject({ status: 200, complete: true, bytes: blob.size });
+    expect(`sha256:${got.sha256}`).toBe(blob.digest);
+  }
+
+  /** Begins a pull; resolves when `bytes` of it have come. */
+  function begun(replica: Entrepot, name: string, blob: Content, bytes: number) {
+    return new Promise<{ readonly got: ReturnType<typeof pull> }>((resolve, reject) => {
+      const got = pull(replica, name, blob, count => {
+        if (count >= bytes) resolve({ got });
+      });
+      void got.then(({ status }) => reject(new Error(`status ${status} before ${bytes} bytes`)));
+    });
+  }
+
+  /** Nothing is under way, and nothing is left over on any disk. */
+  async function expectIdle(): Promise<void> {
+    await expect
+      .poll(async () => sql(settings, "SELECT key FROM @leases WHERE key LIKE 'fill-%'"))
+      .toEqual([]);
+    for (const replica of replicas) {
+      await expect.poll(() => readdirSync(join(replica.folder, 'store', 'ingest'))).toEqual([]);
+    }
+  }
+
+  test('pull each blob from upstream once, for clients of all of them, while it arrives', async () => {
+    const layers = added('library/app', 20 * MIB, 3 * MIB, MIB, 1000);
+    for (const replica of replicas) await expectManifest(replica, 'library/app');
+    const before = upstream.bytesSent;
+    const pulls = replicas.flatMap(replica =>
+      layers.map(layer => many(4, () => expectPulled(replica, 'library/app', layer))),
+    );
+    await Promise.all(pulls);
+    expect(upstream.count('blob')).toBe(layers.length);
+    expect(upstream.bytesSent - before).toBe(layers.reduce((sum, { size }) => sum + size, 0));
+    expect(upstream.count('manifest', { method: 'GET' })).toBe(1);
+    await expectIdle();
+    await upstream.stop();
+    // Each replica has kept what it has received.
+    const reads = s3.count('GET');
+    for (const replica of replicas) await expectPulled(replica, 'library/app', layers[0]!);
+    expect(s3.count('GET')).toBe(reads);
+  });
+
+  test('send clients of one the bytes that another one downloads as soon as they are there', async () => {
+    const [layer] = added('library/app', 20 * MIB);
+    for (const replica of replicas) await expectManifest(replica, 'library/app');
+    const latch = new Latch();
+    const pause = { atByte: 10 * MIB, until: latch.opened };
+    upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, pause });
+    const pulls = [];
+    for (const replica of replicas) pulls.push(await begun(replica, 'library/app', layer!, 9 * MIB));
+    latch.open();
+    for (const { got } of pulls) expect(await got).toMatchObject({ complete: true, bytes: layer!.size });
+    expect(upstream.count('blob')).toBe(1);
+  });
+
+  test('go on with what arrived when the one that downloads is killed', async () => {
+    const [layer] = added('library/app', 40 * MIB);
+    for (const replica of replicas) await expectManifest(replica, 'library/app');
+    const [holder, ...others] = replicas;
+    const pause = { atByte: 30 * MIB, until: new Latch().opened };
+    upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, pause });
+    void begun(holder!, 'library/app', layer!, 29 * MIB).catch(() => {});
+    await until('the download to begin', 60_000, async () => upstream.count('blob') === 1);
+    const pulls = [];
+    for (const replica of others) pulls.push(await begun(replica, 'library/app', layer!, 29 * MIB));
+    const before = upstream.bytesSent;
+    await holder!.kill();
+    for (const { got } of pulls) {
+      const { complete, bytes, sha256 } = await got;
+      expect({ complete, bytes, digest: `sha256:${sha256}` }).toEqual({
+        complete: true,
+        bytes: layer!.size,
+        digest: layer!.digest,
+      });
+    }
+    expect(upstream.count('blob')).toBe(2);
+    // What the killed one may have had more, and what is compared.
+    expect(upstream.bytesSent - before).toBeLessThan(12 * MIB);
+    replicas = [await holder!.startAgain(), ...others];
+    await expectPulled(replicas[0]!, 'library/app', layer!);
+  });
+
+  test('hand over what is downloaded when one of them stops', async () => {
+    const [layer] = added('library/app', 40 * MIB);
+    for (const replica of replicas) await expectManifest(replica, 'library/app');
+    const [holder, ...others] = replicas;
+    const pause = { atByte: 30 * MIB, until: new Latch().opened };
+    upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, pause });
+    const url = `${holder!.url}/v2/library/app/blobs/${layer!.digest}?ns=${UPSTREAM}`;
+    await get(url, { leaveAtByte: MIB });
+    const pulls = [];
+    for (const replica of others) pulls.push(await begun(replica, 'library/app', layer!, 29 * MIB));
+    const before = upstream.bytesSent;
+    const stopped = holder!.stop();
+    for (const { got } of pulls) expect(await got).toMatchObject({ complete: true, bytes: layer!.size });
+    expect(upstream.bytesSent - before).toBeLessThan(12 * MIB);
+    await stopped;
+    replicas = [await holder!.startAgain(), ...others];
+  });
+
+  test('take a push of which each request goes to another one', async () => {
+    const [one, two, three] = replicas;
+    const blob = randomBlob(6 * MIB, 'pushed');
+    const path = await pushClient.beginUpload(one!.url, 'team/app');
+    for (const [at, replica] of [two, three, one, two].entries()) {
+      const [start, end] = [at * MIB, (at + 1) * MIB];
+      expect(await pushClient.sendBytes('PATCH', replica!.url + path, blob, { start, end })).toBe(202);
+      expect(await pushClient.offsetOf(replica!.url + path)).toBe(end);
+    }
+    const ahead = { method: 'PATCH', headers: { 'Content-Range': '9-9' }, body: 'x' };
+    const refused = await get(three!.url + path, ahead);
+    expect(refused).toMatchObject({ status: 416, headers: { range: `0-${4 * MIB - 1}`, location: path } });
+    const rest = { start: 4 * MIB };
+    const last = `${three!.url}${path}?digest=${blob.digest}`;
+    expect(await pushClient.sendBytes('PUT', last, blob, rest)).toBe(201);
+    for (const replica of replicas) {
+      const got = await get(`${replica.url}/v2/team/app/blobs/${blob.digest}`);
+      expect(`sha256:${got.sha256}`).toBe(blob.digest);
+    }
+    expect((await get(two!.url + path)).status).toBe(404);
+    await expect.poll(() => readdirSync(join(one!.folder, 'store', 'ingest'))).toEqual([]);
+  });
+
+  test('keep what a client sent to another one before it left, and forget what the owner took with it', async () => {
+    const [one, two] = replicas;
+    const blob = randomBlob(4 * MIB, 'left');
+    const path = await pushClient.beginUpload(one!.url, 'team/app');
+    const sent = request(two!.url + path, { method: 'PATCH', headers: { 'content-length': blob.size } });
+    sent.on('error', () => {});
+    for (const piece of blob.slice(0, 2 * MIB)) sent.write(piece);
+    await until(
+      'the bytes to arrive',
+      60_000,
+      async () => (await pushClient.offsetOf(two!.url + path)) > MIB,
+    );
+    sent.destroy();
+    await expect.poll(() => pushClient.offsetOf(two!.url + path)).toBe(2 * MIB);
+    expect(await pushClient.sendBytes('PATCH', one!.url + path, blob, { start: 2 * MIB })).toBe(202);
+    await one!.kill();
+    const away = await get(two!.url + path);
+    expect(away).toMatchObject({ status: 503, headers: { 'retry-after': '1' } });
+    await expect.poll(async () => (await get(two!.url + path)).status).toBe(404);
+    replicas[0] = await one!.startAgain();
+    expect(await pushClient.offsetOf(two!.url + path)).toBe(blob.size);
+    expect((await get(two!.url + path, { method: 'DELETE' })).status).toBe(204);
+    expect((await get(one!.url + path)).status).toBe(404);
+  });
+
+  test('refuse a process with a folder of its own that is no replica, or has the address of another', async () => {
+    const [one] = replicas;
+    const alone = await config();
+    const start = async (change: object): Promise<string> => {
+      const file = join(folder, 'other.yaml');
+      const path = join(folder, 'other');
+      const server = { listen: `127.0.0.1:${await freePort()}`, opsListen: false };
+      await writeFile(
+        file,
+        JSON.stringify({ ...alone, server, ...change, storage: { ...alone.storage, path } }),
+      );
+      const { code, stdout, stderr } = await tryRun(process.execPath, [
+        ...STARTER,
+        'serve',
+        '--config',
+        file,
+      ]);
+      expect(code).not.toBe(0);
+      return stdout + stderr;
+    };
+    expect(await start({ cluster: undefined })).toMatch(/configure cluster in both/);
+    const taken = /advertise: (\S+)/.exec((await one!.command('config', 'show')).stdout)?.[1];
+    expect(await start({ cluster: { ...alone.cluster, advertise: taken } })).toMatch(
+      /same cluster.advertise/,
+    );
+  });
+});
