@@ -1,5 +1,5 @@
 import type { OutgoingHttpHeaders } from 'node:http';
-import type { BlobReader } from '../lib/blob-reader.ts';
+import type { BlobReader, LentBytes } from '../lib/blob-reader.ts';
 import type { Meter } from '../lib/meter.ts';
 import { withCommonHeaders } from './answer.ts';
 import type { BlobPart } from './blob-parts.ts';
@@ -23,8 +23,8 @@ export interface StreamedAnswer {
 const PAGES_PER_BODY = 2;
 
 /**
- * The only place where bodies are read while they are sent. Memory comes from `BodyMemory`; a page is given back only
- * after the kernel has taken it.
+ * The only place where bodies are read while they are sent. Memory comes from `BodyMemory`, or is lent by the reader; it is
+ * given back only after the kernel has taken it.
  */
 export class BodyWriter {
   readonly #memory: BodyMemory;
@@ -78,8 +78,8 @@ class Transfer {
   /** Where the present part ends. */
   #end = 0;
   #position = 0;
-  /** Pages that the kernel is taking: one as often as it is sent, since several parts may have the same bytes. */
-  readonly #inFlight: SharedBuffer[] = [];
+  /** What the kernel is taking. */
+  readonly #inFlight = new Set<LentBytes>();
   /** The header of the present part, which is sent with its first bytes. */
   #unsent: Uint8Array | undefined;
   #isReleased = false;
@@ -117,7 +117,7 @@ class Transfer {
       this.#sendHeadBeforeBody();
       this.#sendText(this.#answer.tail);
       res.end();
-      while (this.#inFlight.length > 0 && !this.#isClientGone) await this.#change();
+      while (this.#inFlight.size > 0 && !this.#isClientGone) await this.#change();
     } finally {
       res.removeListener('close', onClose);
     }
@@ -133,23 +133,27 @@ class Transfer {
   /** Gives back all pages. Callbacks that come later have no effect. */
   release(): void {
     this.#isReleased = true;
-    for (const page of this.#inFlight.splice(0)) this.#memory.forget(page);
+    for (const lent of this.#inFlight) lent.abandon();
+    this.#inFlight.clear();
   }
 
   /** Sends the next page, or waits until trying again makes sense. */
   async #sendNext(onFirstByte: () => void): Promise<void> {
-    if (this.#inFlight.length === PAGES_PER_BODY) return this.#change();
-    const { shares } = this.#answer.reader;
+    if (this.#inFlight.size === PAGES_PER_BODY) return this.#change();
+    const { reader } = this.#answer;
+    const lent = this.#memory.isCrowded ? undefined : await reader.lend?.(this.#position);
+    if (lent !== undefined) return this.#send(lent, onFirstByte);
+    const { shares } = reader;
     const found = shares && this.#memory.find(shares, this.#position, this.#owner);
     if (found !== undefined) {
-      if (await this.#isFilled(found)) this.#send(found, onFirstByte);
+      if (await this.#isFilled(found)) this.#sendPage(found, onFirstByte);
       else this.#memory.give(found);
       return;
     }
     const remainingBytes = this.#end - this.#position;
     // There is no await between looking for a page and sharing a new one, so only one of many bodies reads.
     const page =
-      this.#inFlight.length === 0
+      this.#inFlight.size === 0
         ? this.#memory.takeFirst(remainingBytes, this.#owner)
         : this.#memory.take(remainingBytes, this.#owner);
     if (page === undefined) return this.#change();
@@ -160,7 +164,7 @@ class Transfer {
       this.#memory.give(page);
       throw error;
     }
-    this.#send(page, onFirstByte);
+    this.#sendPage(page, onFirstByte);
   }
 
   /** Whether a page that another body fills is filled while this client is connected. */
@@ -193,10 +197,16 @@ class Transfer {
     res.writeHead(status, withCommonHeaders(this.#exchange, headers));
   }
 
-  #send(page: SharedBuffer, onFirstByte: () => void): void {
-    const count = Math.min(page.length ?? 0, this.#end - this.#position);
+  #sendPage(page: SharedBuffer, onFirstByte: () => void): void {
+    const bytes = page.buffer.subarray(0, page.length ?? 0);
+    const giveBack = (): void => this.#memory.give(page);
+    this.#send({ bytes, giveBack, abandon: () => this.#memory.forget(page) }, onFirstByte);
+  }
+
+  #send(lent: LentBytes, onFirstByte: () => void): void {
+    const count = Math.min(lent.bytes.byteLength, this.#end - this.#position);
     if (this.#isClientGone) {
-      this.#memory.give(page);
+      lent.giveBack();
       return;
     }
     onFirstByte();
@@ -204,12 +214,12 @@ class Transfer {
     this.#sendHeadBeforeBody();
     this.#sendText(this.#unsent);
     this.#unsent = undefined;
-    this.#inFlight.push(page);
-    this.#exchange.res.write(page.buffer.subarray(0, count), error => {
+    this.#inFlight.add(lent);
+    this.#exchange.res.write(lent.bytes.subarray(0, count), error => {
       if (error === null || error === undefined) this.#exchange.bytesSent += count;
       if (this.#isReleased) return;
-      this.#inFlight.splice(this.#inFlight.indexOf(page), 1);
-      this.#memory.give(page);
+      this.#inFlight.delete(lent);
+      lent.giveBack();
       this.#wake();
     });
   }

@@ -1,7 +1,7 @@
 /** Shared by the tests of http/: a source in memory, a server on it, and simple clients. */
 import http from 'node:http';
 import net from 'node:net';
-import type { BlobReader } from '../lib/blob-reader.ts';
+import type { BlobReader, LentBytes } from '../lib/blob-reader.ts';
 import type { Subject } from '../access/subject.ts';
 import { silentLog, type Log } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
@@ -44,6 +44,10 @@ export const openAccess: RequestAccess = { authenticate: async () => openSubject
 export class MemoryReader implements BlobReader {
   readonly size: number;
   shares: object | undefined;
+  /** How many bytes it lends at a time; if absent, all have to be read. */
+  lendsBytes: number | undefined;
+  /** What became of the bytes that it has lent. */
+  readonly loans = { lent: 0, givenBack: 0, abandoned: 0 };
   readonly bytes = undefined;
   readonly #bytes: Uint8Array;
   readonly #gate: (position: number, closed: Promise<void>) => Promise<void>;
@@ -71,6 +75,16 @@ export class MemoryReader implements BlobReader {
     const part = this.#bytes.subarray(position, position + buffer.byteLength);
     buffer.set(part);
     return part.byteLength;
+  }
+
+  async lend(position: number): Promise<LentBytes | undefined> {
+    if (this.lendsBytes === undefined) return undefined;
+    this.loans.lent += 1;
+    return {
+      bytes: this.#bytes.subarray(position, position + this.lendsBytes),
+      giveBack: () => void (this.loans.givenBack += 1),
+      abandon: () => void (this.loans.abandoned += 1),
+    };
   }
 
   async close(): Promise<void> {
@@ -166,6 +180,7 @@ export class MemorySource implements PullSource {
         return reader.shares;
       },
       bytes: reader.bytes,
+      lend: async position => reader.lend?.(position),
       read: (buffer, position) => reader.read(buffer, position),
       close: async () => {
         this.stillOpen.delete(reader);

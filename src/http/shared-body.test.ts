@@ -34,6 +34,12 @@ function sharing(shares: object | undefined, bytes: Uint8Array, gate?: Gate): Me
   return reader;
 }
 
+function lending(bytes: Uint8Array, lendsBytes: number | undefined): MemoryReader {
+  const reader = sharing({}, bytes);
+  reader.lendsBytes = lendsBytes;
+  return reader;
+}
+
 type Gate = ConstructorParameters<typeof MemoryReader>[1];
 
 class Latch {
@@ -146,5 +152,31 @@ describe('bodies of the same bytes', () => {
     const first = await request(server.port, path);
     const second = await request(server.port, path);
     expect([first.body.equals(one), second.body.equals(another)]).toEqual([true, true]);
+  });
+});
+
+describe('bodies of bytes that are lent', () => {
+  it('are sent without being read, as far as they are lent, and given back', async () => {
+    const bytes = randomBytes(3 * MIB);
+    const path = addBlob(bytes, () => lending(bytes, 500_000));
+    const reply = await request(server.port, path, { headers: { range: 'bytes=100-' } });
+    expect(reply.body.equals(bytes.subarray(100))).toBe(true);
+    const [reader] = readers;
+    await until(() => reader?.isClosed === true);
+    expect(reader?.reads).toBe(0);
+    expect(reader?.loans).toEqual({ lent: 7, givenBack: 7, abandoned: 0 });
+  });
+
+  it('are two pieces at a time, none of which is kept when the client leaves before it has taken them', async () => {
+    const bytes = randomBytes(64 * MIB);
+    const path = addBlob(bytes, () => lending(bytes, 32 * MIB));
+    const client = connect(server.port);
+    client.socket.pause();
+    client.socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`);
+    await until(() => readers[0]?.loans.lent === 2);
+    client.socket.destroy();
+    await until(() => readers[0]?.isClosed === true);
+    const { lent, givenBack, abandoned } = readers[0]?.loans ?? {};
+    expect([lent, (givenBack ?? 0) + (abandoned ?? 0)]).toEqual([2, 2]);
   });
 });

@@ -1,3 +1,12 @@
+/** Bytes in memory that others own. Whoever gets them calls one of its functions, once, and does not look at them again. */
+export interface LentBytes {
+  readonly bytes: Uint8Array;
+  /** Nobody uses them any more. */
+  readonly giveBack: () => void;
+  /** Somebody, such as the kernel, may still read them: their memory must not be used again. */
+  readonly abandon: () => void;
+}
+
 /**
  * The end of a blob (all of a smaller one) that is held back from readers until what they have had of it is verified.
  * Wrong bytes can then never be received as a complete blob, and the delay is not noticeable.
@@ -17,6 +26,11 @@ export interface BlobReader {
    * caller must then abort its own response instead of ending it.
    */
   read(buffer: Uint8Array, position: number): Promise<number>;
+  /**
+   * At least one byte from `position` on, without a copy, if these are in memory when they are there; waits and rejects as
+   * `read` does. `undefined` if they have to be read. Absent if they never are in memory.
+   */
+  readonly lend?: ((position: number) => Promise<LentBytes | undefined>) | undefined;
   /**
    * Readers with the same object read the same bytes, and may have all that others of them have read: one read serves
    * them all. `undefined` if nobody else may have what this one reads.

@@ -1,4 +1,5 @@
 import { Readable } from 'node:stream';
+import type { LentBytes } from './blob-reader.ts';
 import { PagePool } from './page-pool.ts';
 
 /** The first bytes are passed on as they come, since somebody waits for them. */
@@ -10,6 +11,11 @@ const SMALL_BYTES = 64 * 1024;
 
 /** For all bodies of the process. */
 const pool = new PagePool();
+
+/** Lends bytes of a piece that is not released yet; `undefined` for other bytes, or if too much is lent. */
+export function lendPiece(bytes: Uint8Array): LentBytes | undefined {
+  return pool.lend(bytes);
+}
 
 export interface PagedBodyOptions {
   /** The length, if it is known. */
@@ -23,7 +29,7 @@ export interface PagedBodyOptions {
 /**
  * A body as its reader sees it: in pieces of up to 1 MiB. What arrives is copied into pages, which are passed on when
  * they are full, or when their bytes have waited long enough. A reader that is done with a piece releases it, and its
- * memory is used again; what is not released is left to the garbage collector.
+ * memory is used again when nobody borrows it; what is not released is left to the garbage collector.
  */
 export class PagedBody extends Readable {
   readonly #options: PagedBodyOptions;

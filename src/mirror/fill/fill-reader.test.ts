@@ -1,5 +1,6 @@
 import { expect, it } from 'vitest';
 import { HOLD_BACK_BYTES } from '../../lib/blob-reader.ts';
+import { PagedBody } from '../../lib/paged-body.ts';
 import { digestOf } from '../../oci/digest.ts';
 import type { FillReader } from './fill-reader.ts';
 import { Fill } from './fill.ts';
@@ -65,4 +66,44 @@ it('reports wrong bytes when the writer has truncated them, even before the Fill
   fill.begin({ ...source, read: async () => 0 }, 1000);
   const reader = open(fill, SIZE, admitted);
   await expect(reader.read(Buffer.alloc(10), 0)).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+});
+
+/** A piece of a body, as a Fill gets it. */
+function received(bytes: Uint8Array): Uint8Array {
+  const body = new PagedBody({ length: undefined, wanted: () => {}, closed: () => {} });
+  body.add(bytes);
+  const piece: Uint8Array = body.read();
+  return piece;
+}
+
+it('lends what has just come, without a copy, as far as it may be read', async () => {
+  const fill = filling();
+  fill.begin(source, 400);
+  const reader = open(fill, SIZE, admitted);
+  const waiting = reader.lend(400);
+  const piece = received(Buffer.alloc(2000, 'x'));
+  fill.growBy(piece);
+  for (const [lent, at] of [
+    [await waiting, 0],
+    [await reader.lend(700), 300],
+  ] as const) {
+    expect(lent?.bytes).toEqual(piece.subarray(at, 600));
+    expect(lent?.bytes.buffer).toBe(piece.buffer);
+    lent?.giveBack();
+  }
+  await expect(reader.lend(399)).resolves.toBeUndefined();
+});
+
+it.each([
+  ['more has come', (fill: Fill) => fill.growBy(Buffer.alloc(10))],
+  ['the Fill has failed', (fill: Fill) => fill.fail(new Error('broken'))],
+  ['the Fill has ended', (fill: Fill) => fill.end()],
+  ['other bytes may have replaced them', (fill: Fill) => fill.begin(source, 0)],
+])('lends nothing any more when %s', (_when, happen) => {
+  const fill = filling();
+  fill.begin(source, 0);
+  fill.growBy(received(Buffer.alloc(100)));
+  fill.lend(0)?.giveBack();
+  happen(fill);
+  expect(fill.lend(0)).toBeUndefined();
 });

@@ -1,5 +1,5 @@
 import { isStorageClosed } from '../../blobs/storage-full.ts';
-import type { BlobReader } from '../../lib/blob-reader.ts';
+import type { BlobReader, LentBytes } from '../../lib/blob-reader.ts';
 import { unlessAborted } from '../../lib/single-flight.ts';
 import type { Digest } from '../../oci/digest.ts';
 import { OciError } from '../../oci/errors.ts';
@@ -12,6 +12,7 @@ export interface ReadableFill {
   noteWait(): void;
   until<T>(look: () => T | undefined, signal?: AbortSignal): Promise<T>;
   read(buffer: Uint8Array, position: number): Promise<number>;
+  lend(position: number): LentBytes | undefined;
 }
 
 export interface FillReaderOptions {
@@ -49,22 +50,15 @@ export class FillReader implements BlobReader {
 
   async read(buffer: Uint8Array, position: number): Promise<number> {
     if (position >= this.size) return 0;
-    if (!this.#isAdmitted) {
-      await unlessAborted(this.#options.admission, this.#closing.signal);
-      this.#isAdmitted = true;
-    }
+    const readable = await this.#waitBehind(position);
     if (this.#direct !== undefined) return this.#direct.read(buffer, position);
-    const fill = this.#fill;
-    let readable: number;
-    try {
-      if (this.#readableBehind(position) === undefined) fill.noteWait();
-      readable = await fill.until(() => this.#readableBehind(position), this.#closing.signal);
-    } catch (error) {
-      if (!isStorageClosed(error)) throw error;
-      this.#direct = this.#options.direct();
-      return this.#direct.read(buffer, position);
-    }
-    return fill.read(buffer.subarray(0, readable - position), position);
+    return this.#fill.read(buffer.subarray(0, readable - position), position);
+  }
+
+  async lend(position: number): Promise<LentBytes | undefined> {
+    if (position >= this.size) return undefined;
+    await this.#waitBehind(position);
+    return this.#direct === undefined ? this.#fill.lend(position) : undefined;
   }
 
   async close(): Promise<void> {
@@ -72,6 +66,24 @@ export class FillReader implements BlobReader {
     this.#closing.abort(new Error('the reader was closed'));
     await this.#direct?.close();
     this.#options.leave();
+  }
+
+  /** Resolves with the end of the readable bytes, when that is beyond `position` or the rest is read directly. */
+  async #waitBehind(position: number): Promise<number> {
+    if (!this.#isAdmitted) {
+      await unlessAborted(this.#options.admission, this.#closing.signal);
+      this.#isAdmitted = true;
+    }
+    if (this.#direct !== undefined) return this.size;
+    const fill = this.#fill;
+    try {
+      if (this.#readableBehind(position) === undefined) fill.noteWait();
+      return await fill.until(() => this.#readableBehind(position), this.#closing.signal);
+    } catch (error) {
+      if (!isStorageClosed(error)) throw error;
+      this.#direct = this.#options.direct();
+      return this.size;
+    }
   }
 
   /** The end of the readable bytes; `undefined` while that is not beyond `position`. */

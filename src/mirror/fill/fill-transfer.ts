@@ -108,9 +108,11 @@ function writerTo(ingest: Ingest, fill: Fill): FillWriter {
     add: async bytes => {
       try {
         await ingest.write([bytes]);
-      } finally {
+        fill.growBy(bytes);
+      } catch (error) {
         // A write that fails may have written some.
         fill.grow(ingest.offset);
+        throw error;
       }
     },
   };

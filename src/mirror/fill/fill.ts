@@ -1,7 +1,8 @@
-import { type BlobReader, HOLD_BACK_BYTES } from '../../lib/blob-reader.ts';
+import { type BlobReader, HOLD_BACK_BYTES, type LentBytes } from '../../lib/blob-reader.ts';
 import { hasBytes } from '../../lib/bytes-reader.ts';
 import { Changes } from '../../lib/changes.ts';
 import type { Digest } from '../../oci/digest.ts';
+import { lendPiece } from '../../lib/paged-body.ts';
 import { OciError } from '../../oci/errors.ts';
 import { FillReader } from './fill-reader.ts';
 
@@ -35,6 +36,8 @@ export class Fill {
   #copied = 0;
   #failure: unknown;
   readonly #sources: FillSource[] = [];
+  /** The bytes that came last, and where. */
+  #latest: { readonly start: number; readonly lent: LentBytes } | undefined;
   #readers = 0;
   #keepers = 0;
   #waits = 0;
@@ -98,6 +101,7 @@ export class Fill {
    * From now on the bytes are read from `source`, which has `length` of them. The Fill closes it after its last reader.
    */
   begin(source: FillSource, length: number): void {
+    this.#dropLatest();
     this.#sources.unshift(source);
     this.#length = length;
     this.#begun = { length, atMs: performance.now() };
@@ -114,6 +118,14 @@ export class Fill {
   grow(length: number): void {
     this.#length = length;
     this.changes.tell();
+  }
+
+  /** As `grow`, by `bytes`, which readers that are there get from memory if they are a piece of a body. */
+  growBy(bytes: Uint8Array): void {
+    this.#dropLatest();
+    const lent = lendPiece(bytes);
+    this.#latest = lent && { start: this.#length, lent };
+    this.grow(this.#length + bytes.byteLength);
   }
 
   /** So many of the bytes by which it grows need no download. */
@@ -133,12 +145,14 @@ export class Fill {
     if (this.#state === 'verified' || this.#state === 'failed') return;
     this.#failure = failure;
     this.#state = 'failed';
+    this.#dropLatest();
     this.changes.tell();
   }
 
   /** No more bytes or readers will come: the sources are closed after the last reader. */
   end(): void {
     this.#ended = true;
+    this.#dropLatest();
     this.#closeUnread();
   }
 
@@ -199,6 +213,14 @@ export class Fill {
     return count;
   }
 
+  /** The `readable` bytes from `position` on, if they have just come. */
+  lend(position: number): LentBytes | undefined {
+    if (this.#latest === undefined) return undefined;
+    const { start, lent } = this.#latest;
+    const bytes = lent.bytes.subarray(Math.max(0, position - start), Math.max(0, this.readable - start));
+    return position >= start && bytes.byteLength > 0 ? lendPiece(bytes) : undefined;
+  }
+
   /** Whether `source` begins with the bytes that readers may have received. */
   async agreesWith(source: Pick<FillSource, 'read'>, signal: AbortSignal): Promise<boolean> {
     const bytes = this.readable;
@@ -210,6 +232,11 @@ export class Fill {
       position += count;
     }
     return true;
+  }
+
+  #dropLatest(): void {
+    this.#latest?.lent.giveBack();
+    this.#latest = undefined;
   }
 
   #closeUnread(): void {
