@@ -290,7 +290,7 @@ function problemOf(error: unknown): AdminProblem {
   if (error instanceof AdminProblem) return error;
   if (error instanceof InvalidReference) return new AdminProblem('invalid', error.message);
   if (error instanceof OciError && error.code !== 'UNKNOWN') {
-    return new AdminProblem(error.status >= 500 ? 'unavailable' : 'refused', error.message);
+    return new AdminProblem(error.status >= 500 ? 'unavailable' : 'refused', error.story);
   }
   if (error instanceof IndexAway) return new AdminProblem('unavailable', error.message);
   return new AdminProblem('internal', 'internal error: the log says more');

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { OciError } from '../oci/errors.ts';
 import type { Administrator } from './admin-access.ts';
 import { AdminProblem } from './admin-problem.ts';
 import type { TaskDocument } from './documents/tasks.ts';
@@ -136,8 +137,7 @@ export class AdminTasks {
       const { message, result } = await work(progress, signal);
       end({ state: 'done', message, result: { ...result } });
     } catch (error) {
-      const message = error instanceof Error ? error.message : String(error);
-      end({ state: signal.aborted ? 'cancelled' : 'failed', message });
+      end({ state: signal.aborted ? 'cancelled' : 'failed', message: messageOf(error) });
     }
   }
 
@@ -159,4 +159,9 @@ export class AdminTasks {
     const ended = [...this.#tasks].filter(([, { document }]) => document.state !== 'running');
     for (const [id] of ended.slice(0, Math.max(0, ended.length - MAX_ENDED))) this.#tasks.delete(id);
   }
+}
+
+function messageOf(error: unknown): string {
+  if (error instanceof OciError) return error.story;
+  return error instanceof Error ? error.message : String(error);
 }

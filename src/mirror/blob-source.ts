@@ -241,7 +241,7 @@ export class BlobSource {
       }
     } catch (error) {
       if (!(error instanceof UpstreamFailure)) throw error;
-      if (!mayServeStale || forbidsHeld(error)) throw ociErrorOf(error, 'BLOB_UNKNOWN');
+      if (!mayServeStale || forbidsHeld(error)) throw ociErrorOf(error, 'BLOB_UNKNOWN', repository.upstream);
     }
     return stale();
   }
@@ -290,7 +290,7 @@ export class BlobSource {
       await within(reader.begin(), NAMED_SIZE_AFTER_MS, this.#clock);
     } catch (error) {
       await reader.close();
-      if (error instanceof UpstreamFailure) throw ociErrorOf(error, 'BLOB_UNKNOWN');
+      if (error instanceof UpstreamFailure) throw ociErrorOf(error, 'BLOB_UNKNOWN', repository.upstream);
       if (error instanceof RangesUnusable && error.isIgnored)
         this.#partials.noteIgnored(repository.upstream, digest);
       if (needsWhole(error)) return instead();

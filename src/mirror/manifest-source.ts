@@ -151,12 +151,17 @@ export class ManifestSource {
       const isPreload = !answer.proof && settled.isPreload === true;
       return { manifest: answer.manifest, outcome, stored: answer.stored, upstreamMs, isPreload };
     };
-    if (spare === undefined) return asking.then(settle).catch(rethrowAsOci);
+    // The error for the client.
+    const rethrow = (error: unknown): never => {
+      if (!(error instanceof UpstreamFailure)) throw error;
+      throw ociErrorOf(error, 'MANIFEST_UNKNOWN', repository.upstream);
+    };
+    if (spare === undefined) return asking.then(settle).catch(rethrow);
     try {
       const asked = await within(asking, STALE_AFTER_MS, this.#clock);
       if (asked !== LATE) return await settle(asked);
     } catch (error) {
-      if (!(error instanceof UpstreamFailure) || forbidsHeld(error)) rethrowAsOci(error);
+      if (!(error instanceof UpstreamFailure) || forbidsHeld(error)) rethrow(error);
     }
     return { ...hit(spare, right), outcome: 'stale', upstreamMs: this.#clock.monotonicMs() - startedMs };
   }
@@ -303,11 +308,6 @@ export class ManifestSource {
 
 function hit(manifest: Manifest, right: ContentRight): Found {
   return { manifest, outcome: 'hit', stored: true, upstreamMs: 0, isPreload: right.isPreload === true };
-}
-
-/** Throws the error for the client. */
-function rethrowAsOci(error: unknown): never {
-  throw error instanceof UpstreamFailure ? ociErrorOf(error, 'MANIFEST_UNKNOWN') : error;
 }
 
 /** An invalid manifest is upstream's fault, not the client's. */

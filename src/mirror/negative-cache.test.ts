@@ -135,6 +135,7 @@ it('says that an upstream is unreachable once, and that it answers again once', 
       status: undefined,
       endpoint: undefined,
       retryAfterMs: undefined,
+      obstacle: undefined,
     },
   });
   cache.succeeded({ ...key, reference: '2' });

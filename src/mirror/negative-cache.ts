@@ -51,7 +51,7 @@ export interface FailureNews {
   readonly key: FailureKey;
   /** `undefined` if it has answered, which ends remembered failures. */
   readonly failure:
-    | Pick<UpstreamFailure, 'kind' | 'message' | 'status' | 'endpoint' | 'retryAfterMs'>
+    | Pick<UpstreamFailure, 'kind' | 'message' | 'status' | 'endpoint' | 'retryAfterMs' | 'obstacle'>
     | undefined;
 }
 
@@ -102,8 +102,8 @@ export class NegativeCache {
 
   /** Remembers `failure`, and returns it with its delay. */
   remember(key: FailureKey, failure: UpstreamFailure): UpstreamFailure {
-    const { kind, message, status, endpoint, retryAfterMs } = failure;
-    this.#news.tell({ key, failure: { kind, message, status, endpoint, retryAfterMs } });
+    const { kind, message, status, endpoint, retryAfterMs, obstacle } = failure;
+    this.#news.tell({ key, failure: { kind, message, status, endpoint, retryAfterMs, obstacle } });
     return this.#remember(key, failure);
   }
 

@@ -3,7 +3,7 @@ import { defaultPullPolicy } from '../oci/pull-policy.ts';
 import { HIDDEN, notAskedAgain } from '../oci/reasons.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
-import { ociErrorOf, type UpstreamFailure } from '../upstream/failures.ts';
+import { ociErrorOf, toldOf, type UpstreamFailure } from '../upstream/failures.ts';
 import { type UpstreamRequests, forbidsHeld } from './upstream-requests.ts';
 import { maySpare, type PlanParts, planPull, type PullPlan } from './pull-plan.ts';
 import type { PullRule } from './freshness.ts';
@@ -15,6 +15,7 @@ export interface OutlookParts extends PlanParts {
 
 /** What is known about one pull. */
 interface Prospect {
+  readonly upstream: string;
   readonly reference: string;
   readonly plan: PullPlan;
   readonly rule: PullRule;
@@ -35,7 +36,8 @@ export async function outlook(
 ): Promise<readonly string[]> {
   const plan = await planPull(repository, reference, right, parts);
   const rule = parts.pullRuleOf(repository, right);
-  const prospect = { reference, plan, rule, isOffline: parts.isOffline, asked: askedText(right) };
+  const { upstream } = repository;
+  const prospect = { upstream, reference, plan, rule, isOffline: parts.isOffline, asked: askedText(right) };
   const failure =
     plan.step === 'ask' ? await parts.asking.foresee(repository, reference, plan.right) : undefined;
   return [
@@ -89,14 +91,17 @@ function questionOf({ reference, plan: { right }, rule }: Prospect): string {
 }
 
 /** The outcome of a pull that needs upstream, which may have failed too recently to be asked again. */
-function askLine({ plan, asked }: Prospect, failure: UpstreamFailure | undefined): string {
+function askLine({ upstream, plan, asked }: Prospect, failure: UpstreamFailure | undefined): string {
   const isSpared = maySpare(plan);
   if (failure !== undefined) {
     const isServed = isSpared && !forbidsHeld(failure);
-    const { code, message } = ociErrorOf(failure, 'MANIFEST_UNKNOWN');
-    const why = message === HIDDEN ? `${code}: ${message}` : code;
+    const { code, message } = ociErrorOf(failure, 'MANIFEST_UNKNOWN', upstream);
+    const isHidden = message === HIDDEN;
+    const why = isHidden ? `${code}: ${message}` : code;
+    const told = isHidden ? '' : toldOf(failure, upstream);
+    const reason = failure.message.includes(told) ? failure.message : `${told} (${failure.message})`;
     const end = isServed ? 'stored content is served' : `the pull fails (${why})`;
-    return `${notAskedAgain(failure.retryAfterMs ?? 0, failure.message)}; until then ${end}`;
+    return `${notAskedAgain(failure.retryAfterMs ?? 0, reason)}; until then ${end}`;
   }
   return isSpared
     ? `upstream is asked ${asked}; while it cannot be reached, stored content is served`

@@ -2,6 +2,7 @@ import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import { SingleFlight } from '../lib/single-flight.ts';
 import type { Credential } from '../oci/credential.ts';
+import { ownLoginRefusedBy } from '../oci/reasons.ts';
 import type { Right } from '../oci/requester.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { Upstream } from '../upstream/upstream.ts';
@@ -188,17 +189,12 @@ export class OwnLogins {
     }
     log.error(
       { upstream, username, reason },
-      `${refusedText(upstream)}: content that was stored with them is still served, and nothing new is fetched with them; ` +
+      `${ownLoginRefusedBy(upstream)}: content that was stored with them is still served, and nothing new is fetched with them; ` +
         'correct upstreams.*.credentials, then send SIGHUP or restart',
     );
   }
 }
 
 function problemText(upstream: string): string {
-  return `${refusedText(upstream)}: stored content is served, nothing new is fetched with them`;
-}
-
-/** The message for operators and clients. */
-export function refusedText(upstream: string): string {
-  return `upstream refused Entrepot's credentials for ${upstream}`;
+  return `${ownLoginRefusedBy(upstream)}: stored content is served, nothing new is fetched with them`;
 }

@@ -122,7 +122,8 @@ export class Referrers {
     } catch (error) {
       if (!(error instanceof UpstreamFailure)) throw error;
       // Upstream cannot refuse what was imported.
-      if (!mayServeKept || (forbidsHeld(error) && !isPreload)) throw ociErrorOf(error, 'MANIFEST_UNKNOWN');
+      if (!mayServeKept || (forbidsHeld(error) && !isPreload))
+        throw ociErrorOf(error, 'MANIFEST_UNKNOWN', repository.upstream);
     }
     return { document: kept, outcome: 'stale', upstreamMs: this.#clock.monotonicMs() - startedMs };
   }

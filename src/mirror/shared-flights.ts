@@ -73,8 +73,8 @@ export class SharedFlights {
       return answer;
     } catch (error) {
       if (error instanceof UpstreamFailure) {
-        const { kind, message, status, endpoint, retryAfterMs } = error;
-        landing = { failure: { kind, message, status, endpoint, retryAfterMs } };
+        const { kind, message, status, endpoint, retryAfterMs, obstacle } = error;
+        landing = { failure: { kind, message, status, endpoint, retryAfterMs, obstacle } };
       }
       throw error;
     } finally {

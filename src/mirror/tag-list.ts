@@ -63,7 +63,7 @@ export class TagList {
       }
     } catch (error) {
       if (!(error instanceof UpstreamFailure)) throw error;
-      if (!mayServeHeld || forbidsHeld(error)) throw ociErrorOf(error, 'NAME_UNKNOWN');
+      if (!mayServeHeld || forbidsHeld(error)) throw ociErrorOf(error, 'NAME_UNKNOWN', repository.upstream);
     }
     return this.#held(repository, page, right, 'stale', this.#asking.clock.monotonicMs() - startedMs);
   }

@@ -8,14 +8,14 @@ import type { SingleFlight } from '../lib/single-flight.ts';
 import { ANONYMOUS_ID, type Credential, credentialId } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
-import { isOfflineFor } from '../oci/reasons.ts';
+import { noAnswerFrom, ownLoginRefusedBy } from '../oci/reasons.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import { MAX_ATTEMPTS, type Proof, type Right } from '../oci/requester.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { Answer, BlobHead, Upstream } from '../upstream/upstream.ts';
 import { type EndedRight, EndedRights } from './ended-rights.ts';
 import type { FailureKey, NegativeCache } from './negative-cache.ts';
-import { type OwnLogins, refusedText } from './own-logins.ts';
+import type { OwnLogins } from './own-logins.ts';
 import { type FlightCalls, type Packing, SharedFlights } from './shared-flights.ts';
 import type { UpstreamRecord } from './upstream-record.ts';
 
@@ -146,7 +146,8 @@ export class UpstreamRequests {
       throw new OciError('NAME_UNKNOWN', { detail: { name: repositoryText(question.repository) } });
     }
     if (this.#isOffline) {
-      throw new UpstreamFailure('unavailable', isOfflineFor(upstream.name));
+      const obstacle = 'offline';
+      throw new UpstreamFailure('unavailable', noAnswerFrom(upstream.name, obstacle), { obstacle });
     }
     let failure: UpstreamFailure | undefined;
     let attempts = 0;
@@ -387,7 +388,7 @@ async function heardOf(cause: UpstreamFailure, upstream: string, { own }: Right)
   const { message, status, endpoint, retryAfterMs } = cause;
   const details = { status, endpoint, retryAfterMs, cause };
   if (own === undefined) return new UpstreamFailure('refused', message, details);
-  return new UpstreamFailure('lockedOut', refusedText(upstream), {
+  return new UpstreamFailure('lockedOut', ownLoginRefusedBy(upstream), {
     ...details,
     isCovered: await own.covers(),
   });

@@ -40,7 +40,7 @@ export interface OciErrorOptions {
   readonly detail?: unknown;
   /** Extra response headers, such as Retry-After. */
   readonly headers?: Readonly<Record<string, string>>;
-  /** For the log only. */
+  /** For operators only: log, commands and page. */
   readonly cause?: unknown;
 }
 
@@ -63,11 +63,17 @@ export class OciError extends Error {
     this.headers = options.headers ?? {};
   }
 
-  /** In one line for the log: with the cause, if it says more than the client is told. */
+  /** For operators: with the cause, if it says more than the client is told. */
+  get story(): string {
+    const { message, cause } = this;
+    return cause instanceof Error && !message.includes(cause.message)
+      ? `${message} (${cause.message})`
+      : message;
+  }
+
+  /** The story in one line for the log. */
   get reason(): string {
-    const { code, message, cause } = this;
-    const more = cause instanceof Error && !message.includes(cause.message) ? ` (${cause.message})` : '';
-    return `${code}: ${message}${more}`;
+    return `${this.code}: ${this.story}`;
   }
 
   /** The response body (distribution spec, "Error Codes"). */

@@ -1,7 +1,7 @@
 import { errorCode } from '../lib/error-code.ts';
 import { HttpFailure } from '../lib/http-failure.ts';
 import { OciError, type OciErrorCode } from '../oci/errors.ts';
-import { HIDDEN, notAskedAgain } from '../oci/reasons.ts';
+import { HIDDEN, noAnswerFrom, notAskedAgain, type Obstacle, ownLoginRefusedBy } from '../oci/reasons.ts';
 
 /**
  * Why upstream gave no usable answer. `unknown`: 404, it does not exist (or this credential may not know of it).
@@ -32,10 +32,15 @@ export interface UpstreamFailureOptions {
   readonly isCovered?: boolean | undefined;
   /** Whether it is remembered, and upstream was not asked. */
   readonly isRecalled?: boolean | undefined;
+  /** What kept upstream from answering; by default that of `cause`. */
+  readonly obstacle?: Obstacle | undefined;
   readonly cause?: unknown;
 }
 
-/** The error of all functions of an `Upstream`, except for the reason of an aborted signal. */
+/**
+ * The error of all functions of an `Upstream`, except for the reason of an aborted signal. The message is for operators: it
+ * has addresses, names of other hosts and what they said, which clients are not told.
+ */
 export class UpstreamFailure extends Error {
   readonly kind: UpstreamFailureKind;
   readonly status: number | undefined;
@@ -44,6 +49,7 @@ export class UpstreamFailure extends Error {
   readonly endpoint: number | undefined;
   readonly isCovered: boolean;
   readonly isRecalled: boolean;
+  readonly obstacle: Obstacle | undefined;
 
   constructor(kind: UpstreamFailureKind, message: string, options: UpstreamFailureOptions = {}) {
     super(message, { cause: options.cause });
@@ -55,7 +61,13 @@ export class UpstreamFailure extends Error {
     this.endpoint = options.endpoint;
     this.isCovered = options.isCovered ?? false;
     this.isRecalled = options.isRecalled ?? false;
+    this.obstacle = options.obstacle ?? obstacleOf(options.cause);
   }
+}
+
+function obstacleOf(cause: unknown): Obstacle | undefined {
+  if (cause instanceof HttpFailure) return cause.reason;
+  return cause instanceof UpstreamFailure ? cause.obstacle : undefined;
 }
 
 /** The meaning of a status other than success and redirects. */
@@ -115,16 +127,32 @@ const ANSWERS: Readonly<Record<UpstreamFailureKind, OciErrorCode | undefined>> =
   invalid: 'UPSTREAM_INVALID',
 };
 
-/** The error for the client; `unknownCode` is the code for what it requested. */
-export function ociErrorOf(failure: UpstreamFailure, unknownCode: UnknownCode): OciError {
+/**
+ * The error for a client that asked for something of `upstream`; `unknownCode` is the code for what it requested. It says
+ * which upstream has failed and how, and nothing else of the failure, which is its cause.
+ */
+export function ociErrorOf(failure: UpstreamFailure, unknownCode: UnknownCode, upstream: string): OciError {
   const code = ANSWERS[failure.kind];
   if (code === undefined) return new OciError(unknownCode, { message: HIDDEN, cause: failure });
+  const told = toldOf(failure, upstream);
   return new OciError(code, {
-    message: failure.isRecalled ? notAskedAgain(failure.retryAfterMs ?? 0, failure.message) : failure.message,
+    message: failure.isRecalled ? notAskedAgain(failure.retryAfterMs ?? 0, told) : told,
     headers:
       failure.retryAfterMs === undefined ? {} : { 'Retry-After': retryAfterSeconds(failure.retryAfterMs) },
     cause: failure,
   });
+}
+
+/** What a client is told of a failure that is not hidden from it. */
+export function toldOf({ kind, status, obstacle }: UpstreamFailure, upstream: string): string {
+  if (kind === 'lockedOut') return ownLoginRefusedBy(upstream);
+  if (kind === 'limited') return `${upstream} limits the rate of requests`;
+  if (obstacle !== undefined) return noAnswerFrom(upstream, obstacle);
+  if (kind === 'invalid') return `${upstream} sent an invalid response`;
+  // Other statuses are those of storage behind it, which mean something else there.
+  return status !== undefined && status >= 500
+    ? `${upstream} responded ${status}`
+    : `${upstream} cannot answer at the moment`;
 }
 
 /** Whole seconds, rounded up so that an obedient client never comes too early; at least one. */

@@ -75,7 +75,7 @@ describe.skipIf(!canRun)('skopeo', () => {
         };
         expect(await inspect(FIXED.replace(/:1$/, ':2'))).toMatchObject({
           code: 1,
-          stderr: expect.stringMatching(/Warning from registry.*cannot connect/),
+          stderr: expect.stringMatching(/Warning from registry.*cannot be reached/),
         });
         expect(await inspect(LATEST)).toMatchObject({
           code: 0,

@@ -22,6 +22,7 @@ import {
   LOGINS,
   REPOSITORIES,
   TAGS,
+  UPSTREAMS,
 } from './isolation-world.ts';
 import { basic } from './tenants.ts';
 
@@ -152,6 +153,7 @@ export class IsolationAsks {
     const how = `${asker} ${options.method ?? 'GET'} ${place} ${options.headers?.['range'] ?? ''}: ${got.status}`;
     if (!isServed(got)) {
       if (CONTENTS.has(`sha256:${got.sha256}`)) throw new Error(`${how}, with content`);
+      this.#judgeReason(how, got, repository);
       return got;
     }
     this.#served.push({ asker, repository, path });
@@ -192,6 +194,14 @@ export class IsolationAsks {
     this.#model.mayProve(asker, repository);
     const digests = [...CONTENTS.keys()].filter(digest => this.#model.mayRead(asker, repository, digest));
     return { digests, hasRight: this.#model.hasRight(asker, repository) };
+  }
+
+  /** A reason names no address behind the registry, and no upstream but the asked one. */
+  #judgeReason(how: string, { phrase, headers, text }: Got, { upstream }: Mirrored): void {
+    const told = [phrase, headers['warning'], text].join('\n');
+    const secrets = [...this.#world.hosts, ...UPSTREAMS.filter(other => other !== upstream)];
+    const named = secrets.find(secret => told.includes(secret));
+    if (named !== undefined) throw new Error(`${how}: names ${named}: ${told}`);
   }
 
   #judgeReferrers({

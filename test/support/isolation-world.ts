@@ -238,6 +238,11 @@ export class IsolationWorld {
     return JSON.stringify(way).slice(0, 80);
   }
 
+  /** Of the upstreams, as only operators know them. */
+  get hosts(): readonly string[] {
+    return [...this.#registries.values()].map(({ fake }) => new URL(fake.url).host);
+  }
+
   behave(upstream: string): void {
     this.#registry(upstream).fake.behave();
     this.model.setMisbehaving(upstream, false);

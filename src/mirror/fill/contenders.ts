@@ -92,7 +92,7 @@ export class Contenders {
   }
 
   refuse(contender: Contender, reason: unknown): void {
-    contender.refuse(reason instanceof UpstreamFailure ? ociErrorOf(reason, 'BLOB_UNKNOWN') : reason);
+    contender.refuse(clientErrorOf(reason, contender));
     this.#contenders = this.#contenders.filter(other => other !== contender);
   }
 
@@ -102,7 +102,7 @@ export class Contenders {
   }
 
   refuseAll(reason: unknown): void {
-    for (const contender of this.#contenders) contender.refuse(reason);
+    for (const contender of this.#contenders) contender.refuse(clientErrorOf(reason, contender));
   }
 
   /**
@@ -162,6 +162,11 @@ export class Contenders {
       this.#contenders.some(other => other.state === 'admitted' && repositoryText(other.repository) === text)
     );
   }
+}
+
+/** Names the contender's own upstream: that of others is not its business. */
+function clientErrorOf(reason: unknown, { repository }: Contender): unknown {
+  return reason instanceof UpstreamFailure ? ociErrorOf(reason, 'BLOB_UNKNOWN', repository.upstream) : reason;
 }
 
 /** The error when no contender is left. */

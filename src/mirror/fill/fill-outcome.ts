@@ -41,8 +41,9 @@ export class FillOutcome {
   /** The blob was not downloaded. */
   failed(error: unknown): void {
     const { fill, sharing, keeping, meter, log, signal } = this.#options;
-    const heard = signal.aborted ? signal.reason : clientErrorOf(error);
-    sharing.refuseAll(heard);
+    const reason: unknown = signal.aborted ? signal.reason : error;
+    const heard = readerErrorOf(reason);
+    sharing.refuseAll(reason);
     fill.fail(heard);
     // Readers continue straight from upstream.
     if (isStorageClosed(heard)) this.#whyUnstored = asError(heard);
@@ -88,8 +89,9 @@ export class FillOutcome {
   }
 }
 
-function clientErrorOf(error: unknown): unknown {
-  return error instanceof UpstreamFailure ? ociErrorOf(error, 'BLOB_UNKNOWN') : error;
+/** Readers of the blob may have asked for it of different upstreams, so it names none. */
+function readerErrorOf(error: unknown): unknown {
+  return error instanceof UpstreamFailure ? ociErrorOf(error, 'BLOB_UNKNOWN', 'upstream') : error;
 }
 
 function asError(thrown: unknown): Error {

@@ -272,5 +272,6 @@ function nothingShown(): UpstreamFailure {
   return new UpstreamFailure(
     'unavailable',
     'upstream closed the connection before it proved that it has the blob',
+    { obstacle: 'broken' },
   );
 }

@@ -93,7 +93,7 @@ export class RangeReader implements BlobReader {
     try {
       return await this.#read(buffer, position);
     } catch (failure) {
-      if (!needsWhole(failure)) throw clientErrorOf(failure);
+      if (!needsWhole(failure)) throw this.#clientErrorOf(failure);
       this.#instead = await this.#options.instead();
       if (this.#closing.signal.aborted) await this.#instead.close();
       return this.#instead.read(buffer, position);
@@ -244,6 +244,11 @@ export class RangeReader implements BlobReader {
     return fill?.state === 'failed' ? undefined : fill;
   }
 
+  #clientErrorOf(failure: unknown): unknown {
+    if (!(failure instanceof UpstreamFailure)) return failure;
+    return ociErrorOf(failure, 'BLOB_UNKNOWN', this.#options.asker.repository.upstream);
+  }
+
   #fillChanged({ state }: Fill): void {
     if (state === 'failed') this.#request();
     this.#changes.tell();
@@ -253,8 +258,4 @@ export class RangeReader implements BlobReader {
 /** Whether the failure leaves only the whole blob to be downloaded. */
 export function needsWhole(failure: unknown): boolean {
   return failure instanceof RangesUnusable || failure instanceof LeaseLost || isStorageClosed(failure);
-}
-
-function clientErrorOf(failure: unknown): unknown {
-  return failure instanceof UpstreamFailure ? ociErrorOf(failure, 'BLOB_UNKNOWN') : failure;
 }
