@@ -23,11 +23,11 @@ export interface AdminAccessOptions {
   /** What clients on this machine may do without a login. */
   readonly onLoopback: AdminRights | 'none';
   /**
-   * Whom a Kubernetes token identifies, and what he may do: `undefined` if nothing. Rejects if the cluster cannot say. Absent
-   * without a cluster.
+   * Whom a Kubernetes token identifies, and what he may do: `undefined` if nothing. `source` is as in `Attempt`. Rejects if
+   * the cluster cannot say. Absent without a cluster.
    */
   readonly kubernetes:
-    | ((token: string) => Promise<Pick<Administrator, 'name' | 'rights'> | undefined>)
+    | ((token: string, source: string) => Promise<Pick<Administrator, 'name' | 'rights'> | undefined>)
     | undefined;
   readonly addresses: Pick<ClientAddresses, 'of'>;
   /** The names of this server, besides loopback and IP addresses. */
@@ -116,7 +116,7 @@ export class AdminAccess {
       ? this.#find(decoded)
       : scheme === '' || this.#failed.has(attempt)
         ? undefined
-        : await this.#options.kubernetes?.(credentials).catch(unanswered);
+        : await this.#options.kubernetes?.(credentials, attempt.source).catch(unanswered);
     if (found === undefined) {
       this.#failed.add(attempt);
       throw this.#challenge(address);

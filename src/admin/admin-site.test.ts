@@ -12,15 +12,24 @@ afterEach(async () => {
   close = undefined;
 });
 
-/** A site whose stream only begins; the cluster lets whoever has `tokens` read. */
-async function serve(tokens: ReadonlySet<string>) {
+const HERE = { remote: '127.0.0.1', secure: false, loopback: true, proxied: false };
+
+function originOf(req: http.IncomingMessage) {
+  return req.headers['x-test-origin'] === 'socket' ? 'socket' : 'address';
+}
+
+/** A site whose stream only begins; the cluster lets whoever has `tokens` read, once it has judged. */
+async function serve(tokens: ReadonlySet<string>, judging?: Promise<unknown>) {
   const clock = new ManualClock();
   const site = new AdminSite({
     access: new AdminAccess({
       logins: [],
       onLoopback: 'read',
-      kubernetes: async token => (tokens.has(token) ? { name: 'a', rights: 'read' } : undefined),
-      addresses: { of: () => ({ remote: '127.0.0.1', secure: false, loopback: true, proxied: false }) },
+      kubernetes: async token => {
+        await judging;
+        return tokens.has(token) ? { name: 'a', rights: 'read' } : undefined;
+      },
+      addresses: { of: () => HERE },
       names: [],
       allowsPlainCredentials: false,
     }),
@@ -31,7 +40,7 @@ async function serve(tokens: ReadonlySet<string>) {
     clock,
     log: silentLog,
   });
-  const server = http.createServer((req, res) => void site.serve(req, res, 'address'));
+  const server = http.createServer((req, res) => void site.serve(req, res, originOf(req)));
   await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
   const address = server.address();
   const port = typeof address === 'object' && address !== null ? address.port : 0;
@@ -74,4 +83,17 @@ it('takes a path for what it says, however a proxy might have read it', async ()
   ]) {
     expect((await ask(path)).resume().statusCode).toBe(404);
   }
+});
+
+it('answers whoever needs no judgement while the cluster judges any number of made-up tokens', async () => {
+  let judge: ((value?: unknown) => void) | undefined;
+  const judging = new Promise(resolve => void (judge = resolve));
+  const { ask } = await serve(new Set(), judging);
+  const path = '/admin/v1/openapi.json';
+  const madeUp = Array.from({ length: 100 }, (_, at) => ask(path, { authorization: `Bearer made-up-${at}` }));
+  for (const headers of [{}, { 'x-test-origin': 'socket' }]) {
+    expect((await ask(path, headers)).resume().statusCode).toBe(200);
+  }
+  judge?.();
+  for (const answer of await Promise.all(madeUp)) expect(answer.resume().statusCode).toBe(401);
 });

@@ -69,7 +69,10 @@ export interface AdminSiteOptions {
 
 /** A name and some options. */
 const MAX_BODY_BYTES = 64 * 1024;
-/** Of requests in progress, which people and scripts send one after the other; each may hold a page of a list. */
+/**
+ * Of admitted requests in progress, for commands, for this machine and for each kind of login. People and scripts send one
+ * after the other; each may hold a page of a list. Whoever has yet to be judged takes no room from those who were.
+ */
 const MAX_RUNNING = 64;
 /** How long a client may take to receive an answer. */
 const RECEIVED_WITHIN_MS = 30_000;
@@ -92,17 +95,16 @@ interface Found {
 export class AdminSite implements OpsSite {
   readonly prefix = ADMIN_PATH;
   readonly #options: AdminSiteOptions;
-  #running = 0;
+  readonly #running = new Map<Administrator['by'], number>();
 
   constructor(options: AdminSiteOptions) {
     this.#options = options;
   }
 
   async serve(req: IncomingMessage, res: ServerResponse, origin: OpsOrigin): Promise<void> {
-    this.#running += 1;
     try {
-      if (this.#running > MAX_RUNNING) throw new AdminProblem('unavailable', 'too many requests at once');
-      await this.#answer(req, res, origin);
+      const who = await this.#options.access.admit(req, origin);
+      await this.#limited(who, () => this.#answer(req, res, { who, origin }));
     } catch (error) {
       const problem = problemOf(error);
       if (problem.code === 'unauthorized' && req.headers.authorization !== undefined) {
@@ -119,14 +121,26 @@ export class AdminSite implements OpsSite {
         headers: problem.headers,
         text: JSON.stringify(problem),
       });
-    } finally {
-      this.#running -= 1;
     }
   }
 
-  async #answer(req: IncomingMessage, res: ServerResponse, origin: OpsOrigin): Promise<void> {
+  async #limited({ by }: Administrator, work: () => Promise<void>): Promise<void> {
+    const count = (change: number) =>
+      this.#running.set(by, (this.#running.get(by) ?? 0) + change).get(by) ?? 0;
+    try {
+      if (count(1) > MAX_RUNNING) throw new AdminProblem('unavailable', 'too many requests at once');
+      await work();
+    } finally {
+      count(-1);
+    }
+  }
+
+  async #answer(
+    req: IncomingMessage,
+    res: ServerResponse,
+    { who, origin }: { readonly who: Administrator; readonly origin: OpsOrigin },
+  ): Promise<void> {
     const { access, events, description } = this.#options;
-    const who = await access.admit(req, origin);
     // As it was sent: what a proxy took for one path must not mean another.
     const { path, query: search } = splitTarget(req.url ?? '');
     const below = path.slice(ADMIN_PATH.length);

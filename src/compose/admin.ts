@@ -5,6 +5,7 @@ import { type Admin, type AdminOptions, openAdmin } from '../admin/admin.ts';
 import { pageFolder } from '../admin/page-site.ts';
 import type { Config } from '../config/config.ts';
 import { ClientAddresses } from '../http/client-address.ts';
+import { SlotsFull } from '../lib/fair-slots.ts';
 import type { Log } from '../lib/log.ts';
 import { wantedImages } from '../prepull/wanted-images.ts';
 import { AccessReview } from '../tenants/kubernetes/access-review.ts';
@@ -53,9 +54,12 @@ async function kubernetesOf(config: Config, log: Log): Promise<AdminAccessOption
   const path = config.kubernetes?.adminPath;
   if (path === undefined) return undefined;
   const reviews = new AccessReview(await kubeClient(config, log), path, ['get', 'post']);
-  return async token => {
-    const reviewed = await reviews.review(token).catch((error: unknown) => {
-      log.warn({ err: error }, 'the cluster could not be asked about a token for the administration API');
+  return async (token, source) => {
+    const reviewed = await reviews.review(token, source).catch((error: unknown) => {
+      if (error instanceof SlotsFull)
+        log.debug({ source }, 'too many tokens wait to be judged by the cluster');
+      else
+        log.warn({ err: error }, 'the cluster could not be asked about a token for the administration API');
       throw error;
     });
     if (reviewed === undefined || !reviewed.verbs.has('get')) return undefined;

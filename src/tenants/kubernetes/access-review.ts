@@ -1,4 +1,5 @@
 import { hash } from 'node:crypto';
+import { FairSlots, SlotsFull } from '../../lib/fair-slots.ts';
 import { isJsonObject, type JsonObject } from '../../lib/json.ts';
 import { Lru } from '../../lib/lru.ts';
 import { SingleFlight } from '../../lib/single-flight.ts';
@@ -17,6 +18,14 @@ const BELIEVED_MS = 60_000;
 const MAX_REMEMBERED = 1_000;
 
 /**
+ * Tokens that the cluster judges at once. Anybody can make some up, and the cluster may take half a minute for each: one
+ * source leaves room for others, and its turns come after theirs.
+ */
+const JUDGED = { max: 16, maxPerAsker: 4, maxWaitingPerAsker: 8 } as const;
+/** Of all sources together: those whose clients have gone wait, too. */
+const MAX_WAITING = 256;
+
+/**
  * Asks the cluster whom a token identifies (TokenReview), and what he may do with a non-resource URL
  * (SubjectAccessReview); it needs `create` on both.
  */
@@ -30,6 +39,7 @@ export class AccessReview {
     maxAgeMs: BELIEVED_MS,
   });
   readonly #flights = new SingleFlight<ReviewedToken | undefined>();
+  readonly #slots = new FairSlots(JUDGED);
 
   /** `path`: the non-resource URL; `verbs`: what is asked about it. */
   constructor(client: Pick<KubeClient, 'create'>, path: string, verbs: readonly string[]) {
@@ -38,14 +48,22 @@ export class AccessReview {
     this.#verbs = verbs;
   }
 
-  /** `undefined` if the cluster does not accept the token. Rejects if it cannot be asked. */
-  async review(token: string): Promise<ReviewedToken | undefined> {
+  /**
+   * `undefined` if the cluster does not accept the token. `source` is who sent it. Rejects if the cluster cannot be asked,
+   * with SlotsFull if too many tokens wait for that.
+   */
+  async review(token: string, source: string): Promise<ReviewedToken | undefined> {
     const key = hash('sha256', token);
     const known = this.#known.get(key);
     if (known !== undefined) return known.reviewed;
-    const reviewed = await this.#flights.run(key, () => this.#ask(token)).promise;
+    const reviewed = await this.#flights.run(key, () => this.#inTurn(token, source)).promise;
     this.#known.set(key, { reviewed });
     return reviewed;
+  }
+
+  async #inTurn(token: string, source: string): Promise<ReviewedToken | undefined> {
+    if (this.#slots.waiting >= MAX_WAITING) throw new SlotsFull(`${MAX_WAITING} tokens are already waiting`);
+    return this.#slots.run(source, () => this.#ask(token));
   }
 
   async #ask(token: string): Promise<ReviewedToken | undefined> {
