@@ -3,11 +3,12 @@ import { CollectingStopped } from '../upkeep/collection.ts';
 import type { Platform } from '../oci/platform.ts';
 import type { Progress } from '../upkeep/stores.ts';
 import type { Administrator } from './admin-access.ts';
-import type { AdminParts } from './admin-parts.ts';
+import type { AdminParts, AdminServer } from './admin-parts.ts';
 import { AdminProblem } from './admin-problem.ts';
 import type { AdminHandlers } from './admin-site.ts';
 import { collectGarbage, freedBytes, garbageDocument } from './garbage.ts';
 import { NotStored } from './inspect.ts';
+import { skipEvents } from './notifications.ts';
 import { changePin } from './pins.ts';
 import { removalRefusal, removedDocument } from './removals.ts';
 import type { AdminTasks, TaskProgress } from './tasks.ts';
@@ -42,6 +43,7 @@ export interface PulledAhead {
 
 export interface ActionNeeds {
   readonly parts: AdminParts;
+  readonly server: Pick<AdminServer, 'delivery'>;
   readonly tasks: AdminTasks;
   /** Rejects with what a client would be told. */
   readonly pull: (order: PullOrder) => Promise<PulledAhead>;
@@ -57,6 +59,7 @@ type ActionId =
   | 'rm'
   | 'gc'
   | 'scrub'
+  | 'notificationSkip'
   | 'tenantAdd'
   | 'tenantRotate'
   | 'tenantRevoke'
@@ -82,6 +85,7 @@ export function actionHandlers(needs: ActionNeeds): Pick<AdminHandlers, ActionId
     rm: async ({ who, body }) => beginRemoval(needs, who, body),
     gc: async ({ who, body }) => beginCollection(needs, who, body),
     scrub: async ({ who, body }) => beginScrub(needs, who, body),
+    notificationSkip: ({ body }) => skipEvents(needs, body),
     tenantAdd: async ({ body: { tenant } }) => {
       const added = await inForce(addTenant(parts, tenant)).catch(refuseInvalid);
       return { tenant, added };

@@ -51,10 +51,18 @@ export interface AdminServer {
   readonly addresses: readonly string[];
   /** The processes that serve its clients, if it does not do so itself. */
   readonly servingPids: readonly number[];
+  /** What sends notifications. */
+  readonly delivery: AdminDelivery;
   /** As in `OpsServerOptions`. */
   notReady(): Promise<string | undefined>;
   /** As in `OpsServerOptions`. */
   problems(): Promise<readonly string[]>;
   /** What its serving processes report that answer soon. */
   reports(scope: ReportScope): Promise<readonly ServingReport[]>;
+}
+
+/** As in the composition root's `EventDelivery`. */
+export interface AdminDelivery {
+  problemOf(endpoint: string): { readonly reason: string; readonly refused: string | undefined } | undefined;
+  hurry(endpoint: string): void;
 }

@@ -49,7 +49,7 @@ export interface AdminDeed {
   readonly who: Administrator;
   /** The operation: `refresh`, `tenantRotate`; of a task, `pull`, and `pull ended`. */
   readonly action: string;
-  /** The image or tenant. */
+  /** The image, tenant or endpoint. */
   readonly subject: string | undefined;
   readonly outcome: 'allowed' | 'refused' | 'failed';
   readonly reason: string | undefined;
@@ -289,10 +289,10 @@ function parsed(schema: z.ZodType, value: unknown, kind: string): unknown {
   throw new AdminProblem('invalid', problems.join('; '));
 }
 
-/** What a change is about: the image or tenant in its body. */
+/** What a change is about: the image, tenant or endpoint in its body. */
 function subjectOf(body: unknown): string | undefined {
   if (typeof body !== 'object' || body === null) return undefined;
-  for (const name of ['image', 'reference', 'tenant']) {
+  for (const name of ['image', 'reference', 'tenant', 'endpoint']) {
     const value: unknown = Reflect.get(body, name);
     if (typeof value === 'string') return value;
   }

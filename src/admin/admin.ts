@@ -18,6 +18,7 @@ import { inspectDocument, inspectImage, NotStored } from './inspect.ts';
 import { LiveView } from './live-view.ts';
 import { adminDescription } from './openapi.ts';
 import { Overview } from './overview.ts';
+import { notificationsDocument } from './notifications.ts';
 import { PageSite } from './page-site.ts';
 import { PrepullList, type PrepullNeeds } from './prepull.ts';
 import { queueDocument } from './queue.ts';
@@ -97,7 +98,7 @@ export function openAdmin(options: AdminOptions): Admin {
   ];
   const handlers: AdminHandlers = {
     ...readHandlers(options, { live, fills, refusals, tasks, trail, overview }),
-    ...actionHandlers({ parts, tasks, pull: options.pull, onImages: () => events.note('images') }),
+    ...actionHandlers({ parts, server, tasks, pull: options.pull, onImages: () => events.note('images') }),
   };
   let description: string | undefined;
   const site = new AdminSite({
@@ -125,7 +126,7 @@ function readHandlers(
   options: AdminOptions,
   { live, fills, refusals, tasks, trail, overview }: Made,
 ): Omit<AdminHandlers, keyof ReturnType<typeof actionHandlers>> {
-  const { parts, access, status } = options;
+  const { parts, server, access, status } = options;
   const { config, mirror } = parts;
   const prepull = new PrepullList(config, options);
   return {
@@ -159,6 +160,7 @@ function readHandlers(
     },
     refusals: async ({ query }) => refusals.page(query),
     prepull: ({ query }) => prepull.page(query),
+    notifications: () => notificationsDocument({ parts, server }),
     upkeep: () => upkeepDocument(parts),
     audit: ({ query }) => trail.page(query),
     tasks: async () => ({ entries: tasks.list() }),

@@ -22,6 +22,7 @@ import { explainQuery, explainSchema } from './documents/explain.ts';
 import { fillsSchema } from './documents/fills.ts';
 import { imagesQuery, imagesSchema, inspectSchema } from './documents/images.ts';
 import { overviewSchema } from './documents/overview.ts';
+import { notificationsSchema, skipBody, skippedSchema } from './documents/notifications.ts';
 import { pageQuery, typed } from './documents/parts.ts';
 import { prepullQuery, prepullSchema } from './documents/prepull.ts';
 import { queueSchema } from './documents/queue.ts';
@@ -125,6 +126,12 @@ export const ADMIN_OPERATIONS = {
     query: prepullQuery,
     answer: prepullSchema,
   },
+  notifications: {
+    ...read,
+    path: '/notifications',
+    summary: 'What waits for the endpoints of notifications, and why',
+    answer: notificationsSchema,
+  },
   upkeep: { ...read, path: '/upkeep', summary: 'Garbage, eviction, scrub and damage', answer: upkeepSchema },
   audit: {
     ...read,
@@ -167,6 +174,13 @@ export const ADMIN_OPERATIONS = {
   rm: { ...begin, path: '/actions/rm', summary: 'Remove a tag, a digest or a repository', body: removeBody },
   gc: { ...begin, path: '/actions/gc', summary: 'Collect garbage, and evict', body: gcBody },
   scrub: { ...begin, path: '/actions/scrub', summary: 'Verify all stored content', body: scrubBody },
+  notificationSkip: {
+    ...change,
+    path: '/actions/notification-skip',
+    summary: 'Do not send an event to an endpoint that refuses it',
+    body: skipBody,
+    answer: skippedSchema,
+  },
   tenantAdd: {
     ...change,
     path: '/actions/tenant-add',

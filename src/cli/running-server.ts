@@ -38,6 +38,18 @@ export function askAdmin<Answer>(
   return askServer(storePath, `/admin/v1${path}${parameters === '' ? '' : `?${parameters}`}`);
 }
 
+/** Changes something by the administration API, as `askAdmin`. `path` is that of the operation, `body` what it takes. */
+export async function changeByAdmin<Answer>(
+  storePath: string,
+  path: string,
+  body: object,
+): Promise<Answer | undefined> {
+  const asked = await ask(storePath, `/admin/v1${path}`, JSON.stringify(body));
+  if (asked === undefined) return undefined;
+  const answer: Answer = JSON.parse(asked.text);
+  return answer;
+}
+
 /**
  * The answer of the running server of the store at `storePath` to a request for `path`, by its socket in the store,
  * which only the operator can open. Of several servers, the one started last. `undefined` if none answers. Throws
@@ -66,7 +78,7 @@ export async function runningServer(storePath: string): Promise<StoreServer | un
 export async function serversOn(storePath: string): Promise<readonly ServerDocument[]> {
   const servers: ServerDocument[] = [];
   await askInFolder(join(storePath, SOCKET_FOLDER), async socketPath => {
-    const reply = await get({ socketPath, path: '/debug/server' }).catch(() => undefined);
+    const reply = await send({ socketPath, path: '/debug/server' }).catch(() => undefined);
     if (reply?.status === 200 && parseJsonObject(reply.text)) servers.push(JSON.parse(reply.text));
     // Try the next one.
     return undefined;
@@ -84,9 +96,10 @@ export async function runningServers(): Promise<readonly StoreServer[]> {
 async function ask(
   storePath: string,
   path: string,
+  body?: string,
 ): Promise<{ readonly text: string; readonly uid: number | undefined } | undefined> {
   const asked = await askInFolder(join(storePath, SOCKET_FOLDER), async (socketPath, uid) => {
-    const reply = await get({ socketPath, path }).catch(() => undefined);
+    const reply = await send({ socketPath, path }, body).catch(() => undefined);
     return reply && { reply, uid };
   });
   if (asked === undefined) return undefined;
@@ -104,13 +117,17 @@ function problemText({ status, text }: Reply): string {
     : `the running server answered ${status}: ${text.trim()}`;
 }
 
-function get(options: http.RequestOptions): Promise<Reply> {
+/** GET; with a body, which is JSON, POST. */
+function send(options: http.RequestOptions, body?: string): Promise<Reply> {
   return new Promise((resolve, reject) => {
     const signal = AbortSignal.timeout(ANSWER_WITHIN_MS);
-    const request = http.get({ ...options, signal, agent: false }, response => {
-      limitedText(response).then(body => resolve({ status: response.statusCode ?? 0, text: body }), reject);
+    const method =
+      body === undefined ? {} : { method: 'POST', headers: { 'content-type': 'application/json' } };
+    const request = http.request({ ...options, ...method, signal, agent: false }, response => {
+      limitedText(response).then(text => resolve({ status: response.statusCode ?? 0, text }), reject);
     });
     request.on('error', reject);
+    request.end(body);
   });
 }
 

@@ -57,6 +57,8 @@ async function start(name: string, server: object): Promise<RunningServer> {
       prepull: { images: [`${UPSTREAM}/app:1`, `${UPSTREAM}/app:2`], schedule: false },
       upkeep: { gcInterval: false, scrubInterval: false },
       tenants: [{ name: 'team-a' }],
+      // Nobody is there.
+      notifications: { endpoints: [{ name: 'ci', url: 'http://127.0.0.1:1/', events: ['push'] }] },
       audit,
     },
   });
@@ -159,6 +161,7 @@ const SENT: Readonly<Partial<Record<AdminOperationId, object>>> = {
   rm: { reference: `${UPSTREAM}/app:3` },
   gc: { dryRun: true, gracePeriod: '1h' },
   scrub: { dryRun: true, rate: '1GiB' },
+  notificationSkip: { endpoint: 'ci', event: 'all' },
   tenantAdd: { tenant: 'team-b' },
   tenantRotate: { tenant: 'team-a', server: 'registry.example', overlap: '1h' },
   tenantRevoke: { tenant: 'team-a' },

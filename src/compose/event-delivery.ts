@@ -2,7 +2,7 @@
 import { hostname } from 'node:os';
 import type { Config, EndpointConfig } from '../config/config.ts';
 import type { EndpointClient } from '../events/endpoint-client.ts';
-import type { EventSender } from '../events/event-sender.ts';
+import type { EventSender, SendingProblem } from '../events/event-sender.ts';
 import { type Clock, systemClock } from '../lib/clock.ts';
 import type { Meter } from '../lib/meter.ts';
 import { Restartable } from '../lib/restartable.ts';
@@ -47,6 +47,16 @@ export class EventDelivery {
     return this.#current?.problems ?? [];
   }
 
+  /** Why nothing arrives at this endpoint; `undefined` if it does, or another process sends. */
+  problemOf(endpoint: string): SendingProblem | undefined {
+    return this.#current?.of(endpoint)?.problem;
+  }
+
+  /** Asks the endpoint now instead of after its back-off, if this process sends. */
+  hurry(endpoint: string): void {
+    this.#current?.of(endpoint)?.hurry();
+  }
+
   /** Follows the configuration. */
   follow(): Promise<void> {
     return this.#senders.follow();
@@ -81,12 +91,17 @@ class Senders {
     return new Senders(senders);
   }
 
+  of(endpoint: string): EventSender | undefined {
+    return this.#senders.get(endpoint);
+  }
+
   get problems(): readonly string[] {
-    return [...this.#senders].flatMap(([name, { problem }]) =>
-      problem === undefined
-        ? []
-        : [`the endpoint ${name} of notifications fails: its events wait (see the log)`],
-    );
+    return [...this.#senders].flatMap(([name, { problem }]) => {
+      if (problem === undefined) return [];
+      return problem.refused === undefined
+        ? `the endpoint ${name} of notifications fails: its events wait (see the log)`
+        : `the endpoint ${name} of notifications refuses an event: all others wait (see entrepot notify ${name} --waiting)`;
+    });
   }
 
   async close(): Promise<void> {

@@ -287,6 +287,7 @@ async function openOps(
       startedAtMs: server.startedAtMs,
       totals: server.totals,
       addresses: server.addresses,
+      delivery,
       get servingPids() {
         return server.serving()?.servingPids ?? [];
       },

@@ -33,9 +33,25 @@ export interface EndpointClientOptions {
 /** How many events a request has unless the endpoint says so: not every receiver of CloudEvents knows batches. */
 const EVENTS_PER_REQUEST = { distribution: 100, cloudevents: 1 } as const;
 
+/**
+ * Statuses that say something about what was sent, so that the same will hardly ever be accepted (RFC 9110 §15.5). Any other
+ * failure is one of the endpoint, its URL or headers, and ends when that is mended.
+ */
+const ABOUT_CONTENT: ReadonlySet<number> = new Set([400, 406, 409, 413, 415, 422]);
+
 /** An endpoint has not accepted a request. The message is for people, without the URL. */
 export class DeliveryFailed extends Error {
   override readonly name = 'DeliveryFailed';
+  /** Whether the endpoint has refused what was sent, rather than failed. */
+  readonly isRefusal: boolean;
+
+  constructor(
+    message: string,
+    { isRefusal = false, ...options }: ErrorOptions & { isRefusal?: boolean } = {},
+  ) {
+    super(message, options);
+    this.isRefusal = isRefusal;
+  }
 }
 
 /** Sends events to one endpoint. */
@@ -109,7 +125,9 @@ export class EndpointClient {
 function requireSuccess(status: number): void {
   if (status >= 200 && status < 300) return;
   const isRedirect = status >= 300 && status < 400;
-  throw new DeliveryFailed(`it answered ${status}${isRedirect ? ', and redirects are not followed' : ''}`);
+  throw new DeliveryFailed(`it answered ${status}${isRedirect ? ', and redirects are not followed' : ''}`, {
+    isRefusal: ABOUT_CONTENT.has(status),
+  });
 }
 
 function refuseNever(address: string, hostname: string): void {

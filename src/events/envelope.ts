@@ -1,4 +1,4 @@
-import type { StoredEvent } from './stored-event.ts';
+import { type StoredEvent, subjectOf } from './stored-event.ts';
 
 /** How an endpoint wants events. */
 export type EventFormat = 'distribution' | 'cloudevents';
@@ -66,12 +66,4 @@ function cloudEvent({ id, atMs, kind, ...data }: StoredEvent, source: EventSourc
     datacontenttype: 'application/json',
     data,
   };
-}
-
-/** An image reference, the name of an upstream, or a tenant with its Secret. */
-function subjectOf(event: Omit<StoredEvent, 'id' | 'atMs' | 'kind'>): string | undefined {
-  const { repository, tag, digest, upstream, tenant, secret } = event;
-  if (repository === undefined) return upstream ?? (tenant === undefined ? digest : `${tenant}/${secret}`);
-  if (tag !== undefined) return `${repository}:${tag}`;
-  return digest === undefined ? repository : `${repository}@${digest}`;
 }

@@ -179,3 +179,50 @@ it('a receiver that is asked while it is closed answers before the sender ends',
   await closed;
   expect(await isEmpty(store)).toBe(true);
 });
+
+/** Refuses whatever has the event of this size, and nothing else. */
+function refusing(size: number): string[][] {
+  const sizes: string[][] = [];
+  receiver.answer = ({ body }) => {
+    const { events }: { events: { id: string; target: { size: number } }[] } = JSON.parse(body);
+    sizes.push(events.map(({ id }) => id));
+    return events.some(({ target }) => target.size === size) ? 422 : 204;
+  };
+  return sizes;
+}
+
+it('finds the event that an endpoint refuses, without sending those behind it, and goes on when it is skipped', async () => {
+  const store = index.open();
+  const said: object[] = [];
+  const log: Log = { ...silentLog, warn: (fields: object) => void said.push(fields) };
+  const sent = refusing(4);
+  await put(store, 'team-a/app', 0, 20);
+  // It stands still once it has found the event.
+  clock.skipWaits(0);
+  const sender = begin(store, { log });
+  await vi.waitFor(() => expect(sender.problem?.refused).toBe('team-a/app 4'));
+  expect(sender.problem?.reason).toBe('it answered 422 to push of team-a/app');
+  expect(said).toMatchObject([{ endpoint: 'ci', event: 'team-a/app 4' }]);
+  expect((await store.outbox?.readState('ci'))?.waiting).toBe(16);
+  const [blocking] = (await store.outbox?.listNext('ci', 1)) ?? [];
+  const position = blocking?.position ?? 0;
+  await store.outbox?.skip('ci', { from: position, to: position });
+  sender.hurry();
+  await vi.waitFor(async () => expect(await isEmpty(store)).toBe(true));
+  expect(sender.problem).toBeUndefined();
+  const arrived = sent.filter(ids => !ids.includes('team-a/app 4')).flat();
+  expect(arrived).toEqual(upTo(20).flatMap(number => (number === 4 ? [] : `team-a/app ${number}`)));
+});
+
+it('waits for an endpoint that fails in another way with as many events as before', async () => {
+  const store = index.open();
+  const sizes: number[] = [];
+  receiver.answer = ({ body }) => {
+    sizes.push(JSON.parse(body).events.length);
+    return sizes.length < 4 ? 403 : 204;
+  };
+  await put(store, 'team-a/app', 0, 7);
+  begin(store);
+  await vi.waitFor(async () => expect(await isEmpty(store)).toBe(true));
+  expect(sizes).toEqual([7, 7, 7, 7]);
+});

@@ -5,7 +5,7 @@ import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import type { Outbox } from '../metadata/outbox.ts';
 import { DeliveryFailed, type EndpointClient } from './endpoint-client.ts';
-import { parseStoredEvent } from './stored-event.ts';
+import { parseStoredEvent, type StoredEvent, subjectOf } from './stored-event.ts';
 
 /** How often the outbox is looked at while it is empty: all processes put messages there. */
 const LOOK_EVERY_MS = 1_000;
@@ -29,20 +29,34 @@ export interface EventSenderOptions {
   readonly meter: Meter;
 }
 
+/** Why nothing arrives at an endpoint at the moment. */
+export interface SendingProblem {
+  /** For people. */
+  readonly reason: string;
+  /** The id of the event that the endpoint refuses for what it is; `undefined` if it is not known to refuse one. */
+  readonly refused: string | undefined;
+}
+
 /**
  * Sends the messages of one endpoint in order, as long as no other process on the store does; the next ones when those
- * before were accepted.
+ * before were accepted. If some together are refused for what they are, fewer are sent at once, until the one stands alone
+ * that holds up all others: it is for people to decide whether it may be skipped.
  */
 export class EventSender {
   readonly #options: EventSenderOptions;
-  readonly #closing = new AbortController();
+  #isClosing = false;
+  /** Ends the current pause. */
+  #waking = new AbortController();
   #running: Promise<void> = Promise.resolve();
+  /** How many messages the next request has at most. */
+  #atOnce: number;
   #failures = 0;
-  #problem: string | undefined;
+  #problem: SendingProblem | undefined;
   #droppedAtMs: number | undefined;
 
   private constructor(options: EventSenderOptions) {
     this.#options = options;
+    this.#atOnce = options.client.eventsPerRequest;
   }
 
   static begin(options: EventSenderOptions): EventSender {
@@ -51,20 +65,23 @@ export class EventSender {
     return sender;
   }
 
-  /** Why nothing arrives at the moment, for people; `undefined` if that is not known. */
-  get problem(): string | undefined {
+  /** `undefined` if none is known. */
+  get problem(): SendingProblem | undefined {
     return this.#problem;
+  }
+
+  /** Asks the endpoint now, however long its back-off would last. */
+  hurry(): void {
+    this.#failures = 0;
+    this.#waking.abort();
   }
 
   /** Lets the endpoint answer what it was sent, within its timeout. */
   async close(): Promise<void> {
-    this.#closing.abort();
+    this.#isClosing = true;
+    this.#waking.abort();
     await this.#running;
     await this.#options.client.close();
-  }
-
-  get #isClosing(): boolean {
-    return this.#closing.signal.aborted;
   }
 
   async #run(): Promise<void> {
@@ -84,44 +101,71 @@ export class EventSender {
   }
 
   async #sendUnder(lease: Lease): Promise<void> {
-    const { name, outbox, client } = this.#options;
+    const { name, outbox } = this.#options;
     while (!this.#isClosing) {
       await this.#dropOld();
       await lease.confirm();
-      const messages = await outbox.listNext(name, client.eventsPerRequest);
+      const messages = await outbox.listNext(name, this.#atOnce);
       const last = messages.at(-1);
       if (last === undefined) {
         await this.#pause(LOOK_EVERY_MS);
-      } else if (await this.#send(messages.map(({ body }) => body))) {
-        await outbox.remove(name, last.position, lease);
-      } else {
-        await this.#pause(jittered(backoffMs(RETRY, this.#failures)));
+        continue;
       }
+      const failure = await this.#send(messages.map(({ body }) => parseStoredEvent(body)));
+      if (failure === undefined) await outbox.remove(name, last.position, lease);
+      else if (failure.isRefusal && messages.length > 1) this.#atOnce = Math.ceil(messages.length / 2);
+      else await this.#pause(jittered(backoffMs(RETRY, this.#failures)));
     }
   }
 
-  /** Whether the endpoint has accepted them. */
-  async #send(bodies: readonly string[]): Promise<boolean> {
+  /** `undefined` if the endpoint has accepted them. */
+  async #send(events: readonly StoredEvent[]): Promise<DeliveryFailed | undefined> {
     const { name, client, log, meter } = this.#options;
     const labels = { endpoint: name };
     try {
-      await client.send(bodies.map(parseStoredEvent));
+      await client.send(events);
     } catch (error) {
       if (!(error instanceof DeliveryFailed)) throw error;
-      this.#failures += 1;
       meter.count('notification_failures_total', labels);
-      // The first one of a row, and whenever the reason changes.
-      const fields = { endpoint: name, reason: error.message };
-      if (this.#problem === error.message) log.debug(fields, 'an endpoint of notifications fails again');
-      else log.warn(fields, 'an endpoint of notifications fails: its events wait');
-      this.#problem = error.message;
-      return false;
+      this.#failed(error, events);
+      return error;
     }
-    meter.count('notifications_sent_total', labels, bodies.length);
-    if (this.#failures > 0) log.info({ endpoint: name }, 'an endpoint of notifications accepts events again');
+    meter.count('notifications_sent_total', labels, events.length);
+    if (this.#problem !== undefined)
+      log.info({ endpoint: name }, 'an endpoint of notifications accepts events again');
     this.#failures = 0;
     this.#problem = undefined;
-    return true;
+    this.#atOnce = Math.min(client.eventsPerRequest, this.#atOnce * 2);
+    return undefined;
+  }
+
+  #failed({ message, isRefusal }: DeliveryFailed, [first, ...others]: readonly StoredEvent[]): void {
+    const { name, log } = this.#options;
+    // Fewer are sent at once: that is another request, for which nothing has to be waited.
+    if (isRefusal && others.length > 0) {
+      log.debug(
+        { endpoint: name, reason: message },
+        'an endpoint of notifications refuses events: fewer follow',
+      );
+      return;
+    }
+    this.#failures += 1;
+    const refused = isRefusal ? first : undefined;
+    const reason =
+      refused === undefined
+        ? message
+        : `${message} to ${refused.kind} of ${subjectOf(refused) ?? refused.id}`;
+    const fields = { endpoint: name, reason, event: refused?.id };
+    // The first one of a row, and whenever the reason changes.
+    const isKnown = this.#problem?.reason === reason && this.#problem.refused === refused?.id;
+    if (isKnown) log.debug(fields, 'an endpoint of notifications fails again');
+    else if (refused === undefined) log.warn(fields, 'an endpoint of notifications fails: its events wait');
+    else
+      log.warn(
+        fields,
+        'an endpoint of notifications refuses an event: all others wait (entrepot notify --skip)',
+      );
+    this.#problem = { reason, refused: refused?.id };
   }
 
   async #dropOld(): Promise<void> {
@@ -136,7 +180,9 @@ export class EventSender {
   }
 
   async #pause(ms: number): Promise<void> {
+    if (this.#isClosing) return;
     const { clock } = this.#options;
-    await clock.sleep(ms, { signal: this.#closing.signal, ref: false }).catch(() => {});
+    this.#waking = new AbortController();
+    await clock.sleep(ms, { signal: this.#waking.signal, ref: false }).catch(() => {});
   }
 }

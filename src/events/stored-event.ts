@@ -33,3 +33,11 @@ export function parseStoredEvent(body: string): StoredEvent {
   const event: StoredEvent = JSON.parse(body);
   return event;
 }
+
+/** What it is about: an image reference, the name of an upstream, or a tenant with its Secret. */
+export function subjectOf(event: Omit<StoredEvent, 'id' | 'atMs' | 'kind'>): string | undefined {
+  const { repository, tag, digest, upstream, tenant, secret } = event;
+  if (repository === undefined) return upstream ?? (tenant === undefined ? digest : `${tenant}/${secret}`);
+  if (tag !== undefined) return `${repository}:${tag}`;
+  return digest === undefined ? repository : `${repository}@${digest}`;
+}

@@ -4,7 +4,13 @@ import { leaseOf } from '../lib/lease.suite.ts';
 import { digestOf } from '../oci/digest.ts';
 import type { MetadataStore } from './metadata-store.ts';
 import type { MetadataPlace } from './metadata-store.suite.ts';
-import { MAX_WAITING, MAX_WAITING_MINOR, type Outbox, type OutboxMessage } from './outbox.ts';
+import {
+  DROPPED_AT_ONCE,
+  MAX_WAITING,
+  MAX_WAITING_MINOR,
+  type Outbox,
+  type OutboxMessage,
+} from './outbox.ts';
 
 const REPOSITORY = { upstream: '', name: 'team/app' };
 const BYTES = Buffer.from('{"schemaVersion":2}');
@@ -126,6 +132,26 @@ export function outboxSuite(makePlace: () => Promise<MetadataPlace>): void {
       expect(await bodies()).toEqual(['new']);
       expect(await outbox.readState('ci')).toEqual({ waiting: 1, oldestAtMs: 20, dropped: 1 });
       expect(await outbox.readState('other')).toEqual({ waiting: 0, oldestAtMs: undefined, dropped: 1 });
+    });
+
+    test('what is skipped is removed, of its endpoint alone, and does not count as dropped', async () => {
+      await outbox.put([message('1'), message('a', 'other'), message('2'), message('3')]);
+      const [, second] = await outbox.listNext('ci', 2);
+      const from = second?.position ?? 0;
+      expect(await outbox.skip('ci', { from, to: from })).toBe(1);
+      expect(await outbox.skip('ci', { from, to: from })).toBe(0);
+      expect(await bodies()).toEqual(['1', '3']);
+      expect(await outbox.skip('ci', { from: 0, to: Number.MAX_SAFE_INTEGER })).toBe(2);
+      expect(await bodies('other')).toEqual(['a']);
+      expect(await outbox.readState('ci')).toEqual({ waiting: 0, oldestAtMs: undefined, dropped: 0 });
+    });
+
+    test('of many, a transaction skips the oldest', async () => {
+      await outbox.put(messages(DROPPED_AT_ONCE + 1));
+      const all = { from: 0, to: Number.MAX_SAFE_INTEGER };
+      expect(await outbox.skip('ci', all)).toBe(DROPPED_AT_ONCE);
+      expect(await bodies()).toEqual([String(DROPPED_AT_ONCE)]);
+      expect(await outbox.skip('ci', all)).toBe(1);
     });
 
     test('a write puts its messages if it changes something', async () => {

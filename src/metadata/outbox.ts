@@ -15,7 +15,7 @@ export const MAX_WAITING = 100_000;
 /** How many of these may be minor: however many come, there is room for the others. */
 export const MAX_WAITING_MINOR = MAX_WAITING / 2;
 
-/** How many of the oldest messages `dropBefore` looks at, in one transaction. */
+/** How many of the oldest messages `dropBefore` looks at, and `skip` removes, in one transaction. */
 export const DROPPED_AT_ONCE = 100;
 
 /** A message for an endpoint. */
@@ -60,6 +60,11 @@ export interface Outbox {
    * process. A power failure may bring the last ones back.
    */
   remove(endpoint: string, position: number, lease: Lease): Promise<void>;
+  /**
+   * Removes some of the messages that wait for an endpoint at these positions, the oldest first, whoever sends. They do not
+   * count as dropped. Returns how many; none if none is left.
+   */
+  skip(endpoint: string, positions: { readonly from: number; readonly to: number }): Promise<number>;
   readState(endpoint: string): Promise<OutboxState>;
   /** Drops some of the oldest messages, of any endpoint, if they are from before `beforeMs`. Returns how many. */
   dropBefore(beforeMs: number): Promise<number>;

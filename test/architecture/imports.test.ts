@@ -45,6 +45,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     'hosted',
     'upkeep',
     'prepull',
+    'events',
     'tenants',
     'upstream',
     'blobs',

@@ -107,6 +107,44 @@ it('what is pushed while the endpoint is away arrives when it is back, also afte
   });
 });
 
+it('an event that the endpoint refuses is shown, and skipped when the operator says so', async () => {
+  receiver.answer = ({ body }) => (body.includes('"tag":"refused"') ? 422 : 204);
+  const accepted = () =>
+    receiver.received
+      .filter(({ body }) => !body.includes('"tag":"refused"'))
+      .flatMap(({ body }) => JSON.parse(body).events)
+      .map(({ target }) => target.tag);
+  const server = await start({ events: ['push'] });
+  for (const tag of ['v1', 'refused', 'v2']) await pushImage(server.url, 'tools/app', tag, image);
+  const waiting = async () =>
+    JSON.parse((await server.command('notify', 'ci', '--waiting', '--json')).stdout);
+  await vi.waitFor(async () => expect((await waiting()).refused).not.toBeNull(), { timeout: 15_000 });
+  const shown = await waiting();
+  expect(shown).toMatchObject({
+    name: 'ci',
+    waiting: 2,
+    reason: 'it answered 422 to push of tools/app:refused',
+    first: [
+      { event: 'push', subject: 'tools/app:refused' },
+      { event: 'push', subject: 'tools/app:v2' },
+    ],
+  });
+  expect(await (await fetch(`${server.ops}/readyz`)).text()).toContain('entrepot notify ci --waiting');
+  const text = await server.command('notify', 'ci', '--waiting');
+  expect(text.stdout).toContain(`${shown.refused} (refused)`);
+  expect(await server.command('notify', 'ci', '--skip', 'unknown')).toMatchObject({ code: 1 });
+  const skipped = await server.command('notify', 'ci', '--skip', shown.refused);
+  expect(skipped.stdout).toBe('ci: 1 event skipped\n');
+  await vi.waitFor(() => expect(accepted()).toEqual(['v1', 'v2']), { timeout: 15_000 });
+  const audit = await (await fetch(`${server.ops}/admin/v1/audit`)).text();
+  expect(JSON.parse(audit).entries[0]).toMatchObject({
+    who: 'operator',
+    action: 'admin notificationSkip',
+    subject: 'ci',
+    outcome: 'allowed',
+  });
+});
+
 it('a pull of a mirrored image is an event, and removals by commands are, too', async () => {
   const upstream = await FakeUpstream.start();
   upstream.add('app', image, '1');

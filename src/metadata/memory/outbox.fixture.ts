@@ -1,6 +1,12 @@
 // The outbox in memory.
 import type { Lease } from '../../lib/lease.ts';
-import { MAX_WAITING, MAX_WAITING_MINOR, type Outbox, type OutboxMessage } from '../outbox.ts';
+import {
+  DROPPED_AT_ONCE,
+  MAX_WAITING,
+  MAX_WAITING_MINOR,
+  type Outbox,
+  type OutboxMessage,
+} from '../outbox.ts';
 import type { OutboxRow, Tables } from './tables.fixture.ts';
 
 interface Store {
@@ -8,9 +14,6 @@ interface Store {
   /** Throws LeaseLost, within a write, unless the Lease is held. */
   readonly require: (lease: Lease) => void;
 }
-
-/** How many of the oldest messages `dropBefore` looks at. */
-const LOOKED_AT = 100;
 
 export class MemoryOutbox implements Outbox {
   readonly #tables: Tables;
@@ -58,6 +61,16 @@ export class MemoryOutbox implements Outbox {
     });
   }
 
+  skip(endpoint: string, { from, to }: { readonly from: number; readonly to: number }) {
+    return this.#store.write(() => {
+      const skipped = this.#of(endpoint)
+        .filter(({ position }) => position >= from && position <= to)
+        .slice(0, DROPPED_AT_ONCE);
+      for (const { position } of skipped) this.#tables.outbox.delete(String(position));
+      return skipped.length;
+    });
+  }
+
   async readState(endpoint: string) {
     const waiting = this.#of(endpoint);
     return {
@@ -71,7 +84,7 @@ export class MemoryOutbox implements Outbox {
     return this.#store.write(() => {
       const old = this.#tables.outbox
         .values()
-        .slice(0, LOOKED_AT)
+        .slice(0, DROPPED_AT_ONCE)
         .filter(({ atMs }) => atMs < beforeMs);
       for (const { position, endpoint } of old) {
         this.#tables.outbox.delete(String(position));

@@ -51,6 +51,19 @@ export class PostgresOutbox implements Outbox {
     });
   }
 
+  skip(endpoint: string, { from, to }: { readonly from: number; readonly to: number }): Promise<number> {
+    return this.#write(async session => {
+      const skipped = await session.changes(
+        `DELETE FROM @outbox WHERE position IN (
+          SELECT position FROM @outbox WHERE endpoint = $1 AND position BETWEEN $2 AND $3
+          ORDER BY position LIMIT ${DROPPED_AT_ONCE})`,
+        [endpoint, from, to],
+      );
+      if (skipped > 0) await count(session, endpoint, -skipped, 0);
+      return skipped;
+    });
+  }
+
   async readState(endpoint: string): Promise<OutboxState> {
     const row = await this.#database.row<{
       waiting: number | null;

@@ -25,6 +25,7 @@ export class OutboxRows implements Outbox {
   readonly #select: Statement<[string, number], WaitingMessage>;
   readonly #selectOldest: Statement<[string], { atMs: number }>;
   readonly #delete: Statement<[string, number]>;
+  readonly #skip: Statement<[string, number, number]>;
   readonly #deleteOld: Statement<[number], { endpoint: string }>;
   readonly #selectCounts: Statement<[string], Counts>;
   readonly #count: Statement<[string, number, number]>;
@@ -42,6 +43,10 @@ export class OutboxRows implements Outbox {
       'SELECT at_ms AS atMs FROM outbox WHERE endpoint = ? ORDER BY position LIMIT 1',
     );
     this.#delete = connection.prepare('DELETE FROM outbox WHERE endpoint = ? AND position <= ?');
+    this.#skip = connection.prepare(`
+      DELETE FROM outbox WHERE position IN (
+        SELECT position FROM outbox WHERE endpoint = ? AND position BETWEEN ? AND ?
+        ORDER BY position LIMIT ${DROPPED_AT_ONCE})`);
     this.#deleteOld = connection.prepare(`
       DELETE FROM outbox
       WHERE position IN (SELECT position FROM outbox ORDER BY position LIMIT ${DROPPED_AT_ONCE}) AND at_ms < ?
@@ -82,6 +87,14 @@ export class OutboxRows implements Outbox {
     return this.#write(() => {
       this.#require(lease);
       this.#count.run(endpoint, -this.#delete.run(endpoint, position).changes, 0);
+    });
+  }
+
+  skip(endpoint: string, { from, to }: { readonly from: number; readonly to: number }): Promise<number> {
+    return this.#write(() => {
+      const { changes } = this.#skip.run(endpoint, from, to);
+      if (changes > 0) this.#count.run(endpoint, -changes, 0);
+      return changes;
     });
   }
 
