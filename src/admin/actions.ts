@@ -160,14 +160,15 @@ const beginRemoval: Begin<'rm'> = ({ parts, tasks, onImages }, who, { reference,
     action: 'rm',
     subject: reference,
     who,
-    work: async () => {
-      const run = { force, purge };
-      const removed = await parts.removal.remove(repository, digest ?? tag, run).catch((error: unknown) => {
+    work: async (_, signal) => {
+      const run = { force, purge, signal };
+      // Of one that is cancelled, something may be removed.
+      const removing = parts.removal.remove(repository, digest ?? tag, run).finally(onImages);
+      const removed = await removing.catch((error: unknown) => {
         const refusal = removalRefusal(reference, error);
         throw refusal === undefined ? error : new Error(refusal);
       });
       if (removed === undefined) throw new Error(`${reference}: nothing of it is stored`);
-      onImages();
       const message = `removed${purge ? `; freed ${sizeText(removed.freedBytes)}` : ''}`;
       return { message, result: removedDocument(reference, removed) };
     },

@@ -43,6 +43,8 @@ let spool: Spool;
 let blobs: BlobStore;
 let survey: ThreadWork;
 let removal: ImageRemoval;
+/** Called when a name is about to be removed. */
+let onName: () => void;
 
 beforeEach(async () => {
   folder = await mkdtemp(join(tmpdir(), 'entrepot-removal-'));
@@ -52,7 +54,9 @@ beforeEach(async () => {
   ({ spool, blobs } = files);
   survey = threadWork({ ...files, survey: memory.survey(), openRows: async () => memory.open() });
   const stores = { metadata, ...files, survey, rows: survey, log: silentLog, meter: silentMeter };
-  removal = new ImageRemoval({ ...stores, deletesHosted: true });
+  onName = () => {};
+  const announce = () => (onName(), []);
+  removal = new ImageRemoval({ ...stores, deletesHosted: true, announce });
 });
 
 afterEach(async () => {
@@ -153,6 +157,22 @@ test('nothing is removed if a purge is impossible', async () => {
   await tag(APP, 'v1', await putImage(APP, ['layer']));
   await stopCollecting(metadata, 'the index is new');
   await expect(removal.remove(APP, 'v1', { purge: true })).rejects.toThrow(CollectingStopped);
+  expect(await metadata.readTag(APP, 'v1')).toBeDefined();
+});
+
+test('one that is cancelled removes nothing before the name, and nothing more after it', async () => {
+  const image = await putImage(APP, ['layer']);
+  for (const name of ['v1', 'v2']) await tag(APP, name, image);
+  const aborting = new AbortController();
+  const run = { purge: true, force: true, signal: aborting.signal };
+  onName = () => aborting.abort(new Error('cancelled'));
+  await expect(removal.remove(APP, undefined, run)).rejects.toThrow('cancelled');
+  expect(await metadata.hasRepository(APP)).toBe(false);
+  expect(await filesLeft()).toHaveLength(2);
+  await tag(APP, 'v1', await putImage(APP, ['layer']));
+  for (const reference of ['v1', image, undefined]) {
+    await expect(removal.remove(APP, reference, run)).rejects.toThrow('cancelled');
+  }
   expect(await metadata.readTag(APP, 'v1')).toBeDefined();
 });
 

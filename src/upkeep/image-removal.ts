@@ -23,6 +23,8 @@ export interface RemovalRun {
   readonly force?: boolean;
   /** Removes the manifest of a tag, too, unless another tag means it, and frees at once what nothing else needs. */
   readonly purge?: boolean;
+  /** Ends it between two steps: what was removed until then stays removed. */
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** What was removed, and what was not. */
@@ -101,10 +103,12 @@ export class ImageRemoval {
     const { metadata, deletesHosted } = this.#options;
     if (repository.upstream === '' && !deletesHosted) throw new RemovalRefused('disabled');
     if (run.purge === true) await this.#purge.permit();
-    const removed = await this.#removeAny(repository, reference, run);
-    // So that other processes do not answer from what they remember.
-    await metadata.notify('content');
-    return removed;
+    try {
+      return await this.#removeAny(repository, reference, run);
+    } finally {
+      // So that other processes do not answer from what they remember.
+      await metadata.notify('content');
+    }
   }
 
   /** What may be left of names that are not stored any more. Reads the whole index. */
@@ -134,7 +138,7 @@ export class ImageRemoval {
   async #removeTag(
     repository: Repository,
     tag: string,
-    { force, purge }: RemovalRun,
+    { force, purge, signal }: RemovalRun,
   ): Promise<RemovedImage | undefined> {
     const { metadata, survey } = this.#options;
     const digest = (await metadata.readTag(repository, tag))?.digest;
@@ -142,17 +146,18 @@ export class ImageRemoval {
     const pins = (await metadata.listPins(repository)).filter(pin => pin === tag || pin === digest);
     if (pins.length > 0 && force !== true) throw new RemovalRefused('pinned', pins);
     const manifests = await survey.image(repository, digest, tag);
+    signal?.throwIfAborted();
     await metadata.removeTag(repository, tag, this.#along(repository, { tag }));
     // The pin of a digest stays as long as the digest is stored.
     for (const pin of pins) if (purge === true || pin === tag) await metadata.removePin(repository, pin);
-    const purged = purge === true ? await this.#purge.image(repository, manifests) : undefined;
+    const purged = purge === true ? await this.#purge.image(repository, manifests, signal) : undefined;
     return this.#removed(repository, { digest, tags: [tag], manifests, purged });
   }
 
   async #removeDigest(
     repository: Repository,
     digest: Digest,
-    { force, purge }: RemovalRun,
+    { force, purge, signal }: RemovalRun,
   ): Promise<RemovedImage | undefined> {
     const { metadata, survey } = this.#options;
     const pins = await metadata.listPinsOver(repository, digest);
@@ -163,6 +168,7 @@ export class ImageRemoval {
       throw new RemovalRefused('tagged', tags);
     }
     const manifests = await survey.image(repository, digest);
+    signal?.throwIfAborted();
     const along = this.#along(repository, { digest });
     const wasManifest = await metadata.unlinkManifest(repository, digest, along);
     const wasBlob = await metadata.unlinkBlob(repository, digest);
@@ -170,13 +176,13 @@ export class ImageRemoval {
     for (const pin of pins.filter(name => name === digest || tags.includes(name))) {
       await metadata.removePin(repository, pin);
     }
-    const purged = purge === true ? await this.#purge.image(repository, manifests) : undefined;
+    const purged = purge === true ? await this.#purge.image(repository, manifests, signal) : undefined;
     return this.#removed(repository, { digest, tags, manifests, purged });
   }
 
   async #removeRepository(
     repository: Repository,
-    { force, purge }: RemovalRun,
+    { force, purge, signal }: RemovalRun,
   ): Promise<RemovedImage | undefined> {
     const { metadata, survey } = this.#options;
     if (!(await metadata.hasRepository(repository))) return undefined;
@@ -184,10 +190,14 @@ export class ImageRemoval {
     if (pins.length > 0 && force !== true) throw new RemovalRefused('pinned', pins);
     if (repository.upstream === '' && force !== true) throw new RemovalRefused('repository');
     const contents: SizedContent[] = [];
-    for await (const page of everything(after => survey.linked(repository, after))) contents.push(...page);
+    for await (const page of everything(after => survey.linked(repository, after))) {
+      signal?.throwIfAborted();
+      contents.push(...page);
+    }
     await metadata.removeRepository(repository, this.#along(repository, {}));
     const nothing = { digest: undefined, removedTags: [], otherTags: [], isManifestHeld: false };
-    if (purge === true) return { ...nothing, ...(await this.#purge.contents(contents)), remainingBytes: 0 };
+    if (purge === true)
+      return { ...nothing, ...(await this.#purge.contents(contents, signal)), remainingBytes: 0 };
     const digests = new Set(contents.map(({ digest }) => digest));
     const remainingBytes = await this.#unlinkedBytes(digest => digests.has(digest));
     return { ...nothing, ...NOTHING_FREED, remainingBytes };

@@ -47,29 +47,34 @@ export class Purge {
 
   /**
    * Removes an image that the survey found before its name was removed, with what is attached to it, unless a tag, pin
-   * or manifest of the repository names it.
+   * or manifest of the repository names it. Rejects between two steps when `signal` aborts; what is left then is garbage.
    */
-  async image(repository: Repository, manifests: readonly SurveyedManifest[]): Promise<Purged> {
-    const unlinking = new Unlinking(this.#stores, repository);
+  async image(
+    repository: Repository,
+    manifests: readonly SurveyedManifest[],
+    signal?: AbortSignal,
+  ): Promise<Purged> {
+    const unlinking = new Unlinking(this.#stores, repository, signal);
     await unlinking.run(manifests);
     const { removed, tags } = unlinking;
     const blobs = new Map(removed.flatMap(manifest => manifest.blobs).map(blob => [blob.digest, blob]));
     const held = [...blobs.values()].filter(blob => blob.isHeld);
-    await inSteps(held, undefined, step =>
+    await inSteps(held, signal, step =>
       this.#stores.rows.expireLinks(
         step.map(({ digest }) => ({ repository, digest })),
         WHENEVER,
       ),
     );
-    const freed = await this.contents([
+    const contents = [
       ...removed.map(({ digest, size }) => ({ kind: 'manifest' as const, digest, size })),
       ...held.map(({ digest, size }) => ({ kind: 'blob' as const, digest, size })),
-    ]);
+    ];
+    const freed = await this.contents(contents, signal);
     return { ...freed, tags };
   }
 
-  /** Frees `contents`, which were linked in a repository that is removed. */
-  async contents(contents: readonly SizedContent[]): Promise<Freed> {
+  /** Frees `contents`, which were linked in a repository that is removed. `signal` as in `image`. */
+  async contents(contents: readonly SizedContent[], signal?: AbortSignal): Promise<Freed> {
     const { rows } = this.#stores;
     const gone = new Set<SizedContent>();
     // Manifests first: what they name is needed until they are gone.
@@ -79,7 +84,7 @@ export class Purge {
       onRemoved: removed => {
         for (const each of removed) gone.add(each);
       },
-      signal: undefined,
+      signal,
     });
     const kept = contents.filter(each => !gone.has(each));
     return {
@@ -109,10 +114,12 @@ class Unlinking {
   readonly tags: string[] = [];
   readonly #stores: Stores;
   readonly #repository: Repository;
+  readonly #signal: AbortSignal | undefined;
 
-  constructor(stores: Stores, repository: Repository) {
+  constructor(stores: Stores, repository: Repository, signal: AbortSignal | undefined) {
     this.#stores = stores;
     this.#repository = repository;
+    this.#signal = signal;
   }
 
   /** Repeats as long as it makes progress: a manifest can be removed after all that name it. */
@@ -122,6 +129,7 @@ class Unlinking {
       const kept: SurveyedManifest[] = [];
       const attached: SurveyedManifest[] = [];
       for (const manifest of left) {
+        this.#signal?.throwIfAborted();
         if (await metadata.unlinkUnnamed(this.#repository, manifest.digest)) {
           this.removed.push(manifest);
           attached.push(...(await this.#attachedTo(manifest.digest)));
