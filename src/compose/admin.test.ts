@@ -7,6 +7,7 @@ import { imageOf, randomBlob } from '../../test/support/content.ts';
 import { FakeUpstream } from '../../test/support/fake-upstream.ts';
 import { freePort } from '../../test/support/programs.ts';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
+import type { AuditDocument } from '../admin/documents/audit.ts';
 import { problemSchema } from '../admin/documents/problem.ts';
 import type { SessionDocument } from '../admin/documents/session.ts';
 import type { TaskDocument } from '../admin/documents/tasks.ts';
@@ -236,10 +237,11 @@ describe('/admin/v1 where everybody needs a login', () => {
     const body = { reference: `${UPSTREAM}/none:1` };
     await ask(opsOf(closed), 'POST', `${ADMIN_PATH}/actions/unpin`, boss, body);
     await ask(opsOf(closed), 'POST', `${ADMIN_PATH}/actions/unpin`, reader, body);
-    const { text } = await ask(opsOf(closed), 'GET', `${ADMIN_PATH}/audit?limit=2`, reader);
-    const { entries, covers } = JSON.parse(text);
+    const { text } = await ask(opsOf(closed), 'GET', `${ADMIN_PATH}/audit?limit=50`, reader);
+    const { entries, covers }: AuditDocument = JSON.parse(text);
     expect(covers).toBe('requests');
-    expect(entries).toMatchObject([
+    // Tasks that were begun before may end now.
+    expect(entries.filter(({ action }) => !action.endsWith(' ended')).slice(0, 2)).toMatchObject([
       { who: 'reader', action: 'admin unpin', outcome: 'refused', remote: '127.0.0.1' },
       { who: 'boss', action: 'admin unpin', outcome: 'allowed', subject: `${UPSTREAM}/none:1` },
     ]);
