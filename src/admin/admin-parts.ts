@@ -10,6 +10,7 @@ import type { Digest } from '../oci/digest.ts';
 import type { RepositoryResolver } from '../oci/repository-resolver.ts';
 import type { Issuer } from '../tenants/issuer.ts';
 import type { Tenants } from '../tenants/tenant.ts';
+import type { LastPulls } from '../prepull/last-pulls.ts';
 import type { ImageRemoval } from '../upkeep/image-removal.ts';
 import type { StoreSurvey } from '../upkeep/stores.ts';
 import type { Upkeep } from '../upkeep/upkeep.ts';
@@ -53,6 +54,7 @@ export interface AdminServer {
   readonly servingPids: readonly number[];
   /** What sends notifications. */
   readonly delivery: AdminDelivery;
+  readonly lastPulls: Pick<LastPulls, 'of'>;
   /** As in `OpsServerOptions`. */
   notReady(): Promise<string | undefined>;
   /** As in `OpsServerOptions`. */

@@ -10,6 +10,7 @@ import { AdminProblem } from './admin-problem.ts';
 import { type AdminDeed, type AdminHandlers, AdminSite } from './admin-site.ts';
 import { AuditTrail } from './audit-trail.ts';
 import { backoffsDocument } from './backoffs.ts';
+import { bundlesDocument } from './bundles.ts';
 import type { StatusDocument } from './documents/status.ts';
 import { AdminEvents } from './events.ts';
 import { FillList } from './fills.ts';
@@ -128,7 +129,7 @@ function readHandlers(
 ): Omit<AdminHandlers, keyof ReturnType<typeof actionHandlers>> {
   const { parts, server, access, status } = options;
   const { config, mirror } = parts;
-  const prepull = new PrepullList(config, options);
+  const prepull = new PrepullList(config, server.lastPulls, options);
   return {
     session: async ({ who }) => ({
       name: who.name,
@@ -160,6 +161,7 @@ function readHandlers(
     },
     refusals: async ({ query }) => refusals.page(query),
     prepull: ({ query }) => prepull.page(query),
+    bundles: ({ query }) => bundlesDocument(parts, query),
     notifications: () => notificationsDocument({ parts, server }),
     upkeep: () => upkeepDocument(parts),
     audit: ({ query }) => trail.page(query),

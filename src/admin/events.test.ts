@@ -25,6 +25,7 @@ const idle: Observed = {
       damaged: 0,
     },
     now: { downloading: 0, queued: 0, readers: 0, backoffs: 0, tasks: 0 },
+    firstBytes: [],
   },
   upstreams: [],
 };
@@ -263,6 +264,7 @@ it('disconnects who reads too slowly, and nobody else', async () => {
       lastError: null,
       budgets: [],
       backoffs: 0,
+      firstBytes: [],
       login: null,
     } as const;
     state.now = { ...idle, upstreams: [{ ...upstream, ...rest }] };

@@ -14,7 +14,7 @@ import type { UpstreamDocument } from './documents/upstreams.ts';
 export interface Observed {
   readonly fills: readonly FillDocument[];
   readonly queue: QueueDocument;
-  readonly overview: Pick<OverviewDocument, 'ready' | 'problems' | 'saved' | 'store' | 'now'>;
+  readonly overview: Pick<OverviewDocument, 'ready' | 'problems' | 'saved' | 'store' | 'now' | 'firstBytes'>;
   readonly upstreams: readonly UpstreamDocument[];
 }
 

@@ -18,6 +18,7 @@ import {
 } from './documents/actions.ts';
 import { auditSchema } from './documents/audit.ts';
 import { backoffsSchema } from './documents/backoffs.ts';
+import { bundlesSchema } from './documents/bundles.ts';
 import { explainQuery, explainSchema } from './documents/explain.ts';
 import { fillsSchema } from './documents/fills.ts';
 import { imagesQuery, imagesSchema, inspectSchema } from './documents/images.ts';
@@ -125,6 +126,13 @@ export const ADMIN_OPERATIONS = {
     summary: 'The images that are pulled ahead, and what is missing of them',
     query: prepullQuery,
     answer: prepullSchema,
+  },
+  bundles: {
+    ...read,
+    path: '/bundles',
+    summary: 'Bundles that were made by entrepot export, and taken in by entrepot import',
+    query: pageQuery,
+    answer: bundlesSchema,
   },
   notifications: {
     ...read,

@@ -2,6 +2,7 @@ import { trafficSum, withToday, NO_TRAFFIC } from '../ops/transfer-totals.ts';
 import type { AdminParts, AdminServer } from './admin-parts.ts';
 import type { DayDocument, OverviewDocument } from './documents/overview.ts';
 import type { UpstreamDocument } from './documents/upstreams.ts';
+import { firstBytesDocument } from './first-bytes.ts';
 import type { LiveView } from './live-view.ts';
 import type { AdminTasks } from './tasks.ts';
 import { allDownloads, savedOf, secretStatus } from './status.ts';
@@ -50,7 +51,9 @@ export class Overview {
   }
 
   /** What of it changes by itself. */
-  async now(): Promise<Pick<OverviewDocument, 'ready' | 'problems' | 'saved' | 'store' | 'now'>> {
+  async now(): Promise<
+    Pick<OverviewDocument, 'ready' | 'problems' | 'saved' | 'store' | 'now' | 'firstBytes'>
+  > {
     const { parts, server, live, tasks } = this.#needs;
     const { config, metadata, spool, mirror } = parts;
     const reports = await live.reports();
@@ -84,6 +87,7 @@ export class Overview {
         backoffs: mirror.backoffs,
         tasks: tasks.running,
       },
+      firstBytes: firstBytesDocument(reports),
     };
   }
 

@@ -1,7 +1,7 @@
 import { setImmediate } from 'node:timers/promises';
 import { parseCron } from '../lib/cron.ts';
 import type { WantedImage, WantedImages } from '../prepull/wanted-images.ts';
-import type { AdminParts } from './admin-parts.ts';
+import type { AdminParts, AdminServer } from './admin-parts.ts';
 import type { PrepullDocument, PrepullImageDocument } from './documents/prepull.ts';
 import type { AdminQuery } from './operations.ts';
 import { cursorOf, openCursor } from './paging.ts';
@@ -16,17 +16,19 @@ export interface PrepullNeeds {
   /** The images that the configuration names, and what could not be read of its files. */
   readonly wanted: () => Promise<WantedImages>;
   /** Whether everything that nodes need of an image is stored. */
-  readonly check: (image: WantedImage) => Promise<PrepullImageDocument>;
+  readonly check: (image: WantedImage) => Promise<Omit<PrepullImageDocument, 'last'>>;
 }
 
 /** What is pulled ahead, and what is missing of it. */
 export class PrepullList {
   readonly #config: AdminParts['config'];
+  readonly #lastPulls: AdminServer['lastPulls'];
   readonly #needs: PrepullNeeds;
   #read: { readonly atMs: number; readonly wanted: Promise<WantedImages> } | undefined;
 
-  constructor(config: AdminParts['config'], needs: PrepullNeeds) {
+  constructor(config: AdminParts['config'], lastPulls: AdminServer['lastPulls'], needs: PrepullNeeds) {
     this.#config = config;
+    this.#lastPulls = lastPulls;
     this.#needs = needs;
   }
 
@@ -42,7 +44,7 @@ export class PrepullList {
       if (image === undefined) break;
       // Others get their turn.
       await setImmediate();
-      const document = await this.#needs.check(image);
+      const document = { ...(await this.#needs.check(image)), last: this.#lastOf(image.name) };
       if (missing === undefined || document.complete !== missing) entries.push(document);
     }
     const last = images[at - 1];
@@ -57,6 +59,13 @@ export class PrepullList {
       from: prepull.from.map(file => ({ file, problem: problemText(unread.get(file)) })),
       offline,
     };
+  }
+
+  #lastOf(image: string): PrepullImageDocument['last'] {
+    const last = this.#lastPulls.of(image);
+    if (last === undefined) return null;
+    const { atMs, failure = null } = last;
+    return { at: timeOf(atMs), outcome: failure === null ? 'pulled' : 'failed', reason: failure };
   }
 
   #wanted(): Promise<WantedImages> {

@@ -4,6 +4,7 @@ import type { PartialState } from '../mirror/fill/partials.ts';
 import type { Mirror } from '../mirror/mirror.ts';
 import type { OwnLoginState } from '../mirror/own-logins.ts';
 import type { UpstreamState } from '../mirror/upstream-record.ts';
+import type { FirstByteCounts } from '../ops/first-byte-times.ts';
 import type { Traffic, TransferTotals } from '../ops/transfer-totals.ts';
 import type { Budget } from '../upstream/budget.ts';
 import type { Upstream } from '../upstream/upstream.ts';
@@ -16,6 +17,7 @@ export interface ServingReport {
   readonly downloads: readonly Download[];
   readonly partials: readonly PartialState[];
   readonly upstreams: readonly UpstreamReport[];
+  readonly firstBytes: readonly FirstByteCounts[];
   readonly sinceStart: Traffic;
   /** What it has not added to the totals in the store yet. */
   readonly unkept: Traffic;
@@ -51,6 +53,7 @@ export async function servingReport(
       budgets: upstreams.get(name)?.budget() ?? [],
       login: mirror.ownLogins.stateOf(name),
     })),
+    firstBytes: totals.firstBytes.counts,
     sinceStart: totals.sinceStart,
     unkept: totals.unkept,
   };

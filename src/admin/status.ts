@@ -19,6 +19,7 @@ import type {
   StoreStatus,
   UpstreamStatus,
 } from './documents/status.ts';
+import { firstBytesDocument } from './first-bytes.ts';
 import { type ServingReport, servingReport } from './serving-report.ts';
 
 /** How many entries of `next` are shown. */
@@ -269,6 +270,7 @@ function upstreamStatus(
       lastAnswer: answered.length === 0 ? null : timeOf(Math.max(...answered)),
       lastError: failure === undefined ? null : { ...withoutTime(failure), at: timeOf(failure.atMs) },
       budgetRemaining: remaining.length === 0 ? null : Math.min(...remaining),
+      firstBytes: firstBytesDocument(reports, name),
     };
   });
 }

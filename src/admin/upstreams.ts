@@ -2,6 +2,7 @@ import type { Budget } from '../upstream/budget.ts';
 import type { AdminParts } from './admin-parts.ts';
 import { shownCredential } from './backoffs.ts';
 import type { BudgetDocument, UpstreamDocument } from './documents/upstreams.ts';
+import { firstBytesDocument } from './first-bytes.ts';
 import type { ServingReport, UpstreamReport } from './serving-report.ts';
 import { optionalTime, timeOf } from './status.ts';
 
@@ -11,7 +12,7 @@ const SHOWN_BUDGETS = 50;
 /** All upstreams, as the processes of the server know them together. */
 export function upstreamDocuments(
   { config, mirror }: Pick<AdminParts, 'config' | 'mirror'>,
-  reports: readonly Pick<ServingReport, 'upstreams'>[],
+  reports: readonly Pick<ServingReport, 'upstreams' | 'firstBytes'>[],
   nowMs = Date.now(),
 ): readonly UpstreamDocument[] {
   const backoffs = new Map<string, number>();
@@ -30,6 +31,7 @@ export function upstreamDocuments(
       lastError: failure === undefined ? null : { ...withoutTime(failure), at: timeOf(failure.atMs) },
       budgets,
       backoffs: backoffs.get(name) ?? 0,
+      firstBytes: firstBytesDocument(reports, name),
       login: credentials === undefined ? null : loginOf(credentials.username, known),
     };
   });

@@ -31,6 +31,7 @@ import {
   wantsJson,
 } from './command.ts';
 import { interruptible } from './interruptible.ts';
+import { noteBundle } from './note-bundle.ts';
 import { heldName } from '../compose/held-name.ts';
 import { platformOptions, platformsOption } from './list-options.ts';
 import { requireOutsideStore } from './output-file.ts';
@@ -87,7 +88,7 @@ export const exportCommand: Command = {
     const exporting = (signal: AbortSignal) =>
       withWholeIndex(input, io, async parts => {
         await requireOutsideStore(output, parts.config.storage.path);
-        const { bundle, imageCount } = await plan(parts, input, line => io.err(`${line}\n`));
+        const { bundle, names } = await plan(parts, input, line => io.err(`${line}\n`));
         const view = new ProgressView(io, progressForm({ json: false }));
         const item = view.begin(output === '-' ? 'standard output' : output);
         item.expect(bundle.blobBytes);
@@ -104,11 +105,12 @@ export const exportCommand: Command = {
         const marked = bundle.privateImages === 0 ? '' : `; ${bundle.privateImages} marked as private`;
         item.end(
           'done',
-          `${countText(imageCount, 'image')}, ${countText(bundle.blobCount, 'blob')}${leftOut}${marked}`,
+          `${countText(names.length, 'image')}, ${countText(bundle.blobCount, 'blob')}${leftOut}${marked}`,
         );
+        const { blobCount: blobs, blobBytes, leftOut: left } = bundle;
+        await noteBundle(parts, io, { kind: 'export', file: output, names, blobs, bytes: blobBytes });
         if (wantsJson(input)) {
-          const { blobCount: blobs, blobBytes, leftOut: left } = bundle;
-          const document = { file: output, images: imageCount, blobs, blobBytes, leftOut: left };
+          const document = { file: output, images: names.length, blobs, blobBytes, leftOut: left };
           io.out(`${JSON.stringify(document)}\n`);
         }
         return EXIT.done;
@@ -144,7 +146,7 @@ async function plan(parts: Parts, input: Input, tell: (line: string) => void) {
     referrers: input.options['referrers'] === true,
     dockerManifest,
   });
-  return { bundle, imageCount: images.size };
+  return { bundle, names: [...images.keys()] };
 }
 
 /** Several references may mean one image: `nginx` and `docker.io/library/nginx`, or names with an architecture. */

@@ -1,6 +1,7 @@
 import { importArchive, type ImportReport } from '../archive/import.ts';
 import { sizeText } from '../lib/units.ts';
 import { eachArchive, placementOf } from './archives.ts';
+import { noteBundle } from './note-bundle.ts';
 import { countText } from './columns.ts';
 import {
   printResult,
@@ -87,6 +88,9 @@ function importAll(input: Input, io: Io, signal: AbortSignal): Promise<ExitCode>
         ...archive,
         signal,
       });
+      const { images, addedBlobs: blobCount, addedBytes } = report;
+      const names = images.map(({ name }) => name);
+      await noteBundle(parts, io, { kind: 'import', file, names, blobs: blobCount, bytes: addedBytes });
       const tell = () => {
         for (const { name, digest } of report.images)
           printResult(input, io, { file, image: name, digest }, `${name} ${digest}\n`);

@@ -22,13 +22,14 @@ export const status: Command = {
     'Asks the running server of this store: what is being downloaded, how far it is and for whom (of other processes on ' +
     'the store, such as `entrepot pull`, only how much is on the disk); how much mirrored content was sent to clients ' +
     'and how much of it had to be fetched, since the start and in total (a crash may lose a minute of it); how full the ' +
-    'store is, and what would be evicted next; when each upstream last answered and failed; and which Secrets cannot be ' +
+    'store is, and what would be evicted next; when each upstream last answered and failed, and how long half of the clients waited for the first byte of its content in the ' +
+    'last hour, by cache result; and which Secrets cannot be ' +
     'read or were refused. It lists all servers on the store. Only the user who runs the server, and root, can use it.',
   options: [
     jsonOption(
       'pid, servingPids, started, processes, servers (pid, servingPids, host, addresses, started), problems, downloads, downloadsElsewhere ' +
         '(digest, bytes, upstream, holder), partial (digest, repository, bytes, size, readers), saved (sinceStart, inAll: sentBytes, fetchedBytes, savedBytes, since), ' +
-        'store, upstreams (lastError: at, reason, repository), secrets',
+        'store, upstreams (lastError: at, reason, repository; firstBytes: outcome, count, p50Ms, p90Ms, p99Ms), secrets',
     ),
     CONFIG_OPTION,
   ],
@@ -187,13 +188,14 @@ function progressText(bytes: number, size: number | null): string {
 }
 
 function upstreamsText(upstreams: readonly UpstreamStatus[], nowMs: number): string {
-  const rows = upstreams.map(({ name, lastAnswer, lastError, budgetRemaining }) => [
+  const rows = upstreams.map(({ name, lastAnswer, lastError, budgetRemaining, firstBytes }) => [
     name,
     lastAnswer === null ? '-' : shownTime(lastAnswer, nowMs),
     budgetRemaining === null ? '-' : String(budgetRemaining),
+    firstBytes.map(({ outcome, p50Ms }) => `${outcome} ${p50Ms} ms`).join(', ') || '-',
     lastError === null ? '-' : `${shownTime(lastError.at, nowMs)} ${nameFirst(lastError)}`,
   ]);
-  return columnsText(['UPSTREAM', 'ANSWERED', 'BUDGET', 'LAST ERROR'], rows);
+  return columnsText(['UPSTREAM', 'ANSWERED', 'BUDGET', 'FIRST BYTE', 'LAST ERROR'], rows);
 }
 
 /** Most reasons already begin with the repository. */

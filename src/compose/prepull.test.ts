@@ -9,6 +9,7 @@ import { isOpenToAll } from '../grants/grants.ts';
 import { type Log, silentLog } from '../lib/log.ts';
 import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { silentMeter } from '../lib/meter.ts';
+import { LastPulls } from '../prepull/last-pulls.ts';
 import { openParts, type Parts } from './parts.ts';
 import { meantImage, Prepull, pullMeant } from './prepull.ts';
 
@@ -19,12 +20,14 @@ let prepull: Prepull | undefined;
 let clock: ManualClock;
 /** `entrepot_prepull_failing`. */
 let failing: number | undefined;
+let lastPulls: LastPulls;
 
 beforeEach(async () => {
   folder = await makeTempFolder('prepull');
   upstream = await FakeUpstream.start();
   for (const name of ['app', 'listed']) upstream.add(name, imageOf([randomBlob(1_000, name)]), 'v1');
   failing = undefined;
+  lastPulls = new LastPulls();
 });
 
 afterEach(async () => {
@@ -48,7 +51,7 @@ async function begin(named: object, log: Log = silentLog): Promise<void> {
   };
   clock = new ManualClock();
   parts = await openParts(await loadConfig({ env: {}, overrides }), observers, { clock });
-  prepull = Prepull.begin(parts, { ...observers, log });
+  prepull = Prepull.begin(parts, { ...observers, log, lastPulls });
 }
 
 const asked = (repository: string) => upstream.count('manifest', { repository });
@@ -65,11 +68,14 @@ it('a file that cannot be read does not delay others, is counted, and is retried
   await vi.waitFor(() => expect(failing).toBe(0), 20_000);
   expect(asked('listed')).toBeGreaterThan(0);
   expect(asked('app')).toBe(before);
+  for (const name of ['app', 'listed'])
+    expect(lastPulls.of(`up.example/${name}:v1`)).toEqual({ atMs: expect.any(Number), failure: undefined });
 });
 
 it('a failed image is no longer counted when it is not to be pulled any more', async () => {
   await begin({ images: ['up.example/none:v1'] });
   await vi.waitFor(() => expect(failing).toBe(1), 20_000);
+  expect(lastPulls.of('up.example/none:v1')?.failure).toMatch(/responded 404/);
   await prepull?.close();
   expect(failing).toBe(0);
 });

@@ -18,6 +18,7 @@ import type { Repository } from '../oci/repository.ts';
 import { ANONYMOUS, type Right } from '../oci/requester.ts';
 import { missingOfImage, missingText } from '../prepull/image-check.ts';
 import { pullImage, type PulledImage, type PullOptions } from '../prepull/image-pull.ts';
+import type { LastPulls } from '../prepull/last-pulls.ts';
 import { DEFAULT_PARALLEL_IMAGES, pullAll } from '../prepull/pull-all.ts';
 import {
   InvalidImageList,
@@ -150,6 +151,11 @@ async function hostedImage(
   return { digest, blobs: 0, heldBlobs: 0, fetchedBytes: 0, isHosted: true };
 }
 
+export interface PrepullObservers extends Observers {
+  /** Is told how each image fares. */
+  readonly lastPulls: Pick<LastPulls, 'note' | 'keep'>;
+}
+
 /** The Lease of the process that pulls ahead. */
 const LEASE_KEY = 'prepull';
 /** How soon another process takes over when one ends or dies. */
@@ -162,12 +168,12 @@ const TAKE_OVER_POLL_MS = 10_000;
 export class Prepull {
   readonly #parts: Parts;
   readonly #schedule: CronSchedule;
-  readonly #observers: Observers;
+  readonly #observers: PrepullObservers;
   readonly #stopping = new AbortController();
   readonly #running: Promise<void>;
   #isBroken = false;
 
-  private constructor(parts: Parts, schedule: CronSchedule, observers: Observers) {
+  private constructor(parts: Parts, schedule: CronSchedule, observers: PrepullObservers) {
     this.#parts = parts;
     this.#schedule = schedule;
     this.#observers = observers;
@@ -177,7 +183,7 @@ export class Prepull {
   }
 
   /** `undefined` if there is nothing to pull, if no upstream may be asked, or if it is left to `entrepot pull`. */
-  static begin(parts: Parts, observers: Observers): Prepull | undefined {
+  static begin(parts: Parts, observers: PrepullObservers): Prepull | undefined {
     const { offline, prepull } = parts.config;
     const isWanted = prepull.images.length > 0 || prepull.from.length > 0;
     if (!isWanted || offline || prepull.schedule === false) return undefined;
@@ -236,7 +242,7 @@ export class Prepull {
         throw error;
       }
     };
-    const { log, meter } = this.#observers;
+    const { log, meter, lastPulls } = this.#observers;
     const failed = (error: unknown) =>
       log.error(failureDetail(error), 'the files of prepull cannot be read and will be retried');
     const reader = configuredNames(found => log.debug({ found }, 'prepull'));
@@ -247,6 +253,7 @@ export class Prepull {
         await stillOurs();
         const { images, unread } = await wantedImages(prepull, reader);
         [...unread.values()].forEach(failed);
+        if (unread.size === 0) lastPulls.keep(images.map(({ name }) => name));
         return { images, unread: unread.size };
       },
       pull: async images => {
@@ -272,7 +279,7 @@ export class Prepull {
   }
 
   async #pull(image: WantedImage, signal: AbortSignal): Promise<boolean> {
-    const { log, meter } = this.#observers;
+    const { log, meter, lastPulls } = this.#observers;
     const { name } = image;
     const begunMs = performance.now();
     try {
@@ -282,9 +289,11 @@ export class Prepull {
       const ms = Math.round(performance.now() - begunMs);
       if (bytes > 0) log.info({ image: name, digest, bytes, ms }, 'pulled ahead');
       meter.count('prepull_images_total', { outcome: 'pulled' });
+      lastPulls.note(name, undefined);
       return true;
     } catch (error) {
       if (signal.aborted) return false;
+      lastPulls.note(name, failureText(error));
       log.warn({ image: name, ...failureDetail(error) }, 'could not be pulled ahead and will be retried');
       meter.count('prepull_images_total', { outcome: 'failed' });
       return false;
@@ -293,7 +302,7 @@ export class Prepull {
 }
 
 /** What a server pulls by itself, restarted when the configuration changes. */
-export function prepullOf(parts: Parts, observers: Observers): Restartable<Prepull | undefined> {
+export function prepullOf(parts: Parts, observers: PrepullObservers): Restartable<Prepull | undefined> {
   const { config } = parts;
   return new Restartable<Prepull | undefined>({
     settings: () => ({ prepull: config.prepull, runtimeHandlers: config.runtimeHandlers }),
@@ -310,6 +319,11 @@ function failureDetail(error: unknown): { readonly reason: string } | { readonly
   if (error instanceof OciError) return { reason: error.reason };
   const isNamed = error instanceof InvalidReference || error instanceof InvalidImageList;
   return isNamed ? { reason: error.message } : { err: error };
+}
+
+function failureText(error: unknown): string {
+  if (error instanceof OciError) return error.story;
+  return error instanceof Error ? error.message : String(error);
 }
 
 const UNSEEN = { expect: () => {}, advance: () => {} };

@@ -28,6 +28,7 @@ import { CREDENTIAL_KEY, requireEncryption } from './access.ts';
 import { EventDelivery, OutboxReport } from './event-delivery.ts';
 import { reportUpstreams } from './mirror.ts';
 import { checkFiles } from './check-files.ts';
+import { LastPulls } from '../prepull/last-pulls.ts';
 import { prepullOf } from './prepull.ts';
 import type { Together } from './processes/serve-together.ts';
 import { openReplicaServer } from './replicas.ts';
@@ -119,8 +120,9 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     requireEncryption(config, parts.tenants);
     const disk = new DiskWatch(parts.spool.space, options.log);
     const delivery = opened.add(new EventDelivery(parts, observers));
+    const lastPulls = new LastPulls();
     const whyNotServing = () => (state === 'serving' ? undefined : state);
-    const ops = await openOps(config, { ...parts, disk, delivery }, observers, {
+    const ops = await openOps(config, { ...parts, disk, delivery, lastPulls }, observers, {
       whyNotServing,
       serving: () => serving,
       queue: together?.common.queue,
@@ -153,7 +155,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     const { upkeep, clock } = parts;
     const schedule = opened.add(scheduleOf(config, { upkeep, disk, clock, log: options.log }));
     await schedule.follow();
-    const prepull = opened.add(prepullOf(parts, observers));
+    const prepull = opened.add(prepullOf(parts, { ...observers, lastPulls }));
     await prepull.follow();
     await delivery.follow();
     const reload = async (next: Config): Promise<Reload> => {
@@ -226,7 +228,11 @@ const LOCKED_OUT_MS = 5_000;
 
 async function openOps(
   config: Config,
-  parts: Parts & { readonly disk: DiskWatch; readonly delivery: EventDelivery },
+  parts: Parts & {
+    readonly disk: DiskWatch;
+    readonly delivery: EventDelivery;
+    readonly lastPulls: LastPulls;
+  },
   { log, meter, metrics, audit }: ServerOptions,
   server: {
     readonly whyNotServing: () => string | undefined;
@@ -239,7 +245,7 @@ async function openOps(
     readonly startedAtMs: number;
   },
 ): Promise<Pick<OpsServer, 'url' | 'close'> & Pick<Admin, 'onRefusal'>> {
-  const { metadata, tenants, quota, mirror, disk, delivery } = parts;
+  const { metadata, tenants, quota, mirror, disk, delivery, lastPulls } = parts;
   const { opsListen } = config.server;
   const { queue } = server;
   // A single query, so that it takes no longer on a large store; throws if the index is broken.
@@ -288,6 +294,7 @@ async function openOps(
       totals: server.totals,
       addresses: server.addresses,
       delivery,
+      lastPulls,
       get servingPids() {
         return server.serving()?.servingPids ?? [];
       },

@@ -35,6 +35,7 @@ export function answer(
     res.end();
     return;
   }
+  exchange.noteByte();
   res.end(bytes, () => {
     exchange.bytesSent = bytes.byteLength;
   });

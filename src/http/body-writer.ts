@@ -50,7 +50,10 @@ export class BodyWriter {
     this.#memory.enter();
     this.#sample();
     try {
-      await transfer.run(() => clearTimeout(timer));
+      await transfer.run(() => {
+        clearTimeout(timer);
+        exchange.noteByte();
+      });
     } catch (error) {
       if (!exchange.res.headersSent && !transfer.isClientGone) throw error;
       exchange.failure ??= transfer.isClientGone ? undefined : error;

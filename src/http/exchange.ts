@@ -42,6 +42,8 @@ export class Exchange {
   /** The manifest that the response to a GET has. */
   pulled: Descriptor | undefined;
   upstreamMs = 0;
+  /** `performance.now()` when the first byte of the response's body was sent; `undefined` if none was. */
+  firstByteAtMs: number | undefined;
   /** Bytes of the body that the kernel has taken. */
   bytesSent = 0;
   /** The reason for an error response. The first of several counts: the error that is sent may hide it. */
@@ -103,6 +105,11 @@ export class Exchange {
    */
   inTime<T>(work: Promise<T>, discard?: (late: T) => void): Promise<T> {
     return this.#deadlines.meet(this.startedAtMs, work, discard);
+  }
+
+  /** Call when a byte of the body is sent. */
+  noteByte(): void {
+    this.firstByteAtMs ??= performance.now();
   }
 
   /** Records where the response came from, for the log. */

@@ -94,6 +94,13 @@ export class ResponseLog {
     this.#meter.observe('http_request_duration_seconds', totalMs / 1000, samples.route);
     if (exchange.bytesSent > 0) samples.sentBytes(exchange.bytesSent);
     samples.outcomes?.();
+    const { firstByteAtMs } = exchange;
+    if (samples.firstByte !== undefined && firstByteAtMs !== undefined)
+      this.#meter.observe(
+        'http_first_byte_seconds',
+        (firstByteAtMs - exchange.startedAtMs) / 1000,
+        samples.firstByte,
+      );
     if (aborted) this.#meter.count('http_aborted_total', samples.route);
   }
 
@@ -104,6 +111,7 @@ export class ResponseLog {
       requests: meter.counter('http_requests_total', { route, method, status: String(status) }),
       sentBytes: meter.counter('http_sent_bytes_total', { upstream }),
       outcomes: outcome && meter.counter('http_outcomes_total', { route, upstream, outcome }),
+      firstByte: outcome && { upstream, outcome },
     };
   }
 }
@@ -122,6 +130,8 @@ interface Samples {
   readonly requests: (amount?: number) => void;
   readonly sentBytes: (amount?: number) => void;
   readonly outcomes: ((amount?: number) => void) | undefined;
+  /** Of content. */
+  readonly firstByte: Labels | undefined;
 }
 
 /** Methods that are used as labels; clients may invent any number of others. */

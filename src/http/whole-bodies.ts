@@ -101,6 +101,7 @@ export class WholeBodies {
     const { start, length } = part;
     try {
       exchange.res.writeHead(status, withCommonHeaders(exchange, headers));
+      exchange.noteByte();
       await write(exchange, shared.bytes.subarray(start, start + length), this.#pace);
     } finally {
       this.#leave(shared, digest);

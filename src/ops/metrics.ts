@@ -28,6 +28,9 @@ const SECONDS = [
   0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800,
 ] as const;
 
+/** Fewer, since there are as many series as upstreams and outcomes allow. No client waits longer for a response to begin. */
+const FIRST_BYTE_SECONDS = [0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20] as const;
+
 export const METRICS = {
   http_requests_total: {
     kind: 'counter',
@@ -45,6 +48,12 @@ export const METRICS = {
     kind: 'counter',
     help: 'Responses with content by cache result: hit, revalidated, stale, miss, joined, hosted',
     labels: ['route', 'upstream', 'outcome'],
+  },
+  http_first_byte_seconds: {
+    kind: 'histogram',
+    help: 'Time from a request to the first byte of content, by cache result as in http_outcomes_total',
+    labels: ['upstream', 'outcome'],
+    buckets: FIRST_BYTE_SECONDS,
   },
   http_aborted_total: { kind: 'counter', help: 'Responses aborted before their end', labels: ['route'] },
   http_client_errors_total: { kind: 'counter', help: 'Requests that could not be parsed', labels: ['code'] },

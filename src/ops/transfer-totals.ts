@@ -1,5 +1,6 @@
 import type { Log } from '../lib/log.ts';
 import type { Labels, Meter } from '../lib/meter.ts';
+import { FirstByteTimes } from './first-byte-times.ts';
 
 /**
  * Bytes of mirrored content that were sent to clients, and that were fetched from upstreams. The difference is what the
@@ -67,8 +68,12 @@ function isNothing(traffic: Traffic): boolean {
 /** How much of the totals a crash may lose, and what may count for the next day. An idle server writes nothing. */
 const KEEP_EACH_MS = 60_000;
 
-/** A meter that also counts what was saved, and stores it regularly, so that it survives restarts. */
+/**
+ * A meter that also counts what was saved, and stores it regularly, so that it survives restarts; and how long clients
+ * waited in the last hour, which is not stored.
+ */
 export class TransferTotals implements Meter {
+  readonly firstBytes = new FirstByteTimes();
   readonly #meter: Meter;
   readonly #isMirrored: (upstream: string) => boolean;
   readonly #sinceStart = { ...NO_TRAFFIC };
@@ -106,6 +111,9 @@ export class TransferTotals implements Meter {
 
   observe(name: string, value: number, labels?: Labels): void {
     this.#meter.observe(name, value, labels);
+    if (name !== 'http_first_byte_seconds') return;
+    const { upstream = '', outcome = '' } = labels ?? {};
+    this.firstBytes.note({ upstream, outcome }, value * 1000);
   }
 
   get sinceStart(): Traffic {

@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { absentAsUndefined } from '../../src/lib/error-code.ts';
 import { parsePlatform } from '../../src/oci/platform.ts';
+import type { BundlesDocument } from '../../src/admin/documents/bundles.ts';
 import { get } from '../support/client.ts';
 import { bytesOf, type Image, imageOf, indexOf, randomBlob } from '../support/content.ts';
 import { Entrepot, STARTER } from '../support/entrepot.ts';
@@ -471,6 +472,16 @@ describe('a bundle', () => {
     await expectServed('org/app', '1', app.images[1]!);
     await expectServed('org/sidecar', '2', sidecar);
     await succeed(island, 'check', '--from', workloads, '--platform', PLATFORMS);
+    // Who carries bundles can look up later which there were.
+    for (const [registry, kind] of [
+      [connected, 'export'],
+      [island, 'import'],
+    ] as const) {
+      const { entries }: BundlesDocument = JSON.parse(
+        await (await fetch(`${registry.ops}/admin/v1/bundles`)).text(),
+      );
+      expect(entries).toMatchObject([{ kind, file, images: 2, names: references }]);
+    }
   });
 
   it('has all platforms only if they are stored, and is imported as such only if it contains them', async () => {

@@ -1,5 +1,6 @@
 // What /metrics says of a server to which known things have happened.
 import { afterEach, beforeEach, expect, it } from 'vitest';
+import type { OverviewDocument } from '../../src/admin/documents/overview.ts';
 import { get } from '../support/client.ts';
 import { type Content, imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
@@ -55,6 +56,19 @@ it('downloads, clients that joined, and the bytes on both sides', async () => {
   await until('the fill to end', 60_000, async () => (await sample('fills_running')) === 0);
   await get(urlOf(blob));
   expect(await sample('fills_joined_total')).toBe(1);
+  for (const name of ['miss', 'joined', 'hit']) {
+    const line = `http_first_byte_seconds_count{upstream="${UPSTREAM}",outcome="${name}"}`;
+    await until(`the ${name} to be counted`, 60_000, async () => (await sample(line)) === 1);
+  }
+  const answer = await (await fetch(`${entrepot.ops}/admin/v1/overview`)).text();
+  const overview: OverviewDocument = JSON.parse(answer);
+  expect(overview.firstBytes.map(({ outcome: name, count }) => `${name} ${count}`)).toEqual([
+    'hit 1',
+    'joined 1',
+    'miss 1',
+  ]);
+  const { stdout } = await entrepot.command('status');
+  expect(stdout).toMatch(/up\.example .* hit [\d.]+ ms, joined [\d.]+ ms, miss [\d.]+ ms/);
   expect(await sample('fills_total{outcome="verified"}')).toBe(1);
   expect(await sample(`bytes_from_upstream_total{upstream="${UPSTREAM}"}`)).toBe(blob.size);
   expect(await sample(`http_sent_bytes_total{upstream="${UPSTREAM}"}`)).toBe(3 * blob.size);

@@ -25,7 +25,7 @@ export const eventSchemas = {
     .describe('Downloads that began, advanced or ended'),
   queue: queueSchema.describe('Its new state'),
   overview: overviewSchema
-    .pick({ ready: true, problems: true, saved: true, store: true, now: true })
+    .pick({ ready: true, problems: true, saved: true, store: true, now: true, firstBytes: true })
     .describe('Its new state'),
   backoffs: z.object({ total: amount }).describe('Failures of upstreams were remembered or forgotten'),
   refusals: z

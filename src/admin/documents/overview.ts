@@ -1,5 +1,6 @@
 import { z } from '../../config/fields.ts';
 import { bytes, amount, arrayOf, time } from './parts.ts';
+import { firstBytesSchema } from './first-bytes.ts';
 import { savedSchema } from './status.ts';
 
 /** What was served and fetched on one day. */
@@ -42,6 +43,7 @@ export const overviewSchema = z.object({
     damaged: amount,
   }),
   now: z.object({ downloading: amount, queued: amount, readers: amount, backoffs: amount, tasks: amount }),
+  firstBytes: firstBytesSchema.describe('How long clients waited for content in the last hour'),
   offline: z.boolean(),
   addresses: arrayOf(z.string()).describe('Where clients connect, such as 127.0.0.1:5000'),
   serverNames: arrayOf(z.string()).describe('server.serverNames'),

@@ -7,7 +7,15 @@ export const prepullImageSchema = z.object({
   line: z.string().nullable().describe('For a list of `entrepot pull --from`; null if the name is invalid'),
   complete: z.boolean(),
   missing: arrayOf(z.string()).describe('What is missing: the first few'),
-  reason: z.string().nullable(),
+  reason: z.string().nullable().describe('Why it cannot be complete'),
+  last: z
+    .object({
+      at: time,
+      outcome: z.enum(['pulled', 'failed']),
+      reason: z.string().nullable().describe('Of the failure'),
+    })
+    .nullable()
+    .describe('The last attempt of this server; null if there was none since it started'),
 });
 export type PrepullImageDocument = z.output<typeof prepullImageSchema>;
 

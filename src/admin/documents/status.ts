@@ -1,4 +1,5 @@
 import { z } from '../../config/fields.ts';
+import { firstBytesSchema } from './first-bytes.ts';
 import { bytes, amount, arrayOf, time } from './parts.ts';
 
 /** A download in progress. */
@@ -90,6 +91,7 @@ const upstreamStatusSchema = z.object({
   lastAnswer: time.nullable(),
   lastError: z.object({ at: time, reason: z.string(), repository: z.string() }).nullable(),
   budgetRemaining: amount.nullable().describe('How many pulls it still allows, if it says so'),
+  firstBytes: firstBytesSchema.describe('How long clients waited for its content in the last hour'),
 });
 export type UpstreamStatus = z.output<typeof upstreamStatusSchema>;
 

@@ -1,4 +1,5 @@
 import { z } from '../../config/fields.ts';
+import { firstBytesSchema } from './first-bytes.ts';
 import { amount, arrayOf, time } from './parts.ts';
 
 /** What an upstream still allows with one credential. */
@@ -26,6 +27,7 @@ export const upstreamSchema = z.object({
   lastError: z.object({ at: time, reason: z.string(), repository: z.string() }).nullable(),
   budgets: arrayOf(budgetSchema),
   backoffs: amount,
+  firstBytes: firstBytesSchema.describe('How long clients waited for its content in the last hour'),
   login: z
     .object({
       username: z.string(),

@@ -1,8 +1,9 @@
 // What is to be here before anybody asks, and what is missing of it.
+import type { BundleDocument } from '../../admin/documents/bundles.ts';
 import type { PrepullDocument, PrepullImageDocument } from '../../admin/documents/prepull.ts';
 import { param, setParams } from '../address.ts';
 import { useDocument } from '../use-document.ts';
-import { numberText } from '../format.ts';
+import { bytesText, numberText } from '../format.ts';
 import { ActionButton, begin, Tasks } from '../parts/action.tsx';
 import { List, Loaded } from '../parts/loaded.tsx';
 import type { Column } from '../parts/table.tsx';
@@ -90,6 +91,21 @@ export function AirGapScreen() {
           }
         />
       </section>
+      <section class="card">
+        <h2>Bundles</h2>
+        <List<BundleDocument>
+          caption="Bundles"
+          path="bundles"
+          updates={{ images: () => undefined }}
+          keyOf={({ id }) => id}
+          columns={BUNDLE_COLUMNS}
+          empty={
+            <Empty title="No bundle was made or taken in">
+              <p>The commands above do that; what they did is listed here.</p>
+            </Empty>
+          }
+        />
+      </section>
     </>
   );
 }
@@ -110,6 +126,20 @@ const COLUMNS: readonly Column<PrepullImageDocument>[] = [
     cell: ({ missing, reason }) => reason ?? (missing.join(', ') || '–'),
   },
   {
+    key: 'last',
+    label: 'Last attempt',
+    isLong: true,
+    cell: ({ last }) =>
+      last === null ? (
+        <span class="faint">none</span>
+      ) : (
+        <div>
+          <Ago at={last.at} /> {last.outcome}
+          {last.reason !== null && <div class="small bad">{last.reason}</div>}
+        </div>
+      ),
+  },
+  {
     key: 'pull',
     label: 'Pull',
     cell: ({ image, complete }) =>
@@ -117,4 +147,22 @@ const COLUMNS: readonly Column<PrepullImageDocument>[] = [
         <ActionButton label="Pull" about={image} kind="quiet" act={() => begin('pull', { image })} />
       ),
   },
+];
+
+const BUNDLE_COLUMNS: readonly Column<BundleDocument>[] = [
+  { key: 'at', label: 'When', cell: ({ at }) => <Ago at={at} /> },
+  { key: 'kind', label: 'What', cell: ({ kind }) => (kind === 'export' ? 'made' : 'taken in') },
+  { key: 'file', label: 'File', isLong: true, cell: ({ file }) => file ?? 'a pipe' },
+  {
+    key: 'images',
+    label: 'Images',
+    isLong: true,
+    cell: ({ images, names }) => (
+      <div>
+        {numberText(images)}
+        <div class="small faint">{names.join(', ') + (images > names.length ? ' …' : '')}</div>
+      </div>
+    ),
+  },
+  { key: 'bytes', label: 'Blobs', isNumber: true, cell: ({ bytes }) => bytesText(bytes) },
 ];

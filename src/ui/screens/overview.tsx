@@ -3,7 +3,7 @@ import type { ComponentChildren } from 'preact';
 import type { DayDocument, OverviewDocument } from '../../admin/documents/overview.ts';
 import { addressOf } from '../address.ts';
 import { useDocument } from '../use-document.ts';
-import { bytesText, numberText, quantityText, shareText } from '../format.ts';
+import { bytesText, numberText, quantityText, shareText, spanText } from '../format.ts';
 import { DayBars } from '../parts/day-bars.tsx';
 import { Loaded } from '../parts/loaded.tsx';
 import { StoreFacts } from '../parts/store-facts.tsx';
@@ -61,7 +61,7 @@ function Problems({ ready, problems, offline }: OverviewDocument) {
   );
 }
 
-function Figures({ saved, days, now }: OverviewDocument) {
+function Figures({ saved, days, now, firstBytes }: OverviewDocument) {
   const sumOf = (key: 'hits' | 'misses' | 'pulls') => days.reduce((sum, day) => sum + day[key], 0);
   const hits = sumOf('hits');
   const answers = hits + sumOf('misses');
@@ -80,12 +80,28 @@ function Figures({ saved, days, now }: OverviewDocument) {
       <Figure label="Pulls" value={numberText(sumOf('pulls'))}>
         {period}
       </Figure>
+      <FirstByte firstBytes={firstBytes} />
       <Figure label="Downloading now" value={numberText(now.downloading)}>
         <a href={addressOf('now')}>
           {numberText(now.queued)} waiting, {quantityText(now.readers, 'reader')}
         </a>
       </Figure>
     </dl>
+  );
+}
+
+/** How long half of the clients waited, in the last hour. */
+function FirstByte({ firstBytes }: Pick<OverviewDocument, 'firstBytes'>) {
+  const [first, ...others] = firstBytes.map(({ outcome, p50Ms }) => ({ outcome, text: spanText(p50Ms) }));
+  return (
+    <Figure label="First byte" value={first?.text ?? '–'}>
+      {first === undefined
+        ? 'no answer in the last hour'
+        : [
+            `${first.outcome}, median of the last hour`,
+            ...others.map(each => `${each.outcome} ${each.text}`),
+          ].join('; ')}
+    </Figure>
   );
 }
 

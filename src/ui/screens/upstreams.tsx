@@ -95,6 +95,21 @@ const COLUMNS: readonly Column<UpstreamDocument>[] = [
       ),
   },
   {
+    key: 'first-byte',
+    label: 'First byte',
+    by: ({ firstBytes }) => firstBytes.at(-1)?.p50Ms ?? 0,
+    cell: ({ firstBytes }) =>
+      firstBytes.length === 0 ? (
+        <span class="faint">–</span>
+      ) : (
+        firstBytes.map(({ outcome, p50Ms, p99Ms }) => (
+          <div class="small" key={outcome} title="Half, and 99 % of the answers of the last hour">
+            {outcome} {spanText(p50Ms)} <span class="faint">99 %: {spanText(p99Ms)}</span>
+          </div>
+        ))
+      ),
+  },
+  {
     key: 'budget',
     label: 'Pulls left',
     by: ({ budgets }) => Math.min(...budgets.map(({ remaining }) => remaining ?? Number.MAX_VALUE)),
