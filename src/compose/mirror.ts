@@ -15,7 +15,8 @@ import type { PullTurns } from '../mirror/fill/pull-queue.ts';
 import type { Replicas } from '../mirror/fill/replicas.ts';
 import { Mirror } from '../mirror/mirror.ts';
 import type { EndedRight } from '../mirror/ended-rights.ts';
-import type { FailureNews, NoteReachable } from '../mirror/negative-cache.ts';
+import type { FailureNews } from '../mirror/negative-cache.ts';
+import type { ReachabilityListeners } from '../mirror/reachability.ts';
 import type { FlightCalls } from '../mirror/shared-flights.ts';
 import type { NoteEvent } from '../oci/event.ts';
 import { strictestPullPolicy } from '../oci/pull-policy.ts';
@@ -25,7 +26,7 @@ import { Upstream } from '../upstream/upstream.ts';
 import { type UpstreamCredentials, upstreamOf } from './access.ts';
 import type { NewsBoard } from './processes/news-board.ts';
 
-export interface MirrorNeeds {
+export interface MirrorNeeds extends ReachabilityListeners {
   readonly credentials: UpstreamCredentials;
   readonly upstreams: ReadonlyMap<string, Upstream>;
   readonly metadata: MetadataStore;
@@ -45,8 +46,6 @@ export interface MirrorNeeds {
   /** As in `MirrorOptions`. */
   readonly endNews: News<EndedRight> | undefined;
   readonly noteEvent: NoteEvent;
-  /** As in `MirrorOptions`. */
-  readonly noteReachable: NoteReachable | undefined;
   readonly clock: Clock;
   readonly log: Log;
   readonly meter: Meter;
@@ -154,6 +153,7 @@ export function reportUpstreams(
   meter: Meter,
 ): void {
   for (const [name, upstream] of upstreams) {
+    meter.gauge('upstream_down', mirror.isDown(name) ? 1 : 0, { upstream: name });
     const known = upstream.budget().flatMap(({ remaining }) => remaining ?? []);
     if (known.length > 0) {
       meter.gauge('upstream_budget_remaining', Math.min(...known), { upstream: name });

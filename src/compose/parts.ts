@@ -29,6 +29,7 @@ import { storageFault } from '../metadata/storage-probe.ts';
 import { baseOfArchName } from '../http/arch-names.ts';
 import type { PullTurns } from '../mirror/fill/pull-queue.ts';
 import type { Mirror } from '../mirror/mirror.ts';
+import type { Outage } from '../mirror/reachability.ts';
 import type { FlightCalls } from '../mirror/shared-flights.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
@@ -254,12 +255,13 @@ async function openOn(
       failureNews: common?.news.of('failures'),
       endNews: common?.news.of('ended rights'),
       noteEvent,
-      noteReachable: tellsChanges
-        ? (upstream, failure) => {
-            const state = failure === undefined ? 'reachable' : 'unreachable';
-            noteEvent({ kind: 'upstream', upstream, state, reason: failure?.message });
-          }
-        : undefined,
+      ...(tellsChanges && {
+        noteReachable: (upstream, failure) => {
+          const state = failure === undefined ? 'reachable' : 'unreachable';
+          noteEvent({ kind: 'upstream', upstream, state, reason: failure?.message });
+        },
+        noteDown: (upstream, outage) => logOutage(log, upstream, outage),
+      }),
     }),
   );
   opened.add({ close: followSecrets({ tenants, grants, mirror, log }) });
@@ -435,4 +437,17 @@ function followSecrets({ tenants, grants, mirror, log }: Followers): () => void 
       log.error({ err: error }, 'a change of Secrets could not be applied everywhere');
     });
   });
+}
+
+/** Clients get what is stored meanwhile, and may notice nothing. */
+function logOutage(log: Log, upstream: string, outage: Outage | undefined): void {
+  if (outage === undefined) {
+    log.info({ upstream }, 'an upstream answers again');
+    return;
+  }
+  const { sinceMs, failure } = outage;
+  log.warn(
+    { upstream, since: new Date(sinceMs).toISOString(), reason: failure.message },
+    'an upstream does not answer: what is stored of it is served as it was, and nothing new can be pulled',
+  );
 }

@@ -79,7 +79,10 @@ export class ResponseLog {
 
   #tell(exchange: Exchange): void {
     const refusal = refusalOf(exchange);
-    if (refusal !== undefined) this.#news.onRefusal?.(refusal);
+    if (refusal === undefined) return;
+    const upstream = exchange.repository?.upstream || NO_UPSTREAM;
+    this.#meter.count('http_refusals_total', { upstream, code: refusal.code });
+    this.#news.onRefusal?.(refusal);
   }
 
   #sample(exchange: Exchange, status: number, totalMs: number, aborted: boolean): void {

@@ -47,23 +47,19 @@ import type { Replicas } from './fill/replicas.ts';
 import type { PullRuleOf } from './freshness.ts';
 import { Links } from './links.ts';
 import { ManifestSource } from './manifest-source.ts';
-import {
-  type FailureNews,
-  NegativeCache,
-  type NoteReachable,
-  type RememberedFailure,
-} from './negative-cache.ts';
+import { type FailureNews, NegativeCache, type RememberedFailure } from './negative-cache.ts';
 import { outlook } from './outlook.ts';
 import { OwnLogins } from './own-logins.ts';
 import { Prefetch, type PrefetchRule } from './prefetch.ts';
 import { Referrers, type ReferrersQuery } from './referrers.ts';
 import type { EndedRight } from './ended-rights.ts';
 import type { FlightCalls } from './shared-flights.ts';
+import { Reachability, type ReachabilityListeners } from './reachability.ts';
 import { TagList } from './tag-list.ts';
 import { UpstreamRecord, type UpstreamState } from './upstream-record.ts';
 import { UpstreamRequests } from './upstream-requests.ts';
 
-export interface MirrorOptions {
+export interface MirrorOptions extends ReachabilityListeners {
   /** By name, as in `Repository.upstream`. */
   readonly upstreams: ReadonlyMap<string, Upstream>;
   readonly metadata: MetadataStore;
@@ -105,7 +101,6 @@ export interface MirrorOptions {
   /** Called when a download has ended. */
   readonly noteEvent?: NoteEvent | undefined;
   /** Called when an upstream begins to be unreachable, with the failure, and when it answers again. */
-  readonly noteReachable?: NoteReachable | undefined;
   /** What to prefetch of a repository; nothing if absent. */
   readonly prefetchRuleOf?: (repository: Repository) => PrefetchRule;
   readonly log: Log;
@@ -121,6 +116,7 @@ export class Mirror implements PullSource {
   readonly #upstreams: ReadonlyMap<string, Upstream>;
   readonly #metadata: MetadataStore;
   readonly #failures: NegativeCache;
+  readonly #reachability: Reachability;
   readonly #record: UpstreamRecord;
   readonly #pullRuleOf: PullRuleOf;
   readonly #isOffline: boolean;
@@ -159,7 +155,8 @@ export class Mirror implements PullSource {
     const { nowMs } = clock;
     this.#upstreams = upstreams;
     this.#metadata = metadata;
-    this.#failures = new NegativeCache(nowMs, failureNews, options.noteReachable);
+    this.#reachability = new Reachability(nowMs, options);
+    this.#failures = new NegativeCache(nowMs, failureNews, this.#reachability);
     this.#record = new UpstreamRecord(nowMs);
     this.#keeping = new Keeping(nowMs);
     this.#pullRuleOf = pullRuleOf;
@@ -277,6 +274,11 @@ export class Mirror implements PullSource {
   /** How an upstream has answered since the start. */
   upstreamState(upstream: string): UpstreamState {
     return this.#record.stateOf(upstream);
+  }
+
+  /** As `Reachability.isDown`. */
+  isDown(upstream: string): boolean {
+    return this.#reachability.isDown(upstream);
   }
 
   /**

@@ -1,5 +1,6 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { newsOfTwo } from '../lib/news.fixture.ts';
+import { Reachability } from './reachability.ts';
 import { UpstreamFailure, type UpstreamFailureKind } from '../upstream/failures.ts';
 import { type FailureNews, NegativeCache } from './negative-cache.ts';
 
@@ -116,13 +117,12 @@ it('is known to other processes, which ask again when one of them gets an answer
   expect([own.waitedOut, others.waitedOut]).toEqual([0, 0]);
 });
 
-it('says that an upstream is unreachable once, and that it answers again once', () => {
+it('tells what answers and failures of any question say of the upstream', () => {
   const said: string[] = [];
-  const cache = new NegativeCache(
-    () => 0,
-    undefined,
-    (upstream, failure) => void said.push(`${upstream} ${failure?.message ?? 'answers'}`),
-  );
+  const reachability = new Reachability(() => 0, {
+    noteReachable: (upstream, failure) => void said.push(`${upstream} ${failure?.message ?? 'answers'}`),
+  });
+  const cache = new NegativeCache(() => 0, undefined, reachability);
   const key = { upstream: 'docker.io', repository: 'app', reference: '1', credentialId: '' };
   cache.remember(key, new UpstreamFailure('unknown', 'not found'));
   cache.succeeded(key);
@@ -140,5 +140,7 @@ it('says that an upstream is unreachable once, and that it answers again once', 
   });
   cache.succeeded({ ...key, reference: '2' });
   cache.succeeded(key);
-  expect(said).toEqual(['docker.io timeout', 'docker.io answers']);
+  cache.remember(key, new UpstreamFailure('unavailable', 'reset'));
+  cache.remember({ ...key, reference: '2' }, new UpstreamFailure('denied', 'no'));
+  expect(said).toEqual(['docker.io timeout', 'docker.io answers', 'docker.io reset', 'docker.io answers']);
 });

@@ -1,4 +1,5 @@
 import { noNews, type News } from '../lib/news.ts';
+import { Reachability } from './reachability.ts';
 import { UpstreamFailure, type UpstreamFailureKind } from '../upstream/failures.ts';
 
 /** What a failure is remembered for: a question with one credential, so that nobody is affected by another's rights. */
@@ -55,29 +56,24 @@ export interface FailureNews {
     | undefined;
 }
 
-/** `failure` is `undefined` if the upstream has answered again. */
-export type NoteReachable = (upstream: string, failure: UpstreamFailure | undefined) => void;
-
 /** Recent refusals and failures of upstream. Not to be consulted for content that is stored and allowed. */
 export class NegativeCache {
   readonly #nowMs: () => number;
   /** In the order of their last failure: the oldest is dropped first. */
   readonly #remembered = new Map<string, Remembered>();
   readonly #lastSuccessMs = new Map<string, number>();
-  /** Upstreams that have been unreachable since they last answered. */
-  readonly #unreachable = new Set<string>();
   readonly #news: News<FailureNews>;
+  readonly #reachability: Reachability;
 
-  readonly #noteReachable: NoteReachable;
-
+  /** `reachability` is told what the answers and failures say of upstreams. */
   constructor(
     nowMs: () => number,
     news: News<FailureNews> = noNews,
-    noteReachable: NoteReachable = () => {},
+    reachability: Reachability = new Reachability(nowMs),
   ) {
     this.#nowMs = nowMs;
     this.#news = news;
-    this.#noteReachable = noteReachable;
+    this.#reachability = reachability;
   }
 
   /**
@@ -117,10 +113,9 @@ export class NegativeCache {
   }
 
   #remember(key: FailureKey, failure: UpstreamFailure): UpstreamFailure {
-    if (failure.kind === 'unavailable' && !this.#unreachable.has(key.upstream)) {
-      this.#unreachable.add(key.upstream);
-      this.#noteReachable(key.upstream, failure);
-    }
+    if (failure.kind === 'unavailable') this.#reachability.failed(key.upstream, failure);
+    // A refusal is an answer, too.
+    else this.#reachability.answered(key.upstream);
     const before = this.#remembered.get(text(key));
     const atMs = this.#nowMs();
     const delayMs = this.#delayOf(failure, before);
@@ -140,8 +135,7 @@ export class NegativeCache {
   #forgetAfterSuccess(key: FailureKey): boolean {
     const wasRemembered = this.#remembered.delete(text(key));
     this.#lastSuccessMs.set(key.upstream, this.#nowMs());
-    const wasUnreachable = this.#unreachable.delete(key.upstream);
-    if (wasUnreachable) this.#noteReachable(key.upstream, undefined);
+    const wasUnreachable = this.#reachability.answered(key.upstream);
     return wasUnreachable || wasRemembered;
   }
 

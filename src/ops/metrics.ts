@@ -57,6 +57,11 @@ export const METRICS = {
   },
   http_aborted_total: { kind: 'counter', help: 'Responses aborted before their end', labels: ['route'] },
   http_client_errors_total: { kind: 'counter', help: 'Requests that could not be parsed', labels: ['code'] },
+  http_refusals_total: {
+    kind: 'counter',
+    help: 'Requests that were refused or failed, by the code in the error: DENIED, MANIFEST_UNKNOWN, TOOMANYREQUESTS and so on. Without what every client asks to find out how to go on',
+    labels: ['upstream', 'code'],
+  },
   http_bodies_open: { kind: 'gauge', help: 'Bodies being sent' },
   http_body_memory_bytes: { kind: 'gauge', help: 'Buffer memory used by bodies being sent' },
 
@@ -228,6 +233,12 @@ export const METRICS = {
   upstream_credentials_refused: {
     kind: 'gauge',
     help: "1 while upstream refuses Entrepot's own credentials, otherwise 0",
+    labels: ['upstream'],
+    ofAll: 'max',
+  },
+  upstream_down: {
+    kind: 'gauge',
+    help: '1 if an upstream has answered nothing for at least 30 s in which it was asked, and not since; otherwise 0',
     labels: ['upstream'],
     ofAll: 'max',
   },

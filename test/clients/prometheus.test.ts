@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { parse, stringify } from 'yaml';
+import { Receiver } from '../../src/events/receiver.fixture.ts';
 import { get } from '../support/client.ts';
 import { bytesOf, type Content, imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
@@ -35,6 +36,7 @@ const canRun = hasPrograms('prometheus', 'promtool');
 describe.skipIf(!canRun)('Prometheus', () => {
   let folder: string;
   let upstream: FakeUpstream;
+  let receiver: Receiver;
   let entrepot: Entrepot;
   let prometheus: Daemon;
   let url: string;
@@ -44,14 +46,20 @@ describe.skipIf(!canRun)('Prometheus', () => {
     const password = join(folder, 'password');
     await writeFile(password, 'secret', { mode: 0o600 });
     upstream = await FakeUpstream.start();
+    receiver = await Receiver.start();
     entrepot = await Entrepot.start({
       upstreams: {
         [UPSTREAM]: { url: upstream.url, credentials: { username: 'mirror', passwordFile: password } },
       },
       hosted: { prefixes: ['team'], anonymous: 'push' },
       tenants: [{ name: 'team-a', secrets: [], quotaBytes: '1GiB' }],
-      // Of no use to it: events wait.
-      notifications: { endpoints: [{ name: 'ci', url: `${upstream.url}/events` }] },
+      notifications: {
+        endpoints: [
+          { name: 'inventory', url: receiver.url },
+          // Of no use to it: events wait.
+          { name: 'ci', url: `${upstream.url}/events` },
+        ],
+      },
     });
     url = `http://127.0.0.1:${await freePort()}`;
     const scrapes = [{ job_name: 'entrepot', static_configs: [{ targets: [new URL(entrepot.ops).host] }] }];
@@ -79,6 +87,7 @@ describe.skipIf(!canRun)('Prometheus', () => {
   afterAll(async () => {
     await prometheus?.stop();
     await entrepot?.remove();
+    await receiver?.close();
     await upstream?.stop();
     await removeFolder(folder);
   });
