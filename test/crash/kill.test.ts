@@ -1,16 +1,16 @@
 // Crashes at random moments under load, with CRASH_LONG=1 many more. What a store may never show is asserted after each,
 // and the test fails if the crashes came at moments that prove nothing.
 import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { Database } from '../../src/metadata/sqlite/driver.ts';
 import { get } from '../support/client.ts';
 import { type Content, imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
-import { Database } from '../../src/metadata/sqlite/driver.ts';
+import { type KeptBlob, keptBlobs } from '../support/test-storage.ts';
 
 /** `npm run test:crash:long`. */
 const IS_LONG = process.env['CRASH_LONG'] === '1';
@@ -47,14 +47,8 @@ afterAll(async () => {
   await upstream.stop();
 });
 
-interface Files {
-  readonly blobs: ReadonlySet<string>;
-  /** Half-written content: the length of each ingest that has at least one byte, by the digest it is to have. */
-  readonly halfWritten: ReadonlyMap<string, number>;
-}
-
-async function filesOf(store: string): Promise<Files> {
-  const blobs = await readdir(join(store, 'blobs'), { recursive: true, withFileTypes: true }).catch(() => []);
+/** Half-written content: the length of each ingest that has at least one byte, by the digest it is to have. */
+async function halfWrittenIn(store: string): Promise<ReadonlyMap<string, number>> {
   const ingests = await readdir(join(store, 'ingest')).catch(() => []);
   const lengths = await Promise.all(
     ingests.map(async name => {
@@ -62,15 +56,12 @@ async function filesOf(store: string): Promise<Files> {
       return [`sha256:${name.replace(/\..*/, '').slice(-64)}`, size] as const;
     }),
   );
-  return {
-    blobs: new Set(blobs.filter(entry => entry.isFile()).map(entry => join(entry.parentPath, entry.name))),
-    halfWritten: new Map(lengths.filter(([, length]) => length > 0)),
-  };
+  return new Map(lengths.filter(([, length]) => length > 0));
 }
 
 interface Rows {
-  /** Sizes of the blobs that the index says are held. */
-  readonly blobs: ReadonlyMap<string, number>;
+  /** The blobs that the index says are held. */
+  readonly blobs: ReadonlyMap<string, { readonly size: number; readonly key: string | null }>;
   readonly manifests: ReadonlyMap<string, Buffer>;
 }
 
@@ -78,13 +69,17 @@ function rowsOf(store: string): Rows {
   const index = new Database(join(store, 'index.db'), { readonly: true });
   try {
     expect(index.pragma('integrity_check', { simple: true })).toBe('ok');
-    const blobs = index.prepare('SELECT digest, size FROM blobs').all() as { digest: string; size: number }[];
+    const blobs = index.prepare('SELECT digest, size, key FROM blobs').all() as {
+      digest: string;
+      size: number;
+      key: string | null;
+    }[];
     const manifests = index.prepare('SELECT digest, bytes FROM manifests').all() as {
       digest: string;
       bytes: Buffer;
     }[];
     return {
-      blobs: new Map(blobs.map(({ digest, size }) => [digest, size])),
+      blobs: new Map(blobs.map(({ digest, ...row }) => [digest, row])),
       manifests: new Map(manifests.map(({ digest, bytes }) => [digest, bytes])),
     };
   } finally {
@@ -92,14 +87,8 @@ function rowsOf(store: string): Rows {
   }
 }
 
-async function digestOfFile(path: string): Promise<string> {
-  const hash = createHash('sha256');
-  for await (const chunk of createReadStream(path)) hash.update(chunk as Buffer);
-  return `sha256:${hash.digest('hex')}`;
-}
-
-const blobPath = (store: string, digest: string) =>
-  join(store, 'blobs', 'sha256', digest.slice(7, 9), digest.slice(7));
+const nameOf = ({ digest, key }: Pick<KeptBlob, 'digest' | 'key'>) => `${digest} ${key}`;
+const sha256 = (bytes: Uint8Array) => `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 const blobUrl = (digest: string) => `${entrepot.url}/v2/app/blobs/${digest}?ns=${UPSTREAM}`;
 const manifestUrl = (tag: string) => `${entrepot.url}/v2/app/manifests/${tag}?ns=${UPSTREAM}`;
 
@@ -132,12 +121,13 @@ describe('a store whose process was killed', () => {
       await entrepot.kill();
       await Promise.all(load);
 
-      const files = await filesOf(store);
+      const halfWritten = await halfWrittenIn(store);
+      const kept = await keptBlobs(store);
       rows = rowsOf(store);
       met.kills++;
       // Each crash leaves its own: what earlier ones left is still there, and proves nothing about this one.
       const left = layers.flatMap(layer => {
-        const length = files.halfWritten.get(layer.digest);
+        const length = halfWritten.get(layer.digest);
         return length === undefined ? [] : [{ layer, length }];
       });
       if (left.length > 0) met.halfWritten++;
@@ -149,19 +139,15 @@ describe('a store whose process was killed', () => {
         lifeMs *= MORE_LIFE;
       }
       committedBefore = rows.blobs.size + rows.manifests.size;
-      for (const digest of rows.blobs.keys()) {
-        expect(files.blobs.has(blobPath(store, digest)), `row ${digest} has its file`).toBe(true);
+      const sizes = new Map(kept.map(blob => [nameOf(blob), blob.size]));
+      for (const [digest, { key, size }] of rows.blobs) {
+        expect(sizes.get(nameOf({ digest, key })), `row ${digest} has its file or object`).toBe(size);
       }
-      const unseen = [...files.blobs].filter(path => !verified.has(path));
-      for (const path of unseen) {
-        const digest = `sha256:${path.slice(-64)}`;
-        expect(await digestOfFile(path)).toBe(digest);
-        expect(rows.blobs.get(digest) ?? (await stat(path)).size).toBe((await stat(path)).size);
-        verified.add(path);
+      for (const blob of kept.filter(each => !verified.has(nameOf(each)))) {
+        expect(sha256(await blob.read())).toBe(blob.digest);
+        verified.add(nameOf(blob));
       }
-      for (const [digest, bytes] of rows.manifests) {
-        expect(`sha256:${createHash('sha256').update(bytes).digest('hex')}`).toBe(digest);
-      }
+      for (const [digest, bytes] of rows.manifests) expect(sha256(bytes)).toBe(digest);
 
       entrepot = await entrepot.startAgain();
       unasked.push(...layers);

@@ -1,7 +1,10 @@
 // An S3 on loopback, in memory, that checks what real ones check and misbehaves as they do.
 import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
+import { writeFile } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo, Socket } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 export interface FakeObject {
   readonly bytes: Buffer;
@@ -34,6 +37,8 @@ export type S3Fault =
   | { readonly cutAt: number }
   /** After this many bytes of a body nothing more comes. */
   | { readonly stopAt: number }
+  /** A body comes at this rate. */
+  | { readonly bytesPerS: number }
   /** After this many bytes of a body the rest waits. */
   | { readonly heldAt: number; readonly until: Promise<void> }
   /** A body of other bytes, of the announced length. */
@@ -47,6 +52,10 @@ export type S3Fault =
 
 const KEYS = { accessKeyId: 'AKIDEXAMPLE', secretAccessKey: 'a secret of the fake S3' };
 const MAX_SKEW_MS = 15 * 60_000;
+/** How often a slow body goes on. */
+const PACE_MS = 5;
+/** Tags take as long to compute as all else of an answer. */
+const tags = new WeakMap<Buffer, string>();
 
 export class FakeS3 {
   readonly keys: { accessKeyId: string; secretAccessKey: string; sessionToken?: string } = { ...KEYS };
@@ -106,6 +115,20 @@ export class FakeS3 {
     };
   }
 
+  /** As `storage.s3` of a configuration, with the keys in a file of `folder`. */
+  async config(folder: string, prefix: string) {
+    const { endpoint, region, bucket, keys } = this;
+    const credentialsFile = join(folder, 's3-keys');
+    const { accessKeyId, secretAccessKey } = keys;
+    const lines = [
+      '[default]',
+      `aws_access_key_id = ${accessKeyId}`,
+      `aws_secret_access_key = ${secretAccessKey}`,
+    ];
+    await writeFile(credentialsFile, `${lines.join('\n')}\n`);
+    return { endpoint, region, bucket, prefix, pathStyle: true, credentials: 'file', credentialsFile };
+  }
+
   /** Requests so far, such as `PUT 2`, without those of the mark. */
   count(method: string): number {
     return this.requests.filter(request => request.method === method && !request.key.includes('stores/'))
@@ -140,7 +163,7 @@ export class FakeS3 {
     response.setHeader('Date', new Date(Date.now() + this.skewMs).toUTCString());
     if ('silent' in fault) return;
     if (isRefusal(fault)) return this.#refuse(asked, response, fault.status, fault.code, fault.headers);
-    if (url.searchParams.has('X-Amz-Signature')) return this.#servePresigned(asked, url, response);
+    if (url.searchParams.has('X-Amz-Signature')) return this.#servePresigned(asked, url, response, fault);
     const refusal = this.#check(request, url, body);
     if (refusal !== undefined) return this.#refuse(asked, response, 403, refusal);
     if (!this.hasBucket || bucket !== this.bucket) return this.#refuse(asked, response, 404, 'NoSuchBucket');
@@ -151,7 +174,7 @@ export class FakeS3 {
   }
 
   /** A GET without a header of authorization. */
-  #servePresigned(asked: S3Request, url: URL, response: ServerResponse): void {
+  #servePresigned(asked: S3Request, url: URL, response: ServerResponse, fault: object): void {
     const [head = '', signature = ''] = url.search.slice(1).split('&X-Amz-Signature=');
     const canonical = ['GET', url.pathname, head, `host:${url.host}\n`, 'host', 'UNSIGNED-PAYLOAD'].join(
       '\n',
@@ -159,7 +182,7 @@ export class FakeS3 {
     const date = url.searchParams.get('X-Amz-Date') ?? '';
     const isValid = asked.method === 'GET' && signature === this.#sign(canonical, date).toString('hex');
     if (!isValid) return this.#refuse(asked, response, 403, 'SignatureDoesNotMatch');
-    this.#get(asked, response, {});
+    this.#get(asked, response, fault);
   }
 
   #sign(canonical: string, date: string): Buffer {
@@ -243,12 +266,24 @@ export class FakeS3 {
     if (asked.method === 'HEAD') response.end();
     else if ('cutAt' in fault)
       response.write(bytes.subarray(0, Number(fault.cutAt)), () => response.destroy());
+    else if ('bytesPerS' in fault) void this.#sendSlowly(response, bytes, Number(fault.bytesPerS));
     else if ('heldAt' in fault && 'until' in fault) {
       const count = Number(fault.heldAt);
       response.write(bytes.subarray(0, count));
       void Promise.resolve(fault.until).then(() => response.end(bytes.subarray(count)));
     } else if ('stopAt' in fault) response.write(bytes.subarray(0, Number(fault.stopAt)));
     else response.end(bytes);
+  }
+
+  async #sendSlowly(response: ServerResponse, bytes: Buffer, bytesPerS: number): Promise<void> {
+    const startedMs = performance.now();
+    for (let at = 0; at < bytes.length && !response.destroyed; ) {
+      const due = Math.min(bytes.length, Math.ceil((bytesPerS * (performance.now() - startedMs)) / 1000));
+      if (due > at) response.write(bytes.subarray(at, due));
+      at = Math.max(at, due);
+      await sleep(PACE_MS);
+    }
+    response.end();
   }
 
   #list(query: URLSearchParams, response: ServerResponse): void {
@@ -318,5 +353,7 @@ function sha256(data: string | Buffer): string {
 }
 
 function etag(bytes: Buffer): string {
-  return `"${createHash('md5').update(bytes).digest('hex')}"`;
+  const tag = tags.get(bytes) ?? `"${createHash('md5').update(bytes).digest('hex')}"`;
+  tags.set(bytes, tag);
+  return tag;
 }

@@ -2,7 +2,7 @@
 // linked, named and tagged. What a crash or a garbage collection may have settled either way is `maybe` until asked.
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { readdir, writeFile } from 'node:fs/promises';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type Arbitrary, array, constant, nat, oneof, tuple } from 'fast-check';
@@ -13,6 +13,7 @@ import { bytesOf, type Content, type Image, imageOf, indexOf, randomBlob, readAs
 import { Entrepot } from './entrepot.ts';
 import { FakeUpstream } from './fake-upstream.ts';
 import { until } from './programs.ts';
+import { keptBlobs } from './test-storage.ts';
 
 const UPSTREAM = 'up.example';
 const REPOSITORIES = ['team/a', 'team/b', 'team/c'] as const;
@@ -136,7 +137,7 @@ export class History {
     await this.#expectAll();
   }
 
-  /** After everything mirrored was forgotten and all garbage is collected, the files are what the model says. */
+  /** After everything mirrored was forgotten and all garbage is collected, exactly what the model says is stored. */
   async expectExactlyTheReachable(): Promise<void> {
     for (const [at, image] of IMAGES.entries()) await this.#pullMirrored(image, at);
     await this.#pullArtifact(0);
@@ -148,10 +149,10 @@ export class History {
     // A process that was killed counts as alive for 5 s, and so do its Claims.
     for (let attempt = 0; attempt < 20; attempt += 1) {
       await this.#command('gc', '--grace-period', '0s');
-      if ((await this.#files()).join() === [...wanted].toSorted().join()) break;
+      if ((await this.#kept()).join() === [...wanted].toSorted().join()) break;
       await sleep(500);
     }
-    same(await this.#files(), [...wanted].toSorted());
+    same(await this.#kept(), [...wanted].toSorted());
     await this.#expectAll();
   }
 
@@ -365,16 +366,11 @@ export class History {
 
   /** A bad disk, and the scrub that finds it. */
   async #damage(blob: Content): Promise<void> {
-    const isHeld = (await this.#files()).includes(blob.digest);
-    if (!isHeld || this.#damaged.has(blob.digest)) return;
-    const path = join(
-      this.#entrepot.folder,
-      'store/blobs/sha256',
-      blob.digest.slice(7, 9),
-      blob.digest.slice(7),
-    );
+    if (this.#damaged.has(blob.digest)) return;
+    const kept = (await keptBlobs(this.#store)).filter(({ digest }) => digest === blob.digest);
+    if (kept.length === 0) return;
     try {
-      await writeFile(path, Buffer.alloc(blob.size, '?'), { flag: 'r+' });
+      for (const each of kept) await each.overwrite(Buffer.alloc(blob.size, '?'));
     } catch {
       return; // Evicted in this moment.
     }
@@ -451,15 +447,13 @@ export class History {
     }
   }
 
-  /** Digests of the files under `blobs/`. */
-  async #files(): Promise<readonly string[]> {
-    const names = await readdir(join(this.#entrepot.folder, 'store/blobs/sha256'), { recursive: true }).catch(
-      () => [],
-    );
-    return names
-      .flatMap(name => /[0-9a-f]{64}$/.exec(name) ?? [])
-      .map(hex => `sha256:${hex}`)
-      .toSorted();
+  get #store(): string {
+    return join(this.#entrepot.folder, 'store');
+  }
+
+  /** Digests of the blobs that are in the folder or bucket. */
+  async #kept(): Promise<readonly string[]> {
+    return (await keptBlobs(this.#store)).map(({ digest }) => digest).toSorted();
   }
 }
 

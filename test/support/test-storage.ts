@@ -1,8 +1,9 @@
 // Where the stores of tests have their blobs: with TEST_STORAGE=s3 in a bucket of the fake S3, with TEST_STORAGE=ceph in
 // one of Ceph, which the whole run shares, and otherwise in their folders.
 import { createHash } from 'node:crypto';
-import { writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { readdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { basename, join, relative } from 'node:path';
+import { absentAsUndefined } from '../../src/lib/error-code.ts';
 import { Ceph } from './ceph.ts';
 import { FakeS3 } from './fake-s3.ts';
 
@@ -14,17 +15,66 @@ let fake: Promise<FakeS3> | undefined;
 
 /** The `storage` of a configuration for the store at `path`, which has a prefix of its own; `folder`: of the configuration. */
 export async function storageOf(path: string, folder: string): Promise<object> {
-  const prefix = `${createHash('sha256').update(path).digest('hex').slice(0, 16)}/`;
+  const prefix = prefixOf(path);
   if (STORAGE === 'ceph') return { s3: { ...JSON.parse(process.env[CEPH] ?? '{}'), prefix } };
   if (STORAGE !== 's3') return {};
-  const { endpoint, region, bucket, keys } = await (fake ??= FakeS3.start());
-  const credentialsFile = join(folder, 's3-keys');
-  const { accessKeyId, secretAccessKey } = keys;
-  const text = `[default]\naws_access_key_id = ${accessKeyId}\naws_secret_access_key = ${secretAccessKey}\n`;
-  await writeFile(credentialsFile, text);
-  return {
-    s3: { endpoint, region, bucket, prefix, pathStyle: true, credentials: 'file', credentialsFile },
-  };
+  return { s3: await (await (fake ??= FakeS3.start())).config(folder, prefix) };
+}
+
+/** A blob in the folder or bucket of a store, whether or not the index knows of it. */
+export interface KeptBlob {
+  /** What its name says. */
+  readonly digest: string;
+  /** Bytes. */
+  readonly size: number;
+  /** Of its object, as in the index; null if it is a file. */
+  readonly key: string | null;
+  read(): Promise<Uint8Array>;
+  /** Rejects if it is gone. */
+  overwrite(bytes: Buffer): Promise<void>;
+}
+
+/** The blobs of the store at `path`, unless they are in Ceph. */
+export async function keptBlobs(path: string): Promise<readonly KeptBlob[]> {
+  if (STORAGE !== 's3') return filesOf(join(path, 'blobs'));
+  const { objects } = await (fake ??= FakeS3.start());
+  const prefix = prefixOf(path);
+  return [...objects].flatMap(([name, { bytes }]) => {
+    const key = name.slice(prefix.length);
+    const [folder, algorithm, hex] = key.split('/');
+    if (!name.startsWith(prefix) || folder !== 'blobs') return [];
+    return {
+      digest: `${algorithm}:${hex}`,
+      size: bytes.length,
+      key,
+      read: async () => bytes,
+      overwrite: async other => {
+        if (!objects.has(name)) throw new Error(`no ${name}`);
+        objects.set(name, { bytes: other, modifiedAtMs: Date.now() });
+      },
+    };
+  });
+}
+
+async function filesOf(folder: string): Promise<readonly KeptBlob[]> {
+  const entries = await readdir(folder, { recursive: true, withFileTypes: true }).catch(() => []);
+  const files = entries.filter(entry => entry.isFile()).map(entry => join(entry.parentPath, entry.name));
+  const blobs = files.map(async file => {
+    const found = await absentAsUndefined(stat(file));
+    if (found === undefined) return [];
+    return {
+      digest: `${relative(folder, file).split('/')[0]}:${basename(file)}`,
+      size: found.size,
+      key: null,
+      read: () => readFile(file),
+      overwrite: (bytes: Buffer) => writeFile(file, bytes, { flag: 'r+' }),
+    };
+  });
+  return (await Promise.all(blobs)).flat();
+}
+
+function prefixOf(path: string): string {
+  return `${createHash('sha256').update(path).digest('hex').slice(0, 16)}/`;
 }
 
 /** Vitest's global setup. */
