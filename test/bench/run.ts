@@ -11,7 +11,7 @@ import { lazyChunked, lazyEstargz, parallelPull } from './lazy.ts';
 import { processes } from './processes.ts';
 import { pushes } from './push.ts';
 import { starts } from './start.ts';
-import { inBucket } from './s3.ts';
+import { inBucket, overSlowConnections } from './s3.ts';
 import { load } from './support/load.ts';
 import { pushImage } from './support/push.ts';
 import {
@@ -64,7 +64,7 @@ console.log(
 try {
   await measure('start', starts);
   await measure('push', pushes);
-  await measure('s3', inBucket);
+  await measure('s3', overSlowConnections, inBucket);
   await measure('processes', processes);
   await measure('indexes', indexes);
   await measure('tenants', warmTenants, manyTenants);

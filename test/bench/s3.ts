@@ -3,7 +3,9 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Bucket } from '../../src/blobs/s3/bucket.ts';
 import { Ceph, CEPH_PROGRAMS } from '../support/ceph.ts';
+import { FakeS3 } from '../support/fake-s3.ts';
 import { hasPrograms, run } from '../support/programs.ts';
+import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 import { digestOf, pushBlob, pushesTo, startHosted } from './push.ts';
 import { load } from './support/load.ts';
 import { startDockerRegistry, type Subject } from './support/subjects.ts';
@@ -12,9 +14,29 @@ import { median, spread, table } from './support/table.ts';
 const MIB = 2 ** 20;
 const ROUNDS = 7;
 const READ_BYTES = 256 * MIB;
+const CONNECTION_BYTES_PER_S = 25e6;
 const WARM_BYTES = 64 * MIB;
 const WARM_SECONDS = 4;
 const PREFIX = 'entrepot/';
+
+/** First reads of a blob from an S3 that limits the rate of a connection, as AWS's does. */
+export async function overSlowConnections(): Promise<string> {
+  if (!hasPrograms('curl')) return 'Slow connections to S3: not measured, needs curl';
+  const folder = await makeTempFolder('s3');
+  const s3 = await FakeS3.start();
+  const subject = await startHosted({ s3: await s3.config(folder, PREFIX) });
+  try {
+    const digest = await pushRandom(subject, READ_BYTES);
+    s3.fault = ({ method }) => (method === 'GET' ? { bytesPerS: CONNECTION_BYTES_PER_S } : undefined);
+    const bucket = new Bucket(s3.settings());
+    const title = `an S3 that gives ${CONNECTION_BYTES_PER_S / 1e6} MB/s a connection`;
+    return await firstReads(title, { subject, digest, plain: await urlOfObject(bucket) });
+  } finally {
+    await subject.stop();
+    await s3.close();
+    await removeFolder(folder);
+  }
+}
 
 /** Blobs in a bucket of Ceph's gateway: first reads, warm reads, pushes. */
 export async function inBucket(): Promise<string | undefined> {
@@ -24,7 +46,9 @@ export async function inBucket(): Promise<string | undefined> {
     const inS3 = await startHosted({ s3: ceph.config(PREFIX) });
     const inFolder = await startHosted();
     try {
-      console.log(await firstReads(ceph, inS3));
+      const digest = await pushRandom(inS3, READ_BYTES);
+      const plain = await urlOfObject(new Bucket(ceph.settings(PREFIX)));
+      console.log(await firstReads('Ceph', { subject: inS3, digest, plain }));
       console.log(await warmReads({ ...inS3, name: 'first level' }, { ...inFolder, name: 'folder' }));
     } finally {
       await Promise.all([inS3.stop(), inFolder.stop()]);
@@ -48,17 +72,25 @@ export async function inBucket(): Promise<string | undefined> {
   }
 }
 
+interface ReadBlob {
+  readonly subject: Subject & { readonly folder: string };
+  readonly digest: string;
+  /** The URL of its object. */
+  readonly plain: string;
+}
+
 /** Reads of a blob that is in the bucket alone, and of its object as curl gets it from S3, in turn. */
-async function firstReads(ceph: Ceph, subject: Subject & { readonly folder: string }): Promise<string> {
-  const digest = await pushRandom(subject, READ_BYTES);
-  const plain = await urlOfObject(ceph);
+async function firstReads(s3: string, { subject, digest, plain }: ReadBlob): Promise<string> {
   const url = `http://127.0.0.1:${subject.port}/v2/bench/reads/blobs/${digest}`;
-  const rates = { plain: [] as number[], first: [] as number[], head: [] as number[] };
+  const rates = { plain: [] as number[], first: [] as number[] };
+  const cpu: number[] = [];
   const firstBytes = { plain: [] as number[], first: [] as number[] };
   for (let round = 0; round < ROUNDS; round += 1) {
     const fromS3 = await download(plain);
     await rm(join(subject.folder, 'store', 'copies'), { recursive: true, force: true });
+    const before = subject.cpuSeconds();
     const fromUs = await download(url);
+    cpu.push((subject.cpuSeconds() - before) / (READ_BYTES / 2 ** 30));
     rates.plain.push(fromS3.megabytesPerSecond);
     rates.first.push(fromUs.megabytesPerSecond);
     firstBytes.plain.push(fromS3.firstByteMs);
@@ -66,11 +98,11 @@ async function firstReads(ceph: Ceph, subject: Subject & { readonly folder: stri
   }
   const ratio = (median(rates.first) / median(rates.plain)).toFixed(2);
   return table(
-    `First read of a blob of ${READ_BYTES / MIB} MiB from Ceph`,
-    ['', 'MB/s', 'first byte ms', 'plain GET'],
+    `First read of a blob of ${READ_BYTES / MIB} MiB from ${s3}`,
+    ['', 'MB/s', 'first byte ms', 'CPU s/GiB', 'plain GET'],
     [
-      ['plain GET', spread(rates.plain), spread(firstBytes.plain, 1), ''],
-      ['entrepot', spread(rates.first), spread(firstBytes.first, 1), `${ratio} ×`],
+      ['plain GET', spread(rates.plain), spread(firstBytes.plain, 1), '', ''],
+      ['entrepot', spread(rates.first), spread(firstBytes.first, 1), spread(cpu, 2), `${ratio} ×`],
     ],
   );
 }
@@ -111,9 +143,8 @@ async function pushRandom(subject: Subject, size: number): Promise<string> {
   return digest;
 }
 
-/** A URL of the only object. */
-async function urlOfObject(ceph: Ceph): Promise<string> {
-  const bucket = new Bucket(ceph.settings(PREFIX));
+/** A URL of the only object of the bucket, which is closed. */
+async function urlOfObject(bucket: Bucket): Promise<string> {
   try {
     for await (const { key } of bucket.list('blobs/')) return await bucket.urlOf(key);
     throw new Error('the bucket is empty');

@@ -9,7 +9,8 @@ import type { LocalCopies } from '../local-copies.ts';
 import type { Ingest, IngestFollower, Spool } from '../spool.ts';
 import { isStorageClosed } from '../storage-full.ts';
 import { FetchedBytes } from './fetched-bytes.ts';
-import { ObjectStream, type StoredObject } from './object-stream.ts';
+import { type FurtherRequests, ObjectSpans } from './object-spans.ts';
+import type { StoredObject } from './object-stream.ts';
 import { S3Failure } from './s3-failure.ts';
 
 /** A blob of up to this size is verified before anybody has a byte of it, which takes no noticeable time. */
@@ -27,6 +28,7 @@ export interface FetchOptions extends StoredObject {
   readonly copies: LocalCopies;
   readonly replica: string | undefined;
   readonly leases: Pick<Leases, 'acquireLease' | 'readLease' | 'release'>;
+  readonly further: FurtherRequests;
   readonly log: Log;
   /** The error of readers for an S3Failure. */
   readonly failed: (failure: S3Failure) => Error;
@@ -158,9 +160,9 @@ export class ObjectFetch {
   }
 
   async #fetch(lease: Lease): Promise<void> {
-    const { digest, size, spool } = this.#options;
-    const stream = new ObjectStream(this.#options, { start: 0, end: size }, this.#stopping.signal);
-    if (!(await stream.begin())) {
+    const { digest, spool, further } = this.#options;
+    const stream = new ObjectSpans(this.#options, { further, signal: this.#stopping.signal });
+    if (!(await beginning(stream))) {
       // Who has begun to read what another process sent has to be told.
       if (this.#begun !== undefined) throw new S3Failure('the object was removed while it was read');
       this.#begun = 'missing';
@@ -183,7 +185,7 @@ export class ObjectFetch {
   }
 
   /** Readers have each piece as soon as it is here; writing it is one piece behind. */
-  async #receive(stream: ObjectStream, ingest: Ingest): Promise<void> {
+  async #receive(stream: ObjectSpans, ingest: Ingest): Promise<void> {
     let writing = Promise.resolve();
     try {
       for (let piece = await stream.next(); piece !== undefined; piece = await stream.next()) {
@@ -267,6 +269,17 @@ export class ObjectFetch {
   #closeUnread(): void {
     if (this.#readers === 0 && this.#isOver) this.#bytes.close();
   }
+}
+
+/** Begins it, or leaves it. */
+async function beginning(stream: ObjectSpans): Promise<boolean> {
+  let isThere = false;
+  try {
+    isThere = await stream.begin();
+  } finally {
+    if (!isThere) stream.leave();
+  }
+  return isThere;
 }
 
 /** Reads a fetch while it is running. */

@@ -32,6 +32,7 @@ import type { Bucket } from './bucket.ts';
 import type { BucketWatch } from './bucket-watch.ts';
 import { type BytesBefore, ObjectFetch } from './object-fetch.ts';
 import { ObjectReader } from './object-reader.ts';
+import { FurtherRequests } from './object-spans.ts';
 import { MAX_PARTS, ObjectUpload, type UploadLedger } from './object-upload.ts';
 import { S3Failure } from './s3-failure.ts';
 import type { StoreMark } from './store-mark.ts';
@@ -94,6 +95,7 @@ export class S3BlobStore implements BlobStore {
   readonly #uploads = new Map<Ingest, ObjectUpload>();
   /** By key. */
   readonly #fetches = new Map<string, ObjectFetch>();
+  readonly #further = new FurtherRequests();
 
   constructor({
     bucket,
@@ -324,7 +326,8 @@ export class S3BlobStore implements BlobStore {
     const [bucket, leases, log] = [this.#bucket, this.#ledger, this.#log];
     const wrong = (actual: string | undefined) => this.#wrong(digest, key, actual);
     const { copies, spool, replica } = local;
-    const of = { copies, spool, replica, leases, log };
+    const further = this.#further;
+    const of = { copies, spool, replica, leases, further, log };
     const fetch = new ObjectFetch({ bucket, key, size, digest, ...of, failed: unavailable, wrong });
     this.#fetches.set(key, fetch);
     void this.#forgetAfter(key, fetch);
