@@ -151,7 +151,8 @@ export class DirectReader implements BlobReader {
     const { upstream } = contender.repository;
     meter.count('bytes_from_upstream_total', { upstream }, chunk.byteLength);
     this.#hash.update(chunk);
-    this.#window.push(chunk.slice());
+    // Its memory is used again. A Buffer's own `slice` would not copy it.
+    this.#window.push(new Uint8Array(chunk));
     this.#received += chunk.byteLength;
     this.#wakeReader?.();
     while (this.#received - this.#windowStart > HOLD_BACK_BYTES + MAX_AHEAD_BYTES) {

@@ -906,6 +906,15 @@ describe('a full disk', () => {
     }
   });
 
+  it('gives a slow reader its own bytes, whatever others read meanwhile', async () => {
+    const world = await start({}, { spool: small(0) });
+    const [blob, other] = [added(3 * MIB, 'full and slow'), added(3 * MIB, 'full and fast')];
+    const { reader } = await world.open(blob.digest);
+    await reader.read(new Uint8Array(1), 0);
+    expect(await world.pull(other.digest)).toMatchObject(whole(other));
+    expect(await readAll(reader)).toMatchObject(whole(blob));
+  });
+
   it('does not complete wrong bytes either', async () => {
     const world = await start({}, { spool: small(0) });
     const blob = added(MIB, 'full wrong');
