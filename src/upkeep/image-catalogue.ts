@@ -1,4 +1,5 @@
-import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate } from 'node:timers/promises';
+import { type Clock, systemClock, type Timer } from '../lib/clock.ts';
 import { everything, type Survey, type SurveyedImage } from '../metadata/survey.ts';
 import { repositoryText } from '../oci/repository.ts';
 import { heldBytes, isEvicted, usedAtMsOf } from './images.ts';
@@ -9,90 +10,136 @@ interface Ranked extends Readonly<Record<ImageOrder, number>> {
   readonly name: string;
 }
 
-/** For how long an order is believed: pages of it are asked for one after the other. */
+/** For how long an order is believed at least: pages of it are asked for one after the other. */
 const BELIEVED_MS = 60_000;
+/** So that looking at all images takes a quarter of the time at most, however long it takes. */
+const BELIEVED_TIMES = 3;
 /** Somebody is looking. A look at an image takes a millisecond or less. */
 const WAIT_MS = 2_000;
+/** After the last question, images are forgotten. */
+const KEPT_MS = 120_000;
 const PAGE = 500;
 /** Some 50 MB; those that come later in the survey's order are left out. */
 const MAX_IMAGES = 200_000;
 
 /**
- * All images ordered by what only a look at each can tell. It is made when somebody asks, in the survey's thread, and
- * forgotten when nobody has asked for a while.
+ * All images ordered by what only a look at each can tell. It is made when somebody asks, in the survey's thread; made
+ * anew when it is old, while the old order is still shown; and forgotten when nobody has asked for a while.
  */
 export class ImageCatalogue {
   readonly #survey: Survey;
-  readonly #waitMs: number;
-  #current: Making | undefined;
+  readonly #clock: Clock;
+  #shown: Making | undefined;
+  #next: Making | undefined;
+  #forgetting: Timer | undefined;
 
-  /** `waitMs`: how long an answer waits for all images to be looked at. */
-  constructor(survey: Survey, waitMs = WAIT_MS) {
+  constructor(survey: Survey, clock: Clock = systemClock) {
     this.#survey = survey;
-    this.#waitMs = waitMs;
+    this.#clock = clock;
   }
 
   /** The page that begins after the cursor. */
   async page(order: ImageOrder, after?: string): Promise<OrderedImages> {
-    if (this.#current === undefined || this.#current.ageMs > BELIEVED_MS) {
-      const making = new Making(this.#survey);
-      this.#current = making;
-      making.forgotten(BELIEVED_MS * 2, () => {
-        if (this.#current === making) this.#current = undefined;
-      });
-    }
-    const making = this.#current;
-    await Promise.race([making.done, sleep(this.#waitMs, undefined, { ref: false })]);
-    const keyOf = (ranked: Ranked) => `${descending(ranked[order])} ${ranked.name}`;
-    const keyed = making.ranked.map(ranked => ({ key: keyOf(ranked), image: ranked.image }));
-    const rest = keyed.filter(({ key }) => after === undefined || key > after);
-    rest.sort((one, other) => (one.key < other.key ? -1 : 1));
-    const page = rest.slice(0, PAGE);
+    this.#forgetting?.cancel();
+    this.#forgetting = this.#clock.after(KEPT_MS, () => this.#forget()).unref();
+    const making = this.#current();
+    if (!making.isDone) await Promise.race([making.done, this.#clock.sleep(WAIT_MS, { ref: false })]);
+    const ordered = making.ordered(order);
+    const begin = after === undefined ? 0 : placeAfter(ordered, order, after);
+    const page = ordered.slice(begin, begin + PAGE);
     const last = page.at(-1);
-    const next = rest.length > PAGE ? last?.key : undefined;
+    const next = ordered.length > begin + PAGE && last !== undefined ? keyOf(last, order) : undefined;
     return { entries: page.map(({ image }) => image), next, isPartial: !making.isDone };
+  }
+
+  /** The latest order that is complete; the one that is being made if there is none. */
+  #current(): Making {
+    if (this.#shown === undefined || (this.#shown.isOld && this.#next === undefined)) {
+      const making = new Making(this.#survey, this.#clock);
+      this.#shown ??= making;
+      this.#next = making;
+      const end = (isWhole: boolean): void => {
+        if (this.#next !== making) return;
+        this.#next = undefined;
+        if (isWhole) this.#shown = making;
+        // Who asks next begins again.
+        else if (this.#shown === making) this.#shown = undefined;
+      };
+      making.done.then(
+        () => end(true),
+        () => end(false),
+      );
+    }
+    return this.#shown;
+  }
+
+  #forget(): void {
+    this.#next?.stop();
+    this.#next = undefined;
+    this.#shown = undefined;
   }
 }
 
 /** One look at all images. */
 class Making {
+  /** Rejects if the index cannot be read. */
   readonly done: Promise<void>;
-  readonly ranked: Ranked[] = [];
+  readonly #ranked: Ranked[] = [];
+  readonly #orders = new Map<ImageOrder, readonly Ranked[]>();
   readonly #survey: Survey;
-  readonly #begunMs = performance.now();
-  isDone = false;
+  readonly #clock: Clock;
+  readonly #begunMs: number;
+  #doneMs: number | undefined;
+  #isStopped = false;
 
-  constructor(survey: Survey) {
+  constructor(survey: Survey, clock: Clock) {
     this.#survey = survey;
+    this.#clock = clock;
+    this.#begunMs = clock.monotonicMs();
     this.done = this.#make();
     // Whoever waits gets the error.
     this.done.catch(() => {});
   }
 
-  get ageMs(): number {
-    return this.isDone ? performance.now() - this.#begunMs : 0;
+  get isDone(): boolean {
+    return this.#doneMs !== undefined;
   }
 
-  forgotten(afterMs: number, forget: () => void): void {
-    void this.done.then(() => sleep(afterMs, undefined, { ref: false })).then(forget, forget);
+  get isOld(): boolean {
+    if (this.#doneMs === undefined) return false;
+    const believedMs = Math.max(BELIEVED_MS, BELIEVED_TIMES * (this.#doneMs - this.#begunMs));
+    return this.#clock.monotonicMs() - this.#doneMs > believedMs;
+  }
+
+  /** What was looked at so far. */
+  ordered(order: ImageOrder): readonly Ranked[] {
+    const known = this.#orders.get(order);
+    if (known !== undefined) return known;
+    const ordered = this.#ranked.toSorted((one, other) => compare(order, one, other));
+    if (this.isDone) this.#orders.set(order, ordered);
+    return ordered;
+  }
+
+  stop(): void {
+    this.#isStopped = true;
   }
 
   async #make(): Promise<void> {
     await this.#lookAtAll();
-    this.isDone = true;
+    this.#doneMs = this.#clock.monotonicMs();
   }
 
   async #lookAtAll(): Promise<void> {
     for (const find of ['tags', 'untagged'] as const) {
       for await (const images of everything(after => this.#survey[find](after))) {
         for (const image of images) {
-          if (this.ranked.length === MAX_IMAGES) return;
+          if (this.#isStopped || this.#ranked.length === MAX_IMAGES) return;
           // Other questions get their turn.
           await setImmediate();
           const { repository, digest, tag, isPinned } = image;
           const manifests = await this.#survey.image(repository, digest, tag);
           if (isEvicted(repository, manifests) && !isPinned) continue;
-          this.ranked.push({
+          this.#ranked.push({
             image,
             name: repositoryText(repository) + (tag === undefined ? `@${digest}` : `:${tag}`),
             used: usedAtMsOf(manifests),
@@ -105,7 +152,32 @@ class Making {
   }
 }
 
-/** A text of fixed width that sorts the other way round. */
-function descending(value: number): string {
-  return String(Number.MAX_SAFE_INTEGER - Math.trunc(value)).padStart(16, '0');
+/** The largest first, equal ones by name. */
+function compare(
+  order: ImageOrder,
+  one: Pick<Ranked, ImageOrder | 'name'>,
+  other: Pick<Ranked, ImageOrder | 'name'>,
+): number {
+  return other[order] - one[order] || (one.name < other.name ? -1 : one.name > other.name ? 1 : 0);
+}
+
+/** Says where an image is in an order, whether it is still there or not. */
+function keyOf(ranked: Ranked, order: ImageOrder): string {
+  return `${ranked[order]} ${ranked.name}`;
+}
+
+/** How many come before what follows that place. */
+function placeAfter(ordered: readonly Ranked[], order: ImageOrder, key: string): number {
+  const separator = key.indexOf(' ');
+  const value = Number(key.slice(0, separator));
+  const place = { used: value, own: value, shared: value, name: key.slice(separator + 1) };
+  let begin = 0;
+  let end = ordered.length;
+  while (begin < end) {
+    const middle = (begin + end) >>> 1;
+    const found = ordered[middle];
+    if (found !== undefined && compare(order, found, place) <= 0) begin = middle + 1;
+    else end = middle;
+  }
+  return begin;
 }
