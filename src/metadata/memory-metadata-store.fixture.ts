@@ -480,9 +480,12 @@ export class MemoryMetadataStore implements MetadataStore {
     return this.#write(() => void this.#tables.tenants.delete(name));
   }
 
-  async listIssuedCredentials() {
+  async listIssuedCredentials(tenants?: readonly string[]) {
     const { issued } = this.#read();
-    const byId = issued.keys().flatMap(id => issued.get(id) ?? []);
+    const byId = issued
+      .keys()
+      .flatMap(id => issued.get(id) ?? [])
+      .filter(({ tenant }) => tenants?.includes(tenant) ?? true);
     return byId.toSorted((a, b) => a.issuedAtMs - b.issuedAtMs);
   }
 

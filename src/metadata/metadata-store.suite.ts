@@ -1173,6 +1173,10 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.listIssuedCredentials()).toEqual([first, second]);
       await store.putIssuedCredentials([{ ...first, endsAtMs: 5 }]);
       expect(await store.listIssuedCredentials()).toEqual([{ ...first, endsAtMs: 5 }, second]);
+      const other = { ...second, id: 'id-3', tenant: `team-b'"` };
+      await store.putIssuedCredentials([other]);
+      expect(await store.listIssuedCredentials([other.tenant, 'nobody'])).toEqual([other]);
+      expect(await store.listIssuedCredentials([])).toEqual([]);
     });
 
     test('of the times of a credential the later ones count, until it is removed', async () => {

@@ -433,8 +433,8 @@ export interface MetadataStore extends Leases {
   putKnownTenants(tenants: readonly KnownTenant[]): Promise<void>;
   /** Removes only the entry: what the tenant owns, and its issued credentials, stay. */
   removeKnownTenant(name: string): Promise<void>;
-  /** Including those that have ended. */
-  listIssuedCredentials(): Promise<readonly IssuedCredential[]>;
+  /** Those of `tenants`, of all by default; including those that have ended. */
+  listIssuedCredentials(tenants?: readonly string[]): Promise<readonly IssuedCredential[]>;
   /** All or none, each added or replaced by its id. */
   putIssuedCredentials(credentials: readonly IssuedCredential[]): Promise<void>;
   /** By credential; kept until removed. */

@@ -497,8 +497,8 @@ class PostgresMetadataStore implements MetadataStore {
     return this.#write(ASIDE, session => tenants.removeKnownTenant(session, name));
   }
 
-  listIssuedCredentials() {
-    return tenants.listIssuedCredentials(this.#database);
+  listIssuedCredentials(of?: readonly string[]) {
+    return tenants.listIssuedCredentials(this.#database, of);
   }
 
   putIssuedCredentials(credentials: readonly IssuedCredential[]) {

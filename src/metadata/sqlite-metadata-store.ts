@@ -604,8 +604,8 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#write(() => this.#tenants.remove(name));
   }
 
-  listIssuedCredentials() {
-    return this.#read(() => this.#tenants.listIssued());
+  listIssuedCredentials(tenants?: readonly string[]) {
+    return this.#read(() => this.#tenants.listIssued(tenants));
   }
 
   putIssuedCredentials(credentials: readonly IssuedCredential[]) {

@@ -34,7 +34,7 @@ export const tenantSchema = z.object({
 export type TenantOfPage = z.output<typeof tenantSchema>;
 
 export const tenantsQuery = pageQuery.extend({
-  q: typed.optional().describe('Part of the name'),
+  q: typed.optional().describe('Words that are all in the name'),
 });
 
 /** Ordered by name. What is not about one tenant is on every page. */

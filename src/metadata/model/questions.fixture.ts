@@ -128,6 +128,7 @@ async function aboutRecords({ stores: [store] }: Side): Promise<Answers> {
     totals: await store.readTotals(),
     tenants: await store.listKnownTenants(),
     issued: await store.listIssuedCredentials(),
+    'issued to y': await store.listIssuedCredentials(['y']),
     credentials: await store.listCredentialUsage(),
     uploads: inAnyOrder(await store.listUploads(timeAfter(5), 10)),
     'uploads of y': await store.countUploadsOf('y'),

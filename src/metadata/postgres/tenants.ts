@@ -21,11 +21,17 @@ export async function removeKnownTenant(on: Rows, name: string): Promise<void> {
   await on.changes('DELETE FROM @known_tenants WHERE name = $1', [name]);
 }
 
-export async function listIssuedCredentials(on: Rows): Promise<readonly IssuedCredential[]> {
-  const rows = await on.rows<Omit<IssuedCredential, 'endsAtMs'> & { readonly endsAtMs: number | null }>(`
+export async function listIssuedCredentials(
+  on: Rows,
+  tenants?: readonly string[],
+): Promise<readonly IssuedCredential[]> {
+  const rows = await on.rows<Omit<IssuedCredential, 'endsAtMs'> & { readonly endsAtMs: number | null }>(
+    `
     SELECT id, tenant, username, server, read_only AS "readOnly", issued_at_ms AS "issuedAtMs",
       ends_at_ms AS "endsAtMs"
-    FROM @issued_credentials ORDER BY issued_at_ms, id`);
+    FROM @issued_credentials WHERE $1::text[] IS NULL OR tenant = ANY($1) ORDER BY issued_at_ms, id`,
+    [tenants ?? null],
+  );
   return rows.map(row => ({ ...row, endsAtMs: row.endsAtMs ?? Number.POSITIVE_INFINITY }));
 }
 

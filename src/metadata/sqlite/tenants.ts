@@ -16,12 +16,17 @@ interface IssuedRow {
   readonly ends_at_ms: number | null;
 }
 
+const issued = (condition: string) => `
+  SELECT id, tenant, username, server, read_only, issued_at_ms, ends_at_ms
+  FROM issued_credentials ${condition} ORDER BY issued_at_ms, id`;
+
 /** Tenants that are recorded in the store, and credentials that were issued to them. */
 export class TenantRows {
   readonly #selectTenants: Statement<[], TenantRow>;
   readonly #upsertTenant: Statement<[TenantRow]>;
   readonly #deleteTenant: Statement<[string]>;
   readonly #selectIssued: Statement<[], IssuedRow>;
+  readonly #selectIssuedOf: Statement<[string], IssuedRow>;
   readonly #upsertIssued: Statement<[IssuedRow]>;
 
   constructor(connection: Connection) {
@@ -30,9 +35,9 @@ export class TenantRows {
       INSERT INTO known_tenants (name, uid) VALUES (@name, @uid)
       ON CONFLICT DO UPDATE SET uid = excluded.uid`);
     this.#deleteTenant = connection.prepare('DELETE FROM known_tenants WHERE name = ?');
-    this.#selectIssued = connection.prepare(`
-      SELECT id, tenant, username, server, read_only, issued_at_ms, ends_at_ms
-      FROM issued_credentials ORDER BY issued_at_ms, id`);
+    this.#selectIssued = connection.prepare(issued(''));
+    // Without an index: reading ten thousand rows takes a millisecond or two, and making objects of them ten times as long.
+    this.#selectIssuedOf = connection.prepare(issued('WHERE tenant IN (SELECT value FROM json_each(?))'));
     this.#upsertIssued = connection.prepare(`
       INSERT INTO issued_credentials (id, tenant, username, server, read_only, issued_at_ms, ends_at_ms)
       VALUES (@id, @tenant, @username, @server, @read_only, @issued_at_ms, @ends_at_ms)
@@ -52,8 +57,10 @@ export class TenantRows {
     this.#deleteTenant.run(name);
   }
 
-  listIssued(): readonly IssuedCredential[] {
-    return this.#selectIssued.all().map(row => ({
+  listIssued(tenants?: readonly string[]): readonly IssuedCredential[] {
+    const rows =
+      tenants === undefined ? this.#selectIssued.all() : this.#selectIssuedOf.all(JSON.stringify(tenants));
+    return rows.map(row => ({
       id: row.id,
       tenant: row.tenant,
       username: row.username,

@@ -143,10 +143,12 @@ export class Fills {
   async downloadsElsewhere(upstreams: readonly string[]): Promise<readonly ForeignDownload[]> {
     const { spool, metadata } = this.#world;
     const found: ForeignDownload[] = [];
+    const own = new Set([...this.#runs.values()].map(run => run.key));
     for await (const { key, size: bytes } of spool.list()) {
       const digest = digestInFillKey(key);
-      if (digest === undefined) continue;
+      if (digest === undefined || own.has(key)) continue;
       const holder = (await metadata.readLease(key))?.holder;
+      // It may have begun meanwhile.
       if (holder === undefined || this.#has(key)) continue;
       found.push({ digest, bytes, holder, upstream: upstreams.find(name => fillKey(name, digest) === key) });
       if (found.length === MAX_FOREIGN) break;
