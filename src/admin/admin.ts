@@ -17,6 +17,7 @@ import { FillList } from './fills.ts';
 import { imagesDocument } from './images.ts';
 import { inspectDocument, inspectImage, NotStored } from './inspect.ts';
 import { LiveView } from './live-view.ts';
+import type { NextToGo } from './next-to-go.ts';
 import { adminDescription } from './openapi.ts';
 import { Overview } from './overview.ts';
 import { notificationsDocument } from './notifications.ts';
@@ -38,6 +39,8 @@ export interface AdminOptions extends PrepullNeeds, Pick<ActionNeeds, 'pull'> {
   readonly pageFolder: string;
   /** The state of the server, as `entrepot status` shows it. */
   readonly status: () => Promise<StatusDocument>;
+  /** As for `status`. */
+  readonly next: NextToGo;
   /** `undefined` without an audit log. */
   readonly audit: Audit | undefined;
   readonly log: Log;
@@ -163,7 +166,7 @@ function readHandlers(
     prepull: ({ query }) => prepull.page(query),
     bundles: ({ query }) => bundlesDocument(parts, query),
     notifications: () => notificationsDocument({ parts, server }),
-    upkeep: () => upkeepDocument(parts),
+    upkeep: () => upkeepDocument(parts, options.next),
     audit: ({ query }) => trail.page(query),
     tasks: async () => ({ entries: tasks.list() }),
     task: async ({ id }) => tasks.read(id),

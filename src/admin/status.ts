@@ -1,18 +1,12 @@
-import type { BlobStore, BucketState } from '../blobs/blob-store.ts';
-import { unlessAborted } from '../lib/single-flight.ts';
-import type { MetadataStore } from '../metadata/metadata-store.ts';
-import { everything, type Survey } from '../metadata/survey.ts';
+import type { BucketState } from '../blobs/blob-store.ts';
 import type { Download } from '../mirror/fill/fill-run.ts';
 import type { PartialState } from '../mirror/fill/partials.ts';
-import { repositoryText } from '../oci/repository.ts';
 import { NO_TRAFFIC, type Transferred, type TransferTotals } from '../ops/transfer-totals.ts';
 import type { SecretState } from '../tenants/tenant.ts';
-import { unlinkedSinceMs } from '../upkeep/eviction.ts';
 import type { AdminParts } from './admin-parts.ts';
 import type {
   BucketStatus,
   ForeignDownloadStatus,
-  NextStatus,
   SavedStatus,
   SecretStatus,
   StatusDocument,
@@ -20,24 +14,18 @@ import type {
   UpstreamStatus,
 } from './documents/status.ts';
 import { firstBytesDocument } from './first-bytes.ts';
+import type { NextToGo } from './next-to-go.ts';
 import { type ServingReport, servingReport } from './serving-report.ts';
 
-/** How many entries of `next` are shown. */
-const SHOWN_NEXT = 10;
-/** A collection on a large store occupies the survey's thread for longer, and somebody is waiting for the answer. */
+/** Somebody at a terminal waits for the answer. */
 const NEXT_WITHIN_MS = 3_000;
-
-interface NextOptions {
-  readonly metadata: Pick<MetadataStore, 'readSetting' | 'importingSinceMs'>;
-  readonly survey: Pick<Survey, 'unlinked' | 'evictable' | 'repositoriesOf'>;
-  readonly blobs: Pick<BlobStore, 'hasReaders'>;
-}
 
 export interface StatusOptions {
   readonly parts: Pick<
     AdminParts,
-    'config' | 'metadata' | 'spool' | 'blobs' | 'mirror' | 'upstreams' | 'survey' | 'tenants'
+    'config' | 'metadata' | 'spool' | 'blobs' | 'mirror' | 'upstreams' | 'tenants'
   >;
+  readonly next: NextToGo;
   /** What was sent and fetched, since the start and in all. */
   readonly totals: TransferTotals;
   /** When this server started, epoch ms. */
@@ -52,7 +40,7 @@ export interface StatusOptions {
 
 /** The current state of a server. */
 export async function statusDocument(options: StatusOptions): Promise<StatusDocument> {
-  const { parts, totals, startedAtMs, problems, servingPids, serving } = options;
+  const { parts, next, totals, startedAtMs, problems, servingPids, serving } = options;
   const reports = [await servingReport(parts, totals, 'all'), ...serving];
   const downloads = allDownloads(reports);
   return {
@@ -74,7 +62,7 @@ export async function statusDocument(options: StatusOptions): Promise<StatusDocu
       size,
     })),
     saved: savedOf(await totals.inAll(), reports, startedAtMs),
-    store: await storeStatus(parts),
+    store: await storeStatus(parts, next, NEXT_WITHIN_MS),
     upstreams: upstreamStatus(parts, reports),
     secrets: secretStatus(parts),
   };
@@ -168,7 +156,8 @@ async function elsewhere(
   here: readonly Download[],
 ): Promise<readonly ForeignDownloadStatus[]> {
   const found = await mirror.downloadsElsewhere([...config.upstreams.keys()]);
-  const others = found.filter(({ digest }) => !here.some(download => download.digest === digest));
+  const known = new Set(here.map(({ digest }) => digest));
+  const others = found.filter(({ digest }) => !known.has(digest));
   return others.map(({ upstream = null, ...download }) => ({ ...download, upstream }));
 }
 
@@ -176,14 +165,12 @@ function savedStatus({ sentBytes, fetchedBytes }: Transferred, since: string): S
   return { sentBytes, fetchedBytes, savedBytes: Math.max(0, sentBytes - fetchedBytes), since };
 }
 
-/** How full the store is; finding what would be evicted next takes some seconds at most. */
-export async function storeStatus({
-  config,
-  metadata,
-  spool,
-  blobs,
-  survey,
-}: Pick<StatusOptions['parts'], 'config' | 'metadata' | 'spool' | 'blobs' | 'survey'>): Promise<StoreStatus> {
+/** How full the store is; finding out what would be evicted next takes `nextWithinMs` at most. */
+export async function storeStatus(
+  { config, metadata, spool, blobs }: Pick<StatusOptions['parts'], 'config' | 'metadata' | 'spool' | 'blobs'>,
+  next: NextToGo,
+  nextWithinMs: number,
+): Promise<StoreStatus> {
   const { blobBytes, manifestBytes } = await metadata.readTotals();
   const { freeBytes, minFreeBytes } = await spool.space.look();
   const indexLost = metadata.loss() !== undefined;
@@ -198,9 +185,7 @@ export async function storeStatus({
     local: (await blobs.localUsage?.()) ?? null,
     damaged: await metadata.countDamaged(),
     // The survey opens the index by its name.
-    next: indexLost
-      ? null
-      : await within(NEXT_WITHIN_MS, signal => nextToGo({ metadata, survey, blobs }, signal)),
+    next: indexLost ? null : await next.look(nextWithinMs),
     indexLost,
   };
 }
@@ -210,49 +195,6 @@ function bucketStatus({ name, trouble }: BucketState): BucketStatus {
     name,
     trouble: trouble === undefined ? null : { kind: trouble.kind, since: timeOf(trouble.sinceMs) },
   };
-}
-
-/**
- * What eviction would remove first. If `signal` aborts, rejects between two pages, of which many may have nothing to
- * evict.
- */
-export async function nextToGo(
-  { metadata, survey, blobs }: NextOptions,
-  signal: AbortSignal,
-): Promise<readonly NextStatus[]> {
-  const nowMs = Date.now();
-  const sinceMs = await unlinkedSinceMs(metadata, nowMs);
-  const unlinked =
-    sinceMs === undefined
-      ? []
-      : (['manifest', 'blob'] as const).map(
-          kind => (after?: string) => survey.unlinked(kind, sinceMs, after),
-        );
-  const inOrder = [...unlinked, (after?: string) => survey.evictable(nowMs, after)];
-  const next: NextStatus[] = [];
-  for (const find of inOrder) {
-    for await (const entries of everything(find)) {
-      for (const { kind, digest, size } of entries) {
-        if (kind === 'blob' && blobs.hasReaders(digest)) continue;
-        const repositories = (await survey.repositoriesOf(digest)).map(repositoryText);
-        next.push({ kind, digest, size, repositories });
-        if (next.length === SHOWN_NEXT) return next;
-      }
-      signal.throwIfAborted();
-    }
-  }
-  return next;
-}
-
-/** `null` if it takes longer. */
-async function within<T>(ms: number, work: (signal: AbortSignal) => Promise<T>): Promise<T | null> {
-  const late = AbortSignal.timeout(ms);
-  try {
-    return await unlessAborted(work(late), late);
-  } catch (error) {
-    if (error === late.reason) return null;
-    throw error;
-  }
 }
 
 function upstreamStatus(

@@ -2,17 +2,21 @@ import { formatDuration } from '../lib/units.ts';
 import { stopText, whyNotCollected } from '../metadata/store-identity.ts';
 import type { AdminParts } from './admin-parts.ts';
 import type { UpkeepDocument } from './documents/upkeep.ts';
+import type { NextToGo } from './next-to-go.ts';
 import { storeStatus, timeOf } from './status.ts';
 
 const SHOWN_LOST = 100;
+/** Who looks at it asks again. */
+const NEXT_WITHIN_MS = 300;
 
 /** What keeps the store small and undamaged, and what it will do next. */
 export async function upkeepDocument(
-  parts: Pick<AdminParts, 'config' | 'metadata' | 'spool' | 'blobs' | 'survey' | 'upkeep'>,
+  parts: Pick<AdminParts, 'config' | 'metadata' | 'spool' | 'blobs' | 'upkeep'>,
+  next: NextToGo,
 ): Promise<UpkeepDocument> {
   const { config, metadata, upkeep } = parts;
   const { gcIntervalMs, gcGracePeriodMs, scrubIntervalMs, scrubBytesPerSecond } = config.upkeep;
-  const store = await storeStatus(parts);
+  const store = await storeStatus(parts, next, NEXT_WITHIN_MS);
   const stop = await whyNotCollected(metadata);
   const scrubbedAtMs = await upkeep.scrubbedAtMs();
   const overMax = store.maxBytes === null ? 0 : store.heldBytes + store.unfinishedBytes - store.maxBytes;

@@ -3,6 +3,7 @@ import { availableParallelism, hostname } from 'node:os';
 import { join } from 'node:path';
 import type { Admin } from '../admin/admin.ts';
 import type { ReportScope } from '../admin/serving-report.ts';
+import { NextToGo } from '../admin/next-to-go.ts';
 import { statusDocument } from '../admin/status.ts';
 import type { Config } from '../config/config.ts';
 import type { LoadOptions } from '../config/load.ts';
@@ -150,7 +151,10 @@ export async function startServer(config: Config, options: ServerOptions): Promi
           }),
     );
     const clients = serving;
-    addresses.push(...clients.addresses.map(({ url }) => hostOf(url)));
+    const inOrder = clients.addresses.toSorted(
+      (one, other) => Number(one.upstream !== undefined) - Number(other.upstream !== undefined),
+    );
+    addresses.push(...inOrder.map(({ url }) => hostOf(url)));
     certificate?.follow(material => clients.renewTls(material));
     const { upkeep, clock } = parts;
     const schedule = opened.add(scheduleOf(config, { upkeep, disk, clock, log: options.log }));
@@ -287,7 +291,9 @@ async function openOps(
     return [...new Set([...own, ...((await server.serving()?.problems()) ?? [])])];
   };
   const reports = async (scope: ReportScope) => (await server.serving()?.reports(scope)) ?? [];
+  const next = new NextToGo(parts, log);
   const admin = await openAdminOf(config, parts, {
+    next,
     server: {
       version: readVersion(),
       startedAtMs: server.startedAtMs,
@@ -306,6 +312,7 @@ async function openOps(
       statusDocument({
         ...server,
         parts,
+        next,
         servingPids: server.serving()?.servingPids ?? [],
         serving: await reports('all'),
         problems: await problems(),

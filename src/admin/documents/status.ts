@@ -79,7 +79,7 @@ export const storeSchema = z.object({
   damaged: amount,
   next: arrayOf(nextSchema)
     .nullable()
-    .describe('What eviction would remove first; null if that takes too long to find, or the index is lost'),
+    .describe('What eviction would remove first; null if it is not found out yet, or the index is lost'),
   indexLost: z.boolean().describe('Whether the index that this server has open was removed or replaced'),
 });
 export type StoreStatus = z.output<typeof storeSchema>;
