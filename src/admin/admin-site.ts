@@ -59,7 +59,7 @@ export interface AdminSiteOptions {
   readonly access: AdminAccess;
   readonly handlers: AdminHandlers;
   /** Takes over the response of `/events`. */
-  readonly events: { follow(req: IncomingMessage, res: ServerResponse): void };
+  readonly events: { follow(req: IncomingMessage, res: ServerResponse, who: string): void };
   /** The text of `/openapi.json`. */
   readonly description: () => string;
   readonly record: (deed: AdminDeed) => void;
@@ -147,7 +147,7 @@ export class AdminSite implements OpsSite {
     if (below === '/events' || below === '/openapi.json') {
       if (!isRead(req)) throw notAllowed(['GET']);
       if (below === '/events') {
-        events.follow(req, res);
+        events.follow(req, res, `${who.by} ${who.name}`);
         if (who.by === 'kubernetes') this.#endWithRight(req, res, origin);
       } else writeJson(req, res, { status: 200, text: description() });
       return;

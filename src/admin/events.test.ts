@@ -68,10 +68,14 @@ class Listener {
 
   constructor(
     port: number,
-    { lastId, isSlow = false }: { readonly lastId?: string; readonly isSlow?: boolean } = {},
+    {
+      lastId,
+      isSlow = false,
+      who = '/',
+    }: { readonly lastId?: string; readonly isSlow?: boolean; readonly who?: string } = {},
   ) {
     const headers = lastId === undefined ? {} : { 'Last-Event-ID': lastId };
-    this.#request = http.get({ port, host: '127.0.0.1', headers, agent: false }, response => {
+    this.#request = http.get({ port, host: '127.0.0.1', path: who, headers, agent: false }, response => {
       this.#response = response;
       this.status = response.statusCode ?? 0;
       response.setEncoding('utf8');
@@ -129,7 +133,7 @@ async function serve(state: { now: Observed; refusals?: readonly RefusalDocument
     clock,
     log: silentLog,
   });
-  const server = http.createServer((req, res) => events.follow(req, res));
+  const server = http.createServer((req, res) => events.follow(req, res, req.url ?? ''));
   await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
   const address = server.address();
   const port = typeof address === 'object' && address !== null ? address.port : 0;
@@ -277,14 +281,20 @@ it('disconnects who reads too slowly, and nobody else', async () => {
   await expect.poll(() => slow.isClosed).toBe(true);
 });
 
-it('does not take more clients than it can serve', async () => {
+it('does not take more clients than it can serve, and lets nobody keep out others', async () => {
   const { events, port } = await serve({ now: idle });
-  const clients = Array.from({ length: 100 }, () => new Listener(port));
-  await follows(events, 100);
-  const last = new Listener(port);
-  await expect.poll(() => last.status).toBe(503);
-  clients[0]?.leave();
-  await follows(events, 99);
-  const next = new Listener(port);
-  await expect.poll(() => next.status).toBe(200);
+  const quiet = new Listener(port, { who: '/quiet' });
+  await follows(events, 1);
+  const greedy: Listener[] = [];
+  for (let at = 0; at < 99; at += 1) {
+    greedy.push(new Listener(port, { who: '/greedy' }));
+    await follows(events, at + 2);
+  }
+  const late = new Listener(port, { who: '/late' });
+  await expect.poll(() => late.names()).toEqual(['reset']);
+  await expect.poll(() => greedy[0]?.isClosed).toBe(true);
+  const again = new Listener(port, { who: '/greedy' });
+  await expect.poll(() => again.names()).toEqual(['reset']);
+  await expect.poll(() => greedy[1]?.isClosed).toBe(true);
+  expect([events.clients, quiet.isClosed, late.isClosed]).toEqual([100, false, false]);
 });

@@ -35,7 +35,7 @@ const EACH_MS = 1_000;
 const ALIVE_EACH_MS = 15_000;
 /** Entries of a list in one event; of more, the client asks for the list. */
 const MAX_LISTED = 200;
-/** Open pages and scripts. */
+/** Open pages and scripts. Of more, the oldest one of who has most is ended: nobody can take it from others. */
 const MAX_CLIENTS = 100;
 /** What may wait for one client that reads slowly: some seconds' worth. It can begin again at any time. */
 const MAX_WAITING_BYTES = 1024 * 1024;
@@ -56,7 +56,8 @@ const HEADERS = {
  */
 export class AdminEvents {
   readonly #options: EventsOptions;
-  readonly #clients = new Set<ServerResponse>();
+  /** Who follows with each stream; the oldest is first. */
+  readonly #clients = new Map<ServerResponse, string>();
   /** Ids of one process mean nothing to another. */
   readonly #epoch = Date.now().toString(36);
   #lastId = 0;
@@ -73,19 +74,19 @@ export class AdminEvents {
     this.#options = options;
   }
 
-  /** Sends events until the client leaves, or reads too slowly. */
-  follow(req: IncomingMessage, res: ServerResponse): void {
-    if (req.method === 'HEAD' || this.#clients.size >= MAX_CLIENTS) {
-      res.writeHead(req.method === 'HEAD' ? 200 : 503, { ...HEADERS, 'Retry-After': 10 });
+  /** Sends events to `who` until the client leaves, or reads too slowly. */
+  follow(req: IncomingMessage, res: ServerResponse, who: string): void {
+    res.writeHead(200, HEADERS);
+    if (req.method === 'HEAD') {
       res.end();
       return;
     }
-    res.writeHead(200, HEADERS);
+    if (this.#clients.size >= MAX_CLIENTS) this.#endOne();
     const { 'last-event-id': lastId } = req.headers;
     // Another second is not worth asking for everything.
     const isCurrent = this.#timer !== undefined && lastId === this.#idText();
     res.write(isCurrent ? ': go on\n\n' : `id: ${this.#idText()}\nevent: reset\ndata: {}\n\n`);
-    this.#clients.add(res);
+    this.#clients.set(res, who);
     res.once('close', () => {
       this.#clients.delete(res);
       if (this.#clients.size === 0) this.#pause();
@@ -110,10 +111,20 @@ export class AdminEvents {
 
   /** Ends all streams. */
   async close(): Promise<void> {
-    for (const res of this.#clients) res.end();
+    for (const res of this.#clients.keys()) res.end();
     this.#clients.clear();
     this.#pause();
     await this.#looking;
+  }
+
+  #endOne(): void {
+    const counts = new Map<string, number>();
+    for (const who of this.#clients.values()) counts.set(who, (counts.get(who) ?? 0) + 1);
+    const most = Math.max(...counts.values());
+    const oldest = [...this.#clients].find(([, who]) => counts.get(who) === most)?.[0];
+    if (oldest === undefined) return;
+    this.#clients.delete(oldest);
+    oldest.end();
   }
 
   #begin(): void {
@@ -218,7 +229,7 @@ export class AdminEvents {
 
   #send(text: string): void {
     this.#aliveAtMs = performance.now();
-    for (const res of this.#clients) {
+    for (const res of this.#clients.keys()) {
       if (res.writableLength > MAX_WAITING_BYTES) res.destroy();
       else res.write(text);
     }
