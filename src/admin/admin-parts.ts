@@ -48,7 +48,7 @@ export interface AdminServer {
   readonly startedAtMs: number;
   /** What this process has sent and fetched, and what is kept of all. */
   readonly totals: TransferTotals;
-  /** For clients; empty during startup. */
+  /** Where it listens for clients, those for one upstream last; empty during startup. */
   readonly addresses: readonly string[];
   /** The processes that serve its clients, if it does not do so itself. */
   readonly servingPids: readonly number[];

@@ -80,6 +80,23 @@ describe('the end of the audit log', () => {
     await rm(auditFile);
   });
 
+  it('is searched in steps, so that nobody waits for all of a long log', async () => {
+    const lines = Array.from({ length: 60_000 }, (_, at) => lineOf(at));
+    lines[7] = lineOf(7, { admin: 'ops', action: 'admin pin' });
+    await writeFile(auditFile, lines.join(''));
+    const trail = new AuditTrail({ output: 'file', auditFile, audit: undefined });
+    const steps: number[] = [];
+    for (let after: string | undefined; ; ) {
+      const { entries, next } = await trail.page({ limit: 50, after, q: 'admin ' });
+      steps.push(entries.length);
+      if (next === null) break;
+      after = next;
+    }
+    expect(steps.length).toBeGreaterThan(2);
+    expect(steps.reduce((sum, found) => sum + found, 0)).toBe(1);
+    expect((await trail.page({ limit: 50, q: 'app-59999:' })).entries).toHaveLength(1);
+  });
+
   it('has what was changed here, at once', async () => {
     const audit = createAudit({ output: 'file', auditFile });
     const trail = new AuditTrail({ output: 'file', auditFile, audit });
@@ -97,5 +114,6 @@ describe('the end of the audit log', () => {
     expect(await trail.page({ limit: 1 })).toMatchObject({ covers: 'changes', output: 'none' });
     const all = await subjectsOf(trail, 300);
     expect(all).toEqual(Array.from({ length: 1_000 }, (_, at) => String(1_499 - at)));
+    expect((await trail.page({ limit: 50, q: '1499' })).entries).toHaveLength(1);
   });
 });

@@ -5,12 +5,16 @@ import type { Audit } from '../ops/audit.ts';
 import type { AdminDeed } from './admin-site.ts';
 import { AdminProblem } from './admin-problem.ts';
 import type { AuditDocument, AuditEntry } from './documents/audit.ts';
-import { cursorOf, keyOfNumber, openCursor, type PageAsk, pageOfSorted, sortedBy } from './paging.ts';
+import type { AdminQuery } from './operations.ts';
+import { cursorOf, keyOfNumber, type ListPage, openCursor, pageOfSorted, sortedBy } from './paging.ts';
+import { type Search, searchFor } from './search.ts';
 
 /** Changes that are remembered here: a few hundred KB. */
 const MAX_REMEMBERED = 1_000;
-/** How much of the file one page reads: some thousand lines. */
-const WINDOW_BYTES = 1024 * 1024;
+/** How much of the file is read and parsed at a time: some thousand lines, in a few milliseconds. */
+const WINDOW_BYTES = 256 * 1024;
+/** A search is answered in steps of so many. */
+const MAX_WINDOWS = 16;
 
 export interface AuditTrailOptions {
   readonly output: AuditDocument['output'];
@@ -66,13 +70,15 @@ export class AuditTrail {
   }
 
   /** The latest first. */
-  async page(ask: PageAsk): Promise<AuditDocument> {
+  async page(ask: AdminQuery<'audit'>): Promise<AuditDocument> {
     const { output, auditFile } = this.#options;
     if (output === 'file' && auditFile !== undefined) {
       this.#options.audit?.flush();
       return { output, covers: 'requests', ...(await pageOfFile(auditFile, ask)) };
     }
-    const { entries, next } = pageOfSorted(sortedBy(this.#remembered, latestFirst), latestFirst, ask);
+    const search = searchFor(ask.q);
+    const wanted = this.#remembered.filter(entry => isAbout(entry, search));
+    const { entries, next } = pageOfSorted(sortedBy(wanted, latestFirst), latestFirst, ask);
     return { output, covers: 'changes', entries, next };
   }
 }
@@ -85,33 +91,43 @@ function latestFirst({ id }: AuditEntry): string {
 /** The lines before the place in the file that the cursor means, the last first. Lines keep their places. */
 async function pageOfFile(
   path: string,
-  { after, limit }: PageAsk,
-): Promise<Pick<AuditDocument, 'entries' | 'next'>> {
+  { q, after, limit }: AdminQuery<'audit'>,
+): Promise<ListPage<AuditEntry>> {
   const opened = await absentAsUndefined(openRegularFile(path));
   if (opened === undefined) return { entries: [], next: null };
   const { file, stats } = opened;
   try {
-    const end = after === undefined ? stats.size : Math.min(placeIn(after), stats.size);
-    const begin = Math.max(0, end - WINDOW_BYTES);
-    const bytes = Buffer.alloc(end - begin);
-    const { bytesRead } = await file.read(bytes, 0, bytes.byteLength, begin);
     const entries: AuditEntry[] = [];
-    // A last line without its end is still being written.
-    let lineEnd = bytes.lastIndexOf('\n', bytesRead - 1);
-    while (lineEnd >= 0 && entries.length < limit) {
-      const lineStart = lineEnd === 0 ? 0 : bytes.lastIndexOf('\n', lineEnd - 1) + 1;
-      // Of the first line only the end may be in the window.
-      if (lineStart === 0 && begin > 0) break;
-      const line = parseJsonObject(bytes.subarray(lineStart, lineEnd));
-      if (line !== undefined) entries.push(entryOf(line, begin + lineStart));
-      lineEnd = lineStart - 1;
+    const search = searchFor(q);
+    let place = after === undefined ? stats.size : Math.min(placeIn(after), stats.size);
+    for (let windows = 0; windows < MAX_WINDOWS && place > 0 && entries.length < limit; windows += 1) {
+      const begin = Math.max(0, place - WINDOW_BYTES);
+      const bytes = Buffer.alloc(place - begin);
+      const { bytesRead } = await file.read(bytes, 0, bytes.byteLength, begin);
+      // A last line without its end is still being written.
+      let lineEnd = bytes.lastIndexOf('\n', bytesRead - 1);
+      while (lineEnd >= 0 && entries.length < limit) {
+        const lineStart = lineEnd === 0 ? 0 : bytes.lastIndexOf('\n', lineEnd - 1) + 1;
+        // Of the first line only the end may be in the window.
+        if (lineStart === 0 && begin > 0) break;
+        const line = parseJsonObject(bytes.subarray(lineStart, lineEnd));
+        const entry = line && entryOf(line, begin + lineStart);
+        if (entry !== undefined && isAbout(entry, search)) entries.push(entry);
+        lineEnd = lineStart - 1;
+      }
+      const reached = begin + lineEnd + 1;
+      // No line is as long as a window: what is there is not a log.
+      if (reached === place && begin > 0) return { entries, next: null };
+      place = reached;
     }
-    const place = begin + lineEnd + 1;
-    const isStuck = place === end && begin > 0;
-    return { entries, next: place === 0 || isStuck ? null : cursorOf(String(place)) };
+    return { entries, next: place === 0 ? null : cursorOf(String(place)) };
   } finally {
     await file.close();
   }
+}
+
+function isAbout({ who, action, subject, outcome, reason, remote }: AuditEntry, search: Search): boolean {
+  return search(who, action, subject, outcome, reason, remote);
 }
 
 function placeIn(cursor: string): number {

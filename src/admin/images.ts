@@ -6,6 +6,7 @@ import type { AdminParts } from './admin-parts.ts';
 import { AdminProblem } from './admin-problem.ts';
 import type { ImageDocument, ImagesDocument, ImagesQuery } from './documents/images.ts';
 import { cursorOf, openCursor } from './paging.ts';
+import { searchFor } from './search.ts';
 
 /** How many names one page may examine: a search that finds nothing is answered within a second or two. */
 const MAX_EXAMINED = 10_000;
@@ -60,6 +61,7 @@ export async function imagesDocument(
 ): Promise<ImagesDocument> {
   const entries: ImageDocument[] = [];
   const { sort } = query;
+  const search = searchFor(query.q);
   const first = sort === 'name' ? 'tags' : 'ordered';
   let place: Place =
     query.after === undefined ? { list: first, page: undefined, name: '' } : placeIn(query.after);
@@ -79,7 +81,7 @@ export async function imagesDocument(
       if (isFull) return { entries, next: cursorOf(JSON.stringify(place)), examined, partial: isPartial };
       place = { ...place, name: imageName(image) };
       examined += 1;
-      if (!isWanted(image, query)) continue;
+      if (!isWanted(image, query) || !search(place.name, image.digest)) continue;
       lookedAt += 1;
       // Others get their turn.
       await setImmediate();
@@ -120,10 +122,9 @@ function isBefore(entry: SurveyedImage, name: string): boolean {
   return name.startsWith(prefix) && own < name;
 }
 
-function isWanted(image: SurveyedImage, { q, source, pinned }: ImagesQuery): boolean {
+function isWanted(image: SurveyedImage, { source, pinned }: ImagesQuery): boolean {
   if (source !== undefined && imageSourceOf(image) !== source) return false;
-  if (pinned !== undefined && image.isPinned !== pinned) return false;
-  return q === undefined || imageName(image).includes(q) || image.digest.includes(q);
+  return pinned === undefined || image.isPinned === pinned;
 }
 
 function hasWantedContent(image: ImageDocument, { platform, damaged, incomplete }: ImagesQuery): boolean {

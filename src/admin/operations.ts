@@ -16,7 +16,7 @@ import {
   tenantAdoptedSchema,
   tenantBody,
 } from './documents/actions.ts';
-import { auditSchema } from './documents/audit.ts';
+import { auditQuery, auditSchema } from './documents/audit.ts';
 import { backoffsSchema } from './documents/backoffs.ts';
 import { bundlesSchema } from './documents/bundles.ts';
 import { explainQuery, explainSchema } from './documents/explain.ts';
@@ -145,7 +145,7 @@ export const ADMIN_OPERATIONS = {
     ...read,
     path: '/audit',
     summary: 'The end of the audit log',
-    query: pageQuery,
+    query: auditQuery,
     answer: auditSchema,
   },
   tasks: { ...read, path: '/tasks', summary: 'What was begun here and takes long', answer: tasksSchema },

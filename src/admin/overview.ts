@@ -1,3 +1,4 @@
+import { hostname } from 'node:os';
 import { trafficSum, withToday, NO_TRAFFIC } from '../ops/transfer-totals.ts';
 import type { AdminParts, AdminServer } from './admin-parts.ts';
 import type { DayDocument, OverviewDocument } from './documents/overview.ts';
@@ -45,6 +46,7 @@ export class Overview {
       started: new Date(server.startedAtMs).toISOString(),
       days: daysOf(withToday(days, unkept.reduce(trafficSum, NO_TRAFFIC))),
       offline: config.offline,
+      clientUrl: clientUrl(config.server, server.addresses),
       addresses: server.addresses,
       serverNames: config.server.serverNames,
     };
@@ -98,6 +100,16 @@ export class Overview {
     }
     return this.#secrets.problems;
   }
+}
+
+/** An address that means all of this machine's is no address for a client, but its name may be one. */
+function clientUrl(
+  { externalUrl, serverNames, tls }: AdminParts['config']['server'],
+  [address = 'registry.example:5000']: readonly string[],
+): string {
+  if (externalUrl !== undefined) return externalUrl;
+  const host = serverNames[0] ?? address.replace(/^(?:0\.0\.0\.0|\[::\])(?=:)/, hostname());
+  return `${tls === undefined ? 'http' : 'https'}://${host}`;
 }
 
 function daysOf(days: Awaited<ReturnType<AdminServer['totals']['inAll']>>['days']): readonly DayDocument[] {

@@ -2,6 +2,7 @@ import type { RefusalDocument, RefusalsDocument } from './documents/refusals.ts'
 import type { AdminQuery } from './operations.ts';
 import { keyOfNumber, pageOfSorted, sortedBy } from './paging.ts';
 import type { Refusal } from '../http/refusal.ts';
+import { type Search, searchFor } from './search.ts';
 import { timeOf } from './status.ts';
 
 /** Different ones that are remembered: some hundred KB. */
@@ -46,9 +47,8 @@ export class Refusals {
   }
 
   page({ q, after, limit }: AdminQuery<'refusals'>): RefusalsDocument {
-    const wanted = [...this.#kept.values()]
-      .map(refusalDocument)
-      .filter(entry => q === undefined || isAbout(entry, q));
+    const search = searchFor(q);
+    const wanted = [...this.#kept.values()].map(refusalDocument).filter(entry => isAbout(entry, search));
     return pageOfSorted(sortedBy(wanted, latestFirst), latestFirst, { after, limit });
   }
 }
@@ -80,6 +80,9 @@ function refusalDocument({ id, sinceMs, times, last }: Kept): RefusalDocument {
   };
 }
 
-function isAbout({ repository, requester, reason }: RefusalDocument, text: string): boolean {
-  return [repository ?? '', requester, reason].some(member => member.includes(text));
+function isAbout(
+  { repository, reference, requester, remote, reason }: RefusalDocument,
+  search: Search,
+): boolean {
+  return search(repository, reference, requester, remote, reason);
 }

@@ -1,5 +1,5 @@
 import { z } from '../../config/fields.ts';
-import { pageSchema, time } from './parts.ts';
+import { pageQuery, pageSchema, time, typed } from './parts.ts';
 
 /** A line of the audit log. */
 export const auditEntrySchema = z.object({
@@ -14,7 +14,11 @@ export const auditEntrySchema = z.object({
 });
 export type AuditEntry = z.output<typeof auditEntrySchema>;
 
-/** The end of the audit log, the latest first. */
+export const auditQuery = pageQuery.extend({
+  q: typed.optional().describe('Words that are in who, action, subject, outcome, reason or address together'),
+});
+
+/** The end of the audit log, the latest first. A page of a search may be short, and have a `next`. */
 export const auditSchema = pageSchema(auditEntrySchema).extend({
   output: z.enum(['none', 'stdout', 'file']).describe('audit.output'),
   covers: z

@@ -19,7 +19,7 @@ export const imageSchema = z.object({
 export type ImageDocument = z.output<typeof imageSchema>;
 
 export const imagesQuery = pageQuery.extend({
-  q: typed.optional().describe('Part of the name or of the digest'),
+  q: typed.optional().describe('Words that are all in the name or the digest'),
   source: imageSource.optional(),
   platform: typed.optional().describe('Such as linux/arm64: images that have it, completely or not'),
   pinned: truth.optional(),

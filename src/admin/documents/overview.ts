@@ -45,7 +45,14 @@ export const overviewSchema = z.object({
   now: z.object({ downloading: amount, queued: amount, readers: amount, backoffs: amount, tasks: amount }),
   firstBytes: firstBytesSchema.describe('How long clients waited for content in the last hour'),
   offline: z.boolean(),
-  addresses: arrayOf(z.string()).describe('Where clients connect, such as 127.0.0.1:5000'),
+  clientUrl: z
+    .string()
+    .describe(
+      'How clients reach this registry, as far as it knows: server.externalUrl, the first of server.serverNames, or an address',
+    ),
+  addresses: arrayOf(z.string()).describe(
+    'Where it listens for clients, such as 127.0.0.1:5000; addresses for one upstream are last',
+  ),
   serverNames: arrayOf(z.string()).describe('server.serverNames'),
 });
 export type OverviewDocument = z.output<typeof overviewSchema>;

@@ -19,7 +19,9 @@ export const refusalSchema = z.object({
 export type RefusalDocument = z.output<typeof refusalSchema>;
 
 export const refusalsQuery = pageQuery.extend({
-  q: typed.optional().describe('Part of the repository, the requester or the reason'),
+  q: typed
+    .optional()
+    .describe('Words that are in repository, reference, requester, address or reason together'),
 });
 
 /** The latest first. */
