@@ -6,18 +6,25 @@ import type { SessionDocument } from '../admin/documents/session.ts';
 /** Relative to `/ui/`, so that it holds behind a proxy that adds a prefix. */
 export const ROOT = '../admin/v1/';
 
-/** The server refused; the message says why, for people. */
+/** The server refused, or does not answer; the message says why, for people. */
 export class Refused extends Error {
   override readonly name = 'Refused';
+  /** `undefined` without an answer. */
+  readonly status: number | undefined;
+
+  constructor(message: string, status?: number) {
+    super(message);
+    this.status = status;
+  }
 }
 
 /** Who uses the page; `undefined` until the server has said it. */
 export const session = signal<SessionDocument | undefined>(undefined);
 
-/** Asks for a document. Throws `Refused`, or a `TypeError` if the server does not answer. */
+/** Asks for a document. Throws `Refused`, or the reason of `until` if that aborts. */
 export async function ask<Document>(path: string, until?: AbortSignal): Promise<Document> {
   const headers = { Accept: 'application/json' };
-  return documentOf(await fetch(ROOT + path, { headers, signal: until ?? null }));
+  return documentOf(await answerTo(path, { headers, signal: until ?? null }));
 }
 
 /** Asks who uses the page, and for the token that changes need. */
@@ -30,7 +37,7 @@ export async function askSession(): Promise<SessionDocument> {
 /** Changes something, as `POST` unless `method` says otherwise. Throws as `ask`. */
 export async function send<Document>(path: string, body: object, method = 'POST'): Promise<Document> {
   const request = ({ token }: SessionDocument) =>
-    fetch(ROOT + path, {
+    answerTo(path, {
       method,
       headers: { 'Content-Type': 'application/json', 'X-Entrepot-Token': token },
       body: JSON.stringify(body),
@@ -43,8 +50,18 @@ export async function send<Document>(path: string, body: object, method = 'POST'
   return documentOf(current.token === known.token ? response : await request(current));
 }
 
+async function answerTo(path: string, request: RequestInit): Promise<Response> {
+  try {
+    return await fetch(ROOT + path, request);
+  } catch (error) {
+    if (request.signal?.aborted === true) throw error;
+    throw new Refused('the server does not answer');
+  }
+}
+
 async function documentOf<Document>(response: Response): Promise<Document> {
-  if (response.ok) return response.json();
+  const { ok, status } = response;
+  if (ok) return response.json();
   const problem: ProblemDocument | undefined = await response.json().catch(() => undefined);
-  throw new Refused(problem?.error.message ?? `the server answered with status ${response.status}`);
+  throw new Refused(problem?.error.message ?? `the server answered with status ${status}`, status);
 }

@@ -1,13 +1,13 @@
 // The server's stream of changes. It is open while the page is visible: a hidden one would only cost.
 import { signal } from '@preact/signals';
 import type { EventName } from '../admin/documents/events.ts';
-import { askSession, ROOT } from './admin.ts';
+import { askSession, Refused, ROOT } from './admin.ts';
 
 /** Between attempts to reach a server that is not there; `EventSource` itself only retries what was cut off. */
 const RECONNECT_MS = 3_000;
 
-/** Whether what is shown is kept up to date. */
-export const connection = signal<'connecting' | 'live' | 'lost'>('connecting');
+/** Whether what is shown is kept up to date; `refused` until somebody connects again. */
+export const connection = signal<'connecting' | 'live' | 'lost' | 'refused'>('connecting');
 
 type Handle = (data: unknown) => void;
 const handlers = new Map<string, Set<Handle>>();
@@ -42,7 +42,8 @@ function disconnect(): void {
   source = undefined;
 }
 
-function connect(): void {
+/** Opens the stream anew. */
+export function connect(): void {
   disconnect();
   if (document.hidden) return;
   const opened = new EventSource(`${ROOT}events`);
@@ -55,8 +56,17 @@ function connect(): void {
   });
   opened.addEventListener('error', () => {
     connection.value = 'lost';
-    if (opened.readyState !== EventSource.CLOSED) return;
-    clearTimeout(reconnecting);
-    reconnecting = setTimeout(connect, RECONNECT_MS);
+    if (opened.readyState === EventSource.CLOSED) void connectAgain(opened);
   });
+}
+
+/** Unless this user may not: browsers would ask for the login each time. */
+async function connectAgain(closed: EventSource): Promise<void> {
+  const isRefused = await askSession().then(
+    () => false,
+    (error: unknown) => error instanceof Refused && (error.status === 401 || error.status === 403),
+  );
+  if (source !== closed) return;
+  if (isRefused) connection.value = 'refused';
+  else reconnecting = setTimeout(connect, RECONNECT_MS);
 }

@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import {
   agoText,
   bytesText,
+  namePieces,
   numberText,
   quantityText,
   rateText,
@@ -80,6 +81,15 @@ describe('times for people', () => {
       'in 2 h',
     ]);
   });
+});
+
+it('a name is broken at its components, and within one only if it is too long', () => {
+  expect(namePieces('docker.io/library/nginx:1.27')).toEqual(['docker.io/', 'library/', 'nginx', ':1.27']);
+  expect(namePieces('a:5000/b@sha256:12')).toEqual(['a', ':5000/', 'b', '@sha256', ':12']);
+  const long = `${'x'.repeat(70)}//:${'é'.repeat(40)}\u{1F600}`;
+  expect(namePieces(long).join('')).toBe(long);
+  expect(Math.max(...namePieces(long).map(piece => piece.length))).toBeLessThanOrEqual(34);
+  expect(namePieces('')).toEqual([]);
 });
 
 it('a digest is shortened to what tells it from others', () => {

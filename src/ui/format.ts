@@ -65,10 +65,24 @@ export function agoText(atMs: number, nowMs: number): string {
   return ms > 0 ? `${whole} ${unit} ago` : `in ${whole} ${unit}`;
 }
 
+/** What image names of the registry at `url` begin with. */
+export function hostOf(url: string): string {
+  return new URL(url).host;
+}
+
 /** A digest that people can tell from others: `sha256:1a2b3c4d5e6f`. */
 export function shortDigest(digest: string): string {
   const [algorithm = '', hex = ''] = digest.split(':');
   return `${algorithm}:${hex.slice(0, 12)}`;
+}
+
+/** No piece of a name is wider than this, in characters. */
+const MAX_PIECE = 32;
+const PIECES = new RegExp(`[:@]?[^/:@]{1,${MAX_PIECE}}/?|[/:@]`, 'gu');
+
+/** The pieces between which a name may be broken: its components, tag and digest. */
+export function namePieces(name: string): readonly string[] {
+  return name.match(PIECES) ?? [];
 }
 
 /** A name of an image with as much of its digest, if it has one, as tells it from others. */

@@ -3,7 +3,7 @@ import { Fragment } from 'preact';
 import { useEffect, useRef } from 'preact/hooks';
 import { addressOf, goTo, place } from './address.ts';
 import { session } from './admin.ts';
-import { connection } from './events.ts';
+import { connect, connection } from './events.ts';
 import icon from './icon.svg';
 import { Announced } from './parts/text.tsx';
 import { SCREENS } from './screens.ts';
@@ -127,15 +127,27 @@ export function Frame() {
   );
 }
 
+const CONNECTIONS: Readonly<Record<typeof connection.value, string>> = {
+  connecting: 'Connecting…',
+  live: 'Live',
+  lost: 'No connection: trying again',
+  refused: 'You are not logged in any more',
+};
+
 function Connection() {
   const state = connection.value;
   const who = session.value;
-  const text = { connecting: 'Connecting…', live: 'Live', lost: 'No connection: trying again' }[state];
+  const text = CONNECTIONS[state];
   return (
     <p class="faint">
-      <span role="status" class={`live ${state === 'live' ? 'on' : state === 'lost' ? 'off' : ''}`}>
+      <span role="status" class={`live ${state === 'live' ? 'on' : state === 'connecting' ? '' : 'off'}`}>
         {text}
       </span>
+      {state === 'refused' && (
+        <button type="button" class="quiet" onClick={connect}>
+          Log in again
+        </button>
+      )}
       {who !== undefined && ` · ${who.name}${who.rights === 'read' ? ', read-only' : ''}`}
     </p>
   );

@@ -2,11 +2,14 @@
 // asked.
 import { useEffect, useRef, useState } from 'preact/hooks';
 import type { EventData, EventName } from '../admin/documents/events.ts';
-import { ask, Refused } from './admin.ts';
+import { ask } from './admin.ts';
 import { onEvent } from './events.ts';
 
 /** A document is asked for again at most this often, however often it changes. */
 const AGAIN_MS = 1_000;
+/** One that takes the server long is asked for during a tenth of the time, but once a minute. */
+const AGAIN_TIMES = 10;
+const MAX_AGAIN_MS = 60_000;
 
 /** A document that is being shown. */
 export interface ShownDocument<Document> {
@@ -52,6 +55,20 @@ export function useDocument<Document>(
   return shown;
 }
 
+/** How often what is not final is asked for. */
+const UNFINISHED_MS = 5_000;
+
+/** Asks for the document again after a while, for as long as it says itself that another one will soon be better. */
+export function useAgain<Document>(
+  { document, again }: ShownDocument<Document>,
+  isUnfinished: boolean,
+): void {
+  useEffect(() => {
+    const timer = isUnfinished ? setTimeout(again, UNFINISHED_MS) : undefined;
+    return () => clearTimeout(timer);
+  }, [document, isUnfinished]);
+}
+
 const NOTHING = { document: undefined, problem: undefined, again: () => {} };
 
 class Following<Document> {
@@ -63,7 +80,8 @@ class Following<Document> {
   #timer: ReturnType<typeof setTimeout> | undefined;
   #isAsking = false;
   #isOutdated = false;
-  #askedAtMs = 0;
+  /** When it may be asked for again because something has changed. */
+  #nextAtMs = 0;
 
   constructor(
     load: (until: AbortSignal) => Promise<Document>,
@@ -94,8 +112,16 @@ class Following<Document> {
       this.#isOutdated = true;
       return;
     }
-    const waitMs = Math.max(0, this.#askedAtMs + AGAIN_MS - Date.now());
+    const waitMs = Math.max(0, this.#nextAtMs - performance.now());
     this.#timer ??= setTimeout(() => void this.#load(), waitMs);
+  }
+
+  /** At once: somebody waits for it. */
+  #again(): void {
+    this.#nextAtMs = 0;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#ask();
   }
 
   #apply(update: Update<Document>, data: unknown): void {
@@ -109,20 +135,24 @@ class Following<Document> {
     this.#timer = undefined;
     this.#isAsking = true;
     this.#isOutdated = false;
-    this.#askedAtMs = Date.now();
+    const begunMs = performance.now();
+    this.#nextAtMs = begunMs + AGAIN_MS;
     try {
       this.#set(await this.#loadDocument(this.#ended.signal));
     } catch (error) {
       if (this.#ended.signal.aborted) return;
-      this.#set(this.#document, error instanceof Refused ? error.message : 'the server does not answer');
+      this.#set(this.#document, error instanceof Error ? error.message : String(error));
     }
+    const restMs = Math.min(MAX_AGAIN_MS, AGAIN_TIMES * (performance.now() - begunMs));
+    // Unless somebody has asked for the next one meanwhile.
+    if (this.#nextAtMs > 0) this.#nextAtMs = begunMs + Math.max(AGAIN_MS, restMs);
     this.#isAsking = false;
     if (this.#isOutdated) this.#ask();
   }
 
   #set(document: Document | undefined, problem?: string): void {
     this.#document = document;
-    this.#show({ document, problem, again: () => this.#ask() });
+    this.#show({ document, problem, again: () => this.#again() });
   }
 }
 

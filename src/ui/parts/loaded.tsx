@@ -1,7 +1,8 @@
 // Documents on their way, and lists that come in pages.
 import type { ComponentChildren } from 'preact';
+import { useRef } from 'preact/hooks';
 import { param, setParams } from '../address.ts';
-import { type Updates, type ShownDocument, useDocument } from '../use-document.ts';
+import { type Updates, type ShownDocument, useAgain, useDocument } from '../use-document.ts';
 import { ask } from '../admin.ts';
 import { numberText } from '../format.ts';
 import { type Column, Filter, Pages, TableRows } from './table.tsx';
@@ -35,12 +36,22 @@ export function Loaded<Document>({
 interface Page<Entry> {
   readonly entries: readonly Entry[];
   readonly next: string | null;
+  /** Whether another answer will soon be better. */
+  readonly partial?: boolean;
 }
 
 const PAGE_ENTRIES = 50;
 
 /** A search through a large list is answered in steps: how many of them make a page, if little is found. */
 const MAX_STEPS = 20;
+
+const PARTIAL = 'This order is of the images that were looked at so far; it changes until all of them were.';
+
+/** The number of a page and the cursor it begins after, as they are in the address: `3.CURSOR`. */
+function placeOf(text: string): { readonly number: number; readonly cursor: string } {
+  const [, number = '1', cursor = ''] = /^([1-9]\d{0,8})\.(.+)$/.exec(text) ?? [];
+  return { number: Number(number), cursor };
+}
 
 /** A page, of as many answers as it takes to fill it. */
 async function askPage<Entry>(path: string, until: AbortSignal): Promise<Page<Entry>> {
@@ -79,13 +90,20 @@ export function List<Entry>(props: ListProps<Entry>) {
   const { name = '', caption, path, query = {}, isSearched, tools, updates, columns, keyOf, empty } = props;
   const key = (part: string) => (name === '' ? part : `${name}.${part}`);
   const search = param(key('search'));
-  // The cursors of the pages before, so that one can go back.
-  const cursors = param(key('after')).split(' ').filter(Boolean);
+  const { number, cursor } = placeOf(param(key('after')));
+  // The places of the pages that were seen, so that one can go back. All of them would be too long for an address.
+  const seen = useRef(new Map<number, string>()).current;
+  seen.set(number, cursor);
   const text = new URLSearchParams({ limit: String(PAGE_ENTRIES) });
-  const all = { ...query, q: search, after: cursors.at(-1) };
+  const all = { ...query, q: search, after: cursor };
   for (const [each, value] of Object.entries(all)) if (value) text.set(each, value);
   const shown = useDocument<Page<Entry>>(`${path}?${text}`, updates, askPage);
-  const turnTo = (pages: readonly string[]) => setParams({ [key('after')]: pages.join(' ') });
+  const isPartial = shown.document?.partial === true;
+  useAgain(shown, isPartial);
+  const turnTo = (to: number, from: string) =>
+    setParams({ [key('after')]: to === 1 ? undefined : `${to}.${from}` });
+  const next = shown.document?.next ?? null;
+  const before = seen.get(number - 1);
   return (
     <div class="table">
       {isSearched && (
@@ -99,8 +117,9 @@ export function List<Entry>(props: ListProps<Entry>) {
         </Filter>
       )}
       <Loaded shown={shown}>
-        {({ entries, next }) => (
+        {({ entries }) => (
           <>
+            {isPartial && <p class="faint">{PARTIAL}</p>}
             {entries.length > 0 && <TableRows {...{ caption, columns, keyOf }} rows={entries} />}
             {entries.length === 0 &&
               next === null &&
@@ -108,17 +127,18 @@ export function List<Entry>(props: ListProps<Entry>) {
             {entries.length === 0 && next !== null && (
               <p class="faint">Nothing on this page; there is more.</p>
             )}
-            {(next !== null || cursors.length > 0) && (
-              <Pages
-                caption={caption}
-                text={`Page ${numberText(cursors.length + 1)}`}
-                previous={cursors.length > 0 ? () => turnTo(cursors.slice(0, -1)) : undefined}
-                next={next === null ? undefined : () => turnTo([...cursors, next])}
-              />
-            )}
           </>
         )}
       </Loaded>
+      {(next !== null || number > 1) && (
+        <Pages
+          caption={caption}
+          text={`Page ${numberText(number)}`}
+          first={number > 1 ? () => turnTo(1, '') : undefined}
+          previous={before === undefined ? undefined : () => turnTo(number - 1, before)}
+          next={next === null ? undefined : () => turnTo(number + 1, next)}
+        />
+      )}
     </div>
   );
 }

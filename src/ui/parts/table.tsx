@@ -62,6 +62,7 @@ export function Table<Row>(props: TableProps<Row>) {
         <Pages
           caption={caption}
           text={`Page ${numberText(page)} of ${numberText(pages)}`}
+          first={page > 1 ? () => setParams({ [key('page')]: undefined }) : undefined}
           previous={page > 1 ? () => setParams({ [key('page')]: String(page - 1) }) : undefined}
           next={page < pages ? () => setParams({ [key('page')]: String(page + 1) }) : undefined}
         />
@@ -169,16 +170,21 @@ export function Filter({
 export function Pages({
   caption,
   text,
+  first,
   previous,
   next,
 }: {
   readonly caption: string;
   readonly text: string;
+  readonly first: (() => void) | undefined;
   readonly previous: (() => void) | undefined;
   readonly next: (() => void) | undefined;
 }) {
   return (
     <nav class="pages" aria-label={`Pages: ${caption}`}>
+      <button type="button" disabled={first === undefined} onClick={first}>
+        First
+      </button>
       <button type="button" disabled={previous === undefined} onClick={previous}>
         Previous
       </button>

@@ -1,8 +1,8 @@
 // Small pieces of text that more than one screen shows: times, digests, states, and commands to copy.
-import type { ComponentChildren } from 'preact';
+import { type ComponentChildren, Fragment } from 'preact';
 import { announce, announcement } from '../announce.ts';
 import { nowMs } from '../clock.ts';
-import { agoText, shortDigest } from '../format.ts';
+import { agoText, namePieces, shortDigest, shortImage } from '../format.ts';
 
 /** A time as people say it, with the exact one on hover. `at`: ISO 8601. */
 export function Ago({
@@ -24,6 +24,20 @@ export function Ago({
 /** `2026-11-30 14:05:09 UTC+1`, in the reader's zone. */
 export function exactTime(atMs: number): string {
   return new Date(atMs).toLocaleString('sv', { timeZoneName: 'short' });
+}
+
+/** The name of an image or repository: on lines of its own parts if it is long, with the start of its digest; all on hover. */
+export function Name({ of }: { readonly of: string }) {
+  return (
+    <span class="name" title={of}>
+      {namePieces(shortImage(of)).map((piece, at) => (
+        <Fragment key={String(at)}>
+          <wbr />
+          {piece}
+        </Fragment>
+      ))}
+    </span>
+  );
 }
 
 /** The start of a digest; all of it on hover. */

@@ -1,10 +1,9 @@
 // Who did what, from the audit log.
 import type { AuditDocument, AuditEntry } from '../../admin/documents/audit.ts';
-import { shortImage } from '../format.ts';
 import { useDocument } from '../use-document.ts';
 import { List } from '../parts/loaded.tsx';
 import type { Column } from '../parts/table.tsx';
-import { Ago, Badge, Empty } from '../parts/text.tsx';
+import { Ago, Badge, Empty, Name } from '../parts/text.tsx';
 
 export function ActivityScreen() {
   const { document } = useDocument<AuditDocument>('audit?limit=1');
@@ -20,6 +19,7 @@ export function ActivityScreen() {
       <List<AuditEntry>
         caption="Activity"
         path="audit"
+        isSearched
         updates={{ audit: () => undefined }}
         keyOf={({ id }) => id}
         columns={COLUMNS}
@@ -46,7 +46,7 @@ const COLUMNS: readonly Column<AuditEntry>[] = [
     key: 'subject',
     label: 'What',
     isLong: true,
-    cell: ({ subject }) => <span title={subject ?? undefined}>{shortImage(subject ?? '–')}</span>,
+    cell: ({ subject }) => <Name of={subject ?? '–'} />,
   },
   {
     key: 'outcome',

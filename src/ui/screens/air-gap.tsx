@@ -7,7 +7,7 @@ import { bytesText, numberText } from '../format.ts';
 import { ActionButton, begin, Tasks } from '../parts/action.tsx';
 import { List, Loaded } from '../parts/loaded.tsx';
 import type { Column } from '../parts/table.tsx';
-import { Ago, Badge, CommandLine, Empty } from '../parts/text.tsx';
+import { Ago, Badge, CommandLine, Empty, Name } from '../parts/text.tsx';
 
 export function AirGapScreen() {
   const isMissing = param('show') === 'missing';
@@ -111,7 +111,7 @@ export function AirGapScreen() {
 }
 
 const COLUMNS: readonly Column<PrepullImageDocument>[] = [
-  { key: 'image', label: 'Image', isLong: true, cell: ({ image }) => image },
+  { key: 'image', label: 'Image', isLong: true, cell: ({ image }) => <Name of={image} /> },
   {
     key: 'state',
     label: 'State',

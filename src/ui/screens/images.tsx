@@ -5,11 +5,12 @@ import type { OverviewDocument } from '../../admin/documents/overview.ts';
 import { addressOf, param, setParams } from '../address.ts';
 import { send } from '../admin.ts';
 import { useDocument } from '../use-document.ts';
-import { bytesText, shortImage } from '../format.ts';
+import { bytesText, hostOf } from '../format.ts';
+import { shellWord } from '../shell.ts';
 import { ActionButton, attempt, begin, Dialog, mayChange, Tasks } from '../parts/action.tsx';
 import { List, Loaded } from '../parts/loaded.tsx';
 import { type Column, TableRows } from '../parts/table.tsx';
-import { Ago, Badge, CommandLine, ShortDigest, Empty } from '../parts/text.tsx';
+import { Ago, Badge, CommandLine, Empty, Name, ShortDigest } from '../parts/text.tsx';
 
 const FILTERS = [
   {
@@ -125,13 +126,12 @@ const COLUMNS: readonly Column<ImageDocument>[] = [
     cell: ({ image, digest, pinned, damaged, missingBytes, source }) => (
       <div>
         <a
-          title={image}
           href={addressOf('images', {
             ...Object.fromEntries(new URLSearchParams(location.hash.split('?')[1])),
             image,
           })}
         >
-          {shortImage(image)}
+          <Name of={image} />
         </a>{' '}
         {pinned && <Badge tone="good">pinned</Badge>} {damaged && <Badge tone="bad">damaged</Badge>}{' '}
         {missingBytes > 0 && <Badge tone="warn">{bytesText(missingBytes)} missing</Badge>}
@@ -176,7 +176,7 @@ function ImageDialog({ image }: { readonly image: string }) {
   const query = new URLSearchParams({ reference: image });
   const shown = useDocument<InspectDocument>(`inspect?${query}`, { images: () => undefined });
   const { document: overview } = useDocument<OverviewDocument>('overview');
-  const host = overview?.serverNames[0] ?? overview?.addresses[0] ?? 'registry.example';
+  const host = overview === undefined ? 'registry.example' : hostOf(overview.clientUrl);
   const pin = async (action: 'pin' | 'unpin') => {
     await send(`actions/${action}`, { reference: image });
     shown.again();
@@ -227,7 +227,7 @@ function ImageDialog({ image }: { readonly image: string }) {
             </div>
             <CommandLine
               label="Pull by digest"
-              text={`docker pull ${host}/${image.replace(/@.*$|:[^:/]*$/, '')}@${digest}`}
+              text={`docker pull ${shellWord(`${host}/${image.replace(/@.*$|:[^:/]*$/, '')}@${digest}`)}`}
             />
             <details>
               <summary>Manifests and layers</summary>

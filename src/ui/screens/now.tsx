@@ -10,7 +10,7 @@ import { useDocument } from '../use-document.ts';
 import { bytesText, numberText, quantityText, rateText, shareText, spanText } from '../format.ts';
 import { List, Loaded } from '../parts/loaded.tsx';
 import { type Column, Table } from '../parts/table.tsx';
-import { Ago, Badge, ShortDigest, Empty, ShareBar } from '../parts/text.tsx';
+import { Ago, Badge, Empty, Name, ShareBar, ShortDigest } from '../parts/text.tsx';
 
 /** What one request may ask for. */
 const MAX_FILLS = 500;
@@ -146,7 +146,7 @@ const FILLS: readonly Column<Shown>[] = [
     by: ({ repository }) => repository,
     cell: ({ repository, digest, holder }) => (
       <div>
-        {repository} <ShortDigest of={digest} />
+        <Name of={repository} /> <ShortDigest of={digest} />
         {holder !== null && <div class="faint small">downloaded by {holder}</div>}
       </div>
     ),
@@ -262,7 +262,12 @@ const REQUESTERS: readonly Column<QueueDocument['requesters'][number]>[] = [
 ];
 
 const UPLOADS: readonly Column<UploadDocument>[] = [
-  { key: 'repository', label: 'Repository', isLong: true, cell: ({ repository }) => repository },
+  {
+    key: 'repository',
+    label: 'Repository',
+    isLong: true,
+    cell: ({ repository }) => <Name of={repository} />,
+  },
   { key: 'who', label: 'Who', cell: ({ requester }) => requester },
   { key: 'bytes', label: 'Received', isNumber: true, cell: ({ bytes }) => bytesText(bytes) },
   { key: 'touched', label: 'Last byte', cell: ({ touched }) => <Ago at={touched} /> },
@@ -275,7 +280,7 @@ const BACKOFFS: readonly Column<BackoffDocument>[] = [
     isLong: true,
     cell: ({ upstream, repository, reference }) => (
       <div>
-        {repository.startsWith(`${upstream}/`) ? repository : `${upstream}/${repository}`}{' '}
+        <Name of={repository.startsWith(`${upstream}/`) ? repository : `${upstream}/${repository}`} />{' '}
         <span class="faint">{reference}</span>
       </div>
     ),

@@ -3,7 +3,8 @@ import type { ComponentChildren } from 'preact';
 import type { DayDocument, OverviewDocument } from '../../admin/documents/overview.ts';
 import { addressOf } from '../address.ts';
 import { useDocument } from '../use-document.ts';
-import { bytesText, numberText, quantityText, shareText, spanText } from '../format.ts';
+import { bytesText, hostOf, numberText, quantityText, shareText, spanText } from '../format.ts';
+import { shellWord } from '../shell.ts';
 import { DayBars } from '../parts/day-bars.tsx';
 import { Loaded } from '../parts/loaded.tsx';
 import { StoreFacts } from '../parts/store-facts.tsx';
@@ -174,12 +175,15 @@ function Days({ days }: { readonly days: readonly DayDocument[] }) {
   );
 }
 
-function PointHere({ addresses, serverNames, version, started }: OverviewDocument) {
-  const host = serverNames[0] ?? addresses[0] ?? 'registry.example';
+function PointHere({ clientUrl, version, started }: OverviewDocument) {
+  const host = shellWord(hostOf(clientUrl));
   return (
     <section class="card">
       <h2>Use it</h2>
-      <CommandLine label="Point a node here" text={`entrepot hosts containerd --server http://${host}`} />
+      <CommandLine
+        label="Point a node here"
+        text={`entrepot hosts containerd --server ${shellWord(clientUrl)}`}
+      />
       <CommandLine label="Pull through it" text={`docker pull ${host}/docker.io/library/alpine:latest`} />
       <CommandLine label="Log in" text={`docker login ${host}`} />
       <p class="faint small">

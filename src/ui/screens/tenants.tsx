@@ -6,7 +6,8 @@ import type { TenantOfPage, TenantsPage } from '../../admin/documents/tenants.ts
 import { param, setParams } from '../address.ts';
 import { send } from '../admin.ts';
 import { useDocument } from '../use-document.ts';
-import { bytesText, numberText } from '../format.ts';
+import { bytesText, hostOf, numberText } from '../format.ts';
+import { shellWord } from '../shell.ts';
 import { ActionButton, attempt, Dialog, mayChange } from '../parts/action.tsx';
 import { List } from '../parts/loaded.tsx';
 import { type Column, TableRows } from '../parts/table.tsx';
@@ -159,7 +160,7 @@ function TenantDialog({ name }: { readonly name: string }) {
   const tenant = document?.entries.find(each => each.name === name);
   const { document: overview } = useDocument<OverviewDocument>('overview');
   const [typed, setTyped] = useState<string>();
-  const server = typed ?? overview?.serverNames[0] ?? overview?.addresses[0] ?? '';
+  const server = typed ?? (overview === undefined ? '' : hostOf(overview.clientUrl));
   const rotate = async () => {
     setRotated(await send<RotatedDocument>('actions/tenant-rotate', { tenant: name, server: server.trim() }));
     return `A new login was issued to ${name}`;
@@ -236,7 +237,7 @@ function Issued({ server, username, password, earlierEndAt, secret }: RotatedDoc
       </p>
       <CommandLine
         label="Log in"
-        text={`docker login ${server} --username ${username} --password ${password}`}
+        text={`docker login ${shellWord(server)} --username ${shellWord(username)} --password ${shellWord(password)}`}
       />
       <CommandLine label="As a Kubernetes Secret, for kubectl apply" text={JSON.stringify(secret)} />
     </div>

@@ -1,7 +1,7 @@
 // What keeps the store small and undamaged: what was removed, what will be next, what is broken.
 import type { NextStatus } from '../../admin/documents/status.ts';
 import type { UpkeepDocument } from '../../admin/documents/upkeep.ts';
-import { useDocument } from '../use-document.ts';
+import { useAgain, useDocument } from '../use-document.ts';
 import { bytesText, rateText } from '../format.ts';
 import { ActionButton, begin, Tasks } from '../parts/action.tsx';
 import { Loaded } from '../parts/loaded.tsx';
@@ -14,6 +14,8 @@ export function UpkeepScreen() {
     images: () => undefined,
     task: (document, { state }) => (state === 'running' ? document : undefined),
   });
+  const isLooking = shown.document?.store.next === null && !shown.document.store.indexLost;
+  useAgain(shown, isLooking);
   return (
     <>
       <Tasks actions={['gc', 'scrub', 'rm']} />
@@ -88,7 +90,7 @@ export function UpkeepScreen() {
                 columns={NEXT}
                 empty={
                   <Empty
-                    title={store.next === null ? 'It takes too long to find out' : 'Nothing can be evicted'}
+                    title={store.next === null ? NOT_KNOWN[`${store.indexLost}`] : 'Nothing can be evicted'}
                   />
                 }
               />
@@ -99,6 +101,12 @@ export function UpkeepScreen() {
     </>
   );
 }
+
+/** Why it is not known what is evicted next, by whether the index is lost. */
+const NOT_KNOWN = {
+  true: 'The index is lost',
+  false: 'Looking: in a large store this takes a while',
+} as const;
 
 const NEXT: readonly Column<NextStatus>[] = [
   { key: 'kind', label: 'Kind', cell: ({ kind }) => kind },

@@ -6,10 +6,11 @@ import { addressOf, goTo, param } from '../address.ts';
 import { send } from '../admin.ts';
 import { useDocument } from '../use-document.ts';
 import { numberText } from '../format.ts';
+import { shellWord } from '../shell.ts';
 import { ActionButton } from '../parts/action.tsx';
 import { List, Loaded } from '../parts/loaded.tsx';
 import { type Column, TableRows } from '../parts/table.tsx';
-import { Ago, Badge, CommandLine, ShortDigest, Empty } from '../parts/text.tsx';
+import { Ago, Badge, CommandLine, Empty, Name, ShortDigest } from '../parts/text.tsx';
 
 export function WhyScreen() {
   const reference = param('image');
@@ -118,7 +119,7 @@ function Explanation({ reference, tenant }: { readonly reference: string; readon
           </div>
           <CommandLine
             label="The same in a terminal"
-            text={`entrepot explain ${reference}${tenant === '' ? '' : ` --tenant ${tenant}`}`}
+            text={`entrepot explain ${shellWord(reference)}${tenant === '' ? '' : ` --tenant ${shellWord(tenant)}`}`}
           />
         </div>
       )}
@@ -172,7 +173,7 @@ const REFUSALS: readonly Column<RefusalDocument>[] = [
     isLong: true,
     cell: ({ repository, reference, method }) => (
       <div>
-        {repository ?? '–'}
+        <Name of={repository ?? '–'} />
         {reference !== null &&
           (reference.includes(':') ? (
             <>
@@ -196,7 +197,7 @@ const REFUSALS: readonly Column<RefusalDocument>[] = [
       </div>
     ),
   },
-  { key: 'reason', label: 'Reason', isLong: true, cell: ({ reason }) => reason },
+  { key: 'reason', label: 'Reason', isLong: true, cell: ({ code, reason }) => withoutCode(reason, code) },
   {
     key: 'explain',
     label: 'More',
@@ -213,6 +214,11 @@ const REFUSALS: readonly Column<RefusalDocument>[] = [
       ),
   },
 ];
+
+/** The code is beside it. */
+function withoutCode(reason: string, code: string): string {
+  return reason.startsWith(`${code}: `) ? reason.slice(code.length + 2) : reason;
+}
 
 /** Who is not known by a login. */
 const NOT_LOGGED_IN: ReadonlySet<string> = new Set(['anonymous', 'unknown']);
