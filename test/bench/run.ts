@@ -8,6 +8,7 @@ import { bundles, bundlesWhileServing, prepull } from './bundles.ts';
 import { coldPull, type ColdCase } from './cold.ts';
 import { indexes } from './indexes.ts';
 import { lazyChunked, lazyEstargz, parallelPull } from './lazy.ts';
+import { largePage } from './page.ts';
 import { processes } from './processes.ts';
 import { pushes } from './push.ts';
 import { starts } from './start.ts';
@@ -204,6 +205,7 @@ try {
     },
   );
   // A quarter of an hour, so it comes last.
+  await measure('page', largePage);
   await measure('upkeep', () => largeStore());
   await measure('postgres', largePostgresStore);
 } finally {

@@ -1,18 +1,18 @@
-import { createHash } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { silentLog } from '../../src/lib/log.ts';
-import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-store.ts';
+import type { Descriptor } from '../../src/oci/descriptor.ts';
+import { digestOf } from '../../src/oci/digest.ts';
+import { OCI_LAYER, OCI_MANIFEST } from '../../src/oci/media-types.ts';
 import { Entrepot, type EntrepotConfig } from '../support/entrepot.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 import { load } from './support/load.ts';
 import { loopDelayP99Ms } from './support/loop-delay.ts';
 import { median, table } from './support/table.ts';
 import type { PostgresSettings } from '../../src/metadata/postgres/postgres-settings.ts';
-import { Database } from '../../src/metadata/sqlite/driver.ts';
 import { HAS_POSTGRES, inConfig, Postgres } from '../support/postgres.ts';
 import { fillPostgres } from '../support/large-postgres.ts';
+import { fillSqlite } from '../support/large-sqlite.ts';
 
 /** Rows are made without their files: what is measured is the index, and removing a file that is gone costs the same call. */
 const BLOBS = 1_000_000;
@@ -23,7 +23,6 @@ const BLOBS_PER_MANIFEST = 9;
 /** Blobs that nothing needs: what is left of a million when every manifest has its nine. */
 const GARBAGE = BLOBS - TAGS * BLOBS_PER_MANIFEST;
 const UPSTREAM = 'up.example';
-const MANIFEST_TYPE = 'application/vnd.oci.image.manifest.v1+json';
 const LATENCY_SECONDS = 8;
 const MAX_WAIT_MS = 15 * 60_000;
 
@@ -102,14 +101,14 @@ async function start(folder: string, config: EntrepotConfig): Promise<Entrepot> 
 
 /** The rows of a store that mirrored a lot: every manifest has a tag and nine blobs, and beside them is the garbage. */
 async function makeStore(path: string, postgres: PostgresSettings | undefined): Promise<number> {
-  await mkdir(path, { recursive: true });
   // The first one lives here: tags of a mirrored repository are upstream's to list.
   const repositories = Array.from({ length: REPOSITORIES }, (_, number) =>
     number === 0 ? { upstream: '', name: 'team/app0' } : { upstream: UPSTREAM, name: `app${number}` },
   );
   if (postgres !== undefined) {
+    await mkdir(path, { recursive: true });
     const [tags, blobsPerManifest, blobBytes, garbage] = [TAGS, BLOBS_PER_MANIFEST, BLOB_BYTES, GARBAGE];
-    const manifestType = MANIFEST_TYPE;
+    const manifestType = OCI_MANIFEST;
     return fillPostgres(postgres, {
       path,
       repositories,
@@ -120,63 +119,17 @@ async function makeStore(path: string, postgres: PostgresSettings | undefined): 
       manifestType,
     });
   }
-  const index = join(path, 'index.db');
-  const store = await openSqliteMetadataStore(index, { log: silentLog });
-  for (const repository of repositories) {
-    await store.putGrant(repository, { credentialId: '', verifiedAtMs: Date.now() });
-  }
-  await store.close();
-  const database = new Database(index);
-  database.pragma('synchronous = OFF');
-  // Digests come in no order: without the trees in memory, every row would be read from disk first.
-  database.pragma('cache_size = -500000');
-  const ids = database.prepare('SELECT id FROM repositories ORDER BY upstream, name').pluck().all();
-  const blob = database.prepare(
-    'INSERT INTO blobs (digest, size, created_at_ms, used_at_ms) VALUES (?, ?, ?, ?)',
-  );
-  const link = database.prepare(
-    'INSERT INTO links (repository_id, digest, kind, media_type, size, created_at_ms) VALUES (?, ?, ?, ?, ?, ?)',
-  );
-  const tag = database.prepare('INSERT INTO tags VALUES (?, ?, ?, ?)');
-  const manifest = database.prepare(`
-    INSERT INTO manifests (digest, created_at_ms, used_at_ms, size, bytes) VALUES (?, ?, ?, ?, ?)`);
-  const reading = database.prepare(
-    `INSERT INTO readings (digest, media_type, annotations) VALUES (?, ?, '{}')`,
-  );
-  const reference = database.prepare(`INSERT INTO reading_references VALUES (?, ?, 'blob', ?, ?, ?)`);
-  const nowMs = Date.now();
-  let size = 0;
-  const insert = database.transaction((first: number, last: number) => {
-    for (let number = first; number < last; number += 1) {
-      const repository = ids[number % REPOSITORIES];
-      const usedAtMs = nowMs - 86_400_000 + number;
-      const layers = Array.from({ length: BLOBS_PER_MANIFEST }, (_, at) => digestOf(`blob ${number} ${at}`));
-      const layerType = 'application/vnd.oci.image.layer.v1.tar';
-      const [config, ...rest] = layers.map(digest => ({ mediaType: layerType, digest, size: BLOB_BYTES }));
-      const bytes = Buffer.from(
-        JSON.stringify({ schemaVersion: 2, mediaType: MANIFEST_TYPE, config, layers: rest }),
-      );
-      const digest = digestOf(bytes);
-      size = bytes.length;
-      manifest.run(digest, usedAtMs, usedAtMs, size, bytes);
-      const { lastInsertRowid } = reading.run(digest, MANIFEST_TYPE);
-      link.run(repository, digest, 'manifest', MANIFEST_TYPE, size, usedAtMs);
-      tag.run(repository, `v${number}`, digest, nowMs);
-      for (const [position, layer] of layers.entries()) {
-        blob.run(layer, BLOB_BYTES, usedAtMs, usedAtMs);
-        link.run(repository, layer, 'blob', null, BLOB_BYTES, usedAtMs);
-        reference.run(lastInsertRowid, position, layer, BLOB_BYTES, layerType);
-      }
-      if (number < GARBAGE) {
-        blob.run(digestOf(`garbage ${number}`), BLOB_BYTES, usedAtMs, usedAtMs);
-      }
-    }
+  const layer = (name: string): Descriptor => ({
+    mediaType: OCI_LAYER,
+    digest: digestOf(Buffer.from(name)),
+    size: BLOB_BYTES,
   });
-  for (let first = 0; first < TAGS; first += 5_000) {
-    insert(first, Math.min(first + 5_000, TAGS));
-  }
-  database.close();
-  return size;
+  return fillSqlite(path, {
+    repositories,
+    images: TAGS,
+    blobsOf: image => Array.from({ length: BLOBS_PER_MANIFEST }, (_, at) => layer(`blob ${image} ${at}`)),
+    garbage: Array.from({ length: GARBAGE }, (_, at) => layer(`garbage ${at}`)),
+  });
 }
 
 async function pageTime({ url }: Entrepot, last: string): Promise<string> {
@@ -204,7 +157,7 @@ async function latency(entrepot: Entrepot, expectBytes: number): Promise<string>
     kind: 'rate',
     port: Number(new URL(entrepot.url).port),
     path: `/v2/app9/manifests/v99999?ns=${UPSTREAM}`,
-    headers: `Accept: ${MANIFEST_TYPE}\r\n`,
+    headers: `Accept: ${OCI_MANIFEST}\r\n`,
     connections: 4,
     seconds: LATENCY_SECONDS,
     expectBytes,
@@ -244,8 +197,4 @@ async function time(work: () => Promise<void>): Promise<string> {
 
 function seconds(ms: number): string {
   return `${(ms / 1000).toFixed(1)} s`;
-}
-
-function digestOf(bytes: string | Uint8Array): string {
-  return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 }
