@@ -41,6 +41,8 @@ export interface LoadOptions {
   readonly folder?: string;
   /** From the command line; overrides everything else. */
   readonly overrides?: Tree;
+  /** Whether variables of the environment that override the file are left out. Those that it names count. Default: no. */
+  readonly isFileAlone?: boolean;
 }
 
 const STORAGE_PATH = ['storage', 'path'];
@@ -51,11 +53,12 @@ export async function loadConfig({
   env = process.env,
   folder = process.cwd(),
   overrides = {},
+  isFileAlone = false,
 }: LoadOptions = {}): Promise<Config> {
   const written = await readConfigFile(file ?? env[CONFIG_FILE_VARIABLE], folder);
   const fromFile = written.document.value ?? {};
   const passwords = passwordVariables([fromFile, overrides]);
-  const environment = readEnvironment(env, fileJsonSchema, name => passwords.has(name));
+  const environment = readEnvironment(isFileAlone ? {} : env, fileJsonSchema, name => passwords.has(name));
   const here = withAbsolutePaths(mergeTrees(environment.tree, overrides), folder);
   const there = withAbsolutePaths(fromFile, written.path === undefined ? folder : dirname(written.path));
   const tree = withoutNulls(withPresets(mergeTrees(there, here)));

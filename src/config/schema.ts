@@ -390,6 +390,9 @@ const hosted = section({
     .prefault([])
     .describe('Repositories of tenants or below prefixes, or patterns, that every tenant may pull'),
   delete: flag.prefault(true).describe('Clients that may push may also delete'),
+  readOnly: flag
+    .prefault(false)
+    .describe('Refuse pushes and deletions by clients for now, such as while the store is moved'),
   maxRepositories: count(1).prefault(10_000).describe('Maximum number of repositories of a tenant or prefix'),
   maxTags: count(1).prefault(100_000).describe('Maximum number of tags in a hosted repository'),
   maxUploads: count(1).prefault(5_000).describe('Maximum number of unfinished uploads of a client'),

@@ -31,6 +31,8 @@ export interface RegistryParts {
   readonly hosted: PullSource;
   /** The write side of hosted repositories; without it, every write is UNSUPPORTED. */
   readonly hostedHandlers?: HostedHandlers | undefined;
+  /** Whether every write is refused for now. Default: no. */
+  readonly isReadOnly?: (() => boolean) | undefined;
   /** `/token`; without it, there is no such path. */
   readonly token?: ((exchange: Exchange) => Promise<void>) | undefined;
   /** Called for every request when it has ended. */
@@ -148,10 +150,11 @@ export class Registry {
     return new ArchNames({ source: mirror, authorize: repository => call.authorize(repository, 'pull') });
   }
 
-  #write(call: AdmittedCall, route: RepositoryRoute): Promise<void> {
+  async #write(call: AdmittedCall, route: RepositoryRoute): Promise<void> {
     const handlers = this.#parts.hostedHandlers;
     // Access refuses writes to mirrors; this is a second check.
     if (handlers === undefined || call.repository.upstream !== '') throw unsupported(route);
+    if (this.#parts.isReadOnly?.() === true) throw readOnly();
     const { method } = call.exchange;
     switch (route.kind) {
       case 'manifest': {
@@ -273,4 +276,11 @@ function requireOwnSite({ siteProblem }: Exchange): void {
 
 function unsupported({ kind }: Pick<Route, 'kind'>): OciError {
   return new OciError('UNSUPPORTED', { headers: { Allow: allowedMethods(kind) } });
+}
+
+/** The same answer as of a registry of the distribution project in its read-only mode. */
+function readOnly(): OciError {
+  return new OciError('UNSUPPORTED', {
+    message: 'this registry takes no pushes and deletes nothing for now (hosted.readOnly)',
+  });
 }
