@@ -1,6 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Log } from '../lib/log.ts';
 import type { Digest } from '../oci/digest.ts';
+import { IndexAway } from './index-away.ts';
 
 /** Chosen at random within these bounds each time, so that processes do not write in step. */
 const MIN_FLUSH_MS = 5_000;
@@ -52,7 +53,7 @@ export class LastUsed {
     this.#schedule();
   }
 
-  /** Writes a use at once, unless one was written a moment ago. If the disk is full, it is kept in memory. */
+  /** Writes a use at once, unless one was written a moment ago. If it cannot be written, it is noted. */
   async put(digest: Digest): Promise<void> {
     const atMs = Date.now();
     this.note(digest, atMs);
@@ -96,7 +97,10 @@ export class LastUsed {
     if (this.#noted.size > 0 && !this.#isClosing) this.#schedule();
   }
 
-  /** A failure only loses precision, so it is logged and not thrown. */
+  /**
+   * A failure only loses precision, so it is logged and not thrown: what is noted keeps this process from removing content,
+   * which is how a full disk gets room. While an index is away, nobody removes anything, and uses are written later.
+   */
   async #flush(): Promise<void> {
     const noted = [...this.#noted];
     try {
@@ -107,6 +111,7 @@ export class LastUsed {
         for (const [digest, atMs] of rows) this.#forget(digest, atMs);
       }
     } catch (error) {
+      if (error instanceof IndexAway) return;
       this.#log.warn({ err: error }, 'times of last use could not be written');
       for (const [digest, atMs] of noted) this.#forget(digest, atMs);
     }
