@@ -257,8 +257,14 @@ function asOther(program: string, args: readonly string[]): [program: string, ar
 
 async function ownedByServer(folder: string): Promise<void> {
   if (process.getuid?.() !== 0) return;
-  const [, , uid, gid] = /^postgres:([^:]*):(\d+):(\d+):/m.exec(readFileSync('/etc/passwd', 'utf8')) ?? [];
   await mkdir(folder, { recursive: true });
   await chmod(folder, 0o755);
-  await chown(folder, Number(uid), Number(gid));
+  await giveToServer(folder);
+}
+
+/** Gives a file or folder to the user as whom the server runs. */
+export async function giveToServer(path: string): Promise<void> {
+  if (process.getuid?.() !== 0) return;
+  const [, , uid, gid] = /^postgres:([^:]*):(\d+):(\d+):/m.exec(readFileSync('/etc/passwd', 'utf8')) ?? [];
+  await chown(path, Number(uid), Number(gid));
 }
