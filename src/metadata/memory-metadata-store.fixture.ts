@@ -738,7 +738,7 @@ export class MemoryMetadataStore implements MetadataStore {
 
   async listReplicas() {
     const addresses = [...this.#index.processes].flatMap(({ replica }) => replica ?? []);
-    return [...new Set(addresses)].map(address => ({ id: `replica-${address}`, address }));
+    return [...new Set(addresses)].map(address => ({ id: address.replaceAll(/[^a-z0-9]+/g, '-'), address }));
   }
 
   lockedOutForMs() {

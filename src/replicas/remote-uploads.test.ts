@@ -1,0 +1,174 @@
+// Uploads of which requests reach another replica: real connections between them, and real files.
+import { Readable } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { bytesOf, type Content, randomBlob } from '../../test/support/content.ts';
+import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
+import { openFileStores } from '../blobs/file-stores.ts';
+import { Bucket, ObjectBlobStore } from '../blobs/object-blob-store.fixture.ts';
+import type { Chunk } from '../hosted/chunk.ts';
+import { SharedUploads } from '../hosted/shared-uploads.ts';
+import { Uploads } from '../hosted/uploads.ts';
+import { silentLog } from '../lib/log.ts';
+import { MemoryIndex } from '../metadata/memory-metadata-store.fixture.ts';
+import { ANONYMOUS } from '../oci/requester.ts';
+import { ClusterKeys } from './cluster-keys.ts';
+import { ReplicaClient } from './replica-client.ts';
+import { ReplicaServer } from './replica-server.ts';
+
+const KEYS = new ClusterKeys('a key of the cluster, long enough to use');
+const MIB = 1024 * 1024;
+const APP = { upstream: '', name: 'team/app' };
+
+let index: MemoryIndex;
+let bucket: Bucket;
+let replicas: Replica[];
+
+interface Replica {
+  readonly uploads: SharedUploads;
+  /** Bytes of unfinished uploads on its disk. */
+  spooled(): Promise<number>;
+  cutOff(): Promise<void>;
+  close(): Promise<void>;
+}
+
+async function replica(): Promise<Replica> {
+  const folder = await makeTempFolder('uploads');
+  const files = await openFileStores(folder, { log: silentLog });
+  let own: Uploads | undefined;
+  const server = await ReplicaServer.open({
+    address: { host: '127.0.0.1', port: 0 },
+    keys: KEYS,
+    ledFill: () => undefined,
+    uploads: () => own,
+    flights: () => undefined,
+    log: silentLog,
+  });
+  const address = `127.0.0.1:${server.port}`;
+  const metadata = index.open(address);
+  const [id = ''] = (await metadata.listReplicas()).flatMap(each =>
+    each.address === address ? each.id : [],
+  );
+  const { spool } = files;
+  own = new Uploads({ spool, blobs: new ObjectBlobStore(bucket), metadata, replica: id, log: silentLog });
+  const client = new ReplicaClient(KEYS);
+  const uploads = new SharedUploads(own, id, async other => {
+    const found = (await metadata.listReplicas()).find(each => each.id === other);
+    return found && client.uploadsAt(found.address);
+  });
+  const opened = {
+    uploads,
+    spooled: async () => {
+      let bytes = 0;
+      for await (const { size } of spool.list()) bytes += size;
+      return bytes;
+    },
+    cutOff: () => server.close(),
+    close: async () => {
+      await server.close().catch(() => {});
+      client.close();
+      await own?.close();
+      await files.close();
+      await metadata.close();
+      await removeFolder(folder);
+    },
+  };
+  replicas.push(opened);
+  return opened;
+}
+
+beforeEach(() => {
+  index = new MemoryIndex();
+  bucket = new Bucket();
+  replicas = [];
+});
+
+afterEach(async () => {
+  for (const each of replicas) await each.close();
+});
+
+function chunkOf(blob: Content, start: number, end: number): Chunk {
+  const contentRange = `${start}-${end - 1}`;
+  return { body: Readable.from(blob.slice(start, end)), contentRange, contentLength: end - start };
+}
+
+describe('an upload', () => {
+  it('takes chunks that reach any replica, and is on the disk of the one that began it', async () => {
+    const [one, two, three] = [await replica(), await replica(), await replica()];
+    const blob = randomBlob(4 * MIB, 'pushed');
+    const { id } = await one.uploads.begin(ANONYMOUS, APP);
+    for (const [at, { uploads }] of [two, one, three].entries()) {
+      const state = await uploads.append(ANONYMOUS, APP, id, chunkOf(blob, at * MIB, (at + 1) * MIB));
+      expect(state).toEqual({ id, offset: (at + 1) * MIB });
+    }
+    expect(await two.uploads.status(ANONYMOUS, APP, id)).toEqual({ id, offset: 3 * MIB });
+    expect([await one.spooled(), await two.spooled()]).toEqual([3 * MIB, 0]);
+    const rest = {
+      body: Readable.from(blob.slice(3 * MIB)),
+      contentRange: undefined,
+      contentLength: undefined,
+    };
+    await three.uploads.complete(ANONYMOUS, APP, id, blob.digest, rest);
+    const stored = await new ObjectBlobStore(bucket).open(blob.digest);
+    const bytes = Buffer.alloc(blob.size);
+    for (let at = 0; at < blob.size; ) at += (await stored?.read(bytes.subarray(at), at)) ?? blob.size;
+    expect(bytes.equals(bytesOf(blob))).toBe(true);
+    await expect(two.uploads.status(ANONYMOUS, APP, id)).rejects.toMatchObject({
+      code: 'BLOB_UPLOAD_UNKNOWN',
+    });
+    expect(await one.spooled()).toBe(0);
+  });
+
+  it('is refused what its own replica refuses, in the same words', async () => {
+    const [one, two] = [await replica(), await replica()];
+    const blob = randomBlob(MIB, 'refused');
+    const { id } = await one.uploads.begin(ANONYMOUS, APP);
+    const refusals: unknown[] = [];
+    for (const { uploads } of [one, two]) {
+      const refusing = uploads.append(ANONYMOUS, APP, id, chunkOf(blob, 5, 10));
+      refusals.push(
+        await refusing.catch(({ code, status, message, headers }) => ({ code, status, message, headers })),
+      );
+    }
+    expect(refusals[0]).toMatchObject({ code: 'RANGE_INVALID' });
+    expect(refusals[1]).toEqual(refusals[0]);
+    const other = { ...ANONYMOUS, id: 'somebody else' };
+    await expect(two.uploads.status(other, APP, id)).rejects.toMatchObject({ code: 'BLOB_UPLOAD_UNKNOWN' });
+    await two.uploads.cancel(ANONYMOUS, APP, id);
+    await expect(one.uploads.status(ANONYMOUS, APP, id)).rejects.toMatchObject({
+      code: 'BLOB_UPLOAD_UNKNOWN',
+    });
+  });
+
+  it('keeps what a client of another replica has sent when it leaves', async () => {
+    const [one, two] = [await replica(), await replica()];
+    const blob = randomBlob(2 * MIB, 'left');
+    const { id } = await one.uploads.begin(ANONYMOUS, APP);
+    const body = new Readable({ read() {} });
+    const chunk = { body, contentRange: undefined, contentLength: blob.size };
+    const sending = two.uploads.append(ANONYMOUS, APP, id, chunk).catch((error: unknown) => error);
+    for (const piece of blob.slice(0, MIB)) body.push(piece);
+    while ((await one.uploads.status(ANONYMOUS, APP, id)).offset < MIB) await sleep(5);
+    body.destroy(new Error('the client has left'));
+    expect(await sending).toMatchObject({ code: 'UNAVAILABLE' });
+    const state = () => one.uploads.append(ANONYMOUS, APP, id, chunkOf(blob, MIB, 2 * MIB));
+    // The other replica may notice it a moment later.
+    let appended = await state().catch(() => undefined);
+    while (appended === undefined) {
+      await sleep(20);
+      appended = await state().catch(() => undefined);
+    }
+    expect(appended).toEqual({ id, offset: 2 * MIB });
+  });
+
+  it('is tried again while its replica cannot be reached, and unknown when that is gone', async () => {
+    const [one, two] = [await replica(), await replica()];
+    const { id } = await one.uploads.begin(ANONYMOUS, APP);
+    await one.cutOff();
+    const status = () => two.uploads.status(ANONYMOUS, APP, id);
+    await expect(status()).rejects.toMatchObject({ code: 'UNAVAILABLE', headers: { 'Retry-After': '1' } });
+    await one.close();
+    replicas = replicas.filter(each => each !== one);
+    await expect(status()).rejects.toMatchObject({ code: 'BLOB_UPLOAD_UNKNOWN' });
+  });
+});
