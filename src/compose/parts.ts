@@ -46,8 +46,7 @@ import { openAccess, upstreamCredentials, verificationPolicies } from './access.
 import { knownCluster, openCluster } from './kubernetes.ts';
 import { openMirror, Upstreams } from './mirror.ts';
 import type { NewsBoard } from './processes/news-board.ts';
-import { openReplicaClient } from './replicas.ts';
-import type { ReplicaClient } from '../replicas/replica-client.ts';
+import { openOtherReplicas, type OtherReplicas } from './replicas.ts';
 import { shareUnfinished } from './processes/unfinished-news.ts';
 import { openStorage, type Storage } from './storage.ts';
 import { EventDesk } from './event-desk.ts';
@@ -84,6 +83,7 @@ export interface Parts extends Storage {
   readonly hostedHandlers: HostedHandlers;
   /** What this process tells endpoints of notifications. */
   readonly events: EventDesk;
+  readonly replicas: OtherReplicas | undefined;
   /** Forgets remembered failures, asks upstream now, and returns the digest of an image reference. */
   refresh(reference: string): Promise<Digest>;
   /** Why the tenant, or an anonymous client, can pull an image or not; `undefined` if there is no such tenant. */
@@ -173,7 +173,7 @@ async function openOn(
   const onBeat = () => atEachBeat.forEach(act => act());
   const seen = { clock, log, onBeat, reportsDoubts, takesBucketOver };
   const { metadata, index, spool, blobs, bucket, replica } = await openStorage(opened, config, seen);
-  const replicas = await openReplicaClient(config);
+  const replicas = await openOtherReplicas(config, { metadata, replica });
   if (replicas !== undefined) opened.add(replicas);
   const events = opened.add(new EventDesk({ outbox: metadata.outbox, clock, log, meter }));
   await events.follow(config);
@@ -249,9 +249,9 @@ async function openOn(
       blobs,
       grants,
       replica,
-      replicas,
+      replicas: replicas?.client,
       queue: common?.queue,
-      flights: common?.flights,
+      flights: common?.flights ?? replicas?.flights,
       failureNews: common?.news.of('failures'),
       endNews: common?.news.of('ended rights'),
       noteEvent,
@@ -305,6 +305,7 @@ async function openOn(
     survey,
     removal,
     events,
+    replicas,
     hostedHandlers: hostedHandlers({
       hosted,
       uploads: clientUploads(uploads, { metadata, replica, replicas }),
@@ -351,16 +352,12 @@ function quotaOf(
 /** The uploads of all replicas, if there may be several. */
 function clientUploads(
   own: Uploads,
-  {
-    metadata,
-    replica,
-    replicas,
-  }: Pick<Storage, 'metadata' | 'replica'> & { readonly replicas: ReplicaClient | undefined },
+  { metadata, replica, replicas }: Pick<Parts, 'metadata' | 'replica' | 'replicas'>,
 ): ClientUploads {
   if (replica === undefined || replicas === undefined) return own;
   return new SharedUploads(own, replica, async id => {
     const found = (await metadata.listReplicas()).find(other => other.id === id);
-    return found && replicas.uploadsAt(found.address);
+    return found && replicas.client.uploadsAt(found.address);
   });
 }
 

@@ -5,7 +5,9 @@ import { ConfigError } from '../config/problems.ts';
 import { fileTrouble } from '../lib/file-trouble.ts';
 import type { ClusterKeys } from '../replicas/cluster-keys.ts';
 import type { ReplicaClient } from '../replicas/replica-client.ts';
+import type { ReplicaFlights } from '../replicas/replica-flights.ts';
 import type { ReplicaServer, ReplicaServerOptions } from '../replicas/replica-server.ts';
+import type { Storage } from './storage.ts';
 
 /** The key file of a configuration. Throws ConfigError if it cannot be used; `undefined` if there are no replicas. */
 export async function clusterKeysOf({
@@ -25,20 +27,35 @@ export async function clusterKeysOf({
   }
 }
 
-/** How this process asks other replicas. */
-export async function openReplicaClient(
+/** The other replicas, as this process asks them. */
+export interface OtherReplicas {
+  readonly client: ReplicaClient;
+  readonly flights: ReplicaFlights;
+  close(): void;
+}
+
+/** How this process asks other replicas; `undefined` if there are none. */
+export async function openOtherReplicas(
   config: Pick<Config, 'cluster' | 'origin'>,
-): Promise<ReplicaClient | undefined> {
+  { metadata, replica }: Pick<Storage, 'metadata' | 'replica'>,
+): Promise<OtherReplicas | undefined> {
   const keys = await clusterKeysOf(config);
-  if (keys === undefined) return undefined;
+  if (keys === undefined || replica === undefined) return undefined;
   const { ReplicaClient } = await import('../replicas/replica-client.ts');
-  return new ReplicaClient(keys);
+  const { ReplicaFlights } = await import('../replicas/replica-flights.ts');
+  const client = new ReplicaClient(keys);
+  const flights = new ReplicaFlights({
+    replica,
+    listReplicas: () => metadata.listReplicas(),
+    flyAt: (address, key) => client.fly(address, key),
+  });
+  return { client, flights, close: () => client.close() };
 }
 
 /** The port on which others ask this one. */
 export async function openReplicaServer(
   config: Pick<Config, 'cluster' | 'origin'>,
-  needs: Pick<ReplicaServerOptions, 'ledFill' | 'uploads' | 'log'>,
+  needs: Pick<ReplicaServerOptions, 'ledFill' | 'uploads' | 'flights' | 'log'>,
 ): Promise<ReplicaServer | undefined> {
   const keys = await clusterKeysOf(config);
   if (config.cluster === undefined || keys === undefined) return undefined;

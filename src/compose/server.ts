@@ -99,11 +99,12 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     const { tls } = config.server;
     const certificate = tls && opened.add(await TlsFiles.open(tls, options.log));
     const together = await togetherOf(config);
-    let asked: Pick<Parts, 'mirror' | 'uploads'> | undefined;
+    let asked: Pick<Parts, 'mirror' | 'uploads' | 'replicas'> | undefined;
     // Before others learn of this replica, and closed when no download is left that they could follow.
     const forReplicas = await openReplicaServer(config, {
       ledFill: (key, epoch) => asked?.mirror.ledFill(key, epoch),
       uploads: () => asked?.uploads,
+      flights: () => asked?.replicas?.flights.board,
       log: options.log,
     });
     if (forReplicas !== undefined) opened.add(forReplicas);

@@ -3,20 +3,27 @@ import type { ClientRequest, IncomingMessage } from 'node:http';
 import { Agent, request, type RequestOptions } from 'node:https';
 import type { UploadCalls } from '../hosted/upload-calls.ts';
 import { Changes } from '../lib/changes.ts';
+import { collectBytes } from '../lib/collect-bytes.ts';
 import { type RemoteBytes, type RemoteFill, ReplicaAway, type Replicas } from '../mirror/fill/replicas.ts';
+import type { Landing } from '../mirror/shared-flights.ts';
 import type { ClusterKeys } from './cluster-keys.ts';
 import { pathOfFill, REPOSITORIES_HEADER, SIZE_HEADER } from './fill-response.ts';
+import { FLIGHT_HEADER, FLIGHTS_PATH, MAX_LANDING_BYTES, parseLanding, tooLarge } from './flight-requests.ts';
 import { RemoteUploads } from './remote-uploads.ts';
+import type { RemoteFlight } from './replica-flights.ts';
+import { CALL_HEADER } from './upload-requests.ts';
 
 /** A replica is a round trip away, or it is not there. */
 const CONNECT_WITHIN_MS = 3_000;
+const ALIVE_EACH_MS = 1_000;
 /** So much may arrive before it is written; more waits in the network. */
 const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
 
 /** Asks other replicas for what they hold. */
 export class ReplicaClient implements Replicas {
   readonly #keys: ClusterKeys;
-  readonly #agent = new Agent({ keepAlive: true, maxCachedSessions: 0 });
+  // None is used again: the other side might just have closed it, and what a client sends cannot be sent twice.
+  readonly #agent = new Agent({ maxCachedSessions: 0 });
 
   constructor(keys: ClusterKeys) {
     this.#keys = keys;
@@ -33,6 +40,23 @@ export class ReplicaClient implements Replicas {
     return new RemoteUploads((path, headers, send) =>
       this.#ask(address, { method: 'POST', path, headers }, send),
     );
+  }
+
+  /** Asks the replica at this address, which decides about this question, who is to ask upstream. */
+  async fly(address: string, key: string): Promise<RemoteFlight> {
+    let flying: ClientRequest | undefined;
+    const headers = { [CALL_HEADER]: encodeURIComponent(key), 'Transfer-Encoding': 'chunked' };
+    const response = await this.#ask(address, { method: 'POST', path: FLIGHTS_PATH, headers }, to => {
+      flying = to;
+      to.flushHeaders();
+    });
+    const land = (landing?: Landing) => void flying?.end(landing && JSON.stringify(landing));
+    if (response.headers[FLIGHT_HEADER] === 'lead') {
+      response.resume();
+      return { land };
+    }
+    land();
+    return { landing: parseLanding(await collectBytes(response, MAX_LANDING_BYTES, tooLarge)) };
   }
 
   close(): void {
@@ -61,6 +85,8 @@ export class ReplicaClient implements Replicas {
       CONNECT_WITHIN_MS,
     );
     asked.once('socket', socket => {
+      // So that one that vanishes without a word is noticed after some seconds.
+      socket.setKeepAlive(true, ALIVE_EACH_MS);
       if (!socket.connecting) clearTimeout(timer);
       socket.once('secureConnect', () => clearTimeout(timer));
     });
@@ -110,8 +136,7 @@ class ReceivedBytes implements RemoteBytes {
   }
 
   close(): void {
-    // A connection whose response was read to the end can be used again.
-    if (!this.#isOver || this.#failure !== undefined) this.#response.destroy();
+    this.#response.destroy();
   }
 
   #take(): readonly Uint8Array[] {

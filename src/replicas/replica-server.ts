@@ -11,8 +11,10 @@ import { listen } from '../http/listen.ts';
 import type { UploadCalls } from '../hosted/upload-calls.ts';
 import type { Log } from '../lib/log.ts';
 import type { LedFill } from '../mirror/fill/led-fill.ts';
+import type { FlightBoard } from '../mirror/shared-flights.ts';
 import type { ClusterKeys } from './cluster-keys.ts';
 import { parseFillPath, sendFill } from './fill-response.ts';
+import { answerFlight, parseFlight } from './flight-requests.ts';
 import { answerUploadCall, parseUploadCall } from './upload-requests.ts';
 
 /** Who has the key needs one round trip or two. Others must not hold connections for long. */
@@ -28,6 +30,8 @@ export interface ReplicaServerOptions {
   readonly ledFill: (key: string, epoch: number) => LedFill | undefined;
   /** Those of this replica; `undefined` until they can be used. */
   readonly uploads: () => UploadCalls | undefined;
+  /** Where this replica decides who asks an upstream; `undefined` until it can. */
+  readonly flights: () => FlightBoard | undefined;
   readonly log: Log;
 }
 
@@ -72,11 +76,14 @@ export class ReplicaServer {
 async function answer(
   req: IncomingMessage,
   res: ServerResponse,
-  { ledFill, uploads }: Pick<ReplicaServerOptions, 'ledFill' | 'uploads'>,
+  { ledFill, uploads, flights }: Pick<ReplicaServerOptions, 'ledFill' | 'uploads' | 'flights'>,
 ): Promise<void> {
   const call = parseUploadCall(req);
   const own = call && uploads();
   if (call !== undefined && own !== undefined) return answerUploadCall(own, call, { req, res });
+  const flight = parseFlight(req);
+  const board = flight === undefined ? undefined : flights();
+  if (flight !== undefined && board !== undefined) return answerFlight(board, flight, { req, res });
   const asked = req.method === 'GET' ? parseFillPath(req.url ?? '') : undefined;
   const fill = asked && ledFill(asked.key, asked.epoch);
   if (asked === undefined || fill === undefined) {

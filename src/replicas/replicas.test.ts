@@ -44,6 +44,7 @@ class Replica {
       keys: KEYS,
       ledFill: (key, epoch) => world?.mirror.ledFill(key, epoch),
       uploads: () => undefined,
+      flights: () => undefined,
       log: silentLog,
     });
     const client = new ReplicaClient(KEYS);

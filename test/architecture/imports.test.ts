@@ -54,7 +54,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
     'lib',
     'ops',
   ],
-  replicas: ['http', 'mirror', 'hosted', 'oci', 'lib'],
+  replicas: ['http', 'mirror', 'hosted', 'metadata', 'oci', 'lib'],
   // A leaf, which runs in a browser: types only, see below.
   ui: ['admin'],
   compose: ['*'],

@@ -55,10 +55,11 @@ describe.skipIf(!HAS_POSTGRES)('replicas', () => {
     const address = `127.0.0.1:${await freePort()}`;
     const { endpoint, region, bucket } = s3;
     return {
-      upstreams: { [UPSTREAM]: { url: upstream.url } },
+      upstreams: { [UPSTREAM]: { url: upstream.url, connectionsPerBlob: 1 } },
       hosted: { prefixes: ['team'], anonymous: 'push' },
       index: { postgres: inConfig(settings) },
       storage: {
+        minFree: '1MiB',
         s3: {
           endpoint,
           region,
@@ -134,6 +135,16 @@ describe.skipIf(!HAS_POSTGRES)('replicas', () => {
     expect(s3.count('GET')).toBe(reads);
   });
 
+  test('ask upstream once for a tag that clients of all of them want', async () => {
+    added('library/app', 1000);
+    upstream.misbehave({ kind: 'manifest', method: 'HEAD', delayMs: 1_000 });
+    await Promise.all(replicas.map(replica => many(5, () => expectManifest(replica, 'library/app'))));
+    expect(upstream.count('manifest', { method: 'HEAD' })).toBe(1);
+    expect(upstream.count('manifest', { method: 'GET' })).toBe(1);
+    for (const replica of replicas) await expectManifest(replica, 'library/app');
+    expect(upstream.count('manifest')).toBe(2);
+  });
+
   test('send clients of one the bytes that another one downloads as soon as they are there', async () => {
     const [layer] = added('library/app', 20 * MIB);
     for (const replica of replicas) await expectManifest(replica, 'library/app');
@@ -167,7 +178,10 @@ describe.skipIf(!HAS_POSTGRES)('replicas', () => {
         digest: layer!.digest,
       });
     }
-    expect(upstream.count('blob')).toBe(2);
+    const ranges = upstream.requests.flatMap(({ kind, headers }) =>
+      kind === 'blob' ? (headers.range ?? '') : [],
+    );
+    expect(ranges).toEqual(['', expect.stringMatching(/^bytes=\d+-$/)]);
     // What the killed one may have had more, and what is compared.
     expect(upstream.bytesSent - before).toBeLessThan(12 * MIB);
     replicas = [await holder!.startAgain(), ...others];

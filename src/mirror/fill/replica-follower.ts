@@ -107,7 +107,8 @@ export class ReplicaFollower {
 
   /** Call at the end: what is not stored is kept for the next one who downloads the blob. */
   async end(): Promise<void> {
-    await this.#received?.ingest?.suspend();
+    const ingest = this.#received?.ingest;
+    await (ingest?.offset === 0 ? ingest.abort() : ingest?.suspend());
   }
 
   async #receiveFrom(remote: RemoteFill, watch: Watch, signal: AbortSignal): Promise<boolean> {

@@ -1,0 +1,107 @@
+// Questions that replicas agree on over real connections.
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, expect, it } from 'vitest';
+import { Latch } from '../../test/support/latch.ts';
+import { silentLog } from '../lib/log.ts';
+import type { ReplicaPlace } from '../metadata/metadata-store.ts';
+import { type Packing, SharedFlights } from '../mirror/shared-flights.ts';
+import { ClusterKeys } from './cluster-keys.ts';
+import { ReplicaClient } from './replica-client.ts';
+import { ReplicaFlights } from './replica-flights.ts';
+import { ReplicaServer } from './replica-server.ts';
+
+const KEYS = new ClusterKeys('a key of the cluster, long enough to use');
+const TEXT: Packing<string> = {
+  name: 'text',
+  pack: answer => answer,
+  unpack: async packed => String(packed),
+};
+
+const places: ReplicaPlace[] = [];
+const opened: { close(): unknown }[] = [];
+/** How many questions have reached a replica from others. */
+let arrived = 0;
+
+async function replica(id: string): Promise<{ flights: SharedFlights; close: () => Promise<void> }> {
+  const client = new ReplicaClient(KEYS);
+  const calls = new ReplicaFlights({
+    replica: id,
+    listReplicas: async () => places,
+    flyAt: (address, key) => client.fly(address, key),
+  });
+  const server = await ReplicaServer.open({
+    address: { host: '127.0.0.1', port: 0 },
+    keys: KEYS,
+    ledFill: () => undefined,
+    uploads: () => undefined,
+    flights: () => {
+      arrived += 1;
+      return calls.board;
+    },
+    log: silentLog,
+  });
+  places.push({ id, address: `127.0.0.1:${server.port}` });
+  let isOpen = true;
+  const close = async () => {
+    if (!isOpen) return;
+    isOpen = false;
+    client.close();
+    await server.close();
+  };
+  opened.push({ close });
+  return { flights: new SharedFlights(calls), close };
+}
+
+afterEach(async () => {
+  for (const each of opened.splice(0)) await each.close();
+  places.length = 0;
+  arrived = 0;
+});
+
+it('each question is asked by one of all replicas, whichever decides about it', async () => {
+  const replicas = [await replica('a'), await replica('b'), await replica('c')];
+  const asked: string[] = [];
+  const latch = new Latch();
+  const keys = Array.from({ length: 12 }, (_, at) => `question ${at}`);
+  const answers = keys.flatMap(key =>
+    replicas.map(({ flights }) =>
+      flights.run(key, TEXT, async () => {
+        asked.push(key);
+        await latch.opened;
+        return `the answer to ${key}`;
+      }),
+    ),
+  );
+  while (asked.length < keys.length || arrived < 2 * keys.length) await sleep(5);
+  latch.open();
+  expect(await Promise.all(answers)).toEqual(keys.flatMap(key => replicas.map(() => `the answer to ${key}`)));
+  expect(asked.toSorted()).toEqual(keys.toSorted());
+});
+
+it('another one asks if who has begun to ask is gone, or fails in a way that says nothing', async () => {
+  const [one, two] = [await replica('a'), await replica('b')];
+  for (let at = 0; at < 8; at += 1) {
+    const latch = new Latch();
+    const asking = new Latch();
+    const first = one.flights.run(`question ${at}`, TEXT, async () => {
+      asking.open();
+      await latch.opened;
+      throw new Error('a bug');
+    });
+    first.catch(() => {});
+    await asking.opened;
+    const second = two.flights.run(`question ${at}`, TEXT, async () => 'an answer');
+    latch.open();
+    await expect(first).rejects.toThrow('a bug');
+    expect(await second).toBe('an answer');
+  }
+});
+
+it('a replica that cannot be reached is not waited for', async () => {
+  const [one, two] = [await replica('a'), await replica('b')];
+  await two.close();
+  const answers = Array.from({ length: 8 }, (_, at) =>
+    one.flights.run(`question ${at}`, TEXT, async () => 'an answer'),
+  );
+  expect(new Set(await Promise.all(answers))).toEqual(new Set(['an answer']));
+});

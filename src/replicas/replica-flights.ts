@@ -1,0 +1,75 @@
+import { createHash } from 'node:crypto';
+import type { ReplicaPlace } from '../metadata/metadata-store.ts';
+import { FlightBoard, type FlightCalls, type Landing } from '../mirror/shared-flights.ts';
+
+/** How long it is believed which replicas there are: a little longer than one that is gone is believed to live. */
+const PLACES_VALID_MS = 1_000;
+
+/** A flight that another replica decides about: over, or led by this one, which then has to land it. */
+export type RemoteFlight = { readonly landing: Landing } | { readonly land: (landing: Landing) => void };
+
+export interface ReplicaFlightsOptions {
+  /** The id of this replica. */
+  readonly replica: string;
+  readonly listReplicas: () => Promise<readonly ReplicaPlace[]>;
+  /** Rejects if the replica cannot be reached. */
+  readonly flyAt: (address: string, key: string) => Promise<RemoteFlight>;
+}
+
+/**
+ * Agrees with the other replicas on who asks an upstream. Each question is decided in one of them, which all find from its
+ * key. While they do not agree on who is there, or one cannot be reached, a question may be asked more than once.
+ */
+export class ReplicaFlights implements FlightCalls {
+  /** Decides about the questions that are this replica's, for all. */
+  readonly board = new FlightBoard();
+  readonly #options: ReplicaFlightsOptions;
+  readonly #own: FlightCalls;
+  /** How those land that this replica leads, and others decide about. */
+  readonly #led = new Map<string, (landing: Landing) => void>();
+  #places: { readonly atMs: number; readonly list: Promise<readonly ReplicaPlace[]> } | undefined;
+
+  constructor(options: ReplicaFlightsOptions) {
+    this.#options = options;
+    this.#own = this.board.of(this);
+  }
+
+  async fly(key: string): Promise<Landing | 'lead'> {
+    const place = await this.#placeOf(key);
+    if (place === undefined) return this.#own.fly(key);
+    const flight = await this.#options.flyAt(place.address, key).catch(() => undefined);
+    if (flight === undefined) return 'lost';
+    if ('landing' in flight) return flight.landing;
+    this.#led.set(key, flight.land);
+    return 'lead';
+  }
+
+  land(landed: { readonly key: string; readonly landing: Landing }): void {
+    const { key, landing } = landed;
+    const land = this.#led.get(key);
+    this.#led.delete(key);
+    if (land === undefined) this.#own.land(landed);
+    else land(landing);
+  }
+
+  /** The other replica that decides about this question; `undefined` if this one does. */
+  async #placeOf(key: string): Promise<ReplicaPlace | undefined> {
+    const places = await this.#list().catch(() => []);
+    const [first] = places
+      .map(place => ({ place, rank: rankOf(place.id, key) }))
+      .toSorted((one, other) => (one.rank < other.rank ? -1 : 1));
+    return first?.place.id === this.#options.replica ? undefined : first?.place;
+  }
+
+  #list(): Promise<readonly ReplicaPlace[]> {
+    const nowMs = performance.now();
+    if (this.#places === undefined || nowMs - this.#places.atMs > PLACES_VALID_MS)
+      this.#places = { atMs: nowMs, list: this.#options.listReplicas() };
+    return this.#places.list;
+  }
+}
+
+/** Rendezvous hashing: when a replica comes or goes, only its questions are decided elsewhere. */
+function rankOf(id: string, key: string): string {
+  return createHash('sha256').update(`${id} ${key}`).digest('hex');
+}
