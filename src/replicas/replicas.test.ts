@@ -1,11 +1,12 @@
 // Replicas with a folder each, which share an index and a bucket: real connections between them, and real files.
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { type Content, imageOf, randomBlob } from '../../test/support/content.ts';
 import { FakeUpstream } from '../../test/support/fake-upstream.ts';
 import { Latch } from '../../test/support/latch.ts';
 import { isDownload, MirrorWorld, readAll, whole } from '../../test/support/mirror-world.ts';
 import { Bucket, ObjectBlobStore } from '../blobs/object-blob-store.fixture.ts';
+import { LeaseLost } from '../lib/lease.ts';
 import { silentLog } from '../lib/log.ts';
 import { MemoryIndex, type MemoryMetadataStore } from '../metadata/memory-metadata-store.fixture.ts';
 import { ClusterKeys } from './cluster-keys.ts';
@@ -195,6 +196,25 @@ describe('a blob that clients of three replicas want', () => {
     go();
     expect(await fromA?.rest).toEqual(whole(blob));
     expect(downloads()).toHaveLength(2);
+    await expectIdle();
+  });
+
+  it('is stored by another one when its replica dies after the last byte', async () => {
+    const [a, b, c] = [await Replica.start(), await Replica.start(), await Replica.start()];
+    const blob = await mirrored(a);
+    const latch = new Latch();
+    vi.spyOn(a.world.blobs, 'put').mockImplementation(async () => {
+      await latch.opened;
+      throw new LeaseLost('of a process that was suspended');
+    });
+    const pulls = [a.world.pull(blob.digest), b.world.pull(blob.digest), c.world.pull(blob.digest)];
+    for (const pull of pulls) expect(await pull).toMatchObject(whole(blob));
+    expect(await c.metadata.statBlob(blob.digest)).toBeUndefined();
+    a.metadata.seemDead();
+    await until(async () => (await c.metadata.statBlob(blob.digest)) !== undefined);
+    const [, ...more] = upstream.requests.filter(({ kind }) => kind === 'blob');
+    expect(more.map(({ headers }) => headers.range)).toEqual([`bytes=${blob.size - 4096}-`]);
+    latch.open();
     await expectIdle();
   });
 

@@ -10,9 +10,10 @@ import { Entrepot, STARTER } from '../support/entrepot.ts';
 import { FakeS3 } from '../support/fake-s3.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
 import { Latch } from '../support/latch.ts';
-import { HAS_POSTGRES, inConfig, Postgres, sql } from '../support/postgres.ts';
+import { HAS_POSTGRES, Postgres, sql } from '../support/postgres.ts';
 import { freePort, tryRun, until } from '../support/programs.ts';
 import * as pushClient from '../support/push-client.ts';
+import { replicaConfig } from '../support/replica-config.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 import type { PostgresSettings } from '../../src/metadata/postgres/postgres-settings.ts';
 
@@ -36,10 +37,6 @@ describe.skipIf(!HAS_POSTGRES)('replicas', () => {
     settings = postgres.settings();
     s3 = await FakeS3.start();
     upstream = await FakeUpstream.start();
-    const { accessKeyId, secretAccessKey } = s3.keys;
-    const keys = `[default]\naws_access_key_id = ${accessKeyId}\naws_secret_access_key = ${secretAccessKey}\n`;
-    await writeFile(join(folder, 's3-keys'), keys);
-    await writeFile(join(folder, 'cluster-key'), 'a key of the cluster, long enough to use\n');
     replicas = [];
     for (let at = 0; at < REPLICAS; at += 1) replicas.push(await Entrepot.start(await config()));
   });
@@ -52,24 +49,10 @@ describe.skipIf(!HAS_POSTGRES)('replicas', () => {
   });
 
   async function config() {
-    const address = `127.0.0.1:${await freePort()}`;
-    const { endpoint, region, bucket } = s3;
     return {
       upstreams: { [UPSTREAM]: { url: upstream.url, connectionsPerBlob: 1 } },
       hosted: { prefixes: ['team'], anonymous: 'push' },
-      index: { postgres: inConfig(settings) },
-      storage: {
-        minFree: '1MiB',
-        s3: {
-          endpoint,
-          region,
-          bucket,
-          pathStyle: true,
-          credentials: 'file',
-          credentialsFile: join(folder, 's3-keys'),
-        },
-      },
-      cluster: { listen: address, advertise: address, keyFile: join(folder, 'cluster-key') },
+      ...(await replicaConfig({ settings, s3, folder })),
     };
   }
 
