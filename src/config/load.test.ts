@@ -61,6 +61,7 @@ describe('the defaults', () => {
       anonymousBeyondLoopback: false,
       shared: [],
       delete: true,
+      readOnly: false,
       maxRepositories: 10_000,
       maxTags: 100_000,
       maxUploads: 5_000,
