@@ -22,6 +22,7 @@ const COMMANDS: readonly (readonly [name: string, load: Load])[] = [
   ['scrub', async () => (await import('./scrub.ts')).scrub],
   ['backup', async () => (await import('./backup.ts')).backup],
   ['restore', async () => (await import('./restore.ts')).restore],
+  ['migrate', async () => (await import('./migrate.ts')).migrateCommand],
   ['rebuild', async () => (await import('./rebuild.ts')).rebuild],
   ['pull', async () => (await import('./pull.ts')).pull],
   ['check', async () => (await import('./check.ts')).check],

@@ -9,6 +9,7 @@ import type { Clock } from '../lib/clock.ts';
 import { type Log, silentLog } from '../lib/log.ts';
 import type { Opened } from '../lib/opened.ts';
 import { FolderIdentity, readFolderState } from '../metadata/folder-identity.ts';
+import type { IndexSource, IndexTarget } from '../metadata/index-tables.ts';
 import { IndexUnusable } from '../metadata/index-unusable.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { PostgresSettings } from '../metadata/postgres/postgres-settings.ts';
@@ -137,6 +138,26 @@ export async function openSurvey(index: IndexPlace): Promise<Survey & { close():
   if ('file' in index) return openSqliteSurvey(index.file);
   const { openPostgresSurvey } = await import('../metadata/postgres-survey.ts');
   return openPostgresSurvey(index.postgres);
+}
+
+/** The tables of an index that is open, for moving them to another one. */
+export async function openIndexSource(index: IndexPlace): Promise<IndexSource> {
+  if ('file' in index) {
+    const { openSqliteSource } = await import('../metadata/sqlite-index-tables.ts');
+    return openSqliteSource(index.file);
+  }
+  const { openPostgresSource } = await import('../metadata/postgres-index-tables.ts');
+  return openPostgresSource(index.postgres);
+}
+
+/** The tables of an index that is open and that nothing else uses, to be filled. */
+export async function openIndexTarget(index: IndexPlace): Promise<IndexTarget> {
+  if ('file' in index) {
+    const { openSqliteTarget } = await import('../metadata/sqlite-index-tables.ts');
+    return openSqliteTarget(index.file);
+  }
+  const { openPostgresTarget } = await import('../metadata/postgres-index-tables.ts');
+  return openPostgresTarget(index.postgres);
 }
 
 /** An index that is open, for a thread that removes rows. */

@@ -19,10 +19,11 @@ import { openPrivateFolder } from '../lib/private-folder.ts';
 import { SOCKET_FOLDER } from '../lib/socket-folder.ts';
 import { startThread } from '../lib/thread.ts';
 import type { DiskShare } from '../lib/units.ts';
+import { IndexUnusable } from '../metadata/index-unusable.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { RESERVE_FILE } from '../metadata/reserve.ts';
 import { storageFault } from '../metadata/storage-probe.ts';
-import { BLOBS_IN, IN_BUCKET, INDEX_FILE, STATE_FILE } from '../metadata/store-identity.ts';
+import { BLOBS_IN, IN_BUCKET, INDEX_FILE, MOVING_FROM, STATE_FILE } from '../metadata/store-identity.ts';
 import type { Survey } from '../metadata/survey.ts';
 import { SurveyThread } from '../upkeep/survey-thread.ts';
 import { type IndexPlace, openIndex, openSurvey, type StorageConfig } from './indexes.ts';
@@ -68,6 +69,7 @@ export async function openStorage(
     onBeat,
     reportsDoubts,
     takesBucketOver = false,
+    mayBeIncomplete = false,
   }: {
     readonly clock: Clock;
     readonly log: Log;
@@ -75,6 +77,8 @@ export async function openStorage(
     readonly reportsDoubts: boolean;
     /** Whether a bucket of another store becomes this one's, if this one has no blobs. */
     readonly takesBucketOver?: boolean;
+    /** Whether a store may be opened that another one is still being moved to. */
+    readonly mayBeIncomplete?: boolean;
   },
 ): Promise<Storage> {
   const { storage } = config;
@@ -85,6 +89,11 @@ export async function openStorage(
     onBeat,
     preparesFolder: () => openPrivateFolder(path, { database: INDEX_FILE, folders: STORE_CONTENTS }, log),
   });
+  if (!mayBeIncomplete && (await metadata.readSetting(MOVING_FROM))) {
+    throw new IndexUnusable(
+      `the store in ${path} is not complete: entrepot migrate has only prepared it, or was interrupted; run it again`,
+    );
+  }
   const files = opened.add(await openFileStores(path, { log, minFree: minFreeOf(storage) }));
   const areThere = () => isAny(files.blobs.list());
   const storeId = await settle(areThere, reportsDoubts ? log : silentLog);
@@ -135,7 +144,7 @@ async function bucketOf(
     }
     if (blobs > 0) {
       throw new BlobsUnusable(
-        `storage.s3: the store in ${path} has its blobs in its folder: use a new storage.path, and pull or push again`,
+        `storage.s3: the store in ${path} has its blobs in its folder: use a new storage.path, and move it there (entrepot migrate)`,
       );
     }
     if (isInBucket) {

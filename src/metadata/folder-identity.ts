@@ -36,7 +36,7 @@ export class FolderIdentity {
     if ((index?.size ?? 0) > 0) {
       throw new IndexUnusable(
         `${folder} has an index of its own (${INDEX_FILE}), which index.postgres would not use: take another ` +
-          'storage.path, and pull or push again',
+          'storage.path, and move the store there (entrepot migrate)',
       );
     }
     const { ino: inode } = await stat(folder);

@@ -21,6 +21,8 @@ export const STORE_ID = 'store-id';
 /** The setting in the index that says where blobs are: IN_BUCKET, or in the folder if it is absent or ''. */
 export const BLOBS_IN = 'blobs-in';
 export const IN_BUCKET = 'bucket';
+/** The setting of a store that another one is being moved to: the id of that one; '' or absent if it is complete. */
+export const MOVING_FROM = 'moving-from';
 /** The setting in the index with the reason for which no garbage is collected, or REBUILT; '' or absent if it is. */
 const STOPPED = 'collecting-stopped';
 

@@ -1,0 +1,98 @@
+/** Moving a store: opens both, and says whether one may be moved to the other. */
+import { realpath } from 'node:fs/promises';
+import { ArchiveError } from '../archive/archive-error.ts';
+import { StoreMigration, type MigrationParts } from '../archive/migration.ts';
+import { systemClock } from '../lib/clock.ts';
+import type { Log } from '../lib/log.ts';
+import { makeFolder } from '../lib/make-folder.ts';
+import { Opened } from '../lib/opened.ts';
+import { PRIVATE_FOLDER_MODE } from '../lib/private-folder.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { MOVING_FROM, STORE_ID } from '../metadata/store-identity.ts';
+import { openIndexSource, openIndexTarget, type StorageConfig } from './indexes.ts';
+import { openStorage } from './storage.ts';
+
+/** The move of a store to another place. The caller closes it. */
+export interface OpenedMigration {
+  readonly migration: StoreMigration;
+  /** The index of the store that is moved. */
+  readonly from: MetadataStore;
+  /** Call when everything is moved: from now on, the new store may be used. */
+  complete(): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface MigrationOptions extends Pick<MigrationParts, 'signal' | 'onProgress'> {
+  readonly log: Log;
+}
+
+/**
+ * Opens the stores of two configurations for moving the first one to the second, which is created if necessary. Rejects with
+ * ArchiveError if that is in use or has anything that was not moved from the first one.
+ */
+export async function openMigration(
+  from: StorageConfig,
+  to: StorageConfig,
+  { log, signal, onProgress }: MigrationOptions,
+): Promise<OpenedMigration> {
+  await requireTwoFolders(from, to);
+  const opened = new Opened();
+  try {
+    const beside = { clock: systemClock, log, onBeat: () => {}, reportsDoubts: true };
+    const old = await openStorage(opened, from, beside);
+    const storage = await openStorage(opened, to, { ...beside, mayBeIncomplete: true });
+    await requireUnused(storage.metadata, to);
+    await begin(old.metadata, storage.metadata, to);
+    const index = opened.add(await openIndexTarget(storage.index));
+    const migration = new StoreMigration({
+      from: { blobs: old.blobs, index: opened.add(await openIndexSource(old.index)) },
+      to: { ...storage, index },
+      signal,
+      ...(onProgress && { onProgress }),
+    });
+    return {
+      migration,
+      from: old.metadata,
+      complete: () => storage.metadata.putSetting(MOVING_FROM, ''),
+      close: () => opened.close(0),
+    };
+  } catch (error) {
+    await opened.close(0);
+    throw error;
+  }
+}
+
+async function requireTwoFolders(from: StorageConfig, to: StorageConfig): Promise<void> {
+  const { path } = to.storage;
+  await makeFolder(path, PRIVATE_FOLDER_MODE);
+  if ((await realpath(path)) !== (await realpath(from.storage.path))) return;
+  throw new ArchiveError(
+    `both stores have the same folder, ${path}: choose another storage.path for the new one`,
+  );
+}
+
+/** Whoever has it open would miss what is written past it. */
+async function requireUnused(metadata: MetadataStore, { storage: { path } }: StorageConfig): Promise<void> {
+  if ((await metadata.countProcesses()) === 1) return;
+  throw new ArchiveError(`the new store in ${path} is in use by another process: stop that first`);
+}
+
+async function begin(
+  from: MetadataStore,
+  to: MetadataStore,
+  { storage: { path } }: StorageConfig,
+): Promise<void> {
+  const id = (await from.readSetting(STORE_ID)) ?? '';
+  const known = await to.readSetting(MOVING_FROM);
+  if (known === id) return;
+  if (known)
+    throw new ArchiveError(`another store is being moved to ${path}: complete that, or choose another one`);
+  const { repositories, manifests, blobs } = await to.readTotals();
+  const [tenants, credentials] = await Promise.all([to.listKnownTenants(), to.listIssuedCredentials()]);
+  if (repositories + manifests + blobs + tenants.length + credentials.length > 0) {
+    throw new ArchiveError(
+      `the new store in ${path} is not empty: choose another storage.path, bucket prefix or schema`,
+    );
+  }
+  await to.putSetting(MOVING_FROM, id);
+}

@@ -1,0 +1,66 @@
+// The tables of an index in PostgreSQL, copied from and to one in SQLite.
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe } from 'vitest';
+import { silentLog } from '../../src/lib/log.ts';
+import { type CopiedSide, copiesSayTheSame } from '../../src/metadata/model/copy.fixture.ts';
+import { PostgresSides } from '../../src/metadata/model/postgres-side.fixture.ts';
+import { openSqliteSide } from '../../src/metadata/model/side.fixture.ts';
+import { openPostgresSource, openPostgresTarget } from '../../src/metadata/postgres-index-tables.ts';
+import type { PostgresSettings } from '../../src/metadata/postgres/postgres-settings.ts';
+import { openSqliteSource, openSqliteTarget } from '../../src/metadata/sqlite-index-tables.ts';
+import { openSqliteMetadataStore } from '../../src/metadata/sqlite-metadata-store.ts';
+import { HAS_POSTGRES, Postgres } from '../support/postgres.ts';
+import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
+
+describe.skipIf(!HAS_POSTGRES)('the tables of an index in PostgreSQL', () => {
+  let postgres: Postgres;
+  let settings: PostgresSettings;
+  let folder: string;
+  let empty: string;
+  let sides: PostgresSides;
+  let opened = 0;
+
+  beforeAll(async () => {
+    postgres = await Postgres.start();
+    settings = postgres.settings();
+    folder = await makeTempFolder('tables');
+    empty = join(folder, 'empty.db');
+    await (await openSqliteMetadataStore(empty, { log: silentLog })).close();
+    sides = await PostgresSides.open(settings, folder);
+  });
+
+  afterAll(async () => {
+    await sides.close();
+    await postgres.remove();
+    await removeFolder(folder);
+  });
+
+  const inDatabase = async <Tables>(
+    tables: (at: PostgresSettings) => Tables,
+  ): Promise<CopiedSide<Tables>> => ({
+    side: await sides.openSide(),
+    tables: tables(settings),
+  });
+
+  async function inFile<Tables>(tables: (path: string) => Promise<Tables>): Promise<CopiedSide<Tables>> {
+    opened += 1;
+    const own = join(folder, String(opened));
+    return { side: await openSqliteSide(own, empty), tables: await tables(join(own, 'index.db')) };
+  }
+
+  describe('copied from SQLite', () => {
+    copiesSayTheSame(
+      () => inFile(openSqliteSource),
+      () => inDatabase(openPostgresTarget),
+      3,
+    );
+  });
+
+  describe('copied to SQLite', () => {
+    copiesSayTheSame(
+      () => inDatabase(openPostgresSource),
+      () => inFile(openSqliteTarget),
+      3,
+    );
+  });
+});
