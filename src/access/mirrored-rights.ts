@@ -325,10 +325,7 @@ async function lookup(tenant: Tenant, images: readonly string[]): Promise<readon
     return (await Promise.all(images.map(image => tenant.lookup(image)))).flat();
   } catch (cause) {
     if (!(cause instanceof TenantBroken)) throw cause;
-    throw new OciError('UNAVAILABLE', {
-      message: `the pull secrets of ${tenant.name} cannot be used at the moment`,
-      cause,
-    });
+    throw new OciError('UNAVAILABLE', { message: cause.told, cause });
   }
 }
 

@@ -80,8 +80,9 @@ export class TenantEntry implements Tenant {
     const { broken } = this.#secrets;
     if (this.#suspended !== undefined) throw new TenantBroken(`${this.name}: ${this.#suspended}`);
     if (broken !== undefined) {
-      const what = broken.state === 'unread' ? '' : `the Secret ${broken.name} is malformed: `;
-      throw new TenantBroken(`${this.name}: ${what}${broken.reason}`);
+      throw broken.state === 'unread'
+        ? new TenantBroken(`${this.name}: ${broken.reason}`, `${this.name}: its pull secrets cannot be read`)
+        : new TenantBroken(`${this.name}: the Secret ${broken.name} is malformed: ${broken.reason}`);
     }
     const { lookupShared, wasIssued } = this.#parts;
     const own = this.#secrets

@@ -100,6 +100,13 @@ export interface RefusedTenant {
 /** A Secret of the tenant was never readable, so its rights upstream are unknown. The message says why. */
 export class TenantBroken extends Error {
   override readonly name = 'TenantBroken';
+  /** What the tenant itself may know: its Secrets and what is wrong in them, not from where they are read. */
+  readonly told: string;
+
+  constructor(message: string, told: string = message) {
+    super(message);
+    this.told = told;
+  }
 }
 
 /** What has changed. */
