@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { expect, it, vi } from 'vitest';
 import { Latch } from '../../../test/support/latch.ts';
 import { MemoryIngests, MemorySpool } from '../../blobs/memory-spool.fixture.ts';
@@ -14,11 +15,12 @@ const SIZE = 1_000;
 async function partialBlob() {
   const spool = new MemorySpool(new MemoryIngests());
   const other = { key: 'part1-a', epoch: 2, isHeld: true };
+  const findHolders = vi.fn<OtherPartsOptions['findHolders']>(async () => [{ ...other }]);
   const openOther = vi.fn<OtherPartsOptions['open']>(({ key, epoch }) => spool.savedParts(key, epoch));
   const others = new OtherParts({
     ownKey: 'part0-a',
     size: SIZE,
-    findHolders: async () => [{ ...other }],
+    findHolders,
     open: openOther,
     endIfDead: async () => {},
   });
@@ -37,7 +39,7 @@ async function partialBlob() {
     others,
     ranged: () => {},
   });
-  return { blob, theirs, other, openOther };
+  return { blob, theirs, other, findHolders, openOther };
 }
 
 it('has what another process saves, and waits for what that has received', async () => {
@@ -85,4 +87,20 @@ it('has no more than it had once it is closed, however often it is asked', async
     await blob.othersSaved();
   }
   expect(blob.next(0)).toBeUndefined();
+});
+
+it('looks for what another process brings once at a time, however often somebody begins to follow that', async () => {
+  const { blob, findHolders } = await partialBlob();
+  const looked = new Latch();
+  findHolders.mockImplementation(async () => {
+    looked.open();
+    return [];
+  });
+  for (let times = 0; times < 10; times += 1) blob.follow()();
+  const unfollow = blob.follow();
+  await looked.opened;
+  await nextTurn();
+  expect(findHolders).toHaveBeenCalledTimes(1);
+  unfollow();
+  await blob.close();
 });

@@ -71,6 +71,7 @@ export class PartialBlob {
   #isObsolete = false;
   #isWrong = false;
   #followers = 0;
+  #isPolling = false;
   #isClosed = false;
   #unsavedSinceMs = 0;
   #saving: Promise<void> = Promise.resolve();
@@ -141,7 +142,8 @@ export class PartialBlob {
   /** Follows what other processes bring, until the returned function is called. */
   follow(): () => void {
     this.#followers += 1;
-    if (this.#followers === 1) void this.#poll();
+    // Whoever followed a moment ago has left a poll that goes on.
+    if (!this.#isPolling) void this.#poll();
     let isFollowing = true;
     return () => {
       if (isFollowing) this.#followers -= 1;
@@ -326,10 +328,12 @@ export class PartialBlob {
   }
 
   async #poll(): Promise<void> {
+    this.#isPolling = true;
     while (this.#followers > 0 && !this.isOver) {
       await sleep(POLL_MS);
       if (this.#followers > 0) await this.#lookNow().catch((error: unknown) => this.#note(error));
     }
+    this.#isPolling = false;
   }
 
   /** Looks at what other processes have now. */
