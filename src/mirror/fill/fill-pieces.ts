@@ -58,9 +58,10 @@ export class FillPieces {
     this.#key = options.partials.keyOf(options.sharing.starter, options.fill.digest);
   }
 
-  /** Looks for what earlier requests have left. */
+  /** Looks for what earlier requests have left. Call it when a run begins, or goes on after another `end`. */
   async find(): Promise<void> {
     const { fill, sharing, partials } = this.#options;
+    this.#isOver = false;
     this.#lookedAtMs = this.#nowMs;
     if (!sharing.mayTakePieces) return;
     this.#use ??= await partials.find(sharing.starter, fill.digest);
