@@ -1,6 +1,6 @@
 import type { Digest } from '../oci/digest.ts';
 import { parseManifest } from '../oci/manifest.ts';
-import { isIndexType } from '../oci/media-types.ts';
+import { INDEX_TYPES } from '../oci/media-types.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { BlobLink, BlobObject, Content } from './metadata-store.ts';
 import { Database } from './postgres/database.ts';
@@ -8,7 +8,6 @@ import * as images from './postgres/image-rows.ts';
 import { unknownObjects } from './postgres/objects.ts';
 import type { PostgresSettings } from './postgres/postgres-settings.ts';
 import * as reachability from './postgres/reachability.ts';
-import type { Rows } from './postgres/session.ts';
 import {
   isSound,
   joinCursor,
@@ -301,16 +300,14 @@ class PostgresSurvey implements Survey {
   image(repository: Repository, digest: Digest, tag?: string): Promise<readonly SurveyedManifest[]> {
     return this.#database.read(async session => {
       const tree = await images.readTree(session, repository, digest);
-      const manifests: SurveyedManifest[] = [];
-      for (const each of tree) {
-        // If an image is removed by digest, its tags are removed, too.
-        const mayBeTagged = each !== digest || tag !== undefined;
-        const ownTag = each === digest ? tag : undefined;
-        const isKept =
-          (mayBeTagged && (await images.hasOtherTag(session, repository, each, ownTag))) ||
-          (await images.isManifestNeededOutside(session, repository, each, tree));
-        manifests.push(await readManifest(session, repository, each, { tree, isKept }));
-      }
+      const rows = await images.readManifestRows(session, repository, tree, {
+        tag,
+        indexTypes: [...INDEX_TYPES],
+      });
+      const parts = rows.map(row => ({ row, held: toHeld(row) }));
+      const held = parts.flatMap(part => part.held ?? []);
+      const blobs = await images.readBlobRows(session, repository, tree, held);
+      const manifests = parts.map(part => toManifest(part, blobs));
       return withShared(manifests);
     });
   }
@@ -331,20 +328,24 @@ class PostgresSurvey implements Survey {
   }
 }
 
-async function readManifest(
-  on: Rows,
-  repository: Repository,
-  digest: Digest,
-  { tree, isKept }: { readonly tree: readonly Digest[]; readonly isKept: boolean },
-): Promise<SurveyedManifest> {
-  const row = await images.readManifestRow(on, repository, digest);
-  const isWrong = row !== undefined && isIndexType(row.mediaType) && !isSound(digest, row.bytes);
-  if (row === undefined || isWrong) {
-    const isDamaged = isWrong || (await images.isDamaged(on, digest));
+/** What is stored of a manifest; `undefined` if nothing is, or if it is an index with damaged bytes. */
+function toHeld({ digest, mediaType, size, usedAtMs, bytes }: images.ManifestRow) {
+  if (mediaType === null || size === null || usedAtMs === null) return undefined;
+  if (bytes !== null && !isSound(digest, bytes)) return undefined;
+  const children = bytes === null ? [] : parseManifest(bytes, mediaType).manifests;
+  return { digest, mediaType, size, usedAtMs, children };
+}
+
+function toManifest(
+  { row, held }: { readonly row: images.ManifestRow; readonly held: ReturnType<typeof toHeld> },
+  all: readonly images.BlobRow[],
+): SurveyedManifest {
+  const { digest, isDamaged, isKept } = row;
+  if (held === undefined) {
     return {
       digest,
       isHeld: false,
-      isDamaged,
+      isDamaged: isDamaged || row.mediaType !== null,
       isShared: isKept,
       size: 0,
       mediaType: undefined,
@@ -353,24 +354,8 @@ async function readManifest(
       blobs: [],
     };
   }
-  const { size, mediaType, usedAtMs, bytes } = row;
-  const children = isIndexType(mediaType) ? parseManifest(bytes, mediaType).manifests : [];
-  const blobs = [];
-  for (const blob of await images.readBlobRows(on, digest, mediaType)) {
-    const isShared = await images.isBlobNamedOutside(on, repository, blob.digest, tree);
-    blobs.push({ ...blob, isShared });
-  }
-  return {
-    digest,
-    isHeld: true,
-    isDamaged: false,
-    isShared: isKept,
-    size,
-    mediaType,
-    usedAtMs,
-    children,
-    blobs,
-  };
+  const blobs = all.flatMap(({ manifest, ...blob }) => (manifest === digest ? [blob] : []));
+  return { ...held, isHeld: true, isDamaged: false, isShared: isKept, blobs };
 }
 
 function toContent({ kind, digest, size, is_found }: ContentRow): SizedContent | undefined {
