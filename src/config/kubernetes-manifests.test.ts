@@ -8,6 +8,12 @@ import { isTree, type Tree, valueAt } from './tree.ts';
 
 const manifests = fileURLToPath(new URL('../../config/kubernetes/', import.meta.url));
 
+/** What a replica gets from its pod. */
+const ADVERTISED = { ENTREPOT_CLUSTER__ADVERTISE: '10.1.2.3:5003' };
+
+/** How an overlay names what it changes. */
+const BASE = '../base';
+
 const read = (...path: string[]) => readFileSync(join(manifests, ...path), 'utf8');
 
 /** A list in an object; empty if it is not there. */
@@ -26,6 +32,7 @@ class Kustomization {
     this.folder = folder;
     this.settings = Object(parseYaml(read(folder, 'kustomization.yaml')).value);
     this.objects = listAt(this.settings, 'resources')
+      .filter(name => name !== BASE)
       .flatMap(name => parseYamlDocuments(read(folder, String(name))))
       .map(({ value }) => value)
       .filter(isTree);
@@ -50,6 +57,7 @@ function nameOf(object: unknown): unknown {
 
 const base = new Kustomization('base');
 const nodes = new Kustomization('nodes');
+const replicas = new Kustomization('replicas');
 
 describe('config/kubernetes', () => {
   const folders = readdirSync(manifests).filter(name => name !== 'image');
@@ -57,7 +65,7 @@ describe('config/kubernetes', () => {
   it.each(folders)('%s names all of its files, and nothing else', folder => {
     const { settings } = new Kustomization(folder);
     const generated = listAt(settings, 'configMapGenerator').flatMap(map => listAt(map, 'files'));
-    const named = [...listAt(settings, 'resources'), ...generated].map(String);
+    const named = [...listAt(settings, 'resources'), ...generated].map(String).filter(name => name !== BASE);
     expect(readdirSync(join(manifests, folder)).sort()).toEqual([...named, 'kustomization.yaml'].sort());
   });
 
@@ -169,6 +177,104 @@ describe('config/kubernetes/base', () => {
   });
 });
 
+describe('config/kubernetes/replicas', () => {
+  const deployment = replicas.only('Deployment');
+  const pod = valueAt(deployment, ['spec', 'template', 'spec']);
+  const [container] = listAt(pod, 'containers');
+
+  it('runs pods like that of the base, but for what makes them replicas', () => {
+    const own = new Set(['POD_IP', 'ENTREPOT_CLUSTER__ADVERTISE', 'cluster', 'postgres', 's3', 'data']);
+    const others = (list: readonly unknown[]) => list.filter(one => !own.has(String(valueAt(one, ['name']))));
+    const common = (podSpec: unknown) => {
+      const [one] = listAt(podSpec, 'containers');
+      const { topologySpreadConstraints: _spread, securityContext, ...rest } = Object(podSpec);
+      const { fsGroupChangePolicy: _policy, ...context } = Object(securityContext);
+      return {
+        ...rest,
+        securityContext: context,
+        volumes: others(listAt(podSpec, 'volumes')),
+        containers: [
+          {
+            ...Object(one),
+            env: others(listAt(one, 'env')),
+            ports: others(listAt(one, 'ports')),
+            volumeMounts: others(listAt(one, 'volumeMounts')),
+          },
+        ],
+      };
+    };
+    const single = valueAt(base.only('StatefulSet'), ['spec', 'template', 'spec']);
+    expect(common(pod)).toEqual(common(single));
+    expect(valueAt(deployment, ['spec', 'selector'])).toEqual(
+      valueAt(base.only('StatefulSet'), ['spec', 'selector']),
+    );
+  });
+
+  it('has a valid configuration, which fits what is mounted, which ports are open, and the address of each pod', async () => {
+    const config = await loadConfig({ file: join(manifests, 'replicas', 'entrepot.yaml'), env: ADVERTISED });
+    const mounts = listAt(container, 'volumeMounts').map(
+      mount => `${String(valueAt(mount, ['mountPath']))}/`,
+    );
+    const { cluster, index, storage, server } = config;
+    const files = [
+      cluster?.keyFile,
+      index.postgres?.passwordFile,
+      index.postgres?.tls?.caFile,
+      storage.s3?.credentialsFile,
+      server.tls?.certFile,
+      `${storage.path}/`,
+    ];
+    for (const file of files) expect(mounts.some(mount => file?.startsWith(mount))).toBe(true);
+    const ports = listAt(container, 'ports').map(port => valueAt(port, ['containerPort']));
+    expect(ports).toEqual([
+      server.listen[0]?.address.port,
+      server.opsListen && server.opsListen.port,
+      cluster?.listen.port,
+    ]);
+    expect(listAt(container, 'env')).toContainEqual({
+      name: 'ENTREPOT_CLUSTER__ADVERTISE',
+      value: `$(POD_IP):${cluster?.listen.port}`,
+    });
+    expect(config.kubernetes).toEqual(
+      (await loadConfig({ file: join(manifests, 'base', 'entrepot.yaml'), env: {} })).kubernetes,
+    );
+  });
+
+  it('opens the port for replicas to replicas alone', () => {
+    const labels = valueAt(deployment, ['spec', 'template', 'metadata', 'labels']);
+    expect(valueAt(replicas.only('NetworkPolicy'), ['spec'])).toEqual({
+      podSelector: { matchLabels: labels },
+      policyTypes: ['Ingress'],
+      ingress: [
+        { ports: [{ protocol: 'TCP', port: 'cluster' }], from: [{ podSelector: { matchLabels: labels } }] },
+      ],
+    });
+  });
+
+  it('is spread over nodes and zones, replaced and drained one by one, and scraped at the ops port of the base', () => {
+    const selector = valueAt(deployment, ['spec', 'selector']);
+    const spread = listAt(pod, 'topologySpreadConstraints');
+    expect(spread.map(one => valueAt(one, ['topologyKey']))).toEqual([
+      'kubernetes.io/hostname',
+      'topology.kubernetes.io/zone',
+    ]);
+    for (const one of spread) expect(valueAt(one, ['labelSelector'])).toEqual(selector);
+    expect(valueAt(deployment, ['spec', 'strategy', 'rollingUpdate'])).toEqual({
+      maxSurge: 1,
+      maxUnavailable: 0,
+    });
+    expect(valueAt(replicas.only('PodDisruptionBudget'), ['spec'])).toEqual({ maxUnavailable: 1, selector });
+    const metrics = base.named('Service', 'entrepot-metrics');
+    const monitor = replicas.only('ServiceMonitor');
+    expect(valueAt(monitor, ['spec', 'selector', 'matchLabels'])).toEqual(
+      valueAt(metrics, ['metadata', 'labels']),
+    );
+    expect(valueAt(listAt(monitor, 'spec', 'endpoints')[0], ['port'])).toBe(
+      valueAt(listAt(metrics, 'spec', 'ports')[0], ['name']),
+    );
+  });
+});
+
 describe('config/kubernetes/nodes', () => {
   const pod = valueAt(nodes.only('DaemonSet'), ['spec', 'template', 'spec']);
   const [container] = listAt(pod, 'containers');
@@ -198,8 +304,9 @@ describe('config/kubernetes/nodes', () => {
     ]);
   });
 
-  it('mirrors the registries of the base, from the same places', async () => {
+  it('mirrors the registries of the base and of replicas, from the same places', async () => {
     expect(await upstreamsIn('nodes')).toEqual(await upstreamsIn('base'));
+    expect(await upstreamsIn('replicas', ADVERTISED)).toEqual(await upstreamsIn('base'));
   });
 
   it('follows its configuration without new pods, and the Service of the base', () => {
@@ -212,8 +319,14 @@ describe('config/kubernetes/nodes', () => {
   });
 });
 
-async function upstreamsIn(folder: string): Promise<readonly object[]> {
-  const { upstreams } = await loadConfig({ file: join(manifests, folder, 'entrepot.yaml'), env: {} });
+async function upstreamsIn(
+  folder: string,
+  env: Readonly<Record<string, string>> = {},
+): Promise<readonly object[]> {
+  const { upstreams } = await loadConfig({
+    file: join(manifests, folder, 'entrepot.yaml'),
+    env,
+  });
   return [...upstreams.values()].map(({ name, aliases, url }) => ({ name, aliases, url }));
 }
 

@@ -7,6 +7,8 @@ import { HAS_CLUSTER, KubeCluster, MANIFESTS } from '../support/kube-cluster.ts'
 import { run } from '../support/programs.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 
+const REPLICAS = join(MANIFESTS, '..', 'replicas');
+
 interface Manifest {
   readonly kind: string;
   readonly metadata: { readonly name: string; readonly namespace?: string };
@@ -66,7 +68,7 @@ describe.skipIf(!HAS_CLUSTER)('config/kubernetes', () => {
     const image = join(edited, 'image', 'kustomization.yaml');
     await edit(image, /newName: .*/, 'newName: registry.example/tools/entrepot');
     await edit(image, /newTag: .*/, 'newTag: 9.9.9');
-    for (const name of ['base', 'nodes']) {
+    for (const name of ['base', 'nodes', 'replicas']) {
       const { containers } = templateIn(await built(join(edited, name))).spec;
       expect(containers.map(container => container.image)).toEqual(['registry.example/tools/entrepot:9.9.9']);
     }
@@ -100,6 +102,24 @@ describe.skipIf(!HAS_CLUSTER)('config/kubernetes', () => {
       const byServer = ['--server-side', '--force-conflicts'];
       await cluster.kubectl(...dryRun, MANIFESTS, ...byServer);
       await cluster.kubectl('apply', '--kustomize', MANIFESTS, ...byServer);
+    });
+
+    test('is applied as replicas, too, in which no StatefulSet is left', async () => {
+      const names = (await built(REPLICAS)).map(({ kind }) => kind);
+      expect(names).toContain('Deployment');
+      expect(names).not.toContain('StatefulSet');
+      await cluster.apply(SERVICE_MONITORS);
+      await cluster.kubectl(
+        'wait',
+        '--for=condition=established',
+        'crd/servicemonitors.monitoring.coreos.com',
+      );
+      await cluster.kubectl('apply', '--filename', join(MANIFESTS, 'namespace.yaml'));
+      const edited = await copy();
+      // This server is older than policy/v1, which has the same fields here.
+      await edit(join(edited, 'replicas', 'disruption-budget.yaml'), 'policy/v1', 'policy/v1beta1');
+      await cluster.kubectl(...dryRun, join(edited, 'replicas'));
+      await cluster.kubectl('apply', '--kustomize', join(edited, 'replicas'));
     });
 
     test('has no field that the server does not know', async () => {
@@ -153,6 +173,9 @@ describe.skipIf(!HAS_CLUSTER)('config/kubernetes', () => {
       const { securityContext, containers } = admitted['spec'] as PodSpec;
       expect(securityContext).toEqual(spec.securityContext);
       expect(containers[0].securityContext).toEqual(spec.containers[0].securityContext);
+      const replica = templateIn(await built(REPLICAS)).spec;
+      const another = await cluster.post(path, { metadata: { name: 'replica' }, spec: replica });
+      expect((another['spec'] as PodSpec).securityContext).toEqual(replica.securityContext);
       const asRoot = {
         ...pod,
         securityContext: { ...spec.securityContext, runAsNonRoot: false, runAsUser: 0 },
@@ -163,6 +186,26 @@ describe.skipIf(!HAS_CLUSTER)('config/kubernetes', () => {
     });
   });
 });
+
+/** As much of the Prometheus operator as an API server has to know. */
+const SERVICE_MONITORS = {
+  apiVersion: 'apiextensions.k8s.io/v1',
+  kind: 'CustomResourceDefinition',
+  metadata: { name: 'servicemonitors.monitoring.coreos.com' },
+  spec: {
+    group: 'monitoring.coreos.com',
+    scope: 'Namespaced',
+    names: { kind: 'ServiceMonitor', plural: 'servicemonitors' },
+    versions: [
+      {
+        name: 'v1',
+        served: true,
+        storage: true,
+        schema: { openAPIV3Schema: { type: 'object', 'x-kubernetes-preserve-unknown-fields': true } },
+      },
+    ],
+  },
+};
 
 /** What Kubernetes' restricted Pod Security Standard asks, in the words of a server that does not know its names yet. */
 const RESTRICTED = {
