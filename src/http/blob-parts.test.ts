@@ -122,6 +122,19 @@ describe('several ranges in one request', () => {
     expect([reply.status, reply.headers['content-range']]).toEqual([416, `bytes */${SIZE}`]);
   });
 
+  it('of a blob that is only streamed are 400 unless they are in order, since it is read once', async () => {
+    source.stored = false;
+    try {
+      expect((await ask('bytes=200000-299999, 0-9')).status).toBe(400);
+      expect((await ask('bytes=0-99, 99-149')).status).toBe(400);
+      expect(partsOf(await ask('bytes=0-99, 100-149, -5')).length).toBe(3);
+      expect((await ask('bytes=5-9')).status).toBe(206);
+      await until(() => source.stillOpen.size === 0);
+    } finally {
+      source.stored = true;
+    }
+  });
+
   it('that overlap to more than the blob are 416', async () => {
     expect((await ask('bytes=0-,0-')).status).toBe(416);
     expect((await ask('bytes=0-199999,100000-299999')).status).toBe(416);

@@ -59,6 +59,22 @@ export function bodyFor(rangeHeader: string | undefined, size: number, contentTy
 }
 
 /**
+ * Throws QUERY_INVALID unless each part begins where the one before ends, or later: the bytes of a blob that is not stored
+ * come from upstream in order, and are gone then. Clients that are refused so ask for fewer ranges at once.
+ */
+export function requireInOrder({ parts }: Pick<BlobBody, 'parts'>): void {
+  let end = 0;
+  for (const { start, length } of parts) {
+    if (start < end) {
+      throw new OciError('QUERY_INVALID', {
+        message: 'the blob is not stored, so several ranges of it have to be in order, and must not overlap',
+      });
+    }
+    end = start + length;
+  }
+}
+
+/**
  * A range without an end (`bytes=500-`) is the rest of a whole pull, as of containerd when it resumes one, or splits it into
  * parts that each break off. However short it is, its last bytes are not sent before the whole is verified.
  */

@@ -3,7 +3,7 @@ import type { BlobReader } from '../lib/blob-reader.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { PullSource, Served, ServedBlob } from '../oci/pull-source.ts';
 import { answer } from './answer.ts';
-import { bodyFor, bodyLength, multipartBytes, wantOf } from './blob-parts.ts';
+import { bodyFor, bodyLength, multipartBytes, requireInOrder, wantOf } from './blob-parts.ts';
 import type { BodyWriter } from './body-writer.ts';
 import { cacheStatus } from './cache-status.ts';
 import { entityTag, isNotModified, rangeHeader } from './conditional.ts';
@@ -34,7 +34,11 @@ export async function readBlob(
   const blob = await exchange.inTime(source.openBlob(repository, digest, right, want), closeLate);
   exchange.note(blob);
   const { reader } = blob;
-  const body = await orClose(reader, () => bodyFor(range, reader.size, CONTENT_TYPE));
+  const body = await orClose(reader, () => {
+    const asked = bodyFor(range, reader.size, CONTENT_TYPE);
+    if (!blob.stored) requireInOrder(asked);
+    return asked;
+  });
   const { status, parts, tail } = body;
   const headers = { ...blobHeaders(blob.digest, blob), ...body.headers };
   // Clients that ask for several ranges rely on an answer in parts, which object stores do not give.

@@ -99,6 +99,7 @@ export class MemorySource implements PullSource {
   readonly tagNames = new Map<string, string[]>();
   referrerList: Descriptor[] = [];
   outcome: Outcome = 'hit';
+  stored = true;
   readonly asked: string[] = [];
   lastWant: ManifestWant | undefined;
   /** How many blobs were opened, and which readers are open. */
@@ -196,7 +197,7 @@ export class MemorySource implements PullSource {
   }
 
   #served() {
-    return { outcome: this.outcome, stored: true, upstreamMs: 0 };
+    return { outcome: this.outcome, stored: this.stored, upstreamMs: 0 };
   }
 }
 
