@@ -11,8 +11,8 @@ const KEPT_BYTES = 16 * 1024 * 1024;
 const LENT_BYTES = 16 * 1024 * 1024;
 
 /**
- * Page size by the number of bodies, each of which uses up to three. A few bodies get pages that are written to a file
- * with little more cost than that of their bytes; a hundred together take less than 100 MiB, however slow the disk is.
+ * Page size by the number of bodies, each of which fills and writes up to three. A few bodies get pages that are written to a
+ * file with little more cost than that of their bytes; a hundred together take less than 100 MiB, however slow the disk is.
  */
 const PAGE_BYTES: readonly { readonly upToBodies: number; readonly bytes: number }[] = [
   { upToBodies: 10, bytes: 1024 * 1024 },

@@ -121,7 +121,7 @@ export class ServingChild implements Taker {
   async #end(): Promise<End> {
     const end = await new Promise<Omit<End, 'reason'>>(resolve => {
       this.#child.once('exit', (code, signal) => resolve({ code, signal }));
-      this.#child.once('error', error => {
+      this.#child.on('error', error => {
         // It could not be started; after other errors it goes on, or its end follows.
         this.#reason ??= error.message;
         if (this.#child.pid === undefined) resolve({ code: null, signal: null });

@@ -34,7 +34,7 @@ export class RangesUnusable extends Error {
 }
 
 /** What a further connection brings in about the time of another request; all of its stripe takes seconds. */
-const NEAR_BYTES = 1024 * 1024;
+const SOON_BYTES = 1024 * 1024;
 
 export interface RangeRequestOptions {
   readonly asking: UpstreamRequests;
@@ -107,7 +107,7 @@ export class RangeRequest {
   /** Up to where it is worth waiting for it rather than to request the same. */
   get reach(): number {
     const { start, end } = this.extent;
-    return this.isSpare ? Math.min(end, start + this.#receivedBytes + NEAR_BYTES) : end;
+    return this.isSpare ? Math.min(end, start + this.#receivedBytes + SOON_BYTES) : end;
   }
 
   /** Whether upstream is being asked: it waits neither for its turn nor for other processes, and has not ended. */
