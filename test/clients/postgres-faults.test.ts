@@ -276,6 +276,16 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
     expect(await stopped.statBlob(BLOB)).toBeUndefined();
   });
 
+  test('no epoch comes again that was given out after a backup was made which was restored since', async () => {
+    const before = await open();
+    const given = [await leaseOf(before, 'upload-1'), await leaseOf(before, 'upload-2')];
+    await before.release(...given);
+    await before.close();
+    await sql(settings, `SELECT setval(pg_get_serial_sequence('@leases', 'epoch'), 1)`);
+    const lease = await leaseOf(await open(), 'upload-1');
+    expect(lease.epoch).toBeGreaterThan(Math.max(...given.map(({ epoch }) => epoch)));
+  });
+
   test('a process that is suspended in the middle of a write holds the others up for some seconds only', async () => {
     const store = await open();
     const database = new Database({ ...settings, poolSize: 2 });

@@ -20,14 +20,31 @@ export interface ProcessIdentity {
   readonly isThread: boolean;
 }
 
+/** Call within a write. */
 export async function join(
   on: Rows,
   { id, address, folder, replica, isThread }: ProcessIdentity,
 ): Promise<void> {
+  await passEpochs(on);
   await on.changes(
     `INSERT INTO @processes (id, address, folder, replica, is_thread, beat_at)
     VALUES ($1, $2, $3, $4, $5, clock_timestamp()) ON CONFLICT DO NOTHING`,
     [id, address, folder, replica ?? null, isThread],
+  );
+}
+
+/**
+ * Raises the next epoch to the time: after a backup was restored, none comes again that was given out since it was made,
+ * under which the spool may have bytes. Epochs are given out more slowly than milliseconds pass.
+ */
+async function passEpochs(on: Rows): Promise<void> {
+  // Nobody takes an epoch meanwhile.
+  await on.rows('LOCK TABLE @leases IN SHARE ROW EXCLUSIVE MODE');
+  await on.rows(
+    `SELECT setval(epochs.name, epochs.now_ms)
+    FROM (SELECT pg_get_serial_sequence('@leases', 'epoch')::regclass AS name,
+      (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms) epochs
+    WHERE coalesce(pg_sequence_last_value(epochs.name), 0) < epochs.now_ms`,
   );
 }
 
