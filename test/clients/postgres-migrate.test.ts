@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { FakeS3 } from '../support/fake-s3.ts';
 import { inBucket, MovedStore, type Place } from '../support/moved-store.ts';
-import { HAS_POSTGRES, inConfig, Postgres } from '../support/postgres.ts';
+import { HAS_POSTGRES, inConfig, Postgres, sql } from '../support/postgres.ts';
 import { runCommand } from '../support/run-command.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 
@@ -46,6 +46,28 @@ describe.skipIf(!HAS_POSTGRES)('a store that is moved', () => {
     }
     for (const answer of answers) expect(answer).toEqual(answers[0]);
   });
+
+  test.each(['folder', 'bucket'])(
+    'that has lost its database gets its blobs back from its %s',
+    async where => {
+      const settings = postgres.settings();
+      const s3Section = where === 'bucket' ? { s3: await inBucket(s3, folder, 'lost/') } : {};
+      const place: Place = {
+        storage: { path: join(folder, `lost ${where}`), ...s3Section },
+        index: { postgres: inConfig(settings) },
+      };
+      const store = await MovedStore.make(place, folder);
+      const file = await store.configFile(place, folder, 'lost.yaml');
+      const blobs = await sql(settings, 'SELECT digest FROM @blobs');
+      await sql(settings, `DROP SCHEMA "${settings.schema}" CASCADE`);
+      const rebuilt = await runCommand('rebuild', '--json', '--config', file);
+      expect(rebuilt.code).toBe(0);
+      const [summary] = rebuilt.stdout.trim().split('\n').slice(-1);
+      expect(JSON.parse(summary ?? '')).toMatchObject({ event: 'summary', added: blobs.length, damaged: 0 });
+      expect(await sql(settings, 'SELECT digest FROM @blobs')).toHaveLength(blobs.length);
+      expect((await runCommand('gc', '--config', file)).stderr).toContain('was rebuilt');
+    },
+  );
 
   async function answersIn(store: MovedStore, place: Place): Promise<unknown> {
     const entrepot = await store.serve(place, folder);
