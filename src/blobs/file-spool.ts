@@ -56,7 +56,7 @@ export class FileSpool implements Spool {
       algorithm,
       anew,
     });
-    if (digest !== undefined && ingest.offset === 0) observer?.began(ingest, digest);
+    if (ingest.offset === 0) observer?.began(ingest, digest);
     return ingest;
   }
 

@@ -54,8 +54,8 @@ export interface Spool {
 }
 
 export interface IngestObserver {
-  /** An ingest of the blob `digest` was begun, and is empty. */
-  began(ingest: Ingest, digest: Digest): void;
+  /** An ingest was begun, and is empty. `digest`: of the blob that it is to be, if that is known. */
+  began(ingest: Ingest, digest: Digest | undefined): void;
   /** It has more bytes. */
   grew(ingest: Ingest): void;
   /** Its bytes are discarded, or it is not written any more and was not put. Resolves when it is not read any more. */

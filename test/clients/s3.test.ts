@@ -80,7 +80,10 @@ describe.skipIf(!hasPrograms(...CEPH_PROGRAMS))('blobs in a bucket of Ceph', () 
       const elsewhere = await fetch(await bucket.urlOf('whole'), { headers: { Range: 'bytes=1-9' } });
       expect(bytes.subarray(1, 10).equals(Buffer.from(await elsewhere.arrayBuffer()))).toBe(true);
       await bucket.abortUpload('whole', id);
+      await bucket.copy('whole', 'a/copy of +it');
+      expect(await bucket.size('a/copy of +it')).toBe(bytes.length);
       await bucket.delete('whole');
+      expect(bytes.subarray(9, 19).equals((await read('a/copy of +it', 9, 19)) ?? Buffer.of())).toBe(true);
       await bucket.delete('whole');
       expect(await read('whole', 0, 1)).toBeUndefined();
     });

@@ -313,6 +313,26 @@ describe('with blobs in a bucket', () => {
     await expectPulled('library/app', layer);
   });
 
+  it('what a server leaves that was killed in a push is collected, and the push goes on', async () => {
+    const blob = randomBlob(50 * MIB, 'pushed');
+    const location = await pushClient.beginUpload(entrepot.url, 'team/app');
+    const url = () => `${entrepot.url}${location}`;
+    const held = { start: 0, end: blob.size, holdAtByte: blob.size - 1 };
+    const interrupted = pushClient.sendBytes('PATCH', url(), blob, held);
+    const parts = () => [...s3.uploads.values()].flatMap(upload => [...upload.parts]);
+    await until('parts of it to be in the bucket', 60_000, async () => parts().length === 3);
+    expect(stored()).toEqual([]);
+    await entrepot.kill();
+    expect(await interrupted).toBe(0);
+    entrepot = await entrepot.startAgain();
+    await gc();
+    expect([s3.uploads.size, stored()]).toEqual([0, []]);
+    const start = await pushClient.offsetOf(url());
+    expect(await pushClient.sendBytes('PUT', `${url()}?digest=${blob.digest}`, blob, { start })).toBe(201);
+    await expectPulled('team/app', blob);
+    expect(stored()).toEqual([blob.digest]);
+  });
+
   it('an object that was put just before a kill is collected, or has its row', async () => {
     const layer = randomBlob(MIB, 'layer');
     await mirrored('library/app', layer);

@@ -23,6 +23,8 @@ export interface S3Request {
   readonly key: string;
   readonly query: URLSearchParams;
   readonly range: string | undefined;
+  /** The key of the object that is to be copied. */
+  readonly copied?: string;
 }
 
 /** What goes wrong with a request. */
@@ -154,7 +156,16 @@ export class FakeS3 {
     const url = new URL(request.url ?? '/', this.endpoint);
     const [, bucket = '', ...path] = url.pathname.split('/').map(decodeURIComponent);
     const { method = '', headers } = request;
-    const asked = { method, key: path.join('/'), query: url.searchParams, range: headers.range };
+    const source = headers['x-amz-copy-source'];
+    const asked = {
+      method,
+      key: path.join('/'),
+      query: url.searchParams,
+      range: headers.range,
+      ...(typeof source === 'string' && {
+        copied: decodeURIComponent(source).slice(`/${this.bucket}/`.length),
+      }),
+    };
     this.requests.push(asked);
     const fault: object = this.fault(asked) ?? {};
     const chunks: Buffer[] = [];
@@ -194,13 +205,13 @@ export class FakeS3 {
   }
 
   #answer(asked: S3Request, body: Buffer, response: ServerResponse, fault: object): void {
-    const { method, key, query } = asked;
+    const { method, key, query, copied } = asked;
     if (method === 'GET' && query.has('list-type')) return this.#list(query, response);
     if (method === 'GET' || method === 'HEAD') return this.#get(asked, response, fault);
     if ('isUndone' in fault && 'errorInBody' in fault) {
       return void response.end(errorText(String(fault.errorInBody)));
     }
-    const reply = this.#write(method, { key, query, body });
+    const reply = copied === undefined ? this.#write(method, { key, query, body }) : this.#copy(copied, key);
     if ('lost' in fault) return void response.destroy();
     if ('errorInBody' in fault) return void response.end(errorText(String(fault.errorInBody)));
     if (reply.code !== undefined) return this.#refuse(asked, response, reply.status, reply.code);
@@ -210,7 +221,7 @@ export class FakeS3 {
   #write(
     method: string,
     { key, query, body }: { readonly key: string; readonly query: URLSearchParams; readonly body: Buffer },
-  ): { status: number; code?: string; headers?: Record<string, string>; text?: string } {
+  ): Reply {
     const uploadId = query.get('uploadId') ?? undefined;
     const upload = uploadId === undefined ? undefined : this.uploads.get(uploadId);
     if (uploadId !== undefined && upload?.key !== key) return { status: 404, code: 'NoSuchUpload' };
@@ -233,6 +244,13 @@ export class FakeS3 {
     if (uploadId === undefined) this.objects.delete(key);
     else this.uploads.delete(uploadId);
     return { status: 204 };
+  }
+
+  #copy(from: string, to: string): Reply {
+    const object = this.objects.get(from);
+    if (object === undefined) return { status: 404, code: 'NoSuchKey' };
+    this.objects.set(to, { ...object, modifiedAtMs: Date.now() });
+    return { status: 200, text: `<Result><ETag>${etag(object.bytes)}</ETag></Result>` };
   }
 
   #complete(upload: FakeUpload, id: string, body: Buffer) {
@@ -336,6 +354,13 @@ export class FakeS3 {
     const isOfOtherBytes = headers['x-amz-content-sha256'] !== sha256(body);
     return isValid || isOfOtherBytes ? undefined : 'SignatureDoesNotMatch';
   }
+}
+
+interface Reply {
+  readonly status: number;
+  readonly code?: string;
+  readonly headers?: Record<string, string>;
+  readonly text?: string;
 }
 
 type Refusal = Extract<S3Fault, { readonly status: number }>;

@@ -205,11 +205,22 @@ export class Bucket {
     );
     const document = Buffer.from(`<CompleteMultipartUpload>${parts.join('')}</CompleteMultipartUpload>`);
     const payload = payloadOfBytes(document);
+    await this.#make({ method: 'POST', key, query: { uploadId }, payload, accept: [200] });
+  }
+
+  /** Makes an object with the bytes of another one, of at most 5 GiB. */
+  async copy(from: string, to: string): Promise<void> {
+    const { bucket, prefix } = this.#settings;
+    const source = `/${bucket}/${pathOf(prefix + from)}`;
+    await this.#make({ method: 'PUT', key: to, headers: { 'x-amz-copy-source': source }, accept: [200] });
+  }
+
+  /** Repeats a request until it has made an object. */
+  async #make(ask: Ask): Promise<void> {
     const endMs = performance.now() + this.#limits.patienceMs;
     for (let failures = 1; ; failures++) {
-      const response = await this.#ask({ method: 'POST', key, query: { uploadId }, payload, accept: [200] });
       // The status is sent before S3 knows whether it can be done.
-      const text = await textOf(response);
+      const text = await textOf(await this.#ask(ask));
       if (xmlText(text, 'ETag') !== undefined) return;
       const error = this.#failure(200, text);
       const waitMs = this.#backoffMs(failures);
@@ -342,7 +353,7 @@ export class Bucket {
     const { endpoint, bucket, prefix, pathStyle } = this.#settings;
     const url = new URL(endpoint);
     if (!pathStyle) url.hostname = `${bucket}.${url.hostname}`;
-    const path = key === undefined ? '' : (prefix + key).split('/').map(uriEncode).join('/');
+    const path = key === undefined ? '' : pathOf(prefix + key);
     url.pathname = pathStyle ? `/${bucket}/${path}` : `/${path}`;
     const parameters = Object.entries(query).map(([name, value]) => `${uriEncode(name)}=${uriEncode(value)}`);
     url.search = parameters.join('&');
@@ -383,6 +394,10 @@ export class Bucket {
       code,
     });
   }
+}
+
+function pathOf(key: string): string {
+  return key.split('/').map(uriEncode).join('/');
 }
 
 /** Whether the same request may succeed a little later. */

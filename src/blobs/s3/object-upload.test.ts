@@ -6,6 +6,7 @@ import { steadyLease } from '../../lib/lease.suite.ts';
 import { silentLog } from '../../lib/log.ts';
 import { digestOf } from '../../oci/digest.ts';
 import { type FileStores, openFileStores } from '../file-stores.ts';
+import type { Ingest } from '../spool.ts';
 import { Bucket, BUCKET_LIMITS } from './bucket.ts';
 import { MemoryLedger } from './memory-ledger.fixture.ts';
 import { S3BlobStore } from './s3-blob-store.ts';
@@ -100,20 +101,80 @@ describe('an upload that follows an ingest', () => {
     await expect.poll(() => fake.uploads.size).toBe(0);
   });
 
-  test('does not follow what was continued, or has no digest yet', async () => {
+  /** What is pushed, of which some was sent before its digest is known. */
+  async function pushed(): Promise<Ingest> {
+    const ingest = await files.spool.ingest(steadyLease('upload-1'));
+    await ingest.write([bytes.subarray(0, 3 * PART_BYTES + 5)]);
+    await sent(3);
+    await ingest.write([bytes.subarray(3 * PART_BYTES + 5)]);
+    return ingest;
+  }
+
+  const copies = () => fake.requests.filter(({ copied }) => copied !== undefined);
+
+  /** The pushed bytes are a single object, under their digest, and nothing else is left. */
+  async function expectPut(ingest: Ingest): Promise<void> {
+    const stored = await blobs.put(digest, ingest);
+    ledger.put(digest, bytes.length, stored);
+    await ingest.close();
+    expect(fake.blobKeys()).toEqual([stored.key]);
+    expect(stored.key).toContain(digest.slice('sha256:'.length));
+    expect(fake.objects.get(`entrepot/${stored.key}`)?.bytes.equals(bytes)).toBe(true);
+    await expect.poll(() => [fake.uploads.size, ledger.announced.size]).toEqual([0, 0]);
+  }
+
+  test('sends parts of what has no digest yet, and has S3 copy it to its key', async () => {
+    const ingest = await pushed();
+    expect(fake.blobKeys()).toEqual([]);
+    await expectPut(ingest);
+    expect(parts().toSorted((one, other) => one - other)).toEqual([1, 2, 3, 4, 5, 6]);
+    expect(copies()).toHaveLength(1);
+  });
+
+  test('sends it again if S3 cannot copy, but not while S3 is away', async () => {
+    const refuse = (status: number, code: string) => {
+      fake.fault = ({ copied }) => (copied === undefined ? undefined : { status, code });
+    };
+    const ingest = await pushed();
+    refuse(503, 'SlowDown');
+    await expect(blobs.put(digest, ingest)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    expect([parts().length, fake.blobKeys()]).toEqual([6, []]);
+    await ingest.abort();
+    await ingest.close();
+    refuse(501, 'NotImplemented');
+    fake.requests.length = 0;
+    await expectPut(await pushed());
+    expect(parts()).toHaveLength(12);
+  });
+
+  test('sends what is small, or was pushed in pieces that are far apart, at its end', async () => {
+    const small = await files.spool.ingest(steadyLease('upload-1'));
+    await small.write([bytes.subarray(0, PART_BYTES)]);
+    const smallDigest = digestOf(bytes.subarray(0, PART_BYTES));
+    ledger.put(smallDigest, PART_BYTES, await blobs.put(smallDigest, small));
+    await small.close();
+    expect(fake.requests.map(({ method }) => method)).not.toContain('POST');
+    fake.objects.clear();
+    const first = await pushed();
+    await first.suspend();
+    await first.close();
+    await expect.poll(() => fake.uploads.size).toBe(0);
+    const left = { epoch: 1, mayWrite: false };
+    await expectPut(await files.spool.ingest(steadyLease('upload-1', 2, left)));
+    expect(copies()).toEqual([]);
+  });
+
+  test('does not follow what was continued', async () => {
     const first = await files.spool.ingest(steadyLease('fill-1'), { digest });
     await first.write([bytes.subarray(0, 10)]);
     await first.suspend();
     await first.close();
     const left = { epoch: 1, mayWrite: false };
     const continued = await files.spool.ingest(steadyLease('fill-1', 2, left), { digest });
-    const pushed = await files.spool.ingest(steadyLease('upload-1'));
     await continued.write([bytes.subarray(10)]);
-    await pushed.write([bytes]);
     expect(fake.uploads.size).toBe(0);
     ledger.put(digest, bytes.length, await blobs.put(digest, continued));
     expect([...fake.objects].find(([key]) => key.includes('/blobs/'))?.[1].bytes.equals(bytes)).toBe(true);
-    await pushed.abort();
-    await Promise.all([continued.close(), pushed.close()]);
+    await continued.close();
   });
 });

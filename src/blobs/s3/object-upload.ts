@@ -57,6 +57,11 @@ export class ObjectUpload {
     return this.#failure !== undefined;
   }
 
+  /** Whether parts are sent already. */
+  get hasBegun(): boolean {
+    return this.#beginning !== undefined;
+  }
+
   /** Call when the ingest has grown: sends what is complete. What fails is known at the end. */
   advance(): void {
     const { ingest, partBytes } = this.#options;
@@ -91,6 +96,13 @@ export class ObjectUpload {
     // What is left of it, if this fails, is removed by a collection.
     if (id !== undefined) void this.#options.bucket.abortUpload(this.key, id).catch(() => {});
     if (this.#isAnnounced) await this.#options.ledger.giveUpObject(this.key).catch(() => {});
+  }
+
+  /** As `drop`, also after `finish`: what it has made goes. */
+  async remove(): Promise<void> {
+    await this.drop();
+    // What is left, if this fails, is removed by a collection.
+    if (this.#isAnnounced) await this.#options.bucket.delete(this.key).catch(() => {});
   }
 
   get #mayHurry(): boolean {

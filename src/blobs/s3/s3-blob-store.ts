@@ -5,14 +5,14 @@
  *
  * Keys are `blobs/<algorithm>/<hex>/<uuid>`. Nothing here is loaded unless a bucket is configured.
  */
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { BlobReader } from '../../lib/blob-reader.ts';
 import type { Extent } from '../../lib/extents.ts';
-import type { Leases } from '../../lib/lease.ts';
+import type { Lease, Leases } from '../../lib/lease.ts';
 import { type Log, silentLog } from '../../lib/log.ts';
 import { SingleFlight } from '../../lib/single-flight.ts';
-import { type Digest, digestAlgorithm, digestHex, isDigest } from '../../oci/digest.ts';
+import { type Digest, digestAlgorithm, digestHex, digestOf, isDigest } from '../../oci/digest.ts';
 import { OciError } from '../../oci/errors.ts';
 import type {
   BlobRemoval,
@@ -28,9 +28,10 @@ import type {
 import type { LocalCopies } from '../local-copies.ts';
 import type { Ingest, IngestObserver, Spool } from '../spool.ts';
 import { SHORT_FILE, unreadableReason } from '../unreadable.ts';
-import type { Bucket } from './bucket.ts';
+import { type Bucket, isTransient } from './bucket.ts';
 import type { BucketWatch } from './bucket-watch.ts';
 import { type BytesBefore, ObjectFetch } from './object-fetch.ts';
+import { MAX_COPIED_BYTES, ObjectCopy } from './object-copy.ts';
 import { ObjectReader } from './object-reader.ts';
 import { FurtherRequests } from './object-spans.ts';
 import { MAX_PARTS, ObjectUpload, type UploadLedger } from './object-upload.ts';
@@ -48,6 +49,8 @@ const PART_BYTES = 16 * 1024 * 1024;
 /** A bucket seldom becomes another store's, and looking for its mark takes a request. */
 const MARK_SEEN_WITHIN_MS = 60_000;
 const REMOVALS_AT_ONCE = 8;
+/** So many that no digest is met twice. */
+const RANDOM_BYTES = 32;
 const HASHED_AT_ONCE_BYTES = 1024 * 1024;
 /** When clients may try again if S3 cannot be reached, in seconds. */
 const RETRY_AFTER_S = '5';
@@ -92,7 +95,7 @@ export class S3BlobStore implements BlobStore {
   readonly #reading = new Map<Digest, Reading>();
   readonly #sizing = new SingleFlight<number | undefined>();
   /** Of ingests that are still written. */
-  readonly #uploads = new Map<Ingest, ObjectUpload>();
+  readonly #uploads = new Map<Ingest, BegunUpload>();
   /** By key. */
   readonly #fetches = new Map<string, ObjectFetch>();
   readonly #further = new FurtherRequests();
@@ -121,14 +124,18 @@ export class S3BlobStore implements BlobStore {
     return { name: this.#bucket.name, trouble: this.#watch?.trouble, problem: this.#watch?.problem };
   }
 
-  /** Sends blobs while they are spooled, if their digests are known. */
+  /** Sends blobs while they are spooled. */
   readonly observer: IngestObserver = {
-    began: (ingest, digest) => void this.#uploads.set(ingest, this.#newUpload(digest, ingest)),
-    grew: ingest => this.#uploads.get(ingest)?.advance(),
+    began: (ingest, digest) => {
+      // Its key names a digest that no blob has, so whatever is left of it is collected, and never taken for one.
+      const upload = this.#newUpload(digest ?? digestOf(randomBytes(RANDOM_BYTES)), ingest);
+      this.#uploads.set(ingest, { digest, upload });
+    },
+    grew: ingest => this.#uploads.get(ingest)?.upload.advance(),
     dropped: async ingest => {
-      const upload = this.#uploads.get(ingest);
+      const begun = this.#uploads.get(ingest);
       this.#uploads.delete(ingest);
-      await upload?.drop();
+      await begun?.upload.drop();
     },
   };
 
@@ -159,17 +166,11 @@ export class S3BlobStore implements BlobStore {
     // Rejects if the ingest has ended; it was hashed before.
     if ((await spooled.hash(digest)) !== digest) throw new Error('not the bytes of the digest');
     await lease.confirm();
-    const upload = await this.#uploadFor(digest, spooled);
-    try {
-      await available(upload.finish());
-      await lease.confirm();
-    } catch (error) {
-      // If this fails, too, the Lease ends all the same, and with it the announcement.
-      await upload.drop();
-      throw error;
-    }
+    const key =
+      (await this.#finishBegun(digest, spooled)) ??
+      (await this.#finish(this.#lastUpload(digest, spooled), lease));
     await this.keepLocally(digest, spooled);
-    return { lease, isThere: () => true, key: upload.key };
+    return { lease, isThere: () => true, key };
   }
 
   async removal(digest: Digest): Promise<BlobRemoval> {
@@ -412,14 +413,51 @@ export class S3BlobStore implements BlobStore {
     await copies.remove(digest);
   }
 
-  /** The upload that has followed the ingest, unless it has failed on the way, or a new one. */
-  async #uploadFor(digest: Digest, spooled: Ingest): Promise<ObjectUpload> {
+  /**
+   * Makes an object of what was sent while the ingest grew, and returns its key; `undefined` if that was nothing, or has failed
+   * on the way.
+   */
+  async #finishBegun(digest: Digest, spooled: Ingest): Promise<string | undefined> {
     const begun = this.#uploads.get(spooled);
     this.#uploads.delete(spooled);
-    if (begun !== undefined && !begun.hasFailed && spooled.offset <= MAX_PARTS * this.#partBytes)
-      return begun;
-    await begun?.drop();
+    if (begun === undefined) return undefined;
+    const { upload, digest: expected } = begun;
+    const maxBytes = expected === undefined ? MAX_COPIED_BYTES : MAX_PARTS * this.#partBytes;
+    const isOfUse = expected === digest || (expected === undefined && upload.hasBegun);
+    if (!isOfUse || upload.hasFailed || spooled.offset > maxBytes) {
+      await upload.drop();
+      return undefined;
+    }
+    const { lease } = spooled;
+    if (expected !== undefined) return this.#finish(upload, lease);
+    const [bucket, ledger] = [this.#bucket, this.#ledger];
+    const of = { digest, folder: folderOf(digest), lease, size: spooled.offset };
+    try {
+      return await this.#finish(new ObjectCopy(upload, { bucket, ledger, ...of }), lease);
+    } catch (error) {
+      // Not every S3 may be able to copy; but one that is away is not asked for more.
+      const { cause } = error instanceof OciError ? error : {};
+      if (!(cause instanceof S3Failure) || isTransient(cause)) throw error;
+      this.#log.warn({ err: error, digest }, 'S3 could not copy what was pushed: it is sent again');
+      return undefined;
+    }
+  }
+
+  #lastUpload(digest: Digest, spooled: Ingest): ObjectUpload {
     return this.#newUpload(digest, spooled, Math.max(this.#partBytes, Math.ceil(spooled.offset / MAX_PARTS)));
+  }
+
+  /** Returns the key of the object that is made. */
+  async #finish(upload: Pick<ObjectUpload, 'key' | 'finish' | 'drop'>, lease: Lease): Promise<string> {
+    try {
+      await available(upload.finish());
+      await lease.confirm();
+      return upload.key;
+    } catch (error) {
+      // If this fails, too, the Lease ends all the same, and with it the announcement.
+      await upload.drop();
+      throw error;
+    }
   }
 
   #newUpload(digest: Digest, ingest: Ingest, partBytes = this.#partBytes): ObjectUpload {
@@ -446,6 +484,13 @@ export class S3BlobStore implements BlobStore {
     if (digest === undefined || this.#local === undefined) return;
     if ((await this.#ledger.statBlob(digest)) === undefined) await this.#local.copies.remove(digest);
   }
+}
+
+/** What is sent of an ingest that still grows. */
+interface BegunUpload {
+  /** Of the blob that it is to be; `undefined` if that is said at its end. */
+  readonly digest: Digest | undefined;
+  readonly upload: ObjectUpload;
 }
 
 interface NamedObject {
