@@ -22,8 +22,9 @@ it('uses a lent page again when its owner has given it and all borrowers have gi
   expect(pool.take() === page).toBe(true);
 
   pool.lend(other)?.giveBack();
+  expect(pool.take() === other).toBe(false);
   pool.give(other);
-  expect(pool.take() === other).toBe(true);
+  expect([pool.take() === other, pool.take() === other]).toEqual([true, false]);
 });
 
 it.each(['before', 'after'])('never uses a page again that was abandoned %s its owner gave it', when => {

@@ -63,7 +63,10 @@ export const METRICS = {
     labels: ['upstream', 'code'],
   },
   http_bodies_open: { kind: 'gauge', help: 'Bodies being sent' },
-  http_body_memory_bytes: { kind: 'gauge', help: 'Buffer memory used by bodies being sent' },
+  http_body_memory_bytes: {
+    kind: 'gauge',
+    help: 'Buffer memory used by bodies being sent, besides what downloads lend them',
+  },
 
   logins_total: {
     kind: 'counter',

@@ -73,6 +73,7 @@ function received(bytes: Uint8Array): Uint8Array {
   const body = new PagedBody({ length: undefined, wanted: () => {}, closed: () => {} });
   body.add(bytes);
   const piece: Uint8Array = body.read();
+  body.destroy();
   return piece;
 }
 
@@ -106,4 +107,17 @@ it.each([
   fill.lend(0)?.giveBack();
   happen(fill);
   expect(fill.lend(0)).toBeUndefined();
+});
+
+it('keeps nothing back of what came before that', () => {
+  const fill = filling();
+  fill.begin(source, 0);
+  // More of them than may be lent.
+  for (let at = 0; at < 200; at += 10) {
+    fill.growBy(received(Buffer.alloc(10)));
+    const lent = fill.lend(at);
+    expect(lent?.bytes).toHaveLength(10);
+    lent?.giveBack();
+  }
+  fill.end();
 });
