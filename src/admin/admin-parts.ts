@@ -67,4 +67,6 @@ export interface AdminServer {
 export interface AdminDelivery {
   problemOf(endpoint: string): { readonly reason: string; readonly refused: string | undefined } | undefined;
   hurry(endpoint: string): void;
+  /** Calls `listener` when the problem of an endpoint has changed; returns a function that stops this. */
+  onProblem(listener: () => void): () => void;
 }

@@ -49,6 +49,9 @@ const HEADERS = {
   'X-Accel-Buffering': 'no',
 } as const;
 
+/** What events say nothing more of than that it has changed. */
+type Noted = 'images' | 'tenants' | 'notifications' | 'audit';
+
 /**
  * The stream of changes. Once a second what has changed is compared with what was sent last, so that a client gets one
  * event of each kind at most, however much happens; while nobody follows, nothing is looked at. Events are not kept: who
@@ -63,7 +66,7 @@ export class AdminEvents {
   #lastId = 0;
   #last: Observed | undefined;
   /** What is to be said at the next look. */
-  readonly #noted = new Set<'images' | 'tenants' | 'audit'>();
+  readonly #noted = new Set<Noted>();
   readonly #tasks = new Map<string, TaskDocument>();
   #refusedAtMs = 0;
   #timer: Timer | undefined;
@@ -95,7 +98,7 @@ export class AdminEvents {
   }
 
   /** Says at the next look that such things have changed. */
-  note(what: 'images' | 'tenants' | 'audit'): void {
+  note(what: Noted): void {
     if (this.#clients.size > 0) this.#noted.add(what);
   }
 

@@ -28,6 +28,7 @@ export async function endpointClientOf(
 /** What a server sends: one sender for each endpoint, which are replaced when the endpoints change. */
 export class EventDelivery {
   readonly #senders: Restartable<Senders>;
+  readonly #listeners = new Set<() => void>();
   #current: Senders | undefined;
 
   constructor(parts: SendersNeeds, observers: Observers) {
@@ -36,7 +37,8 @@ export class EventDelivery {
       begin: async previous => {
         // They hold the Leases that the next ones need.
         await previous?.close();
-        this.#current = await Senders.begin(parts, observers);
+        this.#current = await Senders.begin(parts, observers, () => this.#tell());
+        this.#tell();
         return this.#current;
       },
     });
@@ -57,6 +59,12 @@ export class EventDelivery {
     this.#current?.of(endpoint)?.hurry();
   }
 
+  /** Calls `listener` when the problem of an endpoint has changed; returns a function that stops this. */
+  onProblem(listener: () => void): () => void {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
+  }
+
   /** Follows the configuration. */
   follow(): Promise<void> {
     return this.#senders.follow();
@@ -64,6 +72,10 @@ export class EventDelivery {
 
   close(): Promise<void> {
     return this.#senders.close();
+  }
+
+  #tell(): void {
+    for (const listener of this.#listeners) listener();
   }
 }
 
@@ -76,7 +88,11 @@ class Senders {
     this.#senders = senders;
   }
 
-  static async begin({ config, metadata, clock }: SendersNeeds, { log, meter }: Observers): Promise<Senders> {
+  static async begin(
+    { config, metadata, clock }: SendersNeeds,
+    { log, meter }: Observers,
+    onProblem: () => void,
+  ): Promise<Senders> {
     const { outbox } = metadata;
     const { endpoints } = config.notifications;
     const senders = new Map<string, EventSender>();
@@ -85,7 +101,7 @@ class Senders {
     for (const endpoint of endpoints) {
       const { name } = endpoint;
       const client = await endpointClientOf(endpoint, { config, clock });
-      const needs = { name, client, outbox, leases: metadata, clock, log, meter };
+      const needs = { name, client, outbox, leases: metadata, clock, log, meter, onProblem };
       senders.set(name, loaded.EventSender.begin(needs));
     }
     return new Senders(senders);

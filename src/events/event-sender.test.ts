@@ -47,7 +47,10 @@ async function put(store: MetadataStore, repository: string, from: number, to: n
   await store.outbox?.put(messages);
 }
 
-function begin(store: MetadataStore, { timeoutMs = TIMEOUT_MS, log = silentLog } = {}): EventSender {
+function begin(
+  store: MetadataStore,
+  { timeoutMs = TIMEOUT_MS, log = silentLog, onProblem = (): void => {} } = {},
+): EventSender {
   const client = new EndpointClient({
     endpoint: {
       name: 'ci',
@@ -65,7 +68,16 @@ function begin(store: MetadataStore, { timeoutMs = TIMEOUT_MS, log = silentLog }
     clock,
   });
   if (store.outbox === undefined) throw new Error('it has no outbox');
-  const needs = { name: 'ci', client, outbox: store.outbox, leases: store, clock, log, meter: silentMeter };
+  const needs = {
+    name: 'ci',
+    client,
+    outbox: store.outbox,
+    leases: store,
+    clock,
+    log,
+    meter: silentMeter,
+    onProblem,
+  };
   const sender = EventSender.begin(needs);
   senders.push(sender);
   return sender;
@@ -212,6 +224,19 @@ it('finds the event that an endpoint refuses, without sending those behind it, a
   expect(sender.problem).toBeUndefined();
   const arrived = sent.filter(ids => !ids.includes('team-a/app 4')).flat();
   expect(arrived).toEqual(upTo(20).flatMap(number => (number === 4 ? [] : `team-a/app ${number}`)));
+});
+
+it('has no problem any more when what was refused is skipped, and nothing else waits', async () => {
+  const store = index.open();
+  refusing(0);
+  await put(store, 'team-a/app', 0, 1);
+  clock.skipWaits(0);
+  const problems: (string | undefined)[] = [];
+  const sender = begin(store, { onProblem: () => problems.push(sender.problem?.refused) });
+  await vi.waitFor(() => expect(problems).toEqual(['team-a/app 0']));
+  await store.outbox?.skip('ci', { from: 0, to: Number.MAX_SAFE_INTEGER });
+  sender.hurry();
+  await vi.waitFor(() => expect(problems).toEqual(['team-a/app 0', undefined]));
 });
 
 it('waits for an endpoint that fails in another way with as many events as before', async () => {

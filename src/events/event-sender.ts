@@ -27,6 +27,8 @@ export interface EventSenderOptions {
   readonly clock: Clock;
   readonly log: Log;
   readonly meter: Meter;
+  /** Called when `problem` is another one. */
+  readonly onProblem?: () => void;
 }
 
 /** Why nothing arrives at an endpoint at the moment. */
@@ -108,6 +110,8 @@ export class EventSender {
       const messages = await outbox.listNext(name, this.#atOnce);
       const last = messages.at(-1);
       if (last === undefined) {
+        // What was refused or too old may be gone.
+        this.#setProblem(undefined);
         await this.#pause(LOOK_EVERY_MS);
         continue;
       }
@@ -134,7 +138,7 @@ export class EventSender {
     if (this.#problem !== undefined)
       log.info({ endpoint: name }, 'an endpoint of notifications accepts events again');
     this.#failures = 0;
-    this.#problem = undefined;
+    this.#setProblem(undefined);
     this.#atOnce = Math.min(client.eventsPerRequest, this.#atOnce * 2);
     return undefined;
   }
@@ -165,7 +169,13 @@ export class EventSender {
         fields,
         'an endpoint of notifications refuses an event: all others wait (entrepot notify --skip)',
       );
-    this.#problem = { reason, refused: refused?.id };
+    if (!isKnown) this.#setProblem({ reason, refused: refused?.id });
+  }
+
+  #setProblem(problem: SendingProblem | undefined): void {
+    if (problem === this.#problem) return;
+    this.#problem = problem;
+    this.#options.onProblem?.();
   }
 
   async #dropOld(): Promise<void> {

@@ -11,6 +11,7 @@ import type { ImagesDocument } from '../../src/admin/documents/images.ts';
 import type { OverviewDocument } from '../../src/admin/documents/overview.ts';
 import type { TenantsPage } from '../../src/admin/documents/tenants.ts';
 import type { UpstreamsDocument } from '../../src/admin/documents/upstreams.ts';
+import { Receiver } from '../../src/events/receiver.fixture.ts';
 import { bytesText, numberText } from '../../src/ui/format.ts';
 import { BROWSER, Browser, FOREIGN_NAME, type WatchedPage } from '../support/browser.ts';
 import { get } from '../support/client.ts';
@@ -43,6 +44,7 @@ const images = layers.map(layer =>
 describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
   let folder: string;
   let upstream: FakeUpstream;
+  let receiver: Receiver;
   let entrepot: Entrepot;
   let browser: Browser;
   let watched: WatchedPage;
@@ -50,6 +52,7 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
 
   beforeAll(async () => {
     folder = await makeTempFolder('browser');
+    receiver = await Receiver.start();
     upstream = await FakeUpstream.start({
       auth: {
         scheme: 'bearer',
@@ -83,6 +86,7 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
       ],
       prepull: { from: [list] },
       audit: { output: 'file', auditFile: join(folder, 'audit.log') },
+      notifications: { endpoints: [{ name: 'ci', url: receiver.url, events: ['pull'] }] },
     });
     await pullAll('library/app', '1.0');
     await pullAll('library/base', '1.0');
@@ -92,6 +96,7 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
   afterAll(async () => {
     await browser?.close();
     await entrepot?.remove();
+    await receiver?.close();
     await upstream?.stop();
     await removeFolder(folder);
   });
@@ -223,6 +228,30 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
     expect(await page.locator('ol.notes').textContent()).toMatch(/upstream/);
     await page.getByText(`entrepot explain ${UPSTREAM}/team/app:1.0`).waitFor();
     expect((await getAs(TEAM, `${entrepot.url}/v2/${UPSTREAM}/team/app/manifests/1.0`)).status).toBe(200);
+  });
+
+  test('shows an event that an endpoint of notifications refuses, and goes on without it', async () => {
+    let refused: string | undefined;
+    receiver.answer = ({ body }) => {
+      const ids: readonly string[] = JSON.parse(body).events.map(({ id }: { id: string }) => id);
+      refused ??= ids[0];
+      return refused !== undefined && ids.includes(refused) ? 422 : 204;
+    };
+    await show('upkeep');
+    const row = page.getByRole('row', { name: /^ci/ });
+    await row.getByText('accepts').waitFor();
+    await pullAll('library/app', '1.0');
+    await row.getByText('refuses an event').waitFor();
+    await row.getByRole('button', { name: 'Skip for ci' }).click();
+    const dialog = page.getByRole('dialog');
+    expect(await dialog.textContent()).toContain(refused);
+    await dialog.getByRole('button', { name: 'Skip', exact: true }).click();
+    await row.getByText('accepts').waitFor();
+    const { entries } = await admin<AuditDocument>('audit');
+    expect(entries.find(({ action }) => action === 'admin notificationSkip')).toMatchObject({
+      subject: 'ci',
+      outcome: 'allowed',
+    });
   });
 
   test('pulls, pins, refreshes, removes and collects, and all of it is in the audit log', async () => {

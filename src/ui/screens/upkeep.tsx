@@ -5,6 +5,7 @@ import { useAgain, useDocument } from '../use-document.ts';
 import { bytesText, rateText } from '../format.ts';
 import { ActionButton, begin, Tasks } from '../parts/action.tsx';
 import { Loaded } from '../parts/loaded.tsx';
+import { NotificationEndpoints } from '../parts/notification-endpoints.tsx';
 import { StoreFacts } from '../parts/store-facts.tsx';
 import { type Column, Table } from '../parts/table.tsx';
 import { Ago, ShortDigest, Empty } from '../parts/text.tsx';
@@ -98,6 +99,7 @@ export function UpkeepScreen() {
           </>
         )}
       </Loaded>
+      <NotificationEndpoints />
     </>
   );
 }

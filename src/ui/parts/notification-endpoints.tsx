@@ -1,0 +1,92 @@
+// Who else is told what happens, and what waits for them; absent where nobody is.
+import { useState } from 'preact/hooks';
+import type {
+  EndpointDocument,
+  NotificationsDocument,
+  SkippedDocument,
+} from '../../admin/documents/notifications.ts';
+import { send } from '../admin.ts';
+import { numberText, quantityText } from '../format.ts';
+import { useDocument } from '../use-document.ts';
+import { attempt, Dialog, mayChange } from './action.tsx';
+import { type Column, TableRows } from './table.tsx';
+import { Ago, Badge } from './text.tsx';
+
+export function NotificationEndpoints() {
+  const shown = useDocument<NotificationsDocument>('notifications', {
+    audit: () => undefined,
+    notifications: () => undefined,
+  });
+  const entries = shown.document?.entries ?? [];
+  if (entries.length === 0) return null;
+  return (
+    <section class="card">
+      <h2>Notifications</h2>
+      <TableRows
+        caption="Endpoints of notifications"
+        rows={entries}
+        keyOf={({ name }) => name}
+        columns={COLUMNS}
+      />
+    </section>
+  );
+}
+
+const COLUMNS: readonly Column<EndpointDocument>[] = [
+  { key: 'name', label: 'Endpoint', cell: ({ name }) => name },
+  {
+    key: 'state',
+    label: 'State',
+    isLong: true,
+    cell: ({ reason, refused }) =>
+      reason === null ? (
+        <Badge tone="good">accepts</Badge>
+      ) : (
+        <div>
+          <Badge tone="bad">{refused === null ? 'fails' : 'refuses an event'}</Badge>
+          <div class="small">{reason}</div>
+        </div>
+      ),
+  },
+  { key: 'waiting', label: 'Waiting', isNumber: true, cell: ({ waiting }) => numberText(waiting) },
+  { key: 'oldest', label: 'Since', cell: ({ oldest }) => <Ago at={oldest} /> },
+  { key: 'dropped', label: 'Dropped', isNumber: true, cell: ({ dropped }) => numberText(dropped) },
+  {
+    key: 'skip',
+    label: 'Go on',
+    cell: ({ name, refused }) => (refused === null ? null : <SkipButton endpoint={name} event={refused} />),
+  },
+];
+
+function SkipButton({ endpoint, event }: { readonly endpoint: string; readonly event: string }) {
+  const [isAsking, setAsking] = useState(false);
+  if (!mayChange()) return null;
+  const act = () =>
+    attempt('Skip', async () => {
+      const { skipped } = await send<SkippedDocument>('actions/notification-skip', { endpoint, event });
+      return `${endpoint}: ${quantityText(skipped, 'event')} skipped`;
+    });
+  return (
+    <>
+      <button
+        type="button"
+        class="danger"
+        aria-label={`Skip for ${endpoint}`}
+        onClick={() => setAsking(true)}
+      >
+        Skip
+      </button>
+      {isAsking && (
+        <Dialog
+          title={`Never send this event to ${endpoint}?`}
+          close={() => setAsking(false)}
+          confirm={{ label: 'Skip', act, isDanger: true }}
+        >
+          <p>
+            Those behind <code>{event}</code> follow at once.
+          </p>
+        </Dialog>
+      )}
+    </>
+  );
+}
