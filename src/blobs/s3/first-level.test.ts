@@ -183,6 +183,29 @@ describe('the first level', () => {
     await readAll(whole);
   });
 
+  test('gets the whole once as much of it was read in ranges as it has', async () => {
+    const bytes = randomBytes(2_000 * KIB);
+    const digest = await remote(bytes);
+    const readRange = async (start: number, end: number) => {
+      const reader = await blobs.open(digest, [{ start, end }]);
+      const part = Buffer.alloc(end - start);
+      for (let at = start; at < end; ) at += (await reader?.read(part.subarray(at - start), at)) ?? 0;
+      await reader?.close();
+      expect(part.equals(bytes.subarray(start, end))).toBe(true);
+    };
+    await readRange(0, 500 * KIB);
+    await readRange(100 * KIB, 1_500 * KIB);
+    expect(await blobs.localUsage()).toMatchObject({ copies: 0 });
+    await readRange(0, 100 * KIB);
+    await expect.poll(() => blobs.localUsage()).toMatchObject({ copies: 1 });
+    await readRange(0, 2_000 * KIB);
+    expect(gets().map(({ range }) => range)).toEqual([
+      'bytes=0-511999',
+      'bytes=102400-1535999',
+      'bytes=0-2047999',
+    ]);
+  });
+
   test.each([
     { size: 1_000 * KIB, sent: 0 },
     { size: 2_000 * KIB, sent: 2_000 * KIB - HOLD_BACK_BYTES },

@@ -11,6 +11,7 @@ import type { BlobReader } from '../../lib/blob-reader.ts';
 import type { Extent } from '../../lib/extents.ts';
 import type { Lease, Leases } from '../../lib/lease.ts';
 import { type Log, silentLog } from '../../lib/log.ts';
+import { Lru } from '../../lib/lru.ts';
 import { SingleFlight } from '../../lib/single-flight.ts';
 import { type Digest, digestAlgorithm, digestHex, digestOf, isDigest } from '../../oci/digest.ts';
 import { OciError } from '../../oci/errors.ts';
@@ -49,6 +50,8 @@ const PART_BYTES = 16 * 1024 * 1024;
 /** A bucket seldom becomes another store's, and looking for its mark takes a request. */
 const MARK_SEEN_WITHIN_MS = 60_000;
 const REMOVALS_AT_ONCE = 8;
+/** As many objects as are read in ranges at a time; after a day, others are of interest. */
+const RANGED = { maxEntries: 10_000, maxAgeMs: 24 * 60 * 60_000 };
 /** So many that no digest is met twice. */
 const RANDOM_BYTES = 32;
 const HASHED_AT_ONCE_BYTES = 1024 * 1024;
@@ -99,6 +102,8 @@ export class S3BlobStore implements BlobStore {
   /** By key. */
   readonly #fetches = new Map<string, ObjectFetch>();
   readonly #further = new FurtherRequests();
+  /** By key, what was read in ranges from the bucket. */
+  readonly #ranged = new Lru<{ readonly bytes: number }>(RANGED);
 
   constructor({
     bucket,
@@ -155,7 +160,8 @@ export class S3BlobStore implements BlobStore {
     }
     const copy = await this.#local?.copies.read(digest, object.size);
     if (copy !== undefined) return copy;
-    const fetch = await this.#fetchFor(digest, object, wanted);
+    const isRanged = wanted !== undefined && !this.#hasPaidFor(object, wanted);
+    const fetch = await this.#fetchFor(digest, object, { isRanged });
     if (fetch === undefined) return this.#openDirectly(digest, object, wanted);
     if ((await fetch.begun) === 'there') return this.#follow(digest, object, { fetch, wanted });
     return this.#missing();
@@ -307,13 +313,24 @@ export class S3BlobStore implements BlobStore {
   }
 
   /**
+   * Whether by now, or since it was true last, as many bytes of the object were read in ranges as it has. Then fetching it at
+   * once would have cost as much; and an object of which little is read is not fetched.
+   */
+  #hasPaidFor({ key, size }: NamedObject, wanted: readonly Extent[]): boolean {
+    const before = this.#ranged.get(key)?.bytes ?? 0;
+    const bytes = wanted.reduce((sum, { start, end }) => sum + end - start, before);
+    this.#ranged.set(key, { bytes: bytes < size ? bytes : 0 });
+    return bytes >= size;
+  }
+
+  /**
    * The fetch that brings the object into the first level; `undefined` if it is better read from the bucket: only some
-   * ranges are wanted, or there is no room.
+   * ranges are wanted, and nobody fetches it, or there is no room.
    */
   async #fetchFor(
     digest: Digest,
     { key, size }: NamedObject,
-    wanted: readonly Extent[] | undefined,
+    { isRanged }: { readonly isRanged: boolean },
   ): Promise<ObjectFetch | undefined> {
     const local = this.#local;
     if (local === undefined) return undefined;
@@ -321,7 +338,7 @@ export class S3BlobStore implements BlobStore {
       const fetch = this.#fetches.get(key);
       return fetch?.isUseful ? fetch : undefined;
     };
-    if (running() !== undefined || wanted !== undefined) return running();
+    if (running() !== undefined || isRanged) return running();
     const mayKeep = (await local.copies.mayKeep(size)) && (await local.spool.space.mayAdmit(size));
     if (running() !== undefined || !mayKeep) return running();
     const [bucket, leases, log] = [this.#bucket, this.#ledger, this.#log];
