@@ -27,7 +27,15 @@ export async function replicaConfig({ settings, s3, folder }: SharedByReplicas) 
     index: { postgres: inConfig(settings) },
     storage: {
       minFree: '1MiB',
-      s3: { endpoint, region, bucket, pathStyle: true, credentials: 'file', credentialsFile },
+      s3: {
+        endpoint,
+        region,
+        bucket,
+        prefix: 'entrepot/',
+        pathStyle: true,
+        credentials: 'file',
+        credentialsFile,
+      },
     },
     cluster: { listen: address, advertise: address, keyFile },
   };
