@@ -257,6 +257,9 @@ export class BlobSource {
     const { size } = beginning;
     const wanted = want(size);
     if (wanted === undefined || !isPartial(wanted, size)) return undefined;
+    // Another replica downloads all of it.
+    if (isRest(wanted, size) && (await this.#fills.isElsewhere(repository.upstream, digest)))
+      return undefined;
     const asker = { repository, right, settled };
     const opened = await this.#partials.open(asker, digest, size);
     if (opened === undefined) return undefined;
@@ -491,10 +494,20 @@ export class BlobSource {
   }
 }
 
+/** A client that wants so much, to the end of a blob, wants all of it that it does not have. */
+const REST_BYTES = 1024 * 1024;
 /** A blob of at most this size is downloaded as a whole, whatever is requested of it: a request costs as much. */
 const SMALL_BYTES = 256 * 1024;
 
 /** Whether somebody who wants this reads only parts of the blob. */
+/**
+ * Whether somebody goes on with a pull of the whole blob, as clients do whose replica has gone. Lazy clients read less from
+ * its end.
+ */
+function isRest([wanted, ...others]: readonly Extent[], size: number): boolean {
+  return wanted?.end === size && size - wanted.start >= REST_BYTES && others.length === 0;
+}
+
 function isPartial(wanted: readonly Extent[], size: number): boolean {
   return size > SMALL_BYTES && new Extents(wanted).bytes < size;
 }

@@ -26,6 +26,7 @@ let replicas: Replica[];
 
 interface Replica {
   readonly uploads: SharedUploads;
+  readonly own: Uploads;
   /** Bytes of unfinished uploads on its disk. */
   spooled(): Promise<number>;
   cutOff(): Promise<void>;
@@ -58,6 +59,7 @@ async function replica(): Promise<Replica> {
   });
   const opened = {
     uploads,
+    own,
     spooled: async () => {
       let bytes = 0;
       for await (const { size } of spool.list()) bytes += size;
@@ -159,6 +161,21 @@ describe('an upload', () => {
       appended = await state().catch(() => undefined);
     }
     expect(appended).toEqual({ id, offset: 2 * MIB });
+  });
+
+  it('expires in its own replica as long as that lives, and then in any', async () => {
+    const [one, two] = [await replica(), await replica()];
+    await one.uploads.begin(ANONYMOUS, APP);
+    const later = Date.now() + 1_000;
+    expect((await two.own.expire(later)).items).toBe(0);
+    expect((await one.own.expire(later)).items).toBe(1);
+    const { id } = await one.uploads.begin(ANONYMOUS, APP);
+    await one.close();
+    replicas = replicas.filter(each => each !== one);
+    expect(await two.own.expire(later)).toEqual({ items: 1, bytes: 0 });
+    await expect(two.uploads.status(ANONYMOUS, APP, id)).rejects.toMatchObject({
+      code: 'BLOB_UPLOAD_UNKNOWN',
+    });
   });
 
   it('is tried again while its replica cannot be reached, and unknown when that is gone', async () => {

@@ -4,7 +4,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { type Content, imageOf, randomBlob } from '../../test/support/content.ts';
 import { FakeUpstream } from '../../test/support/fake-upstream.ts';
 import { Latch } from '../../test/support/latch.ts';
-import { isDownload, MirrorWorld, readAll, whole } from '../../test/support/mirror-world.ts';
+import { APP, isDownload, MirrorWorld, readAll, whole } from '../../test/support/mirror-world.ts';
 import { Bucket, ObjectBlobStore } from '../blobs/object-blob-store.fixture.ts';
 import { LeaseLost } from '../lib/lease.ts';
 import { silentLog } from '../lib/log.ts';
@@ -146,6 +146,24 @@ describe('a blob that clients of three replicas want', () => {
     expect(blobRequests()).toBe(1);
     await expectIdle();
     expect(await c.world.pull(blob.digest)).toMatchObject({ ...whole(blob), outcome: 'hit' });
+  });
+
+  it('is not requested again by a client that goes on with it at another replica', async () => {
+    const [a, b] = [await Replica.start(), await Replica.start()];
+    const blob = await mirrored(a);
+    const go = pauseAt(6 * MIB);
+    const fromA = await a.begin(blob, 5 * MIB);
+    const start = 4 * MIB;
+    const rest = (size: number) => [{ start, end: size }];
+    const { reader } = await b.world.mirror.openBlob(APP, blob.digest, await b.world.right(), rest);
+    go();
+    const bytes = Buffer.alloc(blob.size - start);
+    for (let at = 0; at < bytes.byteLength; ) at += await reader.read(bytes.subarray(at), start + at);
+    await reader.close();
+    expect(bytes.equals(Buffer.concat(Array.from(blob.slice(start))))).toBe(true);
+    expect(await fromA.rest).toEqual(whole(blob));
+    expect(blobRequests()).toBe(1);
+    await expectIdle();
   });
 
   it('is nobody’s as long as its bytes are not right', async () => {

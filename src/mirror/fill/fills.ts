@@ -100,6 +100,13 @@ export class Fills {
     return followed.fill.size === request.namedSize ? followed.readAlong(request, wanted) : undefined;
   }
 
+  /** Whether another replica downloads the blob, as far as is known. Asks nothing if there is none. */
+  async isElsewhere(upstream: string, digest: Digest): Promise<boolean> {
+    const { replicas, metadata } = this.#world;
+    if (replicas === undefined) return false;
+    return (await metadata.readLease(fillKey(upstream, digest)))?.elsewhere !== undefined;
+  }
+
   #follow(key: string, digest: Digest, request: FollowRequest): FollowedFill {
     const followed = new FollowedFill(this.#world, digest, request);
     this.#followed.set(key, followed);
