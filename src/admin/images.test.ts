@@ -124,6 +124,18 @@ it('answers a long search in steps', async () => {
   expect(await readAll(survey, { q: 'v007999' })).toEqual(['docker.io/library/app:v007999']);
 });
 
+it('refuses what is no cursor of its own', async () => {
+  const survey = new ListedImages(10);
+  const pages = [
+    { list: 'tags', page: 1, name: '' },
+    { list: 'tags', page: 'a \0 b', name: '' },
+  ].map(page => JSON.stringify(page));
+  for (const text of ['null', '[]', '1', '{', '{}', '"tags"', ...pages, '{"list":"__proto__","name":""}'])
+    await expect(read(survey, { after: Buffer.from(text).toString('base64url') })).rejects.toThrow(
+      'not a cursor of this list',
+    );
+});
+
 it('lists them in another order, and says if that is not final', async () => {
   const survey = new ListedImages(100);
   const { entries, next, partial } = await read(survey, { sort: 'own', limit: 2 });

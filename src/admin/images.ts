@@ -1,4 +1,5 @@
 import { setImmediate } from 'node:timers/promises';
+import { parseJsonObject } from '../lib/json.ts';
 import type { SurveyedImage } from '../metadata/survey.ts';
 import { repositoryText } from '../oci/repository.ts';
 import { type HeldImage, heldImage, isEvicted } from '../upkeep/images.ts';
@@ -138,16 +139,17 @@ function isIncomplete({ platforms, missingBytes }: ImageDocument): boolean {
 }
 
 function placeIn(cursor: string): Place {
-  try {
-    const { list, page, name }: Partial<Record<keyof Place, unknown>> = JSON.parse(openCursor(cursor));
-    const isList = list === 'tags' || list === 'untagged' || list === 'ordered';
-    if (isList && typeof name === 'string' && (page === undefined || typeof page === 'string')) {
-      return { list, page, name };
-    }
-  } catch (error) {
-    if (!(error instanceof SyntaxError)) throw error;
+  const { list, page, name } = parseJsonObject(Buffer.from(openCursor(cursor))) ?? {};
+  const isList = list === 'tags' || list === 'untagged' || list === 'ordered';
+  if (isList && typeof name === 'string' && (page === undefined || isPage(page))) {
+    return { list, page, name };
   }
   throw notACursor();
+}
+
+/** A database has an error for an answer to texts with other characters. */
+function isPage(page: unknown): page is string {
+  return typeof page === 'string' && !/\p{Cc}/u.test(page);
 }
 
 function notACursor(): AdminProblem {

@@ -278,7 +278,8 @@ class PostgresSurvey implements Survey {
 
   async untagged(after?: string) {
     const [repository, digest] = after === undefined ? ['0', ''] : splitCursor(after);
-    const rows = await this.#database.rows<ImageRow>(UNTAGGED, [Number(repository), digest]);
+    // Clients of the administration API can send any cursor.
+    const rows = await this.#database.rows<ImageRow>(UNTAGGED, [Number(repository) || 0, digest]);
     return page(rows, toImage, row => joinCursor(row.repository_id, row.digest));
   }
 
