@@ -8,10 +8,10 @@ import { searchFor } from './search.ts';
 /** A page of tenants by name, and what concerns all of them. */
 export async function tenantsPage(
   { tenants, metadata, quota }: Pick<AdminParts, 'tenants' | 'metadata' | 'quota'>,
-  { q, ...ask }: AdminQuery<'tenants'>,
+  { q, name: only, ...ask }: AdminQuery<'tenants'>,
 ): Promise<TenantsPage> {
   const search = searchFor(q);
-  const wanted = tenants.list().filter(({ name }) => search(name));
+  const wanted = tenants.list().filter(({ name }) => (only === undefined || name === only) && search(name));
   const { entries, next } = pageOfSorted(wanted, keyOf, ask);
   const issued = await metadata.listIssuedCredentials(entries.map(keyOf));
   return {

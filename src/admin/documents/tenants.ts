@@ -35,6 +35,7 @@ export type TenantOfPage = z.output<typeof tenantSchema>;
 
 export const tenantsQuery = pageQuery.extend({
   q: typed.optional().describe('Words that are all in the name'),
+  name: typed.optional().describe('Only the tenant of exactly this name'),
 });
 
 /** Ordered by name. What is not about one tenant is on every page. */

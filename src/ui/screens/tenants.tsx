@@ -5,15 +5,17 @@ import type { OverviewDocument } from '../../admin/documents/overview.ts';
 import type { TenantOfPage, TenantsPage } from '../../admin/documents/tenants.ts';
 import { param, setParams } from '../address.ts';
 import { send } from '../admin.ts';
+import { nowMs } from '../clock.ts';
 import { useDocument } from '../use-document.ts';
 import { bytesText, hostOf, numberText } from '../format.ts';
 import { shellWord } from '../shell.ts';
-import { ActionButton, attempt, Dialog, mayChange } from '../parts/action.tsx';
+import { ActionButton, Dialog, mayChange } from '../parts/action.tsx';
 import { List } from '../parts/loaded.tsx';
 import { type Column, TableRows } from '../parts/table.tsx';
 import { Ago, Badge, CommandLine, Empty, ShareBar, type Tone } from '../parts/text.tsx';
 
 type Secret = TenantOfPage['secrets'][number];
+type Login = TenantOfPage['issued'][number];
 
 export function TenantsScreen() {
   const [isAdding, setAdding] = useState(false);
@@ -144,9 +146,14 @@ const COLUMNS: readonly Column<TenantOfPage>[] = [
   {
     key: 'issued',
     label: 'Logins here',
-    cell: ({ issued }) => numberText(issued.length),
+    cell: ({ issued }) => numberText(issued.filter(login => !isOver(login)).length),
   },
 ];
+
+/** Logins that have ended are listed for a while. */
+function isOver({ endsAtMs = Number.POSITIVE_INFINITY }: Login): boolean {
+  return endsAtMs <= nowMs.value;
+}
 
 function closeTenant(): void {
   setParams({ tenant: undefined });
@@ -154,7 +161,7 @@ function closeTenant(): void {
 
 function TenantDialog({ name }: { readonly name: string }) {
   const [rotated, setRotated] = useState<RotatedDocument>();
-  const { document } = useDocument<TenantsPage>(`tenants?${new URLSearchParams({ q: name })}`, {
+  const { document } = useDocument<TenantsPage>(`tenants?${new URLSearchParams({ name })}`, {
     tenants: () => undefined,
   });
   const tenant = document?.entries.find(each => each.name === name);
@@ -165,10 +172,10 @@ function TenantDialog({ name }: { readonly name: string }) {
     setRotated(await send<RotatedDocument>('actions/tenant-rotate', { tenant: name, server: server.trim() }));
     return `A new login was issued to ${name}`;
   };
-  const revoke = async (credential: string) => {
-    await send('actions/tenant-revoke', { tenant: name, credential });
-    return `Revoked: ${credential}`;
-  };
+  const [revoked, setRevoked] = useState<string>();
+  if (revoked !== undefined) {
+    return <RevokeDialog tenant={name} login={revoked} close={() => setRevoked(undefined)} />;
+  }
   return (
     <Dialog title={`Tenant ${name}`} close={closeTenant}>
       {rotated !== undefined && <Issued {...rotated} />}
@@ -200,9 +207,18 @@ function TenantDialog({ name }: { readonly name: string }) {
                 {
                   key: 'revoke',
                   label: 'Revoke',
-                  cell: ({ id }) => (
-                    <ActionButton label="Revoke" about={id} kind="danger" act={() => revoke(id)} />
-                  ),
+                  cell: login =>
+                    mayChange() &&
+                    !isOver(login) && (
+                      <button
+                        type="button"
+                        class="danger"
+                        aria-label={`Revoke ${login.id}`}
+                        onClick={() => setRevoked(login.id)}
+                      >
+                        Revoke…
+                      </button>
+                    ),
                 },
               ]}
             />
@@ -263,7 +279,7 @@ const SECRETS: readonly Column<Secret>[] = [
   { key: 'used', label: 'Last used', cell: ({ lastUsedAtMs }) => <Ago at={time(lastUsedAtMs)} /> },
 ];
 
-const ISSUED: readonly Column<TenantOfPage['issued'][number]>[] = [
+const ISSUED: readonly Column<Login>[] = [
   {
     key: 'id',
     label: 'Login',
@@ -275,17 +291,49 @@ const ISSUED: readonly Column<TenantOfPage['issued'][number]>[] = [
     ),
   },
   { key: 'used', label: 'Last used', cell: ({ lastUsedAtMs }) => <Ago at={time(lastUsedAtMs)} /> },
-  { key: 'ends', label: 'Ends', cell: ({ endsAtMs }) => <Ago at={time(endsAtMs)} absent="never" /> },
+  {
+    key: 'ends',
+    label: 'Ends',
+    cell: login => (
+      <>
+        {isOver(login) && 'ended '}
+        <Ago at={time(login.endsAtMs)} absent="never" />
+      </>
+    ),
+  },
 ];
+
+function RevokeDialog({
+  tenant,
+  login,
+  close,
+}: {
+  readonly tenant: string;
+  readonly login: string;
+  readonly close: () => void;
+}) {
+  const act = async () => {
+    await send('actions/tenant-revoke', { tenant, credential: login });
+    return `Revoked: ${login}`;
+  };
+  return (
+    <Dialog title="Revoke this login?" close={close} confirm={{ label: 'Revoke', act, isDanger: true }}>
+      <p>
+        Whoever uses <code>{login}</code> of {tenant} is refused from now on. To replace it without an
+        interruption, rotate it instead.
+      </p>
+    </Dialog>
+  );
+}
 
 function AddDialog({ close }: { readonly close: () => void }) {
   const [name, setName] = useState('');
-  const act = () =>
-    attempt('Add', async () => {
-      await send('actions/tenant-add', { tenant: name.trim() });
-      setParams({ tenant: name.trim() });
-      return `Added: ${name.trim()}`;
-    });
+  const act = async () => {
+    const tenant = name.trim();
+    const { added } = await send<{ readonly added: boolean }>('actions/tenant-add', { tenant });
+    setParams({ tenant });
+    return added ? `Added: ${tenant}` : `There is already a tenant ${tenant}`;
+  };
   return (
     <Dialog title="Add a tenant" close={close} confirm={{ label: 'Add', act }}>
       <div class="fields">
