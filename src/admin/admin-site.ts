@@ -47,7 +47,7 @@ export type AdminHandlers = {
 /** A change that was attempted, for the audit log. */
 export interface AdminDeed {
   readonly who: Administrator;
-  /** The operation: `refresh`, `tenantRotate`; of a task, `pull`, and `pull ended`. */
+  /** As in the path: `refresh`, `tenant-rotate`; of a task, `pull`, and `pull ended`. */
   readonly action: string;
   /** The image, tenant or endpoint. */
   readonly subject: string | undefined;
@@ -192,7 +192,7 @@ export class AdminSite implements OpsSite {
   ): Promise<string> {
     let subject: string | undefined;
     const tell = (outcome: AdminDeed['outcome'], reason?: string) => {
-      if (isChange) this.#options.record({ who, action: id, subject, outcome, reason });
+      if (isChange) this.#options.record({ who, action: actionOf(id), subject, outcome, reason });
     };
     try {
       const input = await attempt();
@@ -287,6 +287,14 @@ function parsed(schema: z.ZodType, value: unknown, kind: string): unknown {
     path.length === 0 ? message : `${kind} ${path.join('.')}: ${message}`,
   );
   throw new AdminProblem('invalid', problems.join('; '));
+}
+
+const ACTIONS = '/actions/';
+
+/** By which name people know an operation. */
+function actionOf(id: AdminOperationId): string {
+  const { path } = ADMIN_OPERATIONS[id];
+  return path.startsWith(ACTIONS) ? path.slice(ACTIONS.length) : id;
 }
 
 /** What a change is about: the image, tenant or endpoint in its body. */

@@ -1,5 +1,6 @@
 import { setImmediate } from 'node:timers/promises';
 import { parseCron } from '../lib/cron.ts';
+import { fileTrouble } from '../lib/file-trouble.ts';
 import type { WantedImage, WantedImages } from '../prepull/wanted-images.ts';
 import type { AdminParts, AdminServer } from './admin-parts.ts';
 import type { PrepullDocument, PrepullImageDocument } from './documents/prepull.ts';
@@ -56,7 +57,7 @@ export class PrepullList {
       schedule,
       nextRun:
         schedule === null || images.length === 0 ? null : timeOf(parseCron(schedule).nextMs(Date.now())),
-      from: prepull.from.map(file => ({ file, problem: problemText(unread.get(file)) })),
+      from: prepull.from.map(file => ({ file, problem: problemText(file, unread.get(file)) })),
       offline,
     };
   }
@@ -83,7 +84,9 @@ function placeAfter(images: readonly WantedImage[], name: string): number {
   return images.findIndex(image => image.name === name) + 1;
 }
 
-function problemText(error: unknown): string | null {
+/** The file is named beside it. */
+function problemText(file: string, error: unknown): string | null {
   if (error === undefined) return null;
-  return error instanceof Error ? error.message : 'it cannot be read';
+  const text = fileTrouble(error);
+  return text.startsWith(`${file}:`) ? `line ${text.slice(file.length + 1)}` : text;
 }

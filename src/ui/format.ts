@@ -56,13 +56,15 @@ export function spanText(ms: number | null | undefined): string {
   return rest === 0 || next === undefined ? `${whole} ${unit}` : `${whole} ${unit} ${rest} ${next.unit}`;
 }
 
-/** How far a time is from now: `5 min ago`, `in 2 h`, `just now`. */
+const MINUTE_MS = 60_000;
+
+/** How far a time is from now: `5 min ago`, `in 1 h 30 min`, `just now`. What will be is told more exactly, and not too early. */
 export function agoText(atMs: number, nowMs: number): string {
   const ms = nowMs - atMs;
   if (Math.abs(ms) < 5_000) return 'just now';
-  const { unit, ms: unitMs } = SPANS.find(span => Math.abs(ms) >= span.ms) ?? SPANS[3];
-  const whole = Math.floor(Math.abs(ms) / unitMs);
-  return ms > 0 ? `${whole} ${unit} ago` : `in ${whole} ${unit}`;
+  if (ms < 0) return `in ${spanText(-ms < MINUTE_MS ? -ms : Math.ceil(-ms / MINUTE_MS) * MINUTE_MS)}`;
+  const { unit, ms: unitMs } = SPANS.find(span => ms >= span.ms) ?? SPANS[3];
+  return `${Math.floor(ms / unitMs)} ${unit} ago`;
 }
 
 /** What image names of the registry at `url` begin with. */

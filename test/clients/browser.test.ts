@@ -359,6 +359,64 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
     );
   });
 
+  test('goes on after the server was restarted, and what it does then counts', async () => {
+    const own = await Entrepot.start({ tenants: [{ name: 'team-a', secrets: [] }] });
+    let again: Entrepot | undefined;
+    try {
+      await page.goto(`${own.ops}/ui/#/tenants`);
+      await page.getByText('Live', { exact: true }).waitFor();
+      await page.getByRole('button', { name: 'team-a' }).waitFor();
+      await own.stop();
+      await page.getByText('No connection: trying again').waitFor();
+      await page.getByRole('button', { name: 'Add a tenant…' }).click();
+      await page.getByLabel(/^Name/).fill('team-b');
+      await page.getByRole('button', { name: 'Add', exact: true }).click();
+      await page.getByRole('alert').getByText('the server does not answer').waitFor();
+      again = await own.startAgain();
+      await page.getByText('Live', { exact: true }).waitFor();
+      await page.getByRole('button', { name: 'Add', exact: true }).click();
+      await page.getByRole('dialog', { name: 'Tenant team-b' }).waitFor();
+      await page.keyboard.press('Escape');
+      await page.getByRole('button', { name: 'team-b' }).waitFor();
+      const { text } = await get(`${again.ops}/admin/v1/tenants`);
+      expect(text).toContain('"team-b"');
+    } finally {
+      await (again ?? own).remove();
+    }
+    // What the browser itself says of a server that is not there.
+    const expected = /^console: Failed to load resource: net::ERR_/;
+    watched.faults.splice(0, Infinity, ...watched.faults.filter(fault => !expected.test(fault)));
+  });
+
+  test('says once that a login does not count any more, and waits for another', async () => {
+    const password = join(folder, 'changed-password');
+    await writeFile(password, 'the-first', { mode: 0o600 });
+    const config = { server: { loopbackAdmin: 'none', admins: [{ name: 'ops', passwordFile: password }] } };
+    const own = await Entrepot.start(config);
+    const ops = await browser.open({ httpCredentials: { username: 'ops', password: 'the-first' } });
+    let again: Entrepot | undefined;
+    try {
+      await ops.page.goto(`${own.ops}/ui/`);
+      await ops.page.getByText('Live', { exact: true }).waitFor();
+      await own.stop();
+      await writeFile(password, 'the-second');
+      again = await own.startAgain();
+      await ops.page.getByText('You are not logged in any more').waitFor();
+      const requests = ops.urls.length;
+      // Longer than between two attempts to reach a server that is not there.
+      await ops.page.waitForTimeout(4_000);
+      expect(ops.urls.length).toBe(requests);
+      await writeFile(password, 'the-first');
+      await again.stop();
+      again = await own.startAgain();
+      await ops.page.getByRole('button', { name: 'Log in again' }).click();
+      await ops.page.getByText('Live', { exact: true }).waitFor();
+    } finally {
+      await ops.close();
+      await (again ?? own).remove();
+    }
+  });
+
   test('asks for a login where there is no other right, and offers a reader no changes', async () => {
     const password = join(folder, 'password');
     await writeFile(password, 'of-reader', { mode: 0o600 });

@@ -3,6 +3,7 @@ import type { ComponentChildren } from 'preact';
 import { useEffect, useRef, useState } from 'preact/hooks';
 import type { TaskDocument, TasksDocument } from '../../admin/documents/tasks.ts';
 import { send, session } from '../admin.ts';
+import { onEvent } from '../events.ts';
 import { useDocument } from '../use-document.ts';
 import { announce } from '../announce.ts';
 import { bytesText, numberText } from '../format.ts';
@@ -46,16 +47,19 @@ export function ActionButton({
   );
 }
 
-/** Says what came of it; whether it succeeded. */
-export async function attempt(label: string, act: () => Promise<string | undefined>): Promise<boolean> {
+/** Says what came of it. */
+async function attempt(label: string, act: () => Promise<string | undefined>): Promise<void> {
   try {
     const text = await act();
     if (text !== undefined) announce(text);
-    return true;
   } catch (error) {
-    announce(`${label}: ${error instanceof Error ? error.message : String(error)}`, 'failed');
-    return false;
+    announce(`${label}: ${messageOf(error)}`, 'failed');
   }
+}
+
+/** For people: which member of a request is wrong, they see by themselves. */
+function messageOf(error: unknown): string {
+  return (error instanceof Error ? error.message : String(error)).replace(/^member [\w.]+: /, '');
 }
 
 /** A dialog, open as long as it is in the document. */
@@ -68,15 +72,19 @@ export function Dialog({
   readonly title: string;
   readonly close: () => void;
   readonly children: ComponentChildren;
-  /** What its main button does; without it, there is only one to close it. Resolves to whether to close. */
+  /**
+   * What its main button does; without it, there is only one to close it. `act` returns what was done, in words; if it
+   * fails, the dialog stays and says why.
+   */
   readonly confirm?: {
     readonly label: string;
-    readonly act: () => Promise<boolean>;
+    readonly act: () => Promise<string>;
     readonly isDanger?: boolean;
   };
 }) {
   const dialog = useRef<HTMLDialogElement>(null);
   const [isBusy, setBusy] = useState(false);
+  const [problem, setProblem] = useState<string>();
   const isLeaving = useRef(false);
   useEffect(() => {
     const element = dialog.current;
@@ -91,15 +99,25 @@ export function Dialog({
     event.preventDefault();
     if (confirm === undefined) return close();
     setBusy(true);
-    const isDone = await confirm.act();
+    setProblem(undefined);
+    try {
+      announce(await confirm.act());
+      close();
+    } catch (error) {
+      setProblem(messageOf(error));
+    }
     setBusy(false);
-    if (isDone) close();
   };
   return (
     <dialog ref={dialog} aria-label={title} onClose={() => isLeaving.current || close()}>
       <form onSubmit={event => void submit(event)}>
         <h2>{title}</h2>
         {children}
+        {problem !== undefined && (
+          <p class="note bad" role="alert">
+            {problem}
+          </p>
+        )}
         <div class="actions">
           {confirm !== undefined && (
             <button type="submit" class={confirm.isDanger ? 'danger' : 'main'} disabled={isBusy}>
@@ -116,9 +134,17 @@ export function Dialog({
   );
 }
 
-/** Begins what takes long; it is seen under `Tasks`. */
+/** Begins what takes long: it is seen under `Tasks`, and its end is said, wherever somebody is then. */
 export async function begin(path: string, body: object): Promise<string> {
   const task = await send<TaskDocument>(`actions/${path}`, body);
+  const forget = onEvent('task', data => {
+    // The events of this name have such data.
+    // oxlint-disable-next-line typescript/no-unsafe-type-assertion
+    const { id, state, message } = data as TaskDocument;
+    if (id !== task.id || state === 'running') return;
+    forget();
+    announce(`${taskName(task)}: ${message ?? state}`, state === 'failed' ? 'failed' : 'done');
+  });
   return `Began: ${taskName(task)}`;
 }
 

@@ -104,10 +104,15 @@ export function List<Entry>(props: ListProps<Entry>) {
     setParams({ [key('after')]: to === 1 ? undefined : `${to}.${from}` });
   const next = shown.document?.next ?? null;
   const before = seen.get(number - 1);
+  // What is looked through by somebody does not go away while he types.
+  const hasSearch = useRef(false);
+  const count = shown.document?.entries.length ?? 0;
+  hasSearch.current ||= search !== '' || number > 1 || next !== null || count > 0;
   return (
     <div class="table">
-      {isSearched && (
+      {(isSearched || tools !== undefined) && (
         <Filter
+          isEmpty={!isSearched || !hasSearch.current}
           label={`Search: ${caption}`}
           value={search}
           onChange={value => setParams({ [key('search')]: value, [key('after')]: undefined })}

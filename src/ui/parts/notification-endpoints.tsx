@@ -8,7 +8,7 @@ import type {
 import { send } from '../admin.ts';
 import { numberText, quantityText } from '../format.ts';
 import { useDocument } from '../use-document.ts';
-import { attempt, Dialog, mayChange } from './action.tsx';
+import { Dialog, mayChange } from './action.tsx';
 import { type Column, TableRows } from './table.tsx';
 import { Ago, Badge } from './text.tsx';
 
@@ -61,11 +61,10 @@ const COLUMNS: readonly Column<EndpointDocument>[] = [
 function SkipButton({ endpoint, event }: { readonly endpoint: string; readonly event: string }) {
   const [isAsking, setAsking] = useState(false);
   if (!mayChange()) return null;
-  const act = () =>
-    attempt('Skip', async () => {
-      const { skipped } = await send<SkippedDocument>('actions/notification-skip', { endpoint, event });
-      return `${endpoint}: ${quantityText(skipped, 'event')} skipped`;
-    });
+  const act = async () => {
+    const { skipped } = await send<SkippedDocument>('actions/notification-skip', { endpoint, event });
+    return `${endpoint}: ${quantityText(skipped, 'event')} skipped`;
+  };
   return (
     <>
       <button

@@ -25,7 +25,10 @@ export function StoreFacts({
         <dd>{bytesText(unfinishedBytes)}</dd>
         <dt>Free on the disk</dt>
         <dd class={freeBytes < minFreeBytes ? 'bad' : ''}>
-          {bytesText(freeBytes)}, of which {bytesText(minFreeBytes)} stay free
+          {bytesText(freeBytes)}
+          {freeBytes < minFreeBytes
+            ? `, less than storage.minFree (${bytesText(minFreeBytes)})`
+            : `, of which ${bytesText(minFreeBytes)} stay free`}
         </dd>
         <dt>Damaged</dt>
         <dd class={damaged > 0 ? 'bad' : ''}>{damaged === 0 ? 'nothing known' : numberText(damaged)}</dd>

@@ -138,6 +138,7 @@ export function Filter({
   onChange,
   found,
   placeholder = 'Filter',
+  isEmpty = false,
   children,
 }: {
   readonly label: string;
@@ -145,18 +146,22 @@ export function Filter({
   readonly onChange: (text: string) => void;
   readonly found?: string;
   readonly placeholder?: string;
+  /** Whether there is nothing to look through; what was typed can be taken back all the same. */
+  readonly isEmpty?: boolean;
   /** At the other end of the line. */
   readonly children?: ComponentChildren;
 }) {
   return (
     <p class="filter">
-      <input
-        type="search"
-        aria-label={label}
-        placeholder={placeholder}
-        value={value}
-        onInput={event => onChange(event.currentTarget.value)}
-      />
+      {(!isEmpty || value !== '') && (
+        <input
+          type="search"
+          aria-label={label}
+          placeholder={placeholder}
+          value={value}
+          onInput={event => onChange(event.currentTarget.value)}
+        />
+      )}
       {found !== undefined && (
         <span class="faint" role="status">
           {found}

@@ -7,7 +7,7 @@ import { send } from '../admin.ts';
 import { useDocument } from '../use-document.ts';
 import { bytesText, hostOf } from '../format.ts';
 import { shellWord } from '../shell.ts';
-import { ActionButton, attempt, begin, Dialog, mayChange, Tasks } from '../parts/action.tsx';
+import { ActionButton, begin, Dialog, mayChange, Tasks } from '../parts/action.tsx';
 import { List, Loaded } from '../parts/loaded.tsx';
 import { type Column, TableRows } from '../parts/table.tsx';
 import { Ago, Badge, CommandLine, Empty, Name, ShortDigest } from '../parts/text.tsx';
@@ -268,8 +268,7 @@ const PARTS: readonly Column<Part>[] = [
 function PullDialog({ close }: { readonly close: () => void }) {
   const [image, setImage] = useState('');
   const [isAll, setAll] = useState(false);
-  const act = () =>
-    attempt('Pull', () => begin('pull', { image: image.trim(), ...(isAll && { platforms: 'all' }) }));
+  const act = () => begin('pull', { image: image.trim(), ...(isAll && { platforms: 'all' }) });
   return (
     <Dialog title="Pull an image ahead" close={close} confirm={{ label: 'Pull', act }}>
       <div class="fields">
@@ -303,9 +302,9 @@ function RemoveDialog({
 }) {
   const [isForced, setForced] = useState(false);
   const act = async () => {
-    const isDone = await attempt('Remove', () => begin('rm', { reference: image, force: isForced }));
-    if (isDone) done();
-    return isDone;
+    const text = await begin('rm', { reference: image, force: isForced });
+    done();
+    return text;
   };
   return (
     <Dialog title={`Remove ${image}?`} close={close} confirm={{ label: 'Remove', act, isDanger: true }}>

@@ -9,7 +9,7 @@ import { DayBars } from '../parts/day-bars.tsx';
 import { Loaded } from '../parts/loaded.tsx';
 import { StoreFacts } from '../parts/store-facts.tsx';
 import { TableRows } from '../parts/table.tsx';
-import { Ago, CommandLine, Empty } from '../parts/text.tsx';
+import { Ago, CommandLine, Empty, exactTime } from '../parts/text.tsx';
 
 export function OverviewScreen() {
   const shown = useDocument<OverviewDocument>('overview', {
@@ -52,7 +52,7 @@ function Problems({ ready, problems, offline }: OverviewDocument) {
         {ready !== null && <li class="note bad">Not serving: {ready}</li>}
         {problems.map(({ kind, text }) => (
           <li class="note warn" key={`${kind} ${text}`}>
-            {text} <a href={addressOf(SEEN_ON[kind])}>Show</a>
+            <LocalTimes of={text} /> <a href={addressOf(SEEN_ON[kind])}>Show</a>
           </li>
         ))}
         {ready === null && problems.length === 0 && <li class="note good">Nothing is wrong.</li>}
@@ -62,11 +62,18 @@ function Problems({ ready, problems, offline }: OverviewDocument) {
   );
 }
 
+const TIME = /(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z)/;
+
+/** A text of the server in which times are those of the reader. */
+function LocalTimes({ of }: { readonly of: string }) {
+  return <>{of.split(TIME).map(part => (TIME.test(part) ? exactTime(Date.parse(part)) : part))}</>;
+}
+
 function Figures({ saved, days, now, firstBytes }: OverviewDocument) {
   const sumOf = (key: 'hits' | 'misses' | 'pulls') => days.reduce((sum, day) => sum + day[key], 0);
   const hits = sumOf('hits');
   const answers = hits + sumOf('misses');
-  const period = `on ${quantityText(days.length, 'day')}`;
+  const period = days.length === 0 ? 'so far' : `on ${quantityText(days.length, 'day')}`;
   return (
     <dl class="figures">
       <Figure label="Saved" value={bytesText(saved.inAll.savedBytes)}>

@@ -80,7 +80,7 @@ export function UpkeepScreen() {
               <h2>Evicted next</h2>
               <p class={eviction.due ? 'warn' : 'faint'}>
                 {eviction.due
-                  ? `The limit is exceeded by ${bytesText(eviction.overBytes)}: this goes now.`
+                  ? `The limit is exceeded by ${bytesText(eviction.overBytes)}. ${DUE[store.next?.length === 0 ? 'stuck' : 'going']}`
                   : 'No limit is exceeded. When one is, what was used longest ago goes first:'}
               </p>
               <Table
@@ -103,6 +103,13 @@ export function UpkeepScreen() {
     </>
   );
 }
+
+/** What happens while a limit is exceeded. */
+const DUE = {
+  going: 'This goes now:',
+  stuck:
+    'Nothing can be evicted: hosted and pinned images stay, and what else is on the disk is not ours. Make room, or raise the limit.',
+} as const;
 
 /** Why it is not known what is evicted next, by whether the index is lost. */
 const NOT_KNOWN = {
