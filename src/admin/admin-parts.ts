@@ -54,7 +54,7 @@ export interface AdminServer {
   readonly servingPids: readonly number[];
   /** What sends notifications. */
   readonly delivery: AdminDelivery;
-  readonly lastPulls: Pick<LastPulls, 'of'>;
+  readonly lastPulls: Readonly<Pick<LastPulls, 'of' | 'failing'>>;
   /** As in `OpsServerOptions`. */
   notReady(): Promise<string | undefined>;
   /** As in `OpsServerOptions`. */

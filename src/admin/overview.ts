@@ -71,6 +71,7 @@ export class Overview {
         ...(damaged === 0 ? [] : [{ kind: 'damage' as const, text: damageText(damaged) }]),
         ...upstreamDocuments(parts, reports).flatMap(problemsOfUpstream),
         ...this.#secretProblems(),
+        ...prepullProblems(server.lastPulls.failing),
       ],
       saved: savedOf(await server.totals.inAll(), reports, server.startedAtMs),
       store: {
@@ -145,6 +146,12 @@ function problemsOfUpstream({
           },
         ]),
   ];
+}
+
+function prepullProblems(failing: number): OverviewDocument['problems'] {
+  if (failing === 0) return [];
+  const text = `${failing} of the images and lists of prepull could not be pulled or read, and will be retried`;
+  return [{ kind: 'prepull', text }];
 }
 
 function secretProblems(parts: AdminParts): OverviewDocument['problems'] {

@@ -153,7 +153,7 @@ async function hostedImage(
 
 export interface PrepullObservers extends Observers {
   /** Is told how each image fares. */
-  readonly lastPulls: Pick<LastPulls, 'note' | 'keep'>;
+  readonly lastPulls: Pick<LastPulls, 'note' | 'keep' | 'failing'>;
 }
 
 /** The Lease of the process that pulls ahead. */
@@ -211,6 +211,12 @@ export class Prepull {
     }
   }
 
+  #tellFailing(count: number): void {
+    const { meter, lastPulls } = this.#observers;
+    meter.gauge('prepull_failing', count);
+    lastPulls.failing = count;
+  }
+
   /** Logged once: on a full disk no Lease can be acquired for hours. */
   #broke(error: unknown): void {
     if (this.#isBroken) return;
@@ -223,7 +229,7 @@ export class Prepull {
       await this.#watch(lease);
     } finally {
       // From now on another process pulls, and reports.
-      this.#observers.meter.gauge('prepull_failing', 0);
+      this.#tellFailing(0);
       await this.#parts.metadata.release(lease);
     }
   }
@@ -242,7 +248,7 @@ export class Prepull {
         throw error;
       }
     };
-    const { log, meter, lastPulls } = this.#observers;
+    const { log, lastPulls } = this.#observers;
     const failed = (error: unknown) =>
       log.error(failureDetail(error), 'the files of prepull cannot be read and will be retried');
     const reader = configuredNames(found => log.debug({ found }, 'prepull'));
@@ -261,7 +267,7 @@ export class Prepull {
         return this.#pullAll(images, signal);
       },
       failed,
-      failing: count => meter.gauge('prepull_failing', count),
+      failing: count => this.#tellFailing(count),
       waits: () => {},
       signal,
     });

@@ -10,6 +10,8 @@ export interface LastPull {
 export class LastPulls {
   readonly #nowMs: () => number;
   #last = new Map<string, LastPull>();
+  /** How many images, and files that name some, could not be pulled or read the last time. */
+  failing = 0;
 
   constructor(nowMs: () => number = Date.now) {
     this.#nowMs = nowMs;

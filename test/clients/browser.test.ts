@@ -186,6 +186,8 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
     await show('air-gap');
     expect(await page.getByRole('row', { name: 'library/app' }).textContent()).toContain('stored');
     expect(await page.getByRole('row', { name: 'library/missing' }).textContent()).toContain('missing');
+    const [problem] = overview.problems.filter(({ kind }) => kind === 'prepull');
+    expect(problem?.text).toMatch(/^1 of the images and lists of prepull /);
 
     await show('upkeep');
     expect(await valueOf('Stored').textContent()).toContain(bytesText(overview.store.heldBytes));
