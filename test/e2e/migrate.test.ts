@@ -103,8 +103,8 @@ test('moves what a server has that takes no pushes meanwhile', async () => {
   expect(await answersIn(inS3)).toEqual(before);
 });
 
-test('goes on where it was interrupted, by whatever', async () => {
-  const before = await answersIn(old);
+/** Begins to move it to a bucket that stops answering after some blobs; resolves then. */
+async function stuck(): Promise<Daemon> {
   let puts = 0;
   s3.fault = ({ method, key }) => {
     if (method !== 'PUT' || !key.includes('blobs/')) return undefined;
@@ -118,6 +118,12 @@ test('goes on where it was interrupted, by whatever', async () => {
     isReady: async () => true,
   });
   await until('some blobs to be moved', 60_000, async () => puts > 3);
+  return running;
+}
+
+test('goes on where it was interrupted', async () => {
+  const before = await answersIn(old);
+  const running = await stuck();
   process.kill(running.pid, 'SIGINT');
   await running.closed;
   expect([running.exitCode, running.logs()]).toEqual([
@@ -130,6 +136,14 @@ test('goes on where it was interrupted, by whatever', async () => {
   expect(kept).toBeLessThan(BLOBS);
   const moved = await migrate('--json', newFile);
   expect(JSON.parse(moved.stdout)).toMatchObject({ isComplete: true, blobs: BLOBS - kept });
+  expect(await answersIn(inS3)).toEqual(before);
+});
+
+test('goes on after it was killed, again and again', async () => {
+  const before = await answersIn(old);
+  for (let kills = 0; kills < 2; kills += 1) await (await stuck()).kill();
+  s3.fault = () => undefined;
+  expect(await migrate(newFile)).toMatchObject({ code: 0 });
   expect(await answersIn(inS3)).toEqual(before);
 });
 
