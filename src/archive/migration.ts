@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import type { Ingest, Spool } from '../blobs/spool.ts';
@@ -29,6 +30,8 @@ const BLOBS_AT_ONCE = 8;
 /** Rows that are written in one transaction. A page with more may come from the source. */
 const BYTES_PER_WRITE = 1024 * 1024;
 const ROWS_PER_WRITE = 1_000;
+/** After this, what is being stored is left, and begun anew by the next run: S3 may be silent for minutes. */
+const STOPS_WITHIN_MS = 5_000;
 /** A process that has died while it moved the same blob is noticed after some seconds. */
 const LEASE_POLL_MS = 100;
 
@@ -99,6 +102,11 @@ export class StoreMigration {
   }
 
   async #copyBlobs(reading: IndexReading): Promise<void> {
+    const { signal } = this.#parts;
+    const over = new AbortController();
+    const stopped = signal.aborted
+      ? undefined
+      : once(signal, 'abort', { signal: over.signal }).catch(() => {});
     const there = new OrderedDigests(this.#parts.to.index);
     const copying = new Set<Promise<void>>();
     const failures: unknown[] = [];
@@ -107,7 +115,8 @@ export class StoreMigration {
         for (const { digest, size } of rows) {
           if (!isText(digest) || !isDigest(digest) || typeof size !== 'number') continue;
           if (await there.has(digest)) continue;
-          while (copying.size >= BLOBS_AT_ONCE) await Promise.race(copying);
+          while (copying.size >= BLOBS_AT_ONCE && !signal.aborted) await Promise.race([...copying, stopped]);
+          signal.throwIfAborted();
           if (failures.length > 0) throw failures[0];
           const one = this.#copyBlob(digest, size)
             .catch((error: unknown) => void failures.push(error))
@@ -115,9 +124,16 @@ export class StoreMigration {
           copying.add(one);
         }
       }
+      await Promise.race([Promise.all(copying), stopped]);
     } finally {
-      await Promise.all(copying);
+      const late = async () => {
+        await stopped;
+        await delay(STOPS_WITHIN_MS, undefined, { signal: over.signal });
+      };
+      await Promise.race([Promise.all(copying), late()]);
+      over.abort();
     }
+    signal.throwIfAborted();
     if (failures.length > 0) throw failures[0];
   }
 
