@@ -26,10 +26,11 @@ const PREFIX = 'ENTREPOT_';
 
 /**
  * Variables that Kubernetes sets in every container for a Service named `entrepot` or `entrepot-…` ("Docker links"
- * variables). They are not misspelled options.
+ * variables). They are not misspelled options, and no option is like them: the name of a Service ends with a letter or a
+ * digit, so only one underscore follows it.
  */
 const SERVICE_LINK =
-  /^ENTREPOT_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?)?)$/;
+  /^ENTREPOT_(?:[A-Z0-9_]*[A-Z0-9]_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?)?)$/;
 
 /** The value of a variable, for the key at `path`. */
 export interface EnvironmentOverride {

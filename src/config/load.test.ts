@@ -2,8 +2,10 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
+import { environmentVariables, readEnvironment } from './environment.ts';
 import { loadConfig } from './load.ts';
 import { ConfigError } from './problems.ts';
+import { fileJsonSchema } from './schema.ts';
 import { showConfig } from './show.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'entrepot-config-'));
@@ -354,6 +356,21 @@ describe('the environment', () => {
       ENTREPOT_OPS_SERVICE_HOST: '10.0.0.2',
     };
     await expect(load('', links)).resolves.toBeDefined();
+  });
+
+  it('reads the variable of every option, also of one that is called port', async () => {
+    const { index } = await load('index: {postgres: {host: db, port: 5432}}', {
+      ENTREPOT_INDEX__POSTGRES__PORT: '6432',
+    });
+    expect(index.postgres?.port).toBe(6432);
+    const variables = [...environmentVariables(fileJsonSchema()).keys()];
+    const { overrides, problems } = readEnvironment(
+      Object.fromEntries(variables.map(variable => [variable, ''])),
+      fileJsonSchema,
+      () => false,
+    );
+    expect(problems).toEqual([]);
+    expect(overrides.map(({ variable }) => variable).sort()).toEqual(variables.sort());
   });
 
   it('gives the proxies to use', async () => {
