@@ -250,7 +250,7 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
     await dialog.getByRole('button', { name: 'Skip', exact: true }).click();
     await row.getByText('accepts').waitFor();
     const { entries } = await admin<AuditDocument>('audit');
-    expect(entries.find(({ action }) => action === 'admin notificationSkip')).toMatchObject({
+    expect(entries.find(({ action }) => action === 'admin notification-skip')).toMatchObject({
       subject: 'ci',
       outcome: 'allowed',
     });

@@ -139,7 +139,7 @@ it('an event that the endpoint refuses is shown, and skipped when the operator s
   const audit = await (await fetch(`${server.ops}/admin/v1/audit`)).text();
   expect(JSON.parse(audit).entries[0]).toMatchObject({
     who: 'operator',
-    action: 'admin notificationSkip',
+    action: 'admin notification-skip',
     subject: 'ci',
     outcome: 'allowed',
   });
