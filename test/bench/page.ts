@@ -21,6 +21,9 @@ const CONFIGS = 1_000;
 const TENANTS = 10_000;
 const FILLS = 1_000;
 const LAYER_BYTES = 30_000_000;
+/** Of what is being downloaded: together they have to fit on the disk, and none may end. */
+const SLOW_BYTES = 2_000_000;
+const SLOW_BYTES_PER_S = 1_000;
 const UPSTREAM = 'up.example';
 const SLOW = 'slow.example';
 const ROUNDS = 5;
@@ -33,7 +36,7 @@ const SCREENS = ['overview', 'now', 'why', 'images', 'upstreams', 'tenants', 'ai
 /** The administration API, and the page in a browser, on a large store, while nodes wait for many downloads. */
 export async function largePage(): Promise<void> {
   const folder = await makeTempFolder('page');
-  const upstream = await DrippingUpstream.start(2_000, LAYER_BYTES);
+  const upstream = await DrippingUpstream.start(SLOW_BYTES_PER_S, SLOW_BYTES);
   const pulls: ClientRequest[] = [];
   let entrepot: Entrepot | undefined;
   try {
@@ -287,7 +290,7 @@ async function shown(
 ): Promise<{ readonly paintMs: number; readonly contentMs: number }> {
   await page.goto(url);
   await page.locator('main .card, main .figures').first().waitFor();
-  await page.getByText('Loading…').waitFor({ state: 'detached' });
+  while ((await page.getByText('Loading…').count()) > 0) await page.waitForTimeout(10);
   return page.evaluate(
     '({ paintMs: performance.getEntriesByName("first-contentful-paint")[0].startTime, contentMs: performance.now() })',
   );
