@@ -8,7 +8,7 @@ import { AdminProblem } from './admin-problem.ts';
 import type { AdminHandlers } from './admin-site.ts';
 import { collectGarbage, freedBytes, garbageDocument } from './garbage.ts';
 import { NotStored } from './inspect.ts';
-import { skipEvents } from './notifications.ts';
+import { type EndpointTest, skipEvents, testNotifications } from './notifications.ts';
 import { changePin } from './pins.ts';
 import { removalRefusal, removedDocument } from './removals.ts';
 import type { AdminTasks, TaskProgress } from './tasks.ts';
@@ -47,6 +47,8 @@ export interface ActionNeeds {
   readonly tasks: AdminTasks;
   /** Rejects with what a client would be told. */
   readonly pull: (order: PullOrder) => Promise<PulledAhead>;
+  /** Sends a test event to an endpoint of notifications; `undefined` if there is none of this name. */
+  readonly testEndpoint: (endpoint: string) => Promise<EndpointTest | undefined>;
   /** Called when something was stored, removed or pinned. */
   readonly onImages: () => void;
 }
@@ -59,6 +61,7 @@ type ActionId =
   | 'rm'
   | 'gc'
   | 'scrub'
+  | 'notificationTest'
   | 'notificationSkip'
   | 'tenantAdd'
   | 'tenantRotate'
@@ -85,6 +88,7 @@ export function actionHandlers(needs: ActionNeeds): Pick<AdminHandlers, ActionId
     rm: async ({ who, body }) => beginRemoval(needs, who, body),
     gc: async ({ who, body }) => beginCollection(needs, who, body),
     scrub: async ({ who, body }) => beginScrub(needs, who, body),
+    notificationTest: ({ body: { endpoint } }) => testNotifications(needs.testEndpoint, endpoint),
     notificationSkip: ({ body }) => skipEvents(needs, body),
     tenantAdd: async ({ body: { tenant } }) => {
       const added = await inForce(addTenant(parts, tenant)).catch(refuseInvalid);

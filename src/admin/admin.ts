@@ -31,7 +31,7 @@ import { upkeepDocument } from './upkeep.ts';
 import { uploadsDocument } from './uploads.ts';
 import { upstreamDocuments } from './upstreams.ts';
 
-export interface AdminOptions extends PrepullNeeds, Pick<ActionNeeds, 'pull'> {
+export interface AdminOptions extends PrepullNeeds, Pick<ActionNeeds, 'pull' | 'testEndpoint'> {
   readonly parts: AdminParts;
   readonly server: AdminServer;
   readonly access: AdminAccess;
@@ -103,7 +103,14 @@ export function openAdmin(options: AdminOptions): Admin {
   ];
   const handlers: AdminHandlers = {
     ...readHandlers(options, { live, fills, refusals, tasks, trail, overview }),
-    ...actionHandlers({ parts, server, tasks, pull: options.pull, onImages: () => events.note('images') }),
+    ...actionHandlers({
+      parts,
+      server,
+      tasks,
+      pull: options.pull,
+      testEndpoint: options.testEndpoint,
+      onImages: () => events.note('images'),
+    }),
   };
   let description: string | undefined;
   const site = new AdminSite({

@@ -1,7 +1,12 @@
 import type { Outbox } from '../metadata/outbox.ts';
 import type { AdminParts, AdminServer } from './admin-parts.ts';
 import { AdminProblem } from './admin-problem.ts';
-import type { EndpointDocument, NotificationsDocument, SkippedDocument } from './documents/notifications.ts';
+import type {
+  EndpointDocument,
+  NotificationsDocument,
+  SkippedDocument,
+  TestedDocument,
+} from './documents/notifications.ts';
 import type { AdminBody } from './operations.ts';
 import { optionalTime, timeOf } from './status.ts';
 
@@ -60,6 +65,20 @@ export async function skipEvents(
     event === 'all' ? await skipAll(outbox, endpoint) : await skipOne(outbox, { endpoint, id: event });
   delivery.hurry(endpoint);
   return { endpoint, skipped };
+}
+
+/** How an endpoint has answered a test event: what it accepted, or why it did not. */
+export type EndpointTest = Pick<TestedDocument, 'id' | 'status' | 'ms'> | { readonly failure: string };
+
+/** Sends a test event. `test` returns `undefined` for an unknown endpoint. Throws AdminProblem unless it is accepted. */
+export async function testNotifications(
+  test: (endpoint: string) => Promise<EndpointTest | undefined>,
+  endpoint: string,
+): Promise<TestedDocument> {
+  const tested = await test(endpoint);
+  if (tested === undefined) throw new AdminProblem('not-found', `notifications.endpoints has no ${endpoint}`);
+  if ('failure' in tested) throw new AdminProblem('refused', `${endpoint}: ${tested.failure}`);
+  return { endpoint, ...tested };
 }
 
 async function skipOne(

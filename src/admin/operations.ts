@@ -23,7 +23,13 @@ import { explainQuery, explainSchema } from './documents/explain.ts';
 import { fillsSchema } from './documents/fills.ts';
 import { imagesQuery, imagesSchema, inspectSchema } from './documents/images.ts';
 import { overviewSchema } from './documents/overview.ts';
-import { notificationsSchema, skipBody, skippedSchema } from './documents/notifications.ts';
+import {
+  endpointBody,
+  notificationsSchema,
+  skipBody,
+  skippedSchema,
+  testedSchema,
+} from './documents/notifications.ts';
 import { pageQuery, typed } from './documents/parts.ts';
 import { prepullQuery, prepullSchema } from './documents/prepull.ts';
 import { queueSchema } from './documents/queue.ts';
@@ -182,6 +188,13 @@ export const ADMIN_OPERATIONS = {
   rm: { ...begin, path: '/actions/rm', summary: 'Remove a tag, a digest or a repository', body: removeBody },
   gc: { ...begin, path: '/actions/gc', summary: 'Collect garbage, and evict', body: gcBody },
   scrub: { ...begin, path: '/actions/scrub', summary: 'Verify all stored content', body: scrubBody },
+  notificationTest: {
+    ...change,
+    path: '/actions/notification-test',
+    summary: 'Send a test event to an endpoint, as entrepot notify',
+    body: endpointBody,
+    answer: testedSchema,
+  },
   notificationSkip: {
     ...change,
     path: '/actions/notification-skip',

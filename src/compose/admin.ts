@@ -2,6 +2,7 @@
 import { AdminAccess, type AdminAccessOptions } from '../admin/admin-access.ts';
 import type { PulledAhead, PullOrder } from '../admin/actions.ts';
 import { type Admin, type AdminOptions, openAdmin } from '../admin/admin.ts';
+import type { EndpointTest } from '../admin/notifications.ts';
 import { pageFolder } from '../admin/page-site.ts';
 import type { Config } from '../config/config.ts';
 import { ClientAddresses } from '../http/client-address.ts';
@@ -9,6 +10,7 @@ import { SlotsFull } from '../lib/fair-slots.ts';
 import type { Log } from '../lib/log.ts';
 import { wantedImages } from '../prepull/wanted-images.ts';
 import { AccessReview } from '../tenants/kubernetes/access-review.ts';
+import { testEndpoint } from './event-delivery.ts';
 import { kubeClient } from './kubernetes.ts';
 import { imageFinding } from './image-finding.ts';
 import { configuredNames } from './names-reader.ts';
@@ -19,7 +21,7 @@ import { meantImage, pullMeant } from './prepull.ts';
 export async function openAdminOf(
   config: Config,
   parts: Parts,
-  needs: Omit<AdminOptions, 'parts' | 'access' | 'pageFolder' | 'wanted' | 'check' | 'pull'>,
+  needs: Omit<AdminOptions, 'parts' | 'access' | 'pageFolder' | 'wanted' | 'check' | 'pull' | 'testEndpoint'>,
 ): Promise<Admin> {
   return openAdmin({
     ...needs,
@@ -33,6 +35,7 @@ export async function openAdminOf(
       return { image: image.name, line, complete: reason === null, missing, reason };
     },
     pull: order => pull(parts, order),
+    testEndpoint: name => test(config, name),
   });
 }
 
@@ -65,6 +68,17 @@ async function kubernetesOf(config: Config, log: Log): Promise<AdminAccessOption
     if (reviewed === undefined || !reviewed.verbs.has('get')) return undefined;
     return { name: reviewed.user, rights: reviewed.verbs.has('post') ? 'full' : 'read' };
   };
+}
+
+/** As `entrepot notify` does. */
+async function test(config: Config, name: string): Promise<EndpointTest | undefined> {
+  const endpoint = config.notifications.endpoints.find(each => each.name === name);
+  if (endpoint === undefined) return undefined;
+  const { DeliveryFailed } = await import('../events/endpoint-client.ts');
+  return testEndpoint(config, endpoint).catch((error: unknown) => {
+    if (error instanceof DeliveryFailed) return { failure: error.message };
+    throw error;
+  });
 }
 
 /** As `entrepot pull` does. */

@@ -233,15 +233,17 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
   });
 
   test('shows an event that an endpoint of notifications refuses, and goes on without it', async () => {
+    await show('upkeep');
+    const row = page.getByRole('row', { name: /^ci/ });
+    await row.getByText('accepts').waitFor();
+    await row.getByRole('button', { name: 'Test ci' }).click();
+    await page.getByText('ci accepted a test event with 204').first().waitFor();
     let refused: string | undefined;
     receiver.answer = ({ body }) => {
       const ids: readonly string[] = JSON.parse(body).events.map(({ id }: { id: string }) => id);
       refused ??= ids[0];
       return refused !== undefined && ids.includes(refused) ? 422 : 204;
     };
-    await show('upkeep');
-    const row = page.getByRole('row', { name: /^ci/ });
-    await row.getByText('accepts').waitFor();
     await pullAll('library/app', '1.0');
     await row.getByText('refuses an event').waitFor();
     await row.getByRole('button', { name: 'Skip for ci' }).click();

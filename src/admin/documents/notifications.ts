@@ -34,6 +34,19 @@ export const skipBody = z.strictObject({
   event: typed.describe('The id of one of the events that are sent next, or `all` of those that wait'),
 });
 
+export const endpointBody = z.strictObject({
+  endpoint: typed.describe('Its name in notifications.endpoints'),
+});
+
+/** How an endpoint has accepted a test event. */
+export const testedSchema = z.object({
+  endpoint: z.string(),
+  id: z.string().describe('Of the event'),
+  status: z.int().describe('Of the answer'),
+  ms: amount.describe('How long the answer took'),
+});
+export type TestedDocument = z.output<typeof testedSchema>;
+
 export const skippedSchema = z.object({
   endpoint: z.string(),
   skipped: amount.describe('How many events it will not get'),

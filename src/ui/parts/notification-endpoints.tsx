@@ -4,11 +4,12 @@ import type {
   EndpointDocument,
   NotificationsDocument,
   SkippedDocument,
+  TestedDocument,
 } from '../../admin/documents/notifications.ts';
 import { send } from '../admin.ts';
 import { numberText, quantityText } from '../format.ts';
 import { useDocument } from '../use-document.ts';
-import { Dialog, mayChange } from './action.tsx';
+import { ActionButton, Dialog, mayChange } from './action.tsx';
 import { type Column, TableRows } from './table.tsx';
 import { Ago, Badge } from './text.tsx';
 
@@ -53,10 +54,21 @@ const COLUMNS: readonly Column<EndpointDocument>[] = [
   { key: 'dropped', label: 'Dropped', isNumber: true, cell: ({ dropped }) => numberText(dropped) },
   {
     key: 'skip',
-    label: 'Go on',
-    cell: ({ name, refused }) => (refused === null ? null : <SkipButton endpoint={name} event={refused} />),
+    label: 'Try, or go on',
+    cell: ({ name, refused }) => (
+      <div class="actions">
+        <ActionButton label="Test" about={name} kind="quiet" act={() => test(name)} />
+        {refused !== null && <SkipButton endpoint={name} event={refused} />}
+      </div>
+    ),
   },
 ];
+
+/** Whether it accepts an event at all, past those that wait. */
+async function test(endpoint: string): Promise<string> {
+  const { status, ms } = await send<TestedDocument>('actions/notification-test', { endpoint });
+  return `${endpoint} accepted a test event with ${status} in ${numberText(ms)} ms`;
+}
 
 function SkipButton({ endpoint, event }: { readonly endpoint: string; readonly event: string }) {
   const [isAsking, setAsking] = useState(false);
