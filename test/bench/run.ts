@@ -12,6 +12,7 @@ import { largePage } from './page.ts';
 import { processes } from './processes.ts';
 import { pushes } from './push.ts';
 import { starts } from './start.ts';
+import { fleetPull, questions } from './replicas.ts';
 import { inBucket, overSlowConnections } from './s3.ts';
 import { load } from './support/load.ts';
 import { pushImage } from './support/push.ts';
@@ -68,6 +69,7 @@ try {
   await measure('s3', overSlowConnections, inBucket);
   await measure('processes', processes);
   await measure('indexes', indexes);
+  await measure('replicas', questions, fleetPull);
   await measure('tenants', warmTenants, manyTenants);
   let pushed: ReturnType<typeof pushImage> | undefined;
   /** Pushed once, and only for a section that pulls it. */

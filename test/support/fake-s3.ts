@@ -60,9 +60,9 @@ const PACE_MS = 5;
 const tags = new WeakMap<Buffer, string>();
 
 export class FakeS3 {
-  readonly keys: { accessKeyId: string; secretAccessKey: string; sessionToken?: string } = { ...KEYS };
+  keys: { accessKeyId: string; secretAccessKey: string; sessionToken?: string } = { ...KEYS };
   readonly bucket = 'registry';
-  readonly region = 'eu-test-1';
+  readonly region: string;
   readonly objects = new Map<string, FakeObject>();
   readonly uploads = new Map<string, FakeUpload>();
   readonly requests: S3Request[] = [];
@@ -76,7 +76,8 @@ export class FakeS3 {
   readonly #sockets = new Set<Socket>();
   #uploadId = 0;
 
-  private constructor() {
+  private constructor(region: string) {
+    this.region = region;
     this.#server = createServer((request, response) => {
       this.#serve(request, response).catch((error: unknown) => {
         response.destroy(error instanceof Error ? error : undefined);
@@ -88,10 +89,11 @@ export class FakeS3 {
     });
   }
 
-  static async start(): Promise<FakeS3> {
-    const fake = new FakeS3();
+  /** By default on a free port of the loopback. */
+  static async start({ address = '127.0.0.1', port = 0, region = 'eu-test-1' } = {}): Promise<FakeS3> {
+    const fake = new FakeS3(region);
     await new Promise<void>(resolve => {
-      fake.#server.listen(0, '127.0.0.1', resolve);
+      fake.#server.listen(port, address, resolve);
     });
     return fake;
   }

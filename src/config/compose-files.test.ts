@@ -1,0 +1,92 @@
+// docker-compose.replicas.yml and config/replicas: test/clients/compose-replicas has what the Docker engine makes of them.
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, describe, expect, it } from 'vitest';
+import { parse } from 'yaml';
+import { loadConfig } from './load.ts';
+import { isTree, type Tree, valueAt } from './tree.ts';
+
+const project = fileURLToPath(new URL('../../', import.meta.url));
+const read = (...path: string[]) => readFileSync(join(project, ...path), 'utf8');
+const ADVERTISE = 'ENTREPOT_CLUSTER__ADVERTISE';
+const folder = mkdtempSync(join(tmpdir(), 'entrepot-compose-'));
+afterAll(() => rmSync(folder, { recursive: true }));
+
+const file: unknown = parse(read('docker-compose.replicas.yml'), { merge: true });
+const services = new Map(
+  Object.entries(treeAt('services')).map(([name, service]) => [name, isTree(service) ? service : {}]),
+);
+const replicas = [...services].filter(([name]) => name.startsWith('replica'));
+const proxy = read('config', 'replicas', 'haproxy.cfg');
+
+function treeAt(...path: string[]): Tree {
+  const found = valueAt(file, path);
+  if (!isTree(found)) throw new Error(`no ${path.join('.')}`);
+  return found;
+}
+
+describe('docker-compose.replicas.yml', () => {
+  it('has three replicas that differ in their address and folder alone', () => {
+    expect(replicas.map(([name]) => name)).toEqual(['replica1', 'replica2', 'replica3']);
+    const unnamed = replicas.map(([name, service]) => JSON.stringify(service).replaceAll(name, 'NAME'));
+    expect(new Set(unnamed).size).toBe(1);
+  });
+
+  it('publishes no port but the one of the proxy', () => {
+    const published = [...services].filter(([, service]) => 'ports' in service).map(([name]) => name);
+    expect(published).toEqual(['proxy']);
+    expect(valueAt(file, ['networks', 'stores', 'internal'])).toBe(true);
+  });
+
+  it('limits every service, and checks the health of each whose image does not', () => {
+    for (const [name, service] of services) {
+      expect([name, service]).toMatchObject([
+        name,
+        {
+          read_only: true,
+          cap_drop: ['ALL'],
+          security_opt: ['no-new-privileges:true'],
+          mem_limit: expect.any(String),
+          pids_limit: expect.any(Number),
+        },
+      ]);
+      expect([name, 'healthcheck' in service]).toEqual([name, !name.startsWith('replica')]);
+    }
+  });
+
+  it('has a secret for each file that is read, and no password in it', () => {
+    const named = [...services.values()].flatMap(({ secrets }) => secrets ?? []);
+    expect(new Set(Object.keys(treeAt('secrets')))).toEqual(new Set(named));
+    expect(read('docker-compose.replicas.yml')).not.toMatch(/PASSWORD:/);
+  });
+});
+
+describe('config/replicas/entrepot.yaml', () => {
+  it.each(replicas.map(([name]) => name))('is valid for %s', async name => {
+    const secret = join(folder, 'secret');
+    writeFileSync(
+      secret,
+      '[default]\naws_access_key_id = registry\naws_secret_access_key = 0123456789abcdef0123\n',
+    );
+    const text = read('config', 'replicas', 'entrepot.yaml');
+    const copy = join(folder, 'entrepot.yaml');
+    writeFileSync(copy, text.replaceAll(/\/run\/secrets\/[a-z0-9-]+/g, secret));
+    const advertise = String(valueAt(file, ['services', name, 'environment', ADVERTISE]));
+    const config = await loadConfig({ file: copy, env: { [ADVERTISE]: advertise } });
+    expect(config.cluster?.advertise).toEqual({ host: name, port: 5003 });
+    expect(services.has(config.index.postgres?.host ?? '')).toBe(true);
+    expect(services.has(new URL(config.storage.s3?.endpoint ?? '').hostname)).toBe(true);
+    const files = [...text.matchAll(/\/run\/secrets\/([a-z0-9-]+)/g)].map(([, of]) => of);
+    expect(new Set(files)).toEqual(new Set(Object.keys(treeAt('secrets'))));
+  });
+});
+
+describe('config/replicas/haproxy.cfg', () => {
+  it('sends requests to all replicas, in turn, that are ready', () => {
+    const servers = [...proxy.matchAll(/^ {2}server (\S+) (\S+)$/gm)].map(([, name, at]) => [name, at]);
+    expect(servers).toEqual(replicas.map(([name]) => [name, `${name}:5000`]));
+    expect(proxy).toMatch(/balance roundrobin\n {2}option httpchk GET \/readyz\n/);
+  });
+});

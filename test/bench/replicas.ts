@@ -1,0 +1,311 @@
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { get } from '../support/client.ts';
+import { imageOf, type Image, randomBlob } from '../support/content.ts';
+import { Entrepot } from '../support/entrepot.ts';
+import { FakeS3 } from '../support/fake-s3.ts';
+import { FakeUpstream } from '../support/fake-upstream.ts';
+import { HAS_POSTGRES, Postgres, sql } from '../support/postgres.ts';
+import { answers, Daemon, freePort, hasPrograms } from '../support/programs.ts';
+import { pushImage } from '../support/push-client.ts';
+import { replicaConfig } from '../support/replica-config.ts';
+import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
+import { load } from './support/load.ts';
+import { median, spread, table } from './support/table.ts';
+
+const MIB = 2 ** 20;
+const UPSTREAM = 'upstream.example';
+const REPLICAS = 3;
+/** Of an image whose questions are counted. */
+const LAYERS = 8;
+/** Whatever happens once is divided by this. */
+const IMAGES = 20;
+/** What is behind a pull or push: uses that are written, uploads that are completed. */
+const SETTLED_MS = 6_000;
+const NODES = 60;
+
+/** Replicas with one upstream, and haproxy in front as in config/replicas. */
+class Fleet {
+  readonly upstream: FakeUpstream;
+  readonly s3: FakeS3;
+  readonly postgres: Postgres;
+  readonly replicas: readonly Entrepot[];
+  readonly port: number;
+  readonly #proxy: Daemon;
+  readonly #folder: string;
+
+  private constructor(parts: Pick<Fleet, 'upstream' | 's3' | 'postgres' | 'replicas' | 'port'>, own: Own) {
+    this.upstream = parts.upstream;
+    this.s3 = parts.s3;
+    this.postgres = parts.postgres;
+    this.replicas = parts.replicas;
+    this.port = parts.port;
+    this.#proxy = own.proxy;
+    this.#folder = own.folder;
+  }
+
+  static async start(count: number): Promise<Fleet> {
+    const folder = await makeTempFolder('fleet');
+    const parameters = { shared_preload_libraries: 'pg_stat_statements' };
+    const postgres = await Postgres.start({ syncs: true, parameters });
+    const [s3, upstream] = [await FakeS3.start(), await FakeUpstream.start()];
+    const settings = postgres.settings();
+    const replicas: Entrepot[] = [];
+    for (let at = 0; at < count; at += 1) {
+      replicas.push(
+        await Entrepot.start({
+          upstreams: { [UPSTREAM]: { url: upstream.url } },
+          hosted: { prefixes: ['bench'], anonymous: 'push' },
+          ...(await replicaConfig({ settings, s3, folder })),
+        }),
+      );
+    }
+    const port = await freePort();
+    const proxy = await startHaproxy(folder, port, replicas);
+    await sql(settings, 'CREATE EXTENSION IF NOT EXISTS pg_stat_statements SCHEMA public');
+    return new Fleet({ upstream, s3, postgres, replicas, port }, { proxy, folder });
+  }
+
+  /** What PostgreSQL and S3 were asked so far. */
+  async asked(): Promise<Asked> {
+    const [row] = await sql<{ statements: string; commits: string; writes: string }>(
+      this.postgres.settings(),
+      `SELECT coalesce(sum(calls) FILTER (WHERE query !~* '^(BEGIN|COMMIT|ROLLBACK)'), 0) AS statements,
+        coalesce(sum(calls) FILTER (WHERE query ~* '^COMMIT'), 0) AS commits,
+        pg_snapshot_xmax(pg_current_snapshot())::text AS writes
+      FROM public.pg_stat_statements`,
+    );
+    const s3 = ['GET', 'HEAD', 'PUT', 'POST', 'DELETE'].map(method => this.s3.count(method));
+    return [row?.statements, row?.commits, row?.writes, ...s3].map(Number);
+  }
+
+  cpuSeconds(): number {
+    return this.replicas.reduce((sum, replica) => sum + replica.cpuSeconds(), 0);
+  }
+
+  async stop(): Promise<void> {
+    await this.#proxy.stop();
+    await Promise.all(this.replicas.map(replica => replica.remove()));
+    await this.upstream.stop();
+    await this.s3.close();
+    await this.postgres.remove();
+    await removeFolder(this.#folder);
+  }
+}
+
+interface Own {
+  readonly proxy: Daemon;
+  readonly folder: string;
+}
+
+/** In the order of `COLUMNS`. */
+type Asked = readonly number[];
+
+const COLUMNS = [
+  'statements',
+  'of them COMMIT',
+  'that write',
+  'GET',
+  'HEAD',
+  'PUT',
+  'POST',
+  'DELETE',
+] as const;
+
+async function startHaproxy(folder: string, port: number, replicas: readonly Entrepot[]): Promise<Daemon> {
+  const servers = replicas.map(({ host }, at) => `  server replica${at} ${host}`);
+  const lines = [
+    'defaults',
+    '  mode http',
+    '  timeout connect 5s',
+    '  timeout client 5m',
+    '  timeout server 5m',
+    'listen clients',
+    `  bind 127.0.0.1:${port}`,
+    '  balance roundrobin',
+    ...servers,
+  ];
+  const file = join(folder, 'haproxy.cfg');
+  await writeFile(file, `${lines.join('\n')}\n`);
+  const isReady = () => answers(`http://127.0.0.1:${port}/v2/`);
+  return Daemon.start({ program: 'haproxy', args: ['-db', '-f', file], isReady });
+}
+
+/** What PostgreSQL and S3 see of a pull or push of a small image, without what idle replicas ask. */
+export async function questions(): Promise<string> {
+  if (!HAS_POSTGRES || !hasPrograms('haproxy')) return 'Replicas: not measured, needs PostgreSQL and haproxy';
+  const fleet = await Fleet.start(REPLICAS);
+  try {
+    const images = Array.from({ length: IMAGES }, (_, at) => imageNamed(`image ${at}`, LAYERS, MIB));
+    for (const [at, image] of images.entries()) fleet.upstream.add(`library/app-${at}`, image, 'v1');
+    const [first, second, third] = fleet.replicas;
+    const pullAll = (replica: Entrepot | undefined, parallel = [replica]) =>
+      images.reduce(async (before, image, at) => {
+        await before;
+        await Promise.all(parallel.map(each => pull(each!, `library/app-${at}`, image)));
+      }, Promise.resolve());
+    await settle();
+    const idle = await counted(fleet, settle);
+    const cases: readonly (readonly [string, () => Promise<unknown>])[] = [
+      ['cold pull', () => pullAll(first)],
+      ['the same again, warm', () => pullAll(first)],
+      ['through another replica', () => pullAll(second)],
+      ['the same again, warm', () => pullAll(second)],
+      [
+        'push',
+        async () => {
+          for (let at = 0; at < IMAGES; at += 1) {
+            const image = imageNamed(`pushed ${at}`, LAYERS, MIB);
+            await pushImage(third!.url, `bench/app-${at}`, 'v1', image);
+          }
+        },
+      ],
+    ];
+    const rows = [['three idle replicas, each second', ...perSecond(idle)]];
+    for (const [name, act] of cases) {
+      const { asked, seconds } = await counted(fleet, act);
+      const own = asked.map((count, at) => count - (perSecondOf(idle)[at] ?? 0) * seconds);
+      rows.push([name, ...own.map(count => (Math.max(0, count) / IMAGES).toFixed(1))]);
+    }
+    const title = `An image of ${LAYERS} layers of 1 MiB and a config: statements and writing transactions in PostgreSQL, requests to S3`;
+    return table(title, ['', ...COLUMNS], rows);
+  } finally {
+    await fleet.stop();
+  }
+}
+
+/** An image that nobody holds, pulled by many nodes through haproxy, from three replicas and from one. */
+export async function fleetPull(rounds = 3): Promise<string> {
+  if (!HAS_POSTGRES || !hasPrograms('haproxy')) return 'Fleet: not measured, needs PostgreSQL and haproxy';
+  const image = imageNamed('big', 8, 64 * MIB);
+  const blobs = [image.config, ...image.layers];
+  const bytes = blobs.reduce((sum, { size }) => sum + size, image.manifest.size);
+  const counts = [1, REPLICAS] as const;
+  const figures = counts.map(() => ({
+    seconds: [] as number[],
+    ratio: [] as number[],
+    gets: [] as number[],
+    ranges: [] as number[],
+    manifests: [] as number[],
+    heads: [] as number[],
+    first: [] as number[],
+    behind: [] as number[],
+    cpu: [] as number[],
+  }));
+  for (let round = 0; round < rounds; round += 1) {
+    for (const [at, count] of counts.entries()) {
+      const fleet = await Fleet.start(count);
+      try {
+        const { upstream, port } = fleet;
+        upstream.add('library/big', image, 'v1');
+        const before = { bytes: upstream.bytesSent, cpu: fleet.cpuSeconds() };
+        const result = await load({
+          kind: 'nodes',
+          port,
+          base: '/v2/library/big',
+          query: `?ns=${UPSTREAM}`,
+          tag: 'v1',
+          nodes: NODES,
+          parallel: 3,
+          digests: blobs.map(({ digest }) => digest),
+          sizes: blobs.map(({ size }) => size),
+        });
+        const own = figures[at]!;
+        own.seconds.push(result.seconds);
+        own.ratio.push((upstream.bytesSent - before.bytes) / bytes);
+        const gets = upstream.requests.filter(({ kind, method }) => kind === 'blob' && method === 'GET');
+        const whole = gets.filter(({ headers }) => headers.range === undefined).length;
+        own.gets.push(whole / blobs.length);
+        own.ranges.push(gets.length - whole);
+        own.manifests.push(upstream.count('manifest', { method: 'GET' }));
+        own.heads.push(upstream.count('manifest', { method: 'HEAD' }));
+        own.first.push(result.firstByteP99Ms);
+        own.behind.push(result.spreadP99Ms);
+        own.cpu.push((fleet.cpuSeconds() - before.cpu) / (result.bytes / 1e9));
+      } finally {
+        await fleet.stop();
+      }
+    }
+  }
+  return table(
+    `Cold pull of 8 × 64 MiB by ${NODES} nodes through haproxy, upstream unpaced`,
+    [
+      'replicas',
+      'wall s',
+      'upstream ÷ image',
+      'GET/blob',
+      'with Range',
+      'manifest GETs',
+      'HEADs',
+      'first byte p99 ms',
+      'behind the first p99 ms',
+      'CPU s/GB served',
+    ],
+    counts.map((count, at) => {
+      const own = figures[at]!;
+      return [
+        String(count),
+        spread(own.seconds, 1),
+        spread(own.ratio, 3),
+        spread(own.gets, 2),
+        spread(own.ranges),
+        spread(own.manifests),
+        spread(own.heads),
+        median(own.first).toFixed(0),
+        median(own.behind).toFixed(0),
+        spread(own.cpu, 2),
+      ];
+    }),
+  );
+}
+
+function imageNamed(seed: string, layers: number, size: number): Image {
+  return imageOf(Array.from({ length: layers }, (_, at) => randomBlob(size, `${seed} ${at}`)));
+}
+
+/** The manifest by its tag, then the blobs three at a time. */
+async function pull({ url }: Entrepot, name: string, { config, layers }: Image): Promise<void> {
+  const asked = async (path: string, size?: number) => {
+    const got = await get(`${url}/v2/${name}/${path}?ns=${UPSTREAM}`);
+    if (got.status !== 200 || (size !== undefined && got.bytes !== size)) {
+      throw new Error(`${path}: status ${got.status}, ${got.bytes} bytes`);
+    }
+  };
+  await asked('manifests/v1');
+  const blobs = [config, ...layers];
+  for (let at = 0; at < blobs.length; at += 3) {
+    await Promise.all(blobs.slice(at, at + 3).map(({ digest, size }) => asked(`blobs/${digest}`, size)));
+  }
+}
+
+interface Counted {
+  readonly asked: Asked;
+  readonly seconds: number;
+}
+
+/** What is asked while something is done, and until it has settled. */
+async function counted(fleet: Fleet, act: () => Promise<unknown>): Promise<Counted> {
+  const before = await fleet.asked();
+  const startedMs = performance.now();
+  await act();
+  await settle();
+  const after = await fleet.asked();
+  return {
+    asked: after.map((count, at) => count - (before[at] ?? 0)),
+    seconds: (performance.now() - startedMs) / 1000,
+  };
+}
+
+function perSecondOf({ asked, seconds }: Counted): readonly number[] {
+  return asked.map(count => count / seconds);
+}
+
+function perSecond(idle: Counted): string[] {
+  return perSecondOf(idle).map(count => count.toFixed(1));
+}
+
+function settle(): Promise<void> {
+  return new Promise(resolve => {
+    setTimeout(resolve, SETTLED_MS);
+  });
+}
