@@ -17,7 +17,6 @@ const EXPECTED = [
   ArchiveError,
   BlobsUnusable,
   ConfigError,
-  IndexAway,
   IndexLocked,
   IndexUnusable,
   InvalidReference,
@@ -42,6 +41,7 @@ export async function failureText(error: unknown): Promise<string> {
 function describe(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
   if (error instanceof OciError) return error.reason;
+  if (error instanceof IndexAway) return error.operatorText;
   const fault = installFault(error);
   if (fault !== undefined) return fault;
   const isExpected =

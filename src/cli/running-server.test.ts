@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
 import { type FolderSocket, listenInFolder, SOCKET_FOLDER } from '../lib/socket-folder.ts';
-import { serversOn } from './running-server.ts';
+import { askAdmin, serversOn } from './running-server.ts';
 
 let store: string;
 let sockets: FolderSocket[];
@@ -18,8 +18,8 @@ afterEach(async () => {
   await removeFolder(store);
 });
 
-async function answering(text: string): Promise<void> {
-  const server = createServer((_, response) => response.end(text));
+async function answering(text: string, status = 200): Promise<void> {
+  const server = createServer((_, response) => response.writeHead(status).end(text));
   sockets.push(await listenInFolder(server, join(store, SOCKET_FOLDER)));
 }
 
@@ -27,4 +27,11 @@ it('lists the servers on a store even if one of them answers incorrectly', async
   const document = { pid: 17, addresses: ['127.0.0.1:5000'], config: {} };
   for (const text of ['no JSON', JSON.stringify(document), 'null']) await answering(text);
   expect(await serversOn(store)).toEqual([document]);
+});
+
+it('tells what the server says is wrong in its own words, with the status if it is not the request', async () => {
+  await answering(JSON.stringify({ error: { code: 'unavailable', message: 'the database is away' } }), 503);
+  await expect(askAdmin(store, '/status')).rejects.toThrow(
+    /^the running server answered 503: the database is away$/,
+  );
 });

@@ -108,13 +108,12 @@ async function ask(
   return { text: reply.text, uid };
 }
 
-/** What is wrong with the request; of anything else, what the server sent. */
+/** What the server says is wrong: with the request, or with itself. Of anything but its own errors, what it sent. */
 function problemText({ status, text }: Reply): string {
   const error = parseJsonObject(text)?.['error'];
   const message = isJsonObject(error) ? error['message'] : undefined;
-  return typeof message === 'string' && status < 500
-    ? message
-    : `the running server answered ${status}: ${text.trim()}`;
+  if (typeof message !== 'string') return `the running server answered ${status}: ${text.trim()}`;
+  return status < 500 ? message : `the running server answered ${status}: ${message}`;
 }
 
 /** GET; with a body, which is JSON, POST. */

@@ -33,10 +33,13 @@ async function refusing(code: string, message: string, before = Buffer.alloc(0))
   });
 }
 
-test('why it is away is told without the address that a server names', async () => {
+test('why it is away is told without the address that a server names, but for the operator', async () => {
   const database = await refusing('28000', 'no pg_hba.conf entry for host "10.1.2.3", user "u"');
   await expect(database.trying(async () => {})).rejects.toThrow('10.1.2.3');
   expect(database.away?.message).toBe('the database of the index cannot be reached: 28000');
+  expect(database.away?.operatorText).toMatch(
+    /^the database of the index \(d at 127\.0\.0\.1:\d+, as u\) cannot be reached: no pg_hba\.conf entry for host "10\.1\.2\.3"/,
+  );
   await database.close();
 });
 

@@ -49,6 +49,8 @@ export class Database implements Rows {
   readonly #slots: FairSlots;
   readonly #readWithinMs: number;
   readonly #isForSurvey: boolean;
+  /** For the operator. */
+  readonly #place: string;
   #awaySinceMs: number | undefined;
   #lastError: unknown;
   #isClosed = false;
@@ -57,6 +59,7 @@ export class Database implements Rows {
   constructor(settings: PostgresSettings, { isForSurvey = false }: DatabaseOptions = {}) {
     const { poolSize } = settings;
     this.schema = new Schema(settings.schema);
+    this.#place = `${settings.database} at ${settings.host}:${settings.port}, as ${settings.user}`;
     this.#isForSurvey = isForSurvey;
     this.#readWithinMs = isForSurvey ? SURVEY_WITHIN_MS : READ_WITHIN_MS;
     // One more for those who do not wait for their turn.
@@ -179,8 +182,14 @@ export class Database implements Rows {
   }
 
   #awayError(): IndexAway {
-    const reason = this.#lastError instanceof Error ? `: ${reasonOf(this.#lastError)}` : '';
-    return new IndexAway(`the database of the index cannot be reached${reason}`, { cause: this.#lastError });
+    const cause = this.#lastError;
+    if (!(cause instanceof Error))
+      return new IndexAway('the database of the index cannot be reached', { cause });
+    return new IndexAway(`the database of the index cannot be reached: ${reasonOf(cause)}`, {
+      cause,
+      // Of a name with several addresses, the error has no message of its own.
+      operatorText: `the database of the index (${this.#place}) cannot be reached: ${cause.message || reasonOf(cause)}`,
+    });
   }
 }
 
