@@ -194,6 +194,14 @@ hosted: {prefixes: [library]}
       /cluster\.listen: "0\.0\.0\.0:5001": uses the same port as 127\.0\.0\.1:5001 in server\.opsListen/,
     ],
     [
+      'cluster: {listen: "0.0.0.0:5002", advertise: "0.0.0.0:5002", keyFile: k}',
+      /cluster\.advertise: "0\.0\.0\.0:5002": nobody can be reached at this address/,
+    ],
+    [
+      'cluster: {listen: "0.0.0.0:5002", advertise: "[::]:5002", keyFile: k}',
+      /cluster\.advertise: "\[::\]:5002": nobody can be reached at this address/,
+    ],
+    [
       'cluster: {listen: "0.0.0.0:5002", advertise: "10.0.0.1:5002", keyFile: k}\nserver: {processes: 2}',
       /server\.processes: 2: must be 1 with cluster/,
     ],

@@ -376,6 +376,9 @@ function postgresIsNamedOnce({ index: { postgres } }: ParsedFile): Problem[] {
   return problems;
 }
 
+/** Addresses that mean all of a machine's own. */
+const UNSPECIFIED: readonly string[] = ['0.0.0.0', '::'];
+
 /** Whatever one replica stores, all others read. */
 function replicasShareEverything({ cluster, index, storage, server }: ParsedFile): Problem[] {
   if (cluster === undefined) return [];
@@ -385,6 +388,13 @@ function replicasShareEverything({ cluster, index, storage, server }: ParsedFile
   ];
   const message = `requires ${missing.join(' and ')}, which all replicas share`;
   const problems: Problem[] = missing.length > 0 ? [{ path: ['cluster'], value: undefined, message }] : [];
+  if (UNSPECIFIED.includes(cluster.advertise.host)) {
+    problems.push({
+      path: ['cluster', 'advertise'],
+      value: formatAddress(cluster.advertise),
+      message: 'nobody can be reached at this address: expected that of this replica, as others see it',
+    });
+  }
   if (server.processes !== 1) {
     problems.push({
       path: ['server', 'processes'],
