@@ -59,6 +59,13 @@ it('does not ask for a password if nobody has one', async () => {
   expect(await outcome(accessWith(BEHIND_TLS, { logins: [] }))).toBe('forbidden');
 });
 
+it('tells whoever shares an address with a trusted proxy why it is not on this machine', async () => {
+  const shared = accessWith({ ...FAR, remote: '127.0.0.1', proxied: true }, { logins: [] });
+  await expect(shared.admit(requestWith({}), 'address')).rejects.toThrow(
+    /server\.trustedProxies.*server\.admins/,
+  );
+});
+
 it('takes a wrong login for nobody, even on this machine', async () => {
   const here = { ...FAR, remote: '127.0.0.1', loopback: true };
   const access = accessWith(here);

@@ -143,10 +143,10 @@ export class AdminAccess {
   #challenge(address: ClientAddress): AdminProblem {
     const { logins, kubernetes } = this.#options;
     if (logins.length === 0 && kubernetes === undefined) {
-      return new AdminProblem(
-        'forbidden',
-        'the administration API can only be used on the machine of the server: for others, set server.admins',
-      );
+      const whence = address.proxied
+        ? 'a request from an address in server.trustedProxies is one of that proxy, not of the machine of the server'
+        : 'the administration API can only be used on the machine of the server';
+      return new AdminProblem('forbidden', `${whence}: for others, set server.admins`);
     }
     this.#requireEncryption(address);
     const challenges = [

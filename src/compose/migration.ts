@@ -91,7 +91,8 @@ async function begin(
   const [tenants, credentials] = await Promise.all([to.listKnownTenants(), to.listIssuedCredentials()]);
   if (repositories + manifests + blobs + tenants.length + credentials.length > 0) {
     throw new ArchiveError(
-      `the new store in ${path} is not empty: choose another storage.path, bucket prefix or schema`,
+      `the new store in ${path} is not empty: if it is what an earlier run has completed, start the server with it; ` +
+        'otherwise choose another storage.path, bucket prefix or schema',
     );
   }
   await to.putSetting(MOVING_FROM, id);
