@@ -167,9 +167,10 @@ function TenantDialog({ name }: { readonly name: string }) {
   const tenant = document?.entries.find(each => each.name === name);
   const { document: overview } = useDocument<OverviewDocument>('overview');
   const [typed, setTyped] = useState<string>();
-  const server = typed ?? (overview === undefined ? '' : hostOf(overview.clientUrl));
+  const server = typed ?? (overview && hostOf(overview.clientUrl));
   const rotate = async () => {
-    setRotated(await send<RotatedDocument>('actions/tenant-rotate', { tenant: name, server: server.trim() }));
+    const asked = { tenant: name, server: server?.trim() };
+    setRotated(await send<RotatedDocument>('actions/tenant-rotate', asked));
     return `A new login was issued to ${name}`;
   };
   const [revoked, setRevoked] = useState<string>();
@@ -223,7 +224,7 @@ function TenantDialog({ name }: { readonly name: string }) {
               ]}
             />
           )}
-          {mayChange() && (
+          {mayChange() && server !== undefined && (
             <div class="fields">
               <label>
                 This registry, as clients name it
