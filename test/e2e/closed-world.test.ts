@@ -102,9 +102,11 @@ describe('a hostile upstream', () => {
     upstream.add('app', blob);
     upstream.misbehave({ kind: 'blob', reference: blob.digest, redirectTo: to });
     const got = await get(`${entrepot.url}/v2/app/blobs/${blob.digest}?ns=${UPSTREAM}`);
-    // Refused, not merely unreachable, in words that say why.
+    // Refused, not merely unreachable; which address it was is for operators.
     expect([got.status, codeOf(got)]).toEqual([502, 'UPSTREAM_INVALID']);
-    expect(got.text).toContain('which is never allowed');
+    expect(got.text).toContain('named a host that this registry does not contact');
+    expect(got.text).not.toContain('169.254');
+    await expect.poll(() => entrepot.logs()).toContain('which is never allowed');
   });
 });
 
