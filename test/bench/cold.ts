@@ -17,6 +17,7 @@ export interface ColdCase {
 }
 
 const MIB = 2 ** 20;
+const GIB = 2 ** 30;
 
 /** Several nodes pull one image that nobody holds, from an upstream behind a link of a bounded rate. */
 export async function coldPull(upstreamPort: number, image: PushedImage, test: ColdCase): Promise<string> {
@@ -72,7 +73,7 @@ export async function coldPull(upstreamPort: number, image: PushedImage, test: C
       values.p99.push(result.firstByteP99Ms);
       values.spread.push(result.spreadP99Ms);
       values.peak.push((subject?.peakRssBytes() ?? 0) / MIB);
-      values.cpu.push(((subject?.cpuSeconds() ?? 0) - before) / (result.bytes / 1e9));
+      values.cpu.push(((subject?.cpuSeconds() ?? 0) - before) / (result.bytes / GIB));
       const delay = await subject?.loopDelayP99Ms?.();
       if (delay !== undefined) values.delay.push(delay);
       await subject?.stop();
@@ -103,7 +104,7 @@ export async function coldPull(upstreamPort: number, image: PushedImage, test: C
     'p99 ms',
     'behind the first p99 ms',
     'peak MiB',
-    'CPU s/GB served',
+    'CPU s/GiB served',
     'loop delay p99 ms',
   ];
   return table(test.title, columns, rows);
