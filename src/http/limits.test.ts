@@ -233,6 +233,29 @@ describe('a body', () => {
     expect(log.lines.at(-1)?.fields['err']).toBeInstanceOf(Error);
   });
 
+  it('that an outage of storage has broken off is logged with the reason and no stack', async () => {
+    const bytes = randomBytes(4 * MIB);
+    const log = new KeptLog();
+    const digest = source.addBlob('ghcr.io/a', bytes, () => {
+      return new MemoryReader(bytes, async position => {
+        if (position >= 2 * MIB) {
+          const cause = new Error('connect ECONNREFUSED');
+          throw new OciError('UNAVAILABLE', { message: 'the storage of blobs cannot be reached', cause });
+        }
+      });
+    });
+    const port = await start({ log });
+    await expect(request(port, `/v2/ghcr.io/a/blobs/${digest}`)).rejects.toThrow(
+      /aborted|hang up|ECONNRESET/,
+    );
+    await until(() => log.lines.some(({ message }) => message === 'response'));
+    expect(log.lines.at(-1)?.fields).toMatchObject({
+      aborted: true,
+      err: undefined,
+      reason: 'UNAVAILABLE: the storage of blobs cannot be reached (connect ECONNREFUSED)',
+    });
+  });
+
   it('whose reader ends early is aborted', async () => {
     const bytes = randomBytes(MIB);
     const digest = source.addBlob('ghcr.io/a', bytes, () => {

@@ -1,6 +1,7 @@
 import type { IncomingMessage, OutgoingHttpHeaders } from 'node:http';
 import type { Log } from '../lib/log.ts';
 import { OciError } from '../oci/errors.ts';
+import { isOutage } from '../oci/outage.ts';
 import { answerJson } from './answer.ts';
 import type { Exchange } from './exchange.ts';
 import { reasonPhrase } from './reason-phrase.ts';
@@ -16,14 +17,14 @@ const MAX_DRAINED_BYTES = 16 * 1024 * 1024;
 
 /**
  * Sends an error response; the only place that does. A temporary failure of storage is 503; any other error than an
- * OciError is a bug: 500. The log has the cause of both.
+ * OciError is a bug: 500. The log has the cause of both, and of an outage the response's line alone.
  */
 export function writeProblem(exchange: Exchange, error: unknown, log: Log): void {
   const { req, res } = exchange;
   const problem =
     error instanceof OciError ? error : (storageTrouble(error) ?? new OciError('UNKNOWN', { cause: error }));
   exchange.problem ??= problem;
-  if (problem !== error || problem.code === 'UNKNOWN') {
+  if (problem.code === 'UNKNOWN' || (problem !== error && !isOutage(error))) {
     exchange.failure = error;
     log.error(
       { err: error, method: exchange.method, route: exchange.route?.kind },

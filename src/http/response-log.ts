@@ -1,11 +1,14 @@
 import type { Log } from '../lib/log.ts';
 import type { Labels, Meter } from '../lib/meter.ts';
 import { isDigest } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
 import type { NoteEvent } from '../oci/event.ts';
+import { isOutage } from '../oci/outage.ts';
 import type { Outcome } from '../oci/pull-source.ts';
 import type { Exchange } from './exchange.ts';
 import { referenceOf } from './path.ts';
 import { type Refusal, refusalOf } from './refusal.ts';
+import { storageTrouble } from './storage-trouble.ts';
 
 /**
  * The label if there is no upstream. Repository names are not used as labels, since there is no limit on their number.
@@ -62,8 +65,8 @@ export class ResponseLog {
         requester: requester?.id,
         remote: exchange.sender.remote,
         aborted: aborted ? true : undefined,
-        reason: failure === undefined ? problem?.reason : undefined,
-        err: failure,
+        reason: reasonOf(exchange),
+        err: isOutage(failure) ? undefined : failure,
       },
       'response',
     );
@@ -117,6 +120,14 @@ export class ResponseLog {
       firstByte: outcome && { upstream, outcome },
     };
   }
+}
+
+/** Of an error response, or of one that an outage has broken off. Any other failure is logged with its stack. */
+function reasonOf({ problem, failure }: Exchange): string | undefined {
+  if (failure === undefined) return problem?.reason;
+  if (!isOutage(failure)) return undefined;
+  const known = failure instanceof OciError ? failure : (problem ?? storageTrouble(failure));
+  return known?.reason;
 }
 
 interface SampleLabels {

@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { IndexAway } from '../metadata/index-away.ts';
 import { parseDigest } from '../oci/digest.ts';
 import { OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
 import { OciError } from '../oci/errors.ts';
@@ -224,6 +225,24 @@ describe('an error', () => {
     expect([reply.status, codeOf(reply)]).toEqual([500, 'UNKNOWN']);
     expect(reply.body.toString()).not.toContain('secret');
     expect(log.lines.find(({ level }) => level === 'error')?.fields['err']).toBeInstanceOf(TypeError);
+  });
+
+  it('of an outage that is logged already has no line but its own, which says why without a stack', async () => {
+    const log = new KeptLog();
+    source.manifest = async () => {
+      throw new IndexAway('the database of the index cannot be reached: connect ECONNREFUSED');
+    };
+    const reply = await request(await start({ log }), '/v2/ghcr.io/a/manifests/x');
+    expect([reply.status, codeOf(reply), reply.headers['retry-after']]).toEqual([503, 'UNAVAILABLE', '5']);
+    await until(() => log.lines.some(({ message }) => message === 'response'));
+    expect(log.lines.filter(({ level }) => level === 'error')).toEqual([]);
+    const [line] = log.lines.filter(({ message }) => message === 'response');
+    expect(line?.fields).toMatchObject({
+      err: undefined,
+      reason: expect.stringMatching(
+        /^UNAVAILABLE: .*\(the database of the index cannot be reached: .*ECONNREFUSED\)$/,
+      ),
+    });
   });
 
   it('keeps its own headers', async () => {

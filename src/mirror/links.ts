@@ -10,6 +10,7 @@ import { UpstreamFailure } from '../upstream/failures.ts';
 import type { Answer, BlobHead } from '../upstream/upstream.ts';
 import { type UpstreamRequests, blobReference, headOfBlob } from './upstream-requests.ts';
 import { type HeldBytes, proveBlob, type Shown } from './blob-proof.ts';
+import { logUnstored } from './log-unstored.ts';
 
 /** Manifests of artifacts name the digests of an empty blob and of `{}`, which a server may return for any request. */
 const TELLING_BYTES = 256;
@@ -219,14 +220,14 @@ export class Links {
     try {
       await this.#metadata.linkBlob(repository, digest, size);
     } catch (error) {
-      this.#log.error({ err: error, digest }, 'a link could not be stored');
+      logUnstored(this.#log, error, { digest }, 'a link could not be stored');
     }
   }
 
   /** Creates the Link in the background: the current requester does not need it. */
   add(repository: Repository, digest: Digest, size: number): void {
     this.#metadata.linkBlob(repository, digest, size).catch((error: unknown) => {
-      this.#log.error({ err: error, digest }, 'a link could not be stored');
+      logUnstored(this.#log, error, { digest }, 'a link could not be stored');
     });
   }
 }

@@ -17,6 +17,7 @@ import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
 import type { Answer, Ask, ManifestHead, Upstream } from '../upstream/upstream.ts';
 import { type UpstreamRequests, forbidsHeld } from './upstream-requests.ts';
 import { admits, unproved } from './links.ts';
+import { logUnstored } from './log-unstored.ts';
 import { type ContentRight, rightTo, withoutPreload } from './preloads.ts';
 import { maySpare, type PlanParts, planPull } from './pull-plan.ts';
 import type { Packing } from './shared-flights.ts';
@@ -215,7 +216,7 @@ export class ManifestSource {
       await this.#metadata.putTag(repository, tag, { digest, checkedAtMs: this.#clock.nowMs() });
       return true;
     } catch (error) {
-      this.#log.error({ err: error, digest, tag }, 'the state of a tag could not be stored');
+      logUnstored(this.#log, error, { digest, tag }, 'the state of a tag could not be stored');
       return (await this.#metadata.readTag(repository, tag))?.digest === digest;
     }
   }
@@ -279,7 +280,7 @@ export class ManifestSource {
       );
       return true;
     } catch (error) {
-      this.#log.error({ err: error, digest: manifest.digest }, 'a manifest could not be stored');
+      logUnstored(this.#log, error, { digest: manifest.digest }, 'a manifest could not be stored');
       return false;
     }
   }

@@ -13,6 +13,7 @@ import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
 import type { FetchedReferrers } from '../upstream/upstream.ts';
 import { type UpstreamRequests, forbidsHeld } from './upstream-requests.ts';
 import { admits, unproved } from './links.ts';
+import { logUnstored } from './log-unstored.ts';
 import { preloadsOnly, rightTo } from './preloads.ts';
 import { freshnessOf, notHeld, type PullRuleOf, STALE_AFTER_MS } from './freshness.ts';
 
@@ -138,7 +139,7 @@ export class Referrers {
     try {
       await this.#metadata.putReferrersList(repository, subject, list);
     } catch (error) {
-      this.#log.error({ err: error, subject }, 'a list of referrers could not be stored');
+      logUnstored(this.#log, error, { subject }, 'a list of referrers could not be stored');
     }
   }
 }

@@ -14,6 +14,7 @@ import { MAX_ATTEMPTS, type Proof, type Right } from '../oci/requester.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import type { Answer, BlobHead, Upstream } from '../upstream/upstream.ts';
 import { type EndedRight, EndedRights } from './ended-rights.ts';
+import { logUnstored } from './log-unstored.ts';
 import type { FailureKey, NegativeCache } from './negative-cache.ts';
 import type { OwnLogins } from './own-logins.ts';
 import { type FlightCalls, type Packing, SharedFlights } from './shared-flights.ts';
@@ -330,7 +331,7 @@ export class UpstreamRequests {
     try {
       await this.#grants.record({ upstream, repository, credentialId: id, outcome });
     } catch (error) {
-      this.#log.error({ err: error, upstream, repository, outcome }, 'a grant could not be recorded');
+      logUnstored(this.#log, error, { upstream, repository, outcome }, 'a grant could not be recorded');
     }
   }
 }

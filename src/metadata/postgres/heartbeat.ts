@@ -3,6 +3,7 @@ import { hostname } from 'node:os';
 import type { Clock, Timer } from '../../lib/clock.ts';
 import { type Lease, LeaseLost } from '../../lib/lease.ts';
 import type { Log } from '../../lib/log.ts';
+import { IndexAway } from '../index-away.ts';
 import { IndexUnusable } from '../index-unusable.ts';
 import { forgetDead, isDead, Life } from '../life.ts';
 import { type GivenBack, OwnLease } from '../own-lease.ts';
@@ -200,7 +201,8 @@ export class Heartbeat {
     } catch (error) {
       given.forEach(({ epoch }) => this.#unreturned.set(epoch, as));
       const keys = given.map(({ key }) => key);
-      this.#log.warn({ err: error, keys }, 'leases could not be released; retrying later');
+      const level = error instanceof IndexAway ? 'debug' : 'warn';
+      this.#log[level]({ err: error, keys }, 'leases could not be released; retrying later');
     }
   }
 

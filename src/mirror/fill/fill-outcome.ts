@@ -2,6 +2,7 @@ import { isStorageClosed, StorageFull } from '../../blobs/storage-full.ts';
 import type { Log } from '../../lib/log.ts';
 import type { Meter } from '../../lib/meter.ts';
 import { ociErrorOf, UpstreamFailure } from '../../upstream/failures.ts';
+import { logUnstored } from '../log-unstored.ts';
 import { isRefusal } from '../upstream-requests.ts';
 import type { NoteEvent, RegistryEvent } from '../../oci/event.ts';
 import type { FillSharing } from './fill-sharing.ts';
@@ -73,7 +74,7 @@ export class FillOutcome {
   /** The blob is verified and could not be stored: readers have all of it, only later requests will miss it. */
   unstored(error: unknown): void {
     const { keeping, meter, log } = this.#options;
-    log.error({ err: error }, BLOB_UNSTORED);
+    logUnstored(log, error, {}, BLOB_UNSTORED);
     this.#whyUnstored = asError(error);
     keeping.failed(error);
     meter.count('fills_total', { outcome: 'failed' });
