@@ -27,11 +27,13 @@ export const rebuild: Command = {
   summary: 'add the blobs in the store to the index',
   description:
     'For a store whose index is lost or damaged, if there is no backup: verifies every blob that the index does not ' +
-    'know against its digest, and adds it, which saves downloading it again. An index that cannot be opened ' +
-    'is moved aside first (index.db.damaged-…). Manifests, tags and rights are only in the index: mirrored ones are ' +
+    'know against its digest, and adds it, which saves downloading it again. An index.db that cannot be opened ' +
+    'is moved aside first (index.db.damaged-…); of an index in PostgreSQL, the schema has to be repaired or dropped by the ' +
+    'means of the database. Manifests, tags and rights are only in the index: mirrored ones are ' +
     'fetched again; hosted repositories have to be pushed again, and tenants and logins of `entrepot tenant add` ' +
-    'created again. A server that has the lost index open has to be restarted. Deletes nothing, and stops garbage collection ' +
-    'until `entrepot gc --force`. Exit code 1 if a file was damaged. Continues when run again after an interruption.',
+    'created again. A server that has the lost index open has to be restarted. Deletes nothing. If it ' +
+    'finds blobs that the index does not know, garbage collection stops until `entrepot gc --force`. Exit code 1 if a file ' +
+    'was damaged. Continues when run again after an interruption.',
   options: [
     jsonOption(
       'a line with event (damaged), kind, digest, reason for each damaged file; at the end one with event (summary), ' +
@@ -70,7 +72,7 @@ async function rebuildIn(
   { metadata, blobs }: Parts,
   { out, signal, onProgress }: UpkeepRun,
 ): Promise<ExitCode> {
-  const { added, addedBytes, known, damaged } = await rebuildIndex(
+  const { isCollectingStopped, ...report } = await rebuildIndex(
     { metadata, blobs },
     {
       signal: signal ?? new AbortController().signal,
@@ -81,12 +83,13 @@ async function rebuildIn(
       },
     },
   );
+  const { added, addedBytes, known, damaged } = report;
   printResult(
     input,
     { out },
-    { event: 'summary', added, addedBytes, known, damaged },
+    { event: 'summary', ...report },
     `${countText(added, 'blob')} added, ${sizeText(addedBytes)}; ${known} already known; ${damaged} damaged\n` +
-      'no garbage is collected until `entrepot gc --force`\n' +
+      (isCollectingStopped ? 'no garbage is collected until `entrepot gc --force`\n' : '') +
       (added > 0 ? AFTER_LOSS : ''),
   );
   return damaged > 0 ? EXIT.failed : EXIT.done;

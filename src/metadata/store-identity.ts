@@ -245,7 +245,7 @@ export function stopCollecting(metadata: MetadataStore, reason: string): Promise
   return metadata.putSetting(STOPPED, reason);
 }
 
-/** The same after the index was rebuilt. */
+/** The same because the index was rebuilt, also if it was stopped for another reason. */
 export function stopCollectingAfterRebuild(metadata: MetadataStore): Promise<void> {
   return metadata.putSetting(STOPPED, REBUILT);
 }

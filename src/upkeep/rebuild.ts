@@ -1,5 +1,5 @@
 import { unreadableReason } from '../blobs/unreadable.ts';
-import { stopCollectingAfterRebuild } from '../metadata/store-identity.ts';
+import { stopCollectingAfterRebuild, whyNotCollected } from '../metadata/store-identity.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { Progress, Stores } from './stores.ts';
 
@@ -18,25 +18,34 @@ export interface RebuildReport {
   readonly known: number;
   /** Files whose content does not match their names; they are left in place. */
   readonly damaged: number;
+  /** Whether garbage is collected again only after `entrepot gc --force`. */
+  readonly isCollectingStopped: boolean;
 }
 
 /**
  * Adds rows for stored blobs that the index does not know, after verifying each against its digest. Deletes nothing,
- * and stops garbage collection: a blob without a Link looks like garbage until a client requests it. May be interrupted
- * and run again.
+ * and stops garbage collection at the first: a blob without a Link looks like garbage until a client requests it. May be
+ * interrupted and run again.
  */
 export async function rebuildIndex(
   { metadata, blobs }: Pick<Stores, 'metadata' | 'blobs'>,
   { signal, onProgress, onDamaged }: RebuildRun,
 ): Promise<RebuildReport> {
-  await stopCollectingAfterRebuild(metadata);
-  const report = { added: 0, addedBytes: 0, known: 0, damaged: 0 };
+  const report = { added: 0, addedBytes: 0, known: 0, damaged: 0, isCollectingStopped: false };
+  const stopCollecting = async () => {
+    await stopCollectingAfterRebuild(metadata);
+    report.isCollectingStopped = true;
+  };
+  // What else stopped it, such as a new index, has now been dealt with: only `gc --force` is left to do.
+  if ((await whyNotCollected(metadata)) !== undefined) await stopCollecting();
   for await (const { digest, size, key } of blobs.list()) {
     signal.throwIfAborted();
     if ((await metadata.statBlob(digest)) !== undefined) {
       report.known += 1;
       continue;
     }
+    // Before it is verified, so that it is not collected meanwhile.
+    if (!report.isCollectingStopped) await stopCollecting();
     const fault = await faultOf(blobs, { digest, key }, signal);
     if (fault === undefined) {
       await (key === undefined

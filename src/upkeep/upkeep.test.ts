@@ -679,6 +679,20 @@ describe('scrub', () => {
     expect(await upkeep().collect()).toMatchObject({ blobs: { items: 0 } });
   });
 
+  test('a rebuild that adds nothing leaves garbage collection as it is', async () => {
+    const rebuild = () =>
+      rebuildIndex(
+        { metadata, blobs },
+        { signal: new AbortController().signal, onProgress() {}, onDamaged() {} },
+      );
+    await pushImage(HOSTED, 'v1', ['layer']);
+    expect(await rebuild()).toMatchObject({ added: 0, isCollectingStopped: false });
+    expect(await upkeep().collect()).toMatchObject({ blobs: { items: 0 } });
+    await stopCollecting(metadata, 'the index is new');
+    expect(await rebuild()).toMatchObject({ added: 0, isCollectingStopped: true });
+    await expect(upkeep().collect()).rejects.toThrow(/was rebuilt/);
+  });
+
   test('as many files without a row as a crash may leave are removed, and more if they are the smaller part', async () => {
     for (let at = 0; at < 59; at += 1) await storeBlob(`stray ${at}`);
     expect(await upkeep().collect()).toMatchObject({ strays: { items: 59 } });
