@@ -68,10 +68,10 @@ export interface BlobRemoval {
 /** Why a bucket cannot be used at the moment. */
 export interface BucketTrouble {
   /**
-   * `unreachable`: no connection or answer. `busy`: it answers that it cannot do it now. `refused`: credentials or
-   * permissions. `missing`: the bucket is gone, or is no longer this store's.
+   * `noCredentials`: there is nothing to sign requests with. `unreachable`: no connection or answer. `busy`: it answers that
+   * it cannot do it now. `refused`: credentials or permissions. `missing`: the bucket is gone, or is no longer this store's.
    */
-  readonly kind: 'unreachable' | 'busy' | 'refused' | 'missing';
+  readonly kind: 'noCredentials' | 'unreachable' | 'busy' | 'refused' | 'missing';
   /** Epoch ms. */
   readonly sinceMs: number;
 }

@@ -59,7 +59,9 @@ export type NextStatus = z.output<typeof nextSchema>;
 /** A bucket, and whether this server can use it. */
 const bucketSchema = z.object({
   name: z.string(),
-  trouble: z.object({ kind: z.enum(['unreachable', 'busy', 'refused', 'missing']), since: time }).nullable(),
+  trouble: z
+    .object({ kind: z.enum(['noCredentials', 'unreachable', 'busy', 'refused', 'missing']), since: time })
+    .nullable(),
 });
 export type BucketStatus = z.output<typeof bucketSchema>;
 

@@ -29,6 +29,7 @@ describe('a BucketWatch', () => {
 
   test('tells classes of trouble apart, and passes over what concerns one request', () => {
     const cases = [
+      [new S3Failure('no keys', { isUnsigned: true }), 'noCredentials'],
       [new S3Failure('no connection'), 'unreachable'],
       [busy, 'busy'],
       [new S3Failure('no', { status: 403, code: 'AccessDenied' }), 'refused'],

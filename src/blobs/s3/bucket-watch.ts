@@ -13,6 +13,7 @@ const QUIET_MS = 30_000;
 
 /** For people: what it means. */
 const MEANINGS: Readonly<Record<Trouble, string>> = {
+  noCredentials: 'cannot be asked, since this server has no credentials for it',
   unreachable: 'cannot be reached',
   busy: 'cannot do what it is asked',
   refused: 'refuses the credentials or the permissions of this server',
@@ -116,8 +117,9 @@ export class BucketWatch {
 const REFUSED: ReadonlySet<number> = new Set([301, 307, 401, 403]);
 
 /** `undefined` if the failure says nothing about S3 as a whole. */
-function troubleOf({ status, code }: S3Failure): Trouble | undefined {
+function troubleOf({ status, code, isUnsigned }: S3Failure): Trouble | undefined {
   if (code === 'NoSuchBucket' || code === LOST) return 'missing';
+  if (isUnsigned) return 'noCredentials';
   if (status === undefined) return 'unreachable';
   if (status === 429 || status >= 500) return 'busy';
   return REFUSED.has(status) ? 'refused' : undefined;

@@ -89,6 +89,17 @@ test('a file has the keys of its default profile, or of its only one', async () 
   await expect(read()).rejects.toThrow('no credentials for S3 (storage.s3.credentials: file)');
 });
 
+test('a file that cannot be read is named, with what it has to be, and is no fault of S3', async () => {
+  const path = join(folder, 'absent');
+  const failure = await open({ from: 'file', file: path })
+    .current()
+    .catch((error: unknown) => error);
+  expect(failure).toMatchObject({ isUnsigned: true });
+  expect(String(failure)).toContain(
+    `${path} (storage.s3.credentialsFile) cannot be read: it does not exist (ENOENT). The user of the server must be able`,
+  );
+});
+
 test('a file is read again once its keys were refused', async () => {
   const path = await file('aws_access_key_id = id\naws_secret_access_key = old\n');
   const credentials = open({ from: 'file', file: path });

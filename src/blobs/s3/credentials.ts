@@ -1,5 +1,6 @@
 import { readFile } from 'node:fs/promises';
 import { collectBytes } from '../../lib/collect-bytes.ts';
+import { fileTrouble } from '../../lib/file-trouble.ts';
 import { HttpClient } from '../../lib/http-client.ts';
 import type { HttpRequest } from '../../lib/http-message.ts';
 import { parseJsonObject } from '../../lib/json.ts';
@@ -81,6 +82,7 @@ export class Credentials {
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error);
       throw new S3Failure(`no credentials for S3 (storage.s3.credentials: ${from}): ${reason}`, {
+        isUnsigned: true,
         cause: error,
       });
     }
@@ -88,6 +90,7 @@ export class Credentials {
     if (keys === undefined) {
       throw new S3Failure(
         'no credentials for S3 (storage.s3.credentials: env): AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not set',
+        { isUnsigned: true },
       );
     }
     return { keys, untilMs: Number.POSITIVE_INFINITY };
@@ -95,7 +98,7 @@ export class Credentials {
 
   async #fromFile(): Promise<Lent> {
     const { file = '' } = this.#settings;
-    const values = profileOf(await readFile(file, 'utf8'));
+    const values = profileOf(await readKeys(file));
     const keys = keysOf(
       values['aws_access_key_id'],
       values['aws_secret_access_key'],
@@ -158,6 +161,18 @@ export class Credentials {
       throw new Error(`${request.url.host} answers ${status} ${code}`.trim());
     }
     return text;
+  }
+}
+
+async function readKeys(file: string): Promise<string> {
+  try {
+    return await readFile(file, 'utf8');
+  } catch (error) {
+    throw new Error(
+      `${file} (storage.s3.credentialsFile) cannot be read: ${fileTrouble(error)}. The user of the server must be able to ` +
+        'read it, and it must have aws_access_key_id and aws_secret_access_key',
+      { cause: error },
+    );
   }
 }
 

@@ -5,10 +5,20 @@ export class S3Failure extends Error {
   readonly status: number | undefined;
   /** S3's code, such as `SlowDown`; '' if it gave none. */
   readonly code: string;
+  /** Whether there was nothing to sign the request with: S3 was not asked. */
+  readonly isUnsigned: boolean;
 
-  constructor(message: string, options: { status?: number; code?: string; cause?: unknown } = {}) {
+  constructor(message: string, options: S3FailureOptions = {}) {
     super(message, { cause: options.cause });
     this.status = options.status;
     this.code = options.code ?? '';
+    this.isUnsigned = options.isUnsigned ?? false;
   }
+}
+
+interface S3FailureOptions {
+  readonly status?: number;
+  readonly code?: string;
+  readonly isUnsigned?: boolean;
+  readonly cause?: unknown;
 }
