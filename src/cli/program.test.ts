@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { afterAll, describe, expect, it, vi } from 'vitest';
 import { parseYaml } from '../lib/yaml.ts';
 import { Database } from '../metadata/sqlite/driver.ts';
+import { EXIT } from './command.ts';
 import { runProgram } from './program.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'entrepot-cli-'));
@@ -46,6 +47,16 @@ describe('the command line', () => {
     expect(err).toContain('Did you mean serve?');
     expect((await run('config', 'shwo')).err).toContain('Did you mean show?');
   });
+
+  it('lists every exit code in its help', async () => {
+    const [, codes = ''] = (await run('--help')).out.split('Exit codes:');
+    expect(codes.match(/\d+/g)?.map(Number)).toEqual(Object.values(EXIT));
+  });
+
+  it.each(['backup', 'restore', 'rebuild'])(
+    'says in the help of %s what it does with an index in PostgreSQL',
+    async name => expect((await run(name, '--help')).out).toContain('PostgreSQL'),
+  );
 
   it('has help with examples for every command that the help lists', async () => {
     const listed = await commandsIn();

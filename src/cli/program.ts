@@ -66,7 +66,9 @@ const TEXT: ProgramText = {
   version: readVersion(),
   groups: GROUPS,
   examples: EXAMPLES,
-  exitCodes: '0 done, 1 failed, 2 wrong usage or configuration, 130 stopped by Ctrl-C',
+  exitCodes:
+    '0 done, 1 failed, 2 wrong usage or configuration, 130 stopped by Ctrl-C,\n' +
+    '141 the reader of the output has gone, 143 stopped by SIGTERM',
 };
 
 /**
