@@ -75,8 +75,11 @@ export const serve: Command = {
       const { shutdownTimeoutMs } = config.server;
       const closers = [{ name: 'server', close: () => server.close(shutdownTimeoutMs) }];
       const source = { on: process.on.bind(process), exit: resolve };
-      const timeoutMs = shutdownTimeoutMs + STORE_CLOSE_MS;
-      new Shutdown(closers, { log, timeoutMs, flush: flushAll, process: source }).listen();
+      const limits = {
+        transfersTimeoutMs: shutdownTimeoutMs,
+        timeoutMs: shutdownTimeoutMs + STORE_CLOSE_MS,
+      };
+      new Shutdown(closers, { log, ...limits, flush: flushAll, process: source }).listen();
     });
   },
 };

@@ -22,14 +22,24 @@ function setUp(closers: readonly Closer[], timeoutMs = 60_000) {
   const flush = () => {
     flushes++;
   };
-  const shutdown = new Shutdown(closers, { log: silentLog, timeoutMs, flush, process: source });
+  const lines: unknown[] = [];
+  const log = { ...silentLog, info: (fields: object, text: string) => void lines.push([text, fields]) };
+  const options = { log, timeoutMs, transfersTimeoutMs: timeoutMs / 2, flush, process: source };
+  const shutdown = new Shutdown(closers, options);
   shutdown.listen();
-  return { source, shutdown, flushes: () => flushes };
+  return { source, shutdown, lines, flushes: () => flushes };
 }
 
 const never: Closer = { name: 'never', close: () => new Promise(() => {}) };
 
 describe('shutdown', () => {
+  it('says how long transfers may take, and when it gives up', async () => {
+    const { shutdown, lines } = setUp([]);
+    await shutdown.begin('SIGTERM');
+    const limits = { transfersTimeoutMs: 30_000, timeoutMs: 60_000 };
+    expect(lines[0]).toEqual([expect.stringMatching(/^stopping/), { reason: 'SIGTERM', ...limits }]);
+  });
+
   it('closes in order on the first signal, flushes the log and exits with 0', async () => {
     const closed: string[] = [];
     const closer = (name: string): Closer => ({

@@ -9,6 +9,8 @@ export interface ShutdownOptions {
   readonly log: Log;
   /** For all closers together. */
   readonly timeoutMs: number;
+  /** How much of that transfers may take, for the log. */
+  readonly transfersTimeoutMs: number;
   /** Writes out the log before the process ends. */
   readonly flush: () => void;
   /** The source of signals and the way to exit: the process, except in tests. */
@@ -76,8 +78,11 @@ export class Shutdown {
   }
 
   async #run(reason: string): Promise<void> {
-    const { log, timeoutMs } = this.#options;
-    log.info({ reason, timeoutMs }, 'stopping: finishing transfers; a second signal exits at once');
+    const { log, timeoutMs, transfersTimeoutMs } = this.#options;
+    log.info(
+      { reason, transfersTimeoutMs, timeoutMs },
+      'stopping: finishing transfers; a second signal exits at once',
+    );
     const endsAtMs = performance.now() + timeoutMs;
     let isClean = true;
     for (const closer of this.#closers) {
