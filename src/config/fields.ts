@@ -54,6 +54,14 @@ export const address = textCodec<Address>(
   value => isMap(value) && 'host' in value,
 );
 
+/** The same, of one machine: where others connect to. */
+export const reachableAddress = textCodec<Address>(
+  'an address such as 10.0.7.12:5003, replica-1.example:5003 or [2001:db8::7]:5003',
+  parseAddress,
+  formatAddress,
+  value => isMap(value) && 'host' in value,
+);
+
 /** `90s`, `24h`: milliseconds. */
 export const duration = textCodec(DURATION_FORM, parseDuration, formatDuration);
 

@@ -198,6 +198,10 @@ hosted: {prefixes: [library]}
       /cluster\.advertise: "0\.0\.0\.0:5002": nobody can be reached at this address/,
     ],
     [
+      'cluster: {listen: "0.0.0.0:5002", advertise: replica-1, keyFile: k}',
+      /cluster\.advertise: "replica-1": expected an address such as 10\.0\.7\.12:5003(?!.*0\.0\.0\.0)/,
+    ],
+    [
       'cluster: {listen: "0.0.0.0:5002", advertise: "[::]:5002", keyFile: k}',
       /cluster\.advertise: "\[::\]:5002": nobody can be reached at this address/,
     ],

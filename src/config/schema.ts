@@ -24,6 +24,7 @@ import {
   postgresUrl,
   quota,
   rate,
+  reachableAddress,
   registryHost,
   registryUrl,
   repositoryPattern,
@@ -306,7 +307,7 @@ const index = section({
 
 const cluster = section({
   listen: address.describe('Address on which other replicas connect, encrypted and only with the key'),
-  advertise: address.describe(
+  advertise: reachableAddress.describe(
     'Address at which they reach this replica: its own, not that of a load balancer',
   ),
   keyFile: path.describe(
