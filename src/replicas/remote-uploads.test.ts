@@ -1,4 +1,6 @@
 // Uploads of which requests reach another replica: real connections between them, and real files.
+import { once } from 'node:events';
+import { createServer } from 'node:https';
 import { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -9,7 +11,9 @@ import { Bucket, ObjectBlobStore } from '../blobs/object-blob-store.fixture.ts';
 import type { Chunk } from '../hosted/chunk.ts';
 import { SharedUploads } from '../hosted/shared-uploads.ts';
 import { Uploads } from '../hosted/uploads.ts';
+import { listen } from '../http/listen.ts';
 import { silentLog } from '../lib/log.ts';
+import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { MemoryIndex } from '../metadata/memory-metadata-store.fixture.ts';
 import { ANONYMOUS } from '../oci/requester.ts';
 import { ClusterKeys } from './cluster-keys.ts';
@@ -23,6 +27,7 @@ const APP = { upstream: '', name: 'team/app' };
 let index: MemoryIndex;
 let bucket: Bucket;
 let replicas: Replica[];
+let clock: ManualClock;
 
 interface Replica {
   readonly uploads: SharedUploads;
@@ -52,7 +57,7 @@ async function replica(): Promise<Replica> {
   );
   const { spool } = files;
   own = new Uploads({ spool, blobs: new ObjectBlobStore(bucket), metadata, replica: id, log: silentLog });
-  const client = new ReplicaClient(KEYS);
+  const client = new ReplicaClient(KEYS, clock);
   const uploads = new SharedUploads(own, id, async other => {
     const found = (await metadata.listReplicas()).find(each => each.id === other);
     return found && client.uploadsAt(found.address);
@@ -83,6 +88,7 @@ beforeEach(() => {
   index = new MemoryIndex();
   bucket = new Bucket();
   replicas = [];
+  clock = new ManualClock();
 });
 
 afterEach(async () => {
@@ -161,6 +167,50 @@ describe('an upload', () => {
       appended = await state().catch(() => undefined);
     }
     expect(appended).toEqual({ id, offset: 2 * MIB });
+  });
+
+  it('is broken off when its replica takes nothing of a body any more, as if it were suspended', async () => {
+    const suspended = createServer(KEYS.forServer, req => void req.pause());
+    const port = await listen(suspended, { host: '127.0.0.1', port: 0, setting: 'cluster.listen' });
+    const client = new ReplicaClient(KEYS, clock);
+    try {
+      // More than the network takes.
+      const state = { isOver: false };
+      const body = Readable.from(randomBlob(64 * MIB, 'stuck').slice(0, 64 * MIB));
+      const chunk = { body, contentRange: undefined, contentLength: undefined };
+      const sending = client
+        .uploadsAt(`127.0.0.1:${port}`)
+        .append(ANONYMOUS, APP, 'id', chunk)
+        .catch((error: unknown) => error)
+        .finally(() => (state.isOver = true));
+      await once(suspended, 'request');
+      // From the moment on at which the network has taken what it takes.
+      while (!state.isOver) await clock.advance(10_000);
+      expect(clock.monotonicMs()).toBeGreaterThanOrEqual(90_000);
+      expect(await sending).toMatchObject({ code: 'UNAVAILABLE', headers: { 'Retry-After': '1' } });
+      expect([body.destroyed, clock.waiting]).toEqual([false, 0]);
+    } finally {
+      client.close();
+      suspended.closeAllConnections();
+      suspended.close();
+    }
+  });
+
+  it('goes on however long it takes, as long as something of it is taken', async () => {
+    const [one, two] = [await replica(), await replica()];
+    const blob = randomBlob(3 * MIB, 'slow');
+    const { id } = await one.uploads.begin(ANONYMOUS, APP);
+    const body = new Readable({ read() {} });
+    const chunk = { body, contentRange: undefined, contentLength: blob.size };
+    const sending = two.uploads.append(ANONYMOUS, APP, id, chunk);
+    for (let at = 0; at < 3; at += 1) {
+      for (const piece of blob.slice(at * MIB, (at + 1) * MIB)) body.push(piece);
+      while ((await one.uploads.status(ANONYMOUS, APP, id)).offset < (at + 1) * MIB) await sleep(5);
+      if (at < 2) await clock.advance(60_000);
+    }
+    body.push(null);
+    expect(await sending).toEqual({ id, offset: 3 * MIB });
+    expect(clock.waiting).toBe(0);
   });
 
   it('expires in its own replica as long as that lives, and then in any', async () => {

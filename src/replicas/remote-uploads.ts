@@ -2,15 +2,23 @@ import type { ClientRequest, IncomingMessage } from 'node:http';
 import { finished, type Readable } from 'node:stream';
 import type { Chunk } from '../hosted/chunk.ts';
 import type { UploadCalls, UploadState } from '../hosted/upload-calls.ts';
+import { type Clock, systemClock } from '../lib/clock.ts';
 import { collectBytes } from '../lib/collect-bytes.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Requester } from '../oci/requester.ts';
-import { CALL_HEADER, pathOfUpload, type UploadAnswer, type RemoteUploadCall } from './upload-requests.ts';
+import { CALL_HEADER, pathOfUpload, type RemoteUploadCall, type UploadAnswer } from './upload-requests.ts';
 
 /** An error with its detail; far more than any has. */
 const MAX_ANSWER_BYTES = 64 * 1024;
+/**
+ * How long nothing of a body may be taken, as by a replica that is suspended. Longer than the other replica waits for the client
+ * (`BODY_IDLE_MS`), so that it decides as long as it lives.
+ */
+const TAKEN_WITHIN_MS = 90_000;
+/** How much later than that it may be noticed. */
+const LOOK_MS = 10_000;
 
 /** Sends a request to another replica; the response to what `send` writes. Rejects if it cannot be reached. */
 export type Post = (
@@ -22,9 +30,11 @@ export type Post = (
 /** The uploads of another replica. */
 export class RemoteUploads implements UploadCalls {
   readonly #post: Post;
+  readonly #clock: Clock;
 
-  constructor(post: Post) {
+  constructor(post: Post, clock: Clock = systemClock) {
     this.#post = post;
+    this.#clock = clock;
   }
 
   status(requester: Requester, repository: Repository, id: string): Promise<UploadState> {
@@ -79,7 +89,7 @@ export class RemoteUploads implements UploadCalls {
     try {
       const response = await this.#post(pathOfUpload({ operation, id }), headers, to => {
         if (body === undefined) to.end();
-        else stop = pass(body, to);
+        else stop = pass(body, to, this.#clock);
       });
       const bytes = await collectBytes(
         response,
@@ -95,15 +105,28 @@ export class RemoteUploads implements UploadCalls {
 }
 
 /**
- * Passes the body of a client on, no faster than it is taken; if the client leaves, breaks the request off. Returns a
- * function that stops this and leaves the body as it is.
+ * Passes the body of a client on, no faster than it is taken; if the client leaves, or nothing is taken any more, breaks the
+ * request off. Returns a function that stops this and leaves the body as it is.
  */
-function pass(body: Readable, to: ClientRequest): () => void {
+function pass(body: Readable, to: ClientRequest, clock: Clock): () => void {
   const unwatch = finished(body, { writable: false }, error => {
     if (error != null) to.destroy(error);
   });
+  let sentBytes = 0;
+  let movedAtMs = clock.monotonicMs();
+  const look = () => {
+    const { bytesWritten = 0 } = to.socket ?? {};
+    if (bytesWritten > sentBytes) movedAtMs = clock.monotonicMs();
+    sentBytes = bytesWritten;
+    if (clock.monotonicMs() - movedAtMs < TAKEN_WITHIN_MS) timer = clock.after(LOOK_MS, look).unref();
+    else to.destroy(new Error(`nothing of the body was taken for ${TAKEN_WITHIN_MS / 1000} s`));
+  };
+  let timer = clock.after(LOOK_MS, look).unref();
+  // What follows may take longer: the blob is stored.
+  to.once('finish', () => timer.cancel());
   body.pipe(to);
   return () => {
+    timer.cancel();
     unwatch();
     body.unpipe(to);
     if (!to.writableFinished) to.destroy();

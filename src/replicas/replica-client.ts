@@ -3,6 +3,7 @@ import type { ClientRequest, IncomingMessage } from 'node:http';
 import { Agent, request, type RequestOptions } from 'node:https';
 import type { UploadCalls } from '../hosted/upload-calls.ts';
 import { Changes } from '../lib/changes.ts';
+import { type Clock, systemClock } from '../lib/clock.ts';
 import { collectBytes } from '../lib/collect-bytes.ts';
 import { type RemoteBytes, type RemoteFill, ReplicaAway, type Replicas } from '../mirror/fill/replicas.ts';
 import type { Landing } from '../mirror/shared-flights.ts';
@@ -22,11 +23,13 @@ const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
 /** Asks other replicas for what they hold. */
 export class ReplicaClient implements Replicas {
   readonly #keys: ClusterKeys;
+  readonly #clock: Clock;
   // None is used again: the other side might just have closed it, and what a client sends cannot be sent twice.
   readonly #agent = new Agent({ maxCachedSessions: 0 });
 
-  constructor(keys: ClusterKeys) {
+  constructor(keys: ClusterKeys, clock: Clock = systemClock) {
     this.#keys = keys;
+    this.#clock = clock;
   }
 
   async read(fill: RemoteFill, from: number, signal: AbortSignal): Promise<RemoteBytes> {
@@ -37,8 +40,9 @@ export class ReplicaClient implements Replicas {
 
   /** The uploads of the replica at this address. */
   uploadsAt(address: string): UploadCalls {
-    return new RemoteUploads((path, headers, send) =>
-      this.#ask(address, { method: 'POST', path, headers }, send),
+    return new RemoteUploads(
+      (path, headers, send) => this.#ask(address, { method: 'POST', path, headers }, send),
+      this.#clock,
     );
   }
 
