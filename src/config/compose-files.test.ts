@@ -87,6 +87,6 @@ describe('config/replicas/haproxy.cfg', () => {
   it('sends requests to all replicas, in turn, that are ready', () => {
     const servers = [...proxy.matchAll(/^ {2}server (\S+) (\S+)$/gm)].map(([, name, at]) => [name, at]);
     expect(servers).toEqual(replicas.map(([name]) => [name, `${name}:5000`]));
-    expect(proxy).toMatch(/balance roundrobin\n {2}option httpchk GET \/readyz\n/);
+    expect(proxy).toMatch(/^ {2}balance roundrobin$[^]*^ {2}option httpchk GET \/readyz$/m);
   });
 });

@@ -21,6 +21,8 @@ const LOGIN: Login = ['ada', 'of-this-registry'];
 /** A client that is not this machine's usual one. */
 const CLIENT = '127.0.0.3';
 const MIB = 1024 * 1024;
+/** In place of the time in which a pull has to be answered. */
+const UNANSWERED_MS = 2_000;
 /** For bytes to get through, on a busy machine. */
 const SOON_MS = 60_000;
 
@@ -49,6 +51,7 @@ async function startHaproxy({ folder, port, entrepot }: Place): Promise<Daemon> 
     '/etc/haproxy/registry.pem': join(folder, 'registry.pem'),
     'entrepot 127.0.0.1:5000': `entrepot ${entrepot.host}`,
     'port 5001': `port ${new URL(entrepot.ops).port}`,
+    'server 30s': `server ${UNANSWERED_MS}`,
   };
   await writeFile(file, await adapted('haproxy.cfg', words));
   return Daemon.start({ program: 'haproxy', args: ['-db', '-f', file], isReady: () => isServed(port) });
@@ -194,6 +197,29 @@ describe.each([
       expect(ranges.statusCode).toBe(206);
       expect(await readText(ranges)).toContain('Content-Range: bytes 100-109/');
     });
+
+    test.skipIf(program !== 'haproxy')(
+      'does not let a pull wait for it while it is suspended, and leaves a silent download alone',
+      async () => {
+        const blob = randomBlob(4 * MIB, 'silent download');
+        upstream.add('app', blob);
+        const rest = new Latch();
+        upstream.misbehave({ kind: 'blob', pause: { atByte: 2 * MIB, until: rest.opened } });
+        const silent = await ask(port, `/v2/app/blobs/${blob.digest}?ns=${UPSTREAM}`, { ca });
+        let received = 0;
+        silent.on('data', (chunk: Buffer) => void (received += chunk.length));
+        await until('the first part', SOON_MS, async () => received >= MIB);
+        process.kill(entrepot.pid, 'SIGSTOP');
+        try {
+          expect((await ask(port, '/v2/tools/app/tags/list', { ca })).statusCode).toBe(504);
+        } finally {
+          process.kill(entrepot.pid, 'SIGCONT');
+        }
+        rest.open();
+        await new Promise(resolve => silent.once('close', resolve));
+        expect(received).toBe(blob.size);
+      },
+    );
 
     async function spooledBytes(): Promise<number> {
       const spool = join(entrepot.folder, 'store', 'ingest');
