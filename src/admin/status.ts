@@ -7,6 +7,7 @@ import type { AdminParts } from './admin-parts.ts';
 import type {
   BucketStatus,
   ForeignDownloadStatus,
+  ReplicaStatus,
   SavedStatus,
   SecretStatus,
   StatusDocument,
@@ -36,11 +37,13 @@ export interface StatusOptions {
   readonly servingPids: readonly number[];
   /** What they report. */
   readonly serving: readonly ServingReport[];
+  /** As in `StatusDocument`. */
+  readonly replicas: readonly ReplicaStatus[];
 }
 
 /** The current state of a server. */
 export async function statusDocument(options: StatusOptions): Promise<StatusDocument> {
-  const { parts, next, totals, startedAtMs, problems, servingPids, serving } = options;
+  const { parts, next, totals, startedAtMs, problems, servingPids, serving, replicas } = options;
   const reports = [await servingReport(parts, totals, 'all'), ...serving];
   const downloads = allDownloads(reports);
   return {
@@ -64,6 +67,7 @@ export async function statusDocument(options: StatusOptions): Promise<StatusDocu
     saved: savedOf(await totals.inAll(), reports, startedAtMs),
     store: await storeStatus(parts, next, NEXT_WITHIN_MS),
     upstreams: upstreamStatus(parts, reports),
+    replicas,
     secrets: secretStatus(parts),
   };
 }

@@ -28,6 +28,7 @@ const document: StoreWideStatus = {
   saved: { sinceStart: saved, inAll: saved },
   store,
   upstreams: [],
+  replicas: [],
   secrets: [],
   servers: [],
 };
@@ -71,4 +72,27 @@ it('lists layers of which only ranges are there', () => {
   expect(text).toMatch(/nginx +512 B of 1\.0 KiB \(50 %\) +2 +sha256:/);
   expect(text).toMatch(/^- +512 B +0 +sha256:/m);
   expect(statusText(document)).not.toContain('IN PARTS');
+});
+
+it('lists replicas, with why one of them cannot be asked', () => {
+  const replica = {
+    address: '10.0.7.12:5003',
+    isOwn: true,
+    state: 'reached' as const,
+    since: '2026-01-01T00:00:00Z',
+    reason: null,
+    started: '2026-01-01T00:00:00Z',
+    downloads: [digestOf(Buffer.from('layer'))],
+  };
+  const other = { ...replica, isOwn: false, address: '10.0.7.13:5003', started: null, downloads: [] };
+  const replicas = [
+    replica,
+    { ...other, state: 'unreachable' as const, reason: 'key' as const },
+    { ...other, state: 'unknown' as const },
+  ];
+  const text = statusText({ ...document, replicas });
+  expect(text).toMatch(/^10\.0\.7\.12:5003 +this one +2026-01-01 +2026-01-01 +1$/m);
+  expect(text).toMatch(/^10\.0\.7\.13:5003 +refuses our key +2026-01-01 +- +-$/m);
+  expect(text).toMatch(/^10\.0\.7\.13:5003 +unknown /m);
+  expect(statusText(document)).not.toContain('REPLICA');
 });

@@ -2,6 +2,7 @@ import { sizeText } from '../lib/units.ts';
 import type {
   DownloadStatus,
   ForeignDownloadStatus,
+  ReplicaStatus,
   SavedStatus,
   SecretStatus,
   StatusDocument,
@@ -23,13 +24,14 @@ export const status: Command = {
     'the store, such as `entrepot pull`, only how much is on the disk); how much mirrored content was sent to clients ' +
     'and how much of it had to be fetched, since the start and in total (a crash may lose a minute of it); how full the ' +
     'store is, and what would be evicted next; when each upstream last answered and failed, and how long half of the clients waited for the first byte of its content in the ' +
-    'last hour, by cache result; and which Secrets cannot be ' +
+    'last hour, by cache result; which replicas there are, and whether they can be reached; and which Secrets cannot be ' +
     'read or were refused. It lists all servers on the store. Only the user who runs the server, and root, can use it.',
   options: [
     jsonOption(
       'pid, servingPids, started, processes, servers (pid, servingPids, host, addresses, started), problems, downloads, downloadsElsewhere ' +
         '(digest, bytes, upstream, holder), partial (digest, repository, bytes, size, readers), saved (sinceStart, inAll: sentBytes, fetchedBytes, savedBytes, since), ' +
-        'store, upstreams (lastError: at, reason, repository; firstBytes: outcome, count, p50Ms, p90Ms, p99Ms), secrets',
+        'store, upstreams (lastError: at, reason, repository; firstBytes: outcome, count, p50Ms, p90Ms, p99Ms), ' +
+        'replicas (address, isOwn, state, since, reason, started, downloads), secrets',
     ),
     CONFIG_OPTION,
   ],
@@ -73,7 +75,7 @@ function serverStatus({ pid, servingPids = [], host, addresses, started }: Serve
 
 /** The text for people: problems first. */
 export function statusText(document: StoreWideStatus, nowMs = Date.now()): string {
-  const { pid, servingPids, started, problems, saved, store, upstreams, secrets } = document;
+  const { pid, servingPids, started, problems, saved, store, upstreams, replicas, secrets } = document;
   const helpers = servingPids.length === 0 ? '' : `, serving with ${servingPids.join(', ')}`;
   const sections = [
     `running   since ${shownTime(started, nowMs)}, process ${pid}${helpers}\n${problems.map(line => `problem   ${line}\n`).join('')}`,
@@ -82,6 +84,7 @@ export function statusText(document: StoreWideStatus, nowMs = Date.now()): strin
     downloadsText(document),
     partialText(document),
     upstreamsText(upstreams, nowMs),
+    replicasText(replicas, nowMs),
     secretsText(secrets, nowMs),
     serversText(document, nowMs),
   ];
@@ -202,6 +205,29 @@ function upstreamsText(upstreams: readonly UpstreamStatus[], nowMs: number): str
 function nameFirst({ repository, reason }: { readonly repository: string; readonly reason: string }): string {
   return reason.startsWith(repository) ? reason : `${repository}: ${reason}`;
 }
+
+function replicasText(replicas: readonly ReplicaStatus[], nowMs: number): string {
+  if (replicas.length === 0) return '';
+  const rows = replicas.map(replica => [
+    replica.address,
+    replicaStateText(replica),
+    shownTime(replica.since, nowMs),
+    replica.started === null ? '-' : shownTime(replica.started, nowMs),
+    replica.state === 'reached' ? String(replica.downloads.length) : '-',
+  ]);
+  return columnsText(['REPLICA', 'STATE', 'SINCE', 'STARTED', 'DOWNLOADS'], rows);
+}
+
+function replicaStateText({ isOwn, state, reason }: ReplicaStatus): string {
+  if (isOwn) return 'this one';
+  return reason === null ? state : UNREACHABLE[reason];
+}
+
+const UNREACHABLE: Readonly<Record<NonNullable<ReplicaStatus['reason']>, string>> = {
+  unreachable: 'unreachable',
+  key: 'refuses our key',
+  another: 'something else answers',
+};
 
 function secretsText(secrets: readonly SecretStatus[], nowMs: number): string {
   if (secrets.length === 0) return '';

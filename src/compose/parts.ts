@@ -173,7 +173,7 @@ async function openOn(
   const onBeat = () => atEachBeat.forEach(act => act());
   const seen = { clock, log, onBeat, reportsDoubts, takesBucketOver };
   const { metadata, index, spool, blobs, bucket, replica } = await openStorage(opened, config, seen);
-  const replicas = await openOtherReplicas(config, { metadata, replica });
+  const replicas = await openOtherReplicas(config, { metadata, replica, clock, log });
   if (replicas !== undefined) opened.add(replicas);
   const events = opened.add(new EventDesk({ outbox: metadata.outbox, clock, log, meter }));
   await events.follow(config);

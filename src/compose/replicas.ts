@@ -2,11 +2,14 @@
 import { readFile } from 'node:fs/promises';
 import type { Config } from '../config/config.ts';
 import { ConfigError } from '../config/problems.ts';
+import type { Clock } from '../lib/clock.ts';
 import { fileTrouble } from '../lib/file-trouble.ts';
+import type { Log } from '../lib/log.ts';
 import type { ClusterKeys } from '../replicas/cluster-keys.ts';
 import type { ReplicaClient } from '../replicas/replica-client.ts';
 import type { ReplicaFlights } from '../replicas/replica-flights.ts';
 import type { ReplicaServer, ReplicaServerOptions } from '../replicas/replica-server.ts';
+import type { ReplicaWatch } from '../replicas/replica-watch.ts';
 import type { Storage } from './storage.ts';
 
 /** The key file of a configuration. Throws ConfigError if it cannot be used; `undefined` if there are no replicas. */
@@ -31,31 +34,51 @@ export async function clusterKeysOf({
 export interface OtherReplicas {
   readonly client: ReplicaClient;
   readonly flights: ReplicaFlights;
+  /** Which of them can be asked, once it has begun. */
+  readonly watch: ReplicaWatch;
   close(): void;
 }
 
 /** How this process asks other replicas; `undefined` if there are none. */
 export async function openOtherReplicas(
   config: Pick<Config, 'cluster' | 'origin'>,
-  { metadata, replica }: Pick<Storage, 'metadata' | 'replica'>,
+  {
+    metadata,
+    replica,
+    clock,
+    log,
+  }: Pick<Storage, 'metadata' | 'replica'> & { readonly clock: Clock; readonly log: Log },
 ): Promise<OtherReplicas | undefined> {
   const keys = await clusterKeysOf(config);
   if (keys === undefined || replica === undefined) return undefined;
   const { ReplicaClient } = await import('../replicas/replica-client.ts');
   const { ReplicaFlights } = await import('../replicas/replica-flights.ts');
-  const client = new ReplicaClient(keys);
+  const { ReplicaWatch } = await import('../replicas/replica-watch.ts');
+  const listReplicas = () => metadata.listReplicas();
+  const client = new ReplicaClient(keys, { clock, noteAway: address => watch.noteAway(address) });
+  const watch = new ReplicaWatch({
+    replica,
+    listReplicas,
+    ask: address => client.about(address),
+    clock,
+    log,
+  });
   const flights = new ReplicaFlights({
     replica,
-    listReplicas: () => metadata.listReplicas(),
+    listReplicas,
     flyAt: (address, key) => client.fly(address, key),
   });
-  return { client, flights, close: () => client.close() };
+  const close = () => {
+    watch.close();
+    client.close();
+  };
+  return { client, flights, watch, close };
 }
 
 /** The port on which others ask this one. */
 export async function openReplicaServer(
   config: Pick<Config, 'cluster' | 'origin'>,
-  needs: Pick<ReplicaServerOptions, 'ledFill' | 'uploads' | 'flights' | 'log'>,
+  needs: Omit<ReplicaServerOptions, 'address' | 'keys'>,
 ): Promise<ReplicaServer | undefined> {
   const keys = await clusterKeysOf(config);
   if (config.cluster === undefined || keys === undefined) return undefined;

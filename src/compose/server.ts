@@ -32,6 +32,7 @@ import { checkFiles } from './check-files.ts';
 import { LastPulls } from '../prepull/last-pulls.ts';
 import { prepullOf } from './prepull.ts';
 import type { Together } from './processes/serve-together.ts';
+import { aboutOwn, replicaStatus, reportReplicas } from './replica-status.ts';
 import { openReplicaServer } from './replicas.ts';
 import { type Serving, serveHere } from './serving.ts';
 import { transferKeeper } from './transfers.ts';
@@ -99,12 +100,13 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     const { tls } = config.server;
     const certificate = tls && opened.add(await TlsFiles.open(tls, options.log));
     const together = await togetherOf(config);
-    let asked: Pick<Parts, 'mirror' | 'uploads' | 'replicas'> | undefined;
+    let asked: Pick<Parts, 'mirror' | 'uploads' | 'replica' | 'replicas'> | undefined;
     // Before others learn of this replica, and closed when no download is left that they could follow.
     const forReplicas = await openReplicaServer(config, {
       ledFill: (key, epoch) => asked?.mirror.ledFill(key, epoch),
       uploads: () => asked?.uploads,
       flights: () => asked?.replicas?.flights.board,
+      about: () => asked && aboutOwn(asked, startedAtMs),
       log: options.log,
     });
     if (forReplicas !== undefined) opened.add(forReplicas);
@@ -117,6 +119,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       }),
     );
     asked = parts;
+    parts.replicas?.watch.begin();
     totals.keep(transferKeeper(parts.metadata, startedAtMs), options.log);
     opened.add(totals);
     requireEncryption(config, parts.tenants);
@@ -272,6 +275,7 @@ async function openOps(
   };
   const answer = async () => {
     reportUpstreams(parts, meter);
+    reportReplicas(parts, meter);
     await ofIndex().catch(unlessAway);
     if (queue !== undefined) meter.gauge('queue_length', queue.waiting);
     const others = (await server.serving()?.metrics()) ?? [];
@@ -284,6 +288,7 @@ async function openOps(
       index,
       disk.problem ?? [],
       parts.blobs.bucket?.problem ?? [],
+      parts.replicas?.watch.problem ?? [],
       mirror.problems,
       clusterProblem(tenants) ?? [],
       delivery.problems,
@@ -316,6 +321,7 @@ async function openOps(
         next,
         servingPids: server.serving()?.servingPids ?? [],
         serving: await reports('all'),
+        replicas: replicaStatus(parts, server.startedAtMs),
         problems: await problems(),
       }),
     audit,

@@ -233,6 +233,12 @@ export const METRICS = {
     kind: 'counter',
     help: 'Bytes of blobs received from other replicas, which download them from upstreams',
   },
+  replicas: {
+    kind: 'gauge',
+    help: 'Other replicas, by whether they can be asked for what only they have: reached or unreachable',
+    labels: ['state'],
+    ofAll: 'own',
+  },
   upstream_credentials_refused: {
     kind: 'gauge',
     help: "1 while upstream refuses Entrepot's own credentials, otherwise 0",

@@ -48,6 +48,7 @@ async function replica(): Promise<Replica> {
     ledFill: () => undefined,
     uploads: () => own,
     flights: () => undefined,
+    about: () => undefined,
     log: silentLog,
   });
   const address = `127.0.0.1:${server.port}`;
@@ -57,7 +58,7 @@ async function replica(): Promise<Replica> {
   );
   const { spool } = files;
   own = new Uploads({ spool, blobs: new ObjectBlobStore(bucket), metadata, replica: id, log: silentLog });
-  const client = new ReplicaClient(KEYS, clock);
+  const client = new ReplicaClient(KEYS, { clock });
   const uploads = new SharedUploads(own, id, async other => {
     const found = (await metadata.listReplicas()).find(each => each.id === other);
     return found && client.uploadsAt(found.address);
@@ -172,7 +173,7 @@ describe('an upload', () => {
   it('is broken off when its replica takes nothing of a body any more, as if it were suspended', async () => {
     const suspended = createServer(KEYS.forServer, req => void req.pause());
     const port = await listen(suspended, { host: '127.0.0.1', port: 0, setting: 'cluster.listen' });
-    const client = new ReplicaClient(KEYS, clock);
+    const client = new ReplicaClient(KEYS, { clock });
     try {
       // More than the network takes.
       const state = { isOver: false };

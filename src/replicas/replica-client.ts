@@ -1,4 +1,3 @@
-import { once } from 'node:events';
 import type { ClientRequest, IncomingMessage } from 'node:http';
 import { Agent, request, type RequestOptions } from 'node:https';
 import type { UploadCalls } from '../hosted/upload-calls.ts';
@@ -7,6 +6,7 @@ import { type Clock, systemClock } from '../lib/clock.ts';
 import { collectBytes } from '../lib/collect-bytes.ts';
 import { type RemoteBytes, type RemoteFill, ReplicaAway, type Replicas } from '../mirror/fill/replicas.ts';
 import type { Landing } from '../mirror/shared-flights.ts';
+import { ABOUT_PATH, MAX_ABOUT_BYTES, parseAbout, type ReplicaAbout, tooLong } from './about-request.ts';
 import type { ClusterKeys } from './cluster-keys.ts';
 import { pathOfFill, REPOSITORIES_HEADER, SIZE_HEADER } from './fill-response.ts';
 import { FLIGHT_HEADER, FLIGHTS_PATH, MAX_LANDING_BYTES, parseLanding, tooLarge } from './flight-requests.ts';
@@ -17,19 +17,30 @@ import { CALL_HEADER } from './upload-requests.ts';
 /** A replica is a round trip away, or it is not there. */
 const CONNECT_WITHIN_MS = 3_000;
 const ALIVE_EACH_MS = 1_000;
+/** What it says of itself, it knows. */
+const ABOUT_WITHIN_MS = 5_000;
 /** So much may arrive before it is written; more waits in the network. */
 const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
+
+export interface ReplicaClientOptions {
+  /** Default: the system's. */
+  readonly clock?: Clock;
+  /** Called when a replica that is needed does not answer. */
+  readonly noteAway?: (address: string) => void;
+}
 
 /** Asks other replicas for what they hold. */
 export class ReplicaClient implements Replicas {
   readonly #keys: ClusterKeys;
   readonly #clock: Clock;
+  readonly #noteAway: (address: string) => void;
   // None is used again: the other side might just have closed it, and what a client sends cannot be sent twice.
   readonly #agent = new Agent({ maxCachedSessions: 0 });
 
-  constructor(keys: ClusterKeys, clock: Clock = systemClock) {
+  constructor(keys: ClusterKeys, { clock = systemClock, noteAway = () => {} }: ReplicaClientOptions = {}) {
     this.#keys = keys;
     this.#clock = clock;
+    this.#noteAway = noteAway;
   }
 
   async read(fill: RemoteFill, from: number, signal: AbortSignal): Promise<RemoteBytes> {
@@ -63,12 +74,44 @@ export class ReplicaClient implements Replicas {
     return { landing: parseLanding(await collectBytes(response, MAX_LANDING_BYTES, tooLarge)) };
   }
 
+  /**
+   * What the replica at this address says of itself; `undefined` if it has the key and says nothing, as an older version
+   * does, and one that starts. Rejects with ReplicaAway, or a TimeoutError, if there is no answer.
+   */
+  async about(address: string): Promise<ReplicaAbout | undefined> {
+    const signal = AbortSignal.timeout(ABOUT_WITHIN_MS);
+    const response = await this.#send(address, { path: ABOUT_PATH, signal }, to => to.end());
+    if (response.statusCode !== 200) {
+      response.resume();
+      return undefined;
+    }
+    return parseAbout(await collectBytes(response, MAX_ABOUT_BYTES, tooLong));
+  }
+
   close(): void {
     this.#agent.destroy();
   }
 
   /** The response to what `send` writes, if it is one of success; otherwise rejects with ReplicaAway. */
   async #ask(
+    address: string,
+    options: RequestOptions,
+    send: (to: ClientRequest) => void,
+  ): Promise<IncomingMessage> {
+    let response: IncomingMessage;
+    try {
+      response = await this.#send(address, options, send);
+    } catch (error) {
+      if (error instanceof ReplicaAway) this.#noteAway(address);
+      throw error;
+    }
+    if (response.statusCode === 200) return response;
+    response.resume();
+    throw new ReplicaAway(`${address} answered ${response.statusCode} for ${options.path}`);
+  }
+
+  /** The response to what `send` writes, whatever it is. Rejects with ReplicaAway if there is none. */
+  async #send(
     address: string,
     { signal, ...options }: RequestOptions,
     send: (to: ClientRequest) => void,
@@ -98,10 +141,9 @@ export class ReplicaClient implements Replicas {
     asked.on('error', () => {});
     try {
       send(asked);
-      const [response]: IncomingMessage[] = await once(asked, 'response');
-      if (response?.statusCode === 200) return response;
-      response?.resume();
-      throw new ReplicaAway(`${address} answered ${response?.statusCode} for ${options.path}`);
+      return await new Promise<IncomingMessage>((resolve, reject) => {
+        asked.once('response', resolve).once('error', reject);
+      });
     } catch (error) {
       throw awayOr(error, address, signal);
     } finally {

@@ -38,6 +38,7 @@ async function replica(id: string): Promise<{ flights: SharedFlights; close: () 
       arrived += 1;
       return calls.board;
     },
+    about: () => undefined,
     log: silentLog,
   });
   places.push({ id, address: `127.0.0.1:${server.port}` });

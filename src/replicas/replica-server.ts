@@ -12,6 +12,7 @@ import type { UploadCalls } from '../hosted/upload-calls.ts';
 import type { Log } from '../lib/log.ts';
 import type { LedFill } from '../mirror/fill/led-fill.ts';
 import type { FlightBoard } from '../mirror/shared-flights.ts';
+import { ABOUT_PATH, type ReplicaAbout, sendAbout } from './about-request.ts';
 import type { ClusterKeys } from './cluster-keys.ts';
 import { parseFillPath, sendFill } from './fill-response.ts';
 import { answerFlight, parseFlight } from './flight-requests.ts';
@@ -32,6 +33,8 @@ export interface ReplicaServerOptions {
   readonly uploads: () => UploadCalls | undefined;
   /** Where this replica decides who asks an upstream; `undefined` until it can. */
   readonly flights: () => FlightBoard | undefined;
+  /** What this replica says of itself; `undefined` until it knows. */
+  readonly about: () => ReplicaAbout | undefined;
   readonly log: Log;
 }
 
@@ -76,8 +79,10 @@ export class ReplicaServer {
 async function answer(
   req: IncomingMessage,
   res: ServerResponse,
-  { ledFill, uploads, flights }: Pick<ReplicaServerOptions, 'ledFill' | 'uploads' | 'flights'>,
+  { ledFill, uploads, flights, about }: Omit<ReplicaServerOptions, 'address' | 'keys' | 'log'>,
 ): Promise<void> {
+  const said = req.url === ABOUT_PATH ? about() : undefined;
+  if (said !== undefined) return sendAbout(said, res);
   const call = parseUploadCall(req);
   const own = call && uploads();
   if (call !== undefined && own !== undefined) return answerUploadCall(own, call, { req, res });

@@ -46,6 +46,7 @@ class Replica {
       ledFill: (key, epoch) => world?.mirror.ledFill(key, epoch),
       uploads: () => undefined,
       flights: () => undefined,
+      about: () => undefined,
       log: silentLog,
     });
     const client = new ReplicaClient(KEYS);

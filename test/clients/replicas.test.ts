@@ -237,6 +237,37 @@ describe.skipIf(!HAS_POSTGRES)('replicas', () => {
     expect((await get(one!.url + path)).status).toBe(404);
   });
 
+  test('say who they are, and which of them has another key', async () => {
+    const [one] = replicas;
+    const problems = async () =>
+      (await (await fetch(`${one!.ops}/readyz`)).text()).trim().split('\n').slice(1);
+    const status = async () => (await one!.command('status')).stdout;
+    await until('one to have reached the others', 60_000, async () =>
+      (await one!.metrics()).includes('entrepot_replicas{state="reached"} 2'),
+    );
+    expect(await status()).toMatch(/^REPLICA .*\n\S+ +this one .*\n\S+ +reached .* 0\n\S+ +reached .* 0\n/m);
+    expect(await problems()).toEqual([]);
+    const keyFile = join(folder, 'mistaken-key');
+    await writeFile(keyFile, 'a key that was copied from another cluster\n');
+    const { cluster, ...rest } = await config();
+    const stranger = await Entrepot.start({ ...rest, cluster: { ...cluster, keyFile } });
+    replicas.push(stranger);
+    await until('it to be noticed', 60_000, async () => (await problems()).length > 0);
+    expect(await problems()).toEqual([expect.stringMatching(/^1 of 3 other replicas cannot be asked /)]);
+    expect(await status()).toMatch(new RegExp(`^${cluster.advertise} +refuses our key `, 'm'));
+    expect(await one!.metrics()).toContain('entrepot_replicas{state="unreachable"} 1');
+    expect((await fetch(`${stranger.ops}/readyz`)).status).toBe(200);
+    await until('it to have noticed, too', 60_000, async () =>
+      /3 of 3 other replicas/.test(await (await fetch(`${stranger.ops}/readyz`)).text()),
+    );
+    await stranger.stop();
+    await until('it to be forgotten', 60_000, async () => (await problems()).length === 0);
+    expect(one!.logs()).toContain('another replica refuses the key of this one');
+    await until('the log to say so', 60_000, async () =>
+      one!.logs().includes('a replica that could not be asked is gone'),
+    );
+  });
+
   test('refuse a process with a folder of its own that is no replica, or has the address of another', async () => {
     const [one] = replicas;
     const alone = await config();

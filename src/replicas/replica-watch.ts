@@ -1,0 +1,197 @@
+import type { Clock, Timer } from '../lib/clock.ts';
+import { errorCode } from '../lib/error-code.ts';
+import type { Log } from '../lib/log.ts';
+import type { ReplicaPlace } from '../metadata/metadata-store.ts';
+import type { ReplicaAbout } from './about-request.ts';
+
+/** How often each other replica is asked about itself: one small request over a connection of its own. */
+const LOOK_EACH_MS = 10_000;
+/** How soon one that did not answer is asked again. */
+const LOOK_AGAIN_MS = 5_000;
+/** One that was killed is still listed for up to 6 s, which is no mistake that anybody could mend. */
+const SURE_AFTER_MS = 8_000;
+
+/** Why another replica cannot be asked: no connection, another key, or something else answers at its address. */
+export type ReplicaTrouble = 'unreachable' | 'key' | 'another';
+
+/** For people: what it means, and which option may be wrong. */
+const MEANINGS: Readonly<Record<ReplicaTrouble, string>> = {
+  unreachable: 'cannot be reached (its cluster.advertise and cluster.listen, or a firewall)',
+  key: 'refuses the key of this one (cluster.keyFile)',
+  another: 'is not what answers at its address (its cluster.advertise)',
+};
+
+const CONSEQUENCES = 'content may be downloaded more than once, and uploads that it has begun fail here';
+
+/** What is known of another replica. */
+export interface OtherReplica {
+  readonly address: string;
+  /** `unknown` until it has answered, or not answered for long enough. */
+  readonly state: 'unknown' | 'reached' | 'unreachable';
+  /** Since when it is so, epoch ms. */
+  readonly sinceMs: number;
+  /** Set if it is `unreachable`. */
+  readonly trouble: ReplicaTrouble | undefined;
+  /** What it has last said of itself; `undefined` if it has not, or is of a version that does not. */
+  readonly about: ReplicaAbout | undefined;
+}
+
+interface Seen extends OtherReplica {
+  /** Since when it has not answered, by `Clock.monotonicMs`; `undefined` if it has. */
+  readonly silentSinceMs: number | undefined;
+}
+
+export interface ReplicaWatchOptions {
+  /** The id of this replica. */
+  readonly replica: string;
+  readonly listReplicas: () => Promise<readonly ReplicaPlace[]>;
+  /** As `ReplicaClient.about`. */
+  readonly ask: (address: string) => Promise<ReplicaAbout | undefined>;
+  readonly clock: Clock;
+  readonly log: Log;
+}
+
+/**
+ * Whether each replica in the index can be asked for what only it has. Nothing fails if it cannot, so that nobody would
+ * notice a wrong key, address or firewall: it is logged when it begins and when it ends.
+ */
+export class ReplicaWatch {
+  readonly #options: ReplicaWatchOptions;
+  /** By id. */
+  readonly #seen = new Map<string, Seen>();
+  #looking: Promise<void> | undefined;
+  #timer: Timer | undefined;
+  #isWatching = false;
+
+  constructor(options: ReplicaWatchOptions) {
+    this.#options = options;
+  }
+
+  /** Looks now, and every now and then until it is closed. Before, nothing is known. */
+  begin(): void {
+    this.#isWatching = true;
+    void this.#look();
+  }
+
+  close(): void {
+    this.#isWatching = false;
+    this.#timer?.cancel();
+  }
+
+  /** Call when a replica that was needed could not be reached. */
+  noteAway(address: string): void {
+    const isNews = this.others.some(other => other.address === address && other.silentSinceMs === undefined);
+    if (isNews) void this.#look();
+  }
+
+  /** Those of the last look, by address. */
+  get others(): readonly Seen[] {
+    return [...this.#seen.values()].toSorted((one, other) => (one.address < other.address ? -1 : 1));
+  }
+
+  /** For `/readyz` and `status`, without addresses, since anybody may read it. */
+  get problem(): string | undefined {
+    const all = this.others;
+    const away = all.filter(({ state }) => state === 'unreachable');
+    if (away.length === 0) return undefined;
+    const since = new Date(Math.min(...away.map(({ sinceMs }) => sinceMs))).toISOString();
+    return `${away.length} of ${all.length} other replicas cannot be asked for anything, since ${since}: ${CONSEQUENCES} (see entrepot status)`;
+  }
+
+  /** Resolves when all have been asked. Never rejects. */
+  async #look(): Promise<void> {
+    if (!this.#isWatching) return;
+    this.#timer?.cancel();
+    this.#looking ??= this.#askAll().finally(() => {
+      this.#looking = undefined;
+      this.#wait();
+    });
+    await this.#looking;
+  }
+
+  #wait(): void {
+    if (!this.#isWatching) return;
+    const isSilent = this.others.some(({ silentSinceMs }) => silentSinceMs !== undefined);
+    const delayMs = isSilent ? LOOK_AGAIN_MS : LOOK_EACH_MS;
+    this.#timer = this.#options.clock.after(delayMs, () => void this.#look()).unref();
+  }
+
+  async #askAll(): Promise<void> {
+    const { replica, listReplicas } = this.#options;
+    // Without the index nobody knows who is there, which is said elsewhere.
+    const places = await listReplicas().catch(() => undefined);
+    if (places === undefined) return;
+    for (const [id, seen] of this.#seen)
+      if (!places.some(place => isAt(place, id, seen))) this.#forget(id, seen);
+    await Promise.all(places.filter(({ id }) => id !== replica).map(place => this.#ask(place)));
+  }
+
+  async #ask({ id, address }: ReplicaPlace): Promise<void> {
+    let about: ReplicaAbout | undefined;
+    let trouble: ReplicaTrouble | undefined;
+    let failure: unknown;
+    try {
+      about = await this.#options.ask(address);
+      if (about !== undefined && about.id !== id) trouble = 'another';
+    } catch (error) {
+      failure = error;
+      trouble = troubleOf(error);
+    }
+    if (!this.#isWatching) return;
+    if (trouble === undefined) this.#answered(id, address, about);
+    else this.#wasSilent(id, address, { trouble, failure });
+  }
+
+  #answered(id: string, address: string, about: ReplicaAbout | undefined): void {
+    const before = this.#seen.get(id);
+    const sinceMs = before?.state === 'reached' ? before.sinceMs : this.#options.clock.nowMs();
+    const state = 'reached';
+    this.#seen.set(id, { address, state, sinceMs, trouble: undefined, about, silentSinceMs: undefined });
+    if (before?.state === 'unreachable') this.#logEnd(before, 'another replica can be reached again');
+  }
+
+  #wasSilent(
+    id: string,
+    address: string,
+    { trouble, failure }: { readonly trouble: ReplicaTrouble; readonly failure: unknown },
+  ): void {
+    const { clock, log } = this.#options;
+    const nowMs = clock.monotonicMs();
+    const before = this.#seen.get(id);
+    const { state = 'unknown', sinceMs = clock.nowMs(), silentSinceMs = nowMs } = before ?? {};
+    const isNews = state !== 'unreachable' && nowMs - silentSinceMs >= SURE_AFTER_MS;
+    this.#seen.set(id, {
+      address,
+      state: isNews ? 'unreachable' : state,
+      sinceMs: isNews ? clock.nowMs() - (nowMs - silentSinceMs) : sinceMs,
+      trouble: isNews || state === 'unreachable' ? trouble : undefined,
+      about: undefined,
+      silentSinceMs,
+    });
+    if (!isNews) return;
+    const fields = { replica: address, reason: trouble, ...(failure !== undefined && { err: failure }) };
+    log.warn(fields, `another replica ${MEANINGS[trouble]}: ${CONSEQUENCES}`);
+  }
+
+  #forget(id: string, seen: Seen): void {
+    this.#seen.delete(id);
+    if (seen.state === 'unreachable') this.#logEnd(seen, 'a replica that could not be asked is gone');
+  }
+
+  #logEnd({ address, trouble, sinceMs }: Seen, message: string): void {
+    const { clock, log } = this.#options;
+    log.info({ replica: address, reason: trouble, forMs: clock.nowMs() - sinceMs }, message);
+  }
+}
+
+function isAt(place: ReplicaPlace, id: string, { address }: Seen): boolean {
+  return place.id === id && place.address === address;
+}
+
+/** What the failure of a request to a replica means. */
+function troubleOf(error: unknown): ReplicaTrouble {
+  const cause = error instanceof Error ? (error.cause ?? error) : error;
+  // Who answers speaks another protocol, or has other keys; the alert is the only trace of which.
+  if (errorCode(cause) !== 'EPROTO') return 'unreachable';
+  return cause instanceof Error && /alert unknown psk identity/i.test(cause.message) ? 'key' : 'another';
+}
