@@ -268,12 +268,11 @@ describe.skipIf(!HAS_POSTGRES)('replicas', () => {
     );
   });
 
-  test('refuse a process with a folder of its own that is no replica, or has the address of another', async () => {
+  test('refuse a process that is no replica, or has the address or the folder of another one', async () => {
     const [one] = replicas;
     const alone = await config();
-    const start = async (change: object): Promise<string> => {
+    const start = async (change: object, path = join(folder, 'other')): Promise<string> => {
       const file = join(folder, 'other.yaml');
-      const path = join(folder, 'other');
       const server = { listen: `127.0.0.1:${await freePort()}`, opsListen: false };
       await writeFile(
         file,
@@ -286,6 +285,8 @@ describe.skipIf(!HAS_POSTGRES)('replicas', () => {
         file,
       ]);
       expect(code).not.toBe(0);
+      // Nothing is left of it that others would wait for.
+      expect(await sql(settings, 'SELECT 1 FROM @processes WHERE NOT is_thread')).toHaveLength(REPLICAS);
       return stdout + stderr;
     };
     expect(await start({ cluster: undefined })).toMatch(/configure cluster in both/);
@@ -293,5 +294,6 @@ describe.skipIf(!HAS_POSTGRES)('replicas', () => {
     expect(await start({ cluster: { ...alone.cluster, advertise: taken } })).toMatch(
       /same cluster.advertise/,
     );
+    expect(await start({}, join(one!.folder, 'store'))).toMatch(/each replica needs a folder of its own/);
   });
 });

@@ -96,14 +96,14 @@ export class Heartbeat {
 
   /**
    * Joins the processes on this index. Rejects with IndexUnusable if there are some with another folder, and they and this
-   * one are not replicas.
+   * one are not replicas; or with this folder, as another replica.
    */
   static async join(parts: HeartbeatParts): Promise<Heartbeat> {
     const heartbeat = new Heartbeat(parts);
     try {
       await heartbeat.#join();
     } catch (error) {
-      heartbeat.#life.end();
+      await heartbeat.#leave(error);
       throw error;
     }
     heartbeat.#schedule();
@@ -118,31 +118,56 @@ export class Heartbeat {
     await this.#requireCompany();
   }
 
-  /**
-   * The bytes of unfinished transfers are in the folder, and so may be those of blobs: processes with another folder would
-   * look for them in vain, unless both are replicas, each of which has an address of its own. Those that may be dead are
-   * waited for.
-   */
+  /** Those who cannot be together with this process may be dead: they are waited for. */
   async #requireCompany(): Promise<void> {
-    const { replica: own } = this.#self;
-    const stranger = async () =>
-      (await leases.otherProcesses(this.#database, this.#self.id)).find(
-        ({ folder, replica }) =>
-          folder !== this.#folder.id && (own === undefined || replica === null || replica === own),
-      );
+    const objection = async () =>
+      (await leases.otherProcesses(this.#database, this.#self.id)).flatMap(
+        other => this.#objectionTo(other) ?? [],
+      )[0];
     const untilMs = performance.now() + leases.DEAD_AFTER_MS + BEAT_MS;
-    for (let other = await stranger(); other !== undefined; other = await stranger()) {
-      if (performance.now() > untilMs) {
-        throw new IndexUnusable(
-          other.replica !== null && other.replica === own
-            ? `the index is in use by ${other.address}, with another folder and the same cluster.advertise (${own}): ` +
-                'each replica needs an address of its own'
-            : `the index is in use by ${other.address}, with another folder (storage.path): stop that server first, or ` +
-                'configure cluster in both',
-        );
-      }
+    for (let found = await objection(); found !== undefined; found = await objection()) {
+      if (performance.now() > untilMs) throw new IndexUnusable(found);
       await this.#clock.sleep(BEAT_MS / 2);
       await this.#write(session => leases.removeSuspended(session), DURABLE);
+    }
+  }
+
+  /**
+   * Why this process and that one cannot use the index at once; `undefined` if they can. The bytes of unfinished transfers
+   * are in the folder, and so may be those of blobs: processes with another folder would look for them in vain, unless both
+   * are replicas, each of which has an address and a folder of its own.
+   */
+  #objectionTo({ folder, replica, address }: leases.OtherProcess): string | undefined {
+    const { folder: ownFolder, replica: own } = this.#self;
+    const isReplica = own !== undefined && replica !== null;
+    if (folder === ownFolder) {
+      if (!isReplica || replica === own) return undefined;
+      return (
+        `the folder (storage.path) is in use by ${address}, with another cluster.advertise (${replica}): each replica ` +
+        'needs a folder of its own'
+      );
+    }
+    if (!isReplica) {
+      return (
+        `the index is in use by ${address}, with another folder (storage.path): stop that server first, or ` +
+        'configure cluster in both'
+      );
+    }
+    if (replica !== own) return undefined;
+    return (
+      `the index is in use by ${address}, with another folder and the same cluster.advertise (${own}): each replica ` +
+      'needs an address of its own'
+    );
+  }
+
+  /** Call when this process could not join: others must not wait for it, or find that it shows no life. */
+  async #leave(error: unknown): Promise<void> {
+    // A database that is away would be waited for again.
+    if (!(error instanceof IndexUnusable)) return this.#life.end();
+    try {
+      await this.close();
+    } catch {
+      // They find out by themselves.
     }
   }
 
