@@ -40,7 +40,7 @@ export class FileIngest implements Ingest {
   readonly lease: Lease;
   readonly #path: string;
   readonly #file: FileHandle;
-  /** By which it will be hashed, as far as is known. */
+  /** By which it is hashed behind the writer: that of its digest, if that is known. */
   readonly #algorithm: DigestAlgorithm;
   readonly #jobs = new Map<DigestAlgorithm, HashJob>();
   #offset: number;

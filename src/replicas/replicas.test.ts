@@ -93,6 +93,17 @@ afterEach(async () => {
   await upstream.stop();
 });
 
+async function startThree(): Promise<[Replica, Replica, Replica]> {
+  return [await Replica.start(), await Replica.start(), await Replica.start()];
+}
+
+/** Has each begin to read, one after the other. */
+async function beginAll(readers: readonly Replica[], blob: Content) {
+  const reading = [];
+  for (const reader of readers) reading.push(await reader.begin(blob, 5 * MIB));
+  return reading;
+}
+
 /** A blob of an image that everybody may pull. */
 async function mirrored(by: Replica, bytes = 8 * MIB): Promise<Content> {
   const blob = randomBlob(bytes, `blob ${bytes}`);
@@ -133,14 +144,10 @@ async function expectIdle(): Promise<void> {
 
 describe('a blob that clients of three replicas want', () => {
   it('comes from upstream once, to all of them while it arrives', async () => {
-    const [a, b, c] = [await Replica.start(), await Replica.start(), await Replica.start()];
+    const [a, b, c] = await startThree();
     const blob = await mirrored(a);
     const go = pauseAt(6 * MIB);
-    const reading = [
-      await a.begin(blob, 5 * MIB),
-      await b.begin(blob, 5 * MIB),
-      await c.begin(blob, 5 * MIB),
-    ];
+    const reading = await beginAll([a, b, c], blob);
     const late = await b.begin(blob, 5 * MIB);
     go();
     for (const { rest } of [...reading, late]) expect(await rest).toEqual(whole(blob));
@@ -173,7 +180,7 @@ describe('a blob that clients of three replicas want', () => {
     const latch = new Latch();
     const pause = { atByte: 6 * MIB, until: latch.opened };
     upstream.misbehave({ kind: 'blob', corruptByte: 5 * MIB, pause });
-    const reading = [await a.begin(blob, 5 * MIB), await b.begin(blob, 5 * MIB)];
+    const reading = await beginAll([a, b], blob);
     latch.open();
     for (const { rest } of reading) await expect(rest).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
     await expectIdle();
@@ -182,11 +189,11 @@ describe('a blob that clients of three replicas want', () => {
   });
 
   it('is downloaded on by another one when its replica stops, without sending anything again', async () => {
-    const [a, b, c] = [await Replica.start(), await Replica.start(), await Replica.start()];
+    const [a, b, c] = await startThree();
     const blob = await mirrored(a);
     pauseAt(6 * MIB);
     const fromA = await a.begin(blob, 5 * MIB);
-    const others = [await b.begin(blob, 5 * MIB), await c.begin(blob, 5 * MIB)];
+    const others = await beginAll([b, c], blob);
     const gone = fromA.rest.catch((error: unknown) => error);
     await a.world.close();
     expect(await gone).toMatchObject({ code: 'UNAVAILABLE' });
@@ -200,14 +207,10 @@ describe('a blob that clients of three replicas want', () => {
   });
 
   it('is downloaded on by another one when its replica stands still and seems dead', async () => {
-    const [a, b, c] = [await Replica.start(), await Replica.start(), await Replica.start()];
+    const [a, b, c] = await startThree();
     const blob = await mirrored(a);
     const go = pauseAt(6 * MIB);
-    const reading = [
-      await a.begin(blob, 5 * MIB),
-      await b.begin(blob, 5 * MIB),
-      await c.begin(blob, 5 * MIB),
-    ];
+    const reading = await beginAll([a, b, c], blob);
     a.metadata.seemDead();
     const [fromA, ...others] = reading;
     for (const { rest } of others) expect(await rest).toEqual(whole(blob));
@@ -219,7 +222,7 @@ describe('a blob that clients of three replicas want', () => {
   });
 
   it('is stored by another one when its replica dies after the last byte', async () => {
-    const [a, b, c] = [await Replica.start(), await Replica.start(), await Replica.start()];
+    const [a, b, c] = await startThree();
     const blob = await mirrored(a);
     const latch = new Latch();
     vi.spyOn(a.world.blobs, 'put').mockImplementation(async () => {
