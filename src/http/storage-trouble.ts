@@ -1,4 +1,4 @@
-import { errorCode } from '../lib/error-code.ts';
+import { errorCode, errorsIn } from '../lib/error-code.ts';
 import { OciError } from '../oci/errors.ts';
 
 /** Error codes of the system and the index that may pass without the client changing anything. */
@@ -26,13 +26,9 @@ const PASSING_OF_POSTGRES = /^(?:40001|40P01|55P03|57014)$/;
  */
 const RETRY_AFTER_SECONDS = '5';
 
-/** How many nested causes are examined. */
-const MAX_CAUSES = 5;
-
 /** The error for the client if a disk or the index fails temporarily; `undefined` for any other error. */
 export function storageTrouble(error: unknown): OciError | undefined {
-  let cause = error;
-  for (let depth = 0; depth < MAX_CAUSES && cause instanceof Error; depth += 1) {
+  for (const cause of errorsIn(error)) {
     const code = errorCode(cause) ?? '';
     if (PASSING.has(code) || PASSING_OF_SQLITE.test(code) || PASSING_OF_POSTGRES.test(code)) {
       return new OciError('UNAVAILABLE', {
@@ -41,7 +37,6 @@ export function storageTrouble(error: unknown): OciError | undefined {
         cause: error,
       });
     }
-    cause = cause.cause;
   }
   return undefined;
 }
