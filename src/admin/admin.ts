@@ -69,7 +69,7 @@ export function openAdmin(options: AdminOptions): Admin {
   const events = new AdminEvents({
     observe: async () => ({
       fills: fills.look(await live.downloads()),
-      queue: queueDocument(await live.downloads(), config.pulls),
+      queue: queueDocument(parts.mirror.queue, config.pulls),
       overview: await overview.now(),
       upstreams: upstreamDocuments(parts, await live.reports()),
     }),
@@ -151,7 +151,7 @@ function readHandlers(
     overview: () => overview.document(),
     status,
     fills: async ({ query }) => fills.page(await live.downloads(), query),
-    queue: async () => queueDocument(await live.downloads(), config.pulls),
+    queue: async () => queueDocument(mirror.queue, config.pulls),
     backoffs: async ({ query }) => backoffsDocument(mirror.failures, query),
     uploads: ({ query }) => uploadsDocument(parts, query),
     images: ({ query }) => imagesDocument(parts, query),

@@ -40,6 +40,7 @@ function fillOf(id: string, bytes: number): FillDocument {
     upstream: 'docker.io',
     repository: 'docker.io/library/app',
     digest: digestOfFill(id),
+    kind: 'whole',
     state: 'downloading',
     bytes,
     size: 100,

@@ -1,5 +1,6 @@
 import { expect, it } from 'vitest';
 import { digestOf } from '../oci/digest.ts';
+import { allDownloads } from './downloads.ts';
 import { FillList } from './fills.ts';
 import { queueDocument } from './queue.ts';
 
@@ -7,6 +8,7 @@ function downloadOf(at: number, more: object = {}) {
   return {
     repository: `docker.io/library/app-${at}`,
     digest: digestOf(Buffer.from(String(at))),
+    kind: 'whole' as const,
     state: 'downloading' as const,
     bytes: 0,
     size: 1_000,
@@ -67,21 +69,27 @@ it('comes in pages, in which those that end and begin move no other', () => {
   expect(seen).toEqual(expect.arrayContaining(stayed.map(({ repository }) => repository)));
 });
 
-it('counts who waits, and who downloads', () => {
+it('adds up the ranges of a layer that several processes request', () => {
+  const ranges = { ...downloadOf(0), kind: 'ranges' as const, bytes: 10, size: 100 };
+  const queued = { ...ranges, state: 'queued' as const, bytes: 0, size: 50, requesters: ['team-a'] };
+  const all = allDownloads([{ downloads: [queued, downloadOf(0)] }, { downloads: [ranges] }]);
+  expect(all).toEqual([
+    { ...ranges, size: 150, readers: 2, requesters: ['team-a', 'anonymous'] },
+    downloadOf(0),
+  ]);
+});
+
+it('shows first who waits and downloads most', () => {
   const pulls = { serializeImagePulls: false, maxConnections: 2, completeRanged: 'never' as const };
-  const downloads = [
-    downloadOf(0, { requesters: ['team-a', 'team-b'] }),
-    downloadOf(1, { state: 'queued', requesters: ['team-b'] }),
-    downloadOf(2, { holder: 'process 7' }),
+  const [few, most] = [
+    { requester: 'team-a', running: 1, waiting: 0 },
+    { requester: 'team-b', running: 1, waiting: 1 },
   ];
-  expect(queueDocument(downloads, pulls)).toEqual({
-    running: 1,
+  expect(queueDocument({ running: 2, waiting: 1, requesters: [few, most] }, pulls)).toEqual({
+    running: 2,
     waiting: 1,
     maxConnections: 2,
     maxImagePulls: null,
-    requesters: [
-      { requester: 'team-b', running: 1, waiting: 1 },
-      { requester: 'team-a', running: 1, waiting: 0 },
-    ],
+    requesters: [most, few],
   });
 });

@@ -1,4 +1,5 @@
-import type { Download } from '../mirror/fill/fill-run.ts';
+import type { DownloadState } from '../mirror/fill/download-state.ts';
+import { downloadId, upstreamIn } from './downloads.ts';
 import type { FillDocument, FillsDocument } from './documents/fills.ts';
 import { keyOfNumber, type PageAsk, pageOfSorted, sortedBy } from './paging.ts';
 import { timeOf } from './status.ts';
@@ -22,12 +23,13 @@ export class FillList {
   }
 
   /** Notes how far they are; forgets those that have ended. */
-  look(downloads: readonly Download[]): readonly FillDocument[] {
+  look(downloads: readonly DownloadState[]): readonly FillDocument[] {
     const nowMs = this.#nowMs();
     const seen = new Map<string, Seen>();
     const fills = downloads.map(download => {
-      const id = idOf(download);
-      const known = this.#seen.get(id) ?? { marks: [] };
+      const id = downloadId(download);
+      // When its turn comes, what is there already is found.
+      const known = (download.state === 'queued' ? undefined : this.#seen.get(id)) ?? { marks: [] };
       seen.set(id, known);
       return fillOf(download, rateOf(known, download.bytes, nowMs));
     });
@@ -36,7 +38,7 @@ export class FillList {
   }
 
   /** A page, oldest first. */
-  page(downloads: readonly Download[], ask: PageAsk): FillsDocument {
+  page(downloads: readonly DownloadState[], ask: PageAsk): FillsDocument {
     const fills = sortedBy(this.look(downloads), keyOf);
     return { ...pageOfSorted(fills, keyOf, ask), total: fills.length };
   }
@@ -44,14 +46,6 @@ export class FillList {
 
 function keyOf({ id, started }: FillDocument): string {
   return `${keyOfNumber(Date.parse(started))} ${id}`;
-}
-
-function idOf({ repository, digest }: Download): string {
-  return `${upstreamOf(repository)} ${digest}`;
-}
-
-function upstreamOf(repository: string): string {
-  return repository.split('/', 1)[0] ?? '';
 }
 
 /** `null` until there is something to compare with. */
@@ -65,12 +59,23 @@ function rateOf({ marks }: Seen, bytes: number, nowMs: number): number | null {
   return Math.max(0, Math.round(((bytes - first.bytes) * 1000) / (nowMs - first.atMs)));
 }
 
-function fillOf(download: Download, rate: number | null): FillDocument {
-  const { repository, digest, state, bytes, size = null, readers, requesters, holder = null } = download;
+function fillOf(download: DownloadState, rate: number | null): FillDocument {
+  const {
+    kind,
+    repository,
+    digest,
+    state,
+    bytes,
+    size = null,
+    readers,
+    requesters,
+    holder = null,
+  } = download;
   const isKnown = size !== null && rate !== null && rate > 0;
   return {
-    id: idOf(download),
-    upstream: upstreamOf(repository),
+    id: downloadId(download),
+    kind,
+    upstream: upstreamIn(repository),
     repository,
     digest,
     state,

@@ -1,7 +1,7 @@
-import type { Download } from '../mirror/fill/fill-run.ts';
+import type { DownloadState } from '../mirror/fill/download-state.ts';
 import type { AdminParts, AdminServer } from './admin-parts.ts';
+import { allDownloads } from './downloads.ts';
 import { servingReport, type ServingReport } from './serving-report.ts';
-import { allDownloads } from './status.ts';
 
 /** How old what is shown may be: pages that are open together, and their events, ask together. */
 const FRESH_MS = 500;
@@ -29,7 +29,7 @@ export class LiveView {
   }
 
   /** Downloads in progress, oldest first. */
-  async downloads(): Promise<readonly Download[]> {
+  async downloads(): Promise<readonly DownloadState[]> {
     return allDownloads(await this.reports());
   }
 

@@ -1,12 +1,13 @@
 import { hostname } from 'node:os';
 import { trafficSum, withToday, NO_TRAFFIC } from '../ops/transfer-totals.ts';
 import type { AdminParts, AdminServer } from './admin-parts.ts';
+import { allDownloads } from './downloads.ts';
 import type { DayDocument, OverviewDocument } from './documents/overview.ts';
 import type { UpstreamDocument } from './documents/upstreams.ts';
 import { firstBytesDocument } from './first-bytes.ts';
 import type { LiveView } from './live-view.ts';
 import type { AdminTasks } from './tasks.ts';
-import { allDownloads, savedOf, secretStatus } from './status.ts';
+import { savedOf, secretStatus } from './status.ts';
 import { upstreamDocuments } from './upstreams.ts';
 
 /** A year and a month, as far back as days are kept. */

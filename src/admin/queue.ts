@@ -1,29 +1,18 @@
 import type { Config } from '../config/config.ts';
-import type { Download } from '../mirror/fill/fill-run.ts';
+import type { QueueState } from '../mirror/fill/pull-queue.ts';
 import type { QueueDocument } from './documents/queue.ts';
 
 const SHOWN_REQUESTERS = 100;
 
-/** How many downloads run and wait, and for whom. A download for several counts for each. */
+/** How many connections to upstreams are in use, how many downloads and ranges wait for one, and for whom. */
 export function queueDocument(
-  downloads: readonly Download[],
+  { running, waiting, requesters }: QueueState,
   { serializeImagePulls, maxParallelImagePulls, maxConnections }: Config['pulls'],
 ): QueueDocument {
-  const waiting = downloads.filter(({ state }) => state === 'queued');
-  const running = downloads.filter(({ state, holder }) => state === 'downloading' && holder === undefined);
-  const requesters = new Map<string, { running: number; waiting: number }>();
-  const countOf = (requester: string) => {
-    const known = requesters.get(requester) ?? { running: 0, waiting: 0 };
-    requesters.set(requester, known);
-    return known;
-  };
-  for (const requester of running.flatMap(download => download.requesters)) countOf(requester).running += 1;
-  for (const requester of waiting.flatMap(download => download.requesters)) countOf(requester).waiting += 1;
-  const most = [...requesters].map(([requester, counts]) => ({ requester, ...counts }));
-  most.sort((one, other) => other.waiting + other.running - one.waiting - one.running);
+  const most = requesters.toSorted((one, other) => other.waiting + other.running - one.waiting - one.running);
   return {
-    running: running.length,
-    waiting: waiting.length,
+    running,
+    waiting,
     maxConnections,
     maxImagePulls: serializeImagePulls ? 1 : (maxParallelImagePulls ?? null),
     requesters: most.slice(0, SHOWN_REQUESTERS),

@@ -1,5 +1,5 @@
 import type { Config } from '../config/config.ts';
-import type { Download } from '../mirror/fill/fill-run.ts';
+import type { DownloadState } from '../mirror/fill/download-state.ts';
 import type { PartialState } from '../mirror/fill/partials.ts';
 import type { Mirror } from '../mirror/mirror.ts';
 import type { OwnLoginState } from '../mirror/own-logins.ts';
@@ -14,7 +14,7 @@ export type ReportScope = 'all' | 'live';
 
 /** What a process that serves clients reports of itself; it can be cloned. */
 export interface ServingReport {
-  readonly downloads: readonly Download[];
+  readonly downloads: readonly DownloadState[];
   readonly partials: readonly PartialState[];
   readonly upstreams: readonly UpstreamReport[];
   readonly firstBytes: readonly FirstByteCounts[];

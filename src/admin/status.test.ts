@@ -12,6 +12,7 @@ describe('layers that are read in parts', () => {
   const download = {
     repository,
     digest,
+    kind: 'whole' as const,
     state: 'downloading' as const,
     bytes: 1,
     size: 9_000,

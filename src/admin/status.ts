@@ -1,9 +1,10 @@
 import type { BucketState } from '../blobs/blob-store.ts';
-import type { Download } from '../mirror/fill/fill-run.ts';
+import type { DownloadState } from '../mirror/fill/download-state.ts';
 import type { PartialState } from '../mirror/fill/partials.ts';
 import { NO_TRAFFIC, type Transferred, type TransferTotals } from '../ops/transfer-totals.ts';
 import type { SecretState } from '../tenants/tenant.ts';
 import type { AdminParts } from './admin-parts.ts';
+import { allDownloads } from './downloads.ts';
 import type {
   BucketStatus,
   ForeignDownloadStatus,
@@ -99,37 +100,13 @@ function sumOf(one: Transferred, other: Transferred): Transferred {
   };
 }
 
-/** The downloads of all processes, each once: a process that follows that of another has readers of its own. */
-export function allDownloads(reports: readonly ServingReport[]): readonly Download[] {
-  const [own, ...others] = reports.map(({ downloads }) => downloads);
-  if (others.length === 0) return own ?? [];
-  const byBlob = new Map<string, Download[]>();
-  for (const download of reports.flatMap(({ downloads }) => downloads)) {
-    byBlob.set(keyOf(download), [...(byBlob.get(keyOf(download)) ?? []), download]);
-  }
-  return [...byBlob.values()].flatMap(same => {
-    const first = same.find(({ holder }) => holder === undefined) ?? same[0];
-    if (first === undefined) return [];
-    return {
-      ...first,
-      readers: same.reduce((sum, { readers }) => sum + readers, 0),
-      requesters: [...new Set(same.flatMap(({ requesters }) => requesters))],
-      startedAtMs: Math.min(...same.map(({ startedAtMs }) => startedAtMs)),
-    };
-  });
-}
-
-function keyOf({ repository, digest }: Download): string {
-  return `${repository.split('/', 1)[0]} ${digest}`;
-}
-
 /**
  * Each layer of a repository once, except those that `downloads` complete. What is on disk is in the list of each process;
  * the one that uses it knows more. Processes that use the same layer have files of their own.
  */
 export function allPartials(
   [own, ...others]: readonly Pick<ServingReport, 'partials'>[],
-  downloads: readonly Download[],
+  downloads: readonly DownloadState[],
 ): readonly PartialState[] {
   const used = others.flatMap(({ partials }) =>
     partials.filter(({ repository }) => repository !== undefined),
@@ -151,13 +128,14 @@ export function allPartials(
   return [...byLayer.values()];
 }
 
-function isSameLayer(download: Download, { repository, digest }: PartialState): boolean {
+function isSameLayer(download: DownloadState, { repository, digest }: PartialState): boolean {
+  if (download.kind === 'ranges') return false;
   return download.digest === digest && (repository === undefined || repository === download.repository);
 }
 
 async function elsewhere(
   { mirror, config }: StatusOptions['parts'],
-  here: readonly Download[],
+  here: readonly DownloadState[],
 ): Promise<readonly ForeignDownloadStatus[]> {
   const found = await mirror.downloadsElsewhere([...config.upstreams.keys()]);
   const known = new Set(here.map(({ digest }) => digest));

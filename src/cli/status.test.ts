@@ -49,6 +49,7 @@ it('names the process that downloads what this server only follows', () => {
   const download = {
     repository: 'docker.io/library/nginx',
     digest: digestOf(Buffer.from('layer')),
+    kind: 'whole' as const,
     state: 'downloading' as const,
     bytes: 512,
     size: 1024,
@@ -57,7 +58,9 @@ it('names the process that downloads what this server only follows', () => {
     started: '2026-01-01T00:00:00Z',
     holder: 'process 18 on node-1',
   };
-  const text = statusText({ ...document, downloads: [download, { ...download, holder: null }] });
+  const ranges = { ...download, kind: 'ranges' as const, bytes: 256, holder: null };
+  const text = statusText({ ...document, downloads: [download, { ...download, holder: null }, ranges] });
+  expect(text).toMatch(/ranges of docker.io\/library\/nginx +256 B of 1\.0 KiB \(25 %\) +1 +anonymous/);
   expect(text).toMatch(/nginx +512 B of 1\.0 KiB \(50 %\) by process 18 on node-1 +1 +anonymous/);
   expect(text).toMatch(/nginx +512 B of 1\.0 KiB \(50 %\) +1 +anonymous/);
 });

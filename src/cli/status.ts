@@ -28,7 +28,7 @@ export const status: Command = {
     'read or were refused. It lists all servers on the store. Only the user who runs the server, and root, can use it.',
   options: [
     jsonOption(
-      'pid, servingPids, started, processes, servers (pid, servingPids, host, addresses, started), problems, downloads, downloadsElsewhere ' +
+      'pid, servingPids, started, processes, servers (pid, servingPids, host, addresses, started), problems, downloads (kind: whole, ranges), downloadsElsewhere ' +
         '(digest, bytes, upstream, holder), partial (digest, repository, bytes, size, readers), saved (sinceStart, inAll: sentBytes, fetchedBytes, savedBytes, since), ' +
         'store, upstreams (lastError: at, reason, repository; firstBytes: outcome, count, p50Ms, p90Ms, p99Ms), ' +
         'replicas (address, isOwn, state, since, reason, started, downloads), secrets',
@@ -168,6 +168,7 @@ function foreignRow({ upstream, bytes, digest, holder }: ForeignDownloadStatus):
 }
 
 function ownRow({
+  kind,
   repository,
   digest,
   state,
@@ -178,7 +179,7 @@ function ownRow({
   holder,
 }: DownloadStatus): string[] {
   return [
-    repository,
+    kind === 'whole' ? repository : `ranges of ${repository}`,
     state === 'queued' ? 'queued' : progressText(bytes, size) + (holder === null ? '' : ` by ${holder}`),
     String(readers),
     requesters.join(', '),

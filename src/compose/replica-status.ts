@@ -13,7 +13,7 @@ export function aboutOwn(
   startedAtMs: number,
 ): ReplicaAbout | undefined {
   if (replica === undefined) return undefined;
-  const downloads = mirror.downloads.filter(({ holder }) => holder === undefined);
+  const downloads = mirror.downloads.filter(({ kind, holder }) => kind === 'whole' && holder === undefined);
   return { id: replica, startedAtMs, downloads: downloads.map(({ digest }) => digest) };
 }
 

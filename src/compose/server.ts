@@ -17,7 +17,6 @@ import { networkFileSystem, storageFault } from '../metadata/storage-probe.ts';
 import { Opened } from '../lib/opened.ts';
 import { readVersion } from './version.ts';
 import { SOCKET_FOLDER } from '../lib/socket-folder.ts';
-import type { PullTurns } from '../mirror/fill/pull-queue.ts';
 import type { Audit } from '../ops/audit.ts';
 import type { Metrics } from '../ops/metrics.ts';
 import { TlsFiles } from '../ops/tls-files.ts';
@@ -130,7 +129,6 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     const ops = await openOps(config, { ...parts, disk, delivery, lastPulls }, observers, {
       whyNotServing,
       serving: () => serving,
-      queue: together?.common.queue,
       addresses,
       totals,
       startedAtMs,
@@ -246,8 +244,6 @@ async function openOps(
     readonly whyNotServing: () => string | undefined;
     /** `undefined` until it has been opened. */
     readonly serving: () => Serving | undefined;
-    /** The queue of several processes. */
-    readonly queue: PullTurns | undefined;
     readonly addresses: readonly string[];
     readonly totals: TransferTotals;
     readonly startedAtMs: number;
@@ -255,7 +251,6 @@ async function openOps(
 ): Promise<Pick<OpsServer, 'url' | 'close'> & Pick<Admin, 'onRefusal'>> {
   const { metadata, tenants, quota, mirror, disk, delivery, lastPulls } = parts;
   const { opsListen } = config.server;
-  const { queue } = server;
   // A single query, so that it takes no longer on a large store; throws if the index is broken.
   const notReady = async () => {
     const loss = metadata.loss();
@@ -277,7 +272,7 @@ async function openOps(
     reportUpstreams(parts, meter);
     reportReplicas(parts, meter);
     await ofIndex().catch(unlessAway);
-    if (queue !== undefined) meter.gauge('queue_length', queue.waiting);
+    meter.gauge('queue_length', mirror.queue.waiting);
     const others = (await server.serving()?.metrics()) ?? [];
     const text = others.length === 0 ? metrics.text() : metrics.textOfAll(others);
     return { contentType: metrics.contentType, text: await text };

@@ -35,14 +35,14 @@ import type { Right } from '../oci/requester.ts';
 import type { Upstream } from '../upstream/upstream.ts';
 import { BlobSource } from './blob-source.ts';
 import { Completion, type CompleteRanged } from './fill/completion.ts';
+import type { DownloadState } from './fill/download-state.ts';
 import { FillQuota } from './fill/fill-quota.ts';
-import type { Download } from './fill/fill-run.ts';
 import { Fills, type ForeignDownload } from './fill/fills.ts';
 import { FirstRanges } from './fill/first-range.ts';
 import { Keeping } from './fill/keeping.ts';
 import type { LedFill } from './fill/led-fill.ts';
 import { Partials, type PartialState } from './fill/partials.ts';
-import { PullQueue, type PullTurns, type QueueLimits } from './fill/pull-queue.ts';
+import { PullQueue, type PullTurns, type QueueLimits, type QueueState } from './fill/pull-queue.ts';
 import type { Replicas } from './fill/replicas.ts';
 import type { PullRuleOf } from './freshness.ts';
 import { Links } from './links.ts';
@@ -251,9 +251,15 @@ export class Mirror implements PullSource {
     return this.#fills.size;
   }
 
-  /** The progress of all downloads. */
-  get downloads(): readonly Download[] {
-    return this.#fills.downloads;
+  /** The progress of all downloads, of whole blobs and of ranges; oldest first. */
+  get downloads(): readonly DownloadState[] {
+    const all = [...this.#fills.downloads, ...this.#partials.downloads];
+    return all.sort((one, other) => one.startedAtMs - other.startedAtMs);
+  }
+
+  /** How many of them have a connection or wait for one; of all processes of this server, in the one that has the queue. */
+  get queue(): QueueState {
+    return this.#queue.state;
   }
 
   /** As in `Fills`. */

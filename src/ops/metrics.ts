@@ -76,6 +76,10 @@ export const METRICS = {
   },
 
   fills_running: { kind: 'gauge', help: 'Blob downloads in progress' },
+  ranges_running: {
+    kind: 'gauge',
+    help: 'Requests to upstreams for ranges of blobs, besides downloads, in progress',
+  },
   fills_total: {
     kind: 'counter',
     help: 'Finished blob downloads: verified, refused (no credential may read it) or failed (no endpoint could send it)',

@@ -521,6 +521,7 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
         upstream: UPSTREAM,
         repository: `${UPSTREAM}/library/image-${at}`,
         digest: `sha256:${String(at).padStart(64, '0')}`,
+        kind: 'whole' as const,
         state: 'downloading',
         bytes: at * 1000,
         size: 1_000_000,

@@ -57,6 +57,7 @@ it('lists downloads, their progress, and for whom they are', async () => {
   });
   expect((await status()).downloads).toEqual([
     {
+      kind: 'whole',
       repository: `${UPSTREAM}/org/app`,
       digest: layer.digest,
       state: 'downloading',

@@ -131,8 +131,13 @@ export class MirrorWorld {
 
   /** How many bytes the metrics say were received from upstream. */
   async fetchedBytes(): Promise<number> {
+    return this.sample('bytes_from_upstream_total');
+  }
+
+  /** What the metrics say of `name`, with its first labels if it has any; 0 if they do not have it. */
+  async sample(name: string): Promise<number> {
     const text = await this.#metrics.text();
-    return Number(/^entrepot_bytes_from_upstream_total\{.*\} (\d+)$/m.exec(text)?.[1] ?? 0);
+    return Number(new RegExp(`^entrepot_${name}(?:\\{.*\\})? (\\d+)$`, 'm').exec(text)?.[1] ?? 0);
   }
 
   /** What `access` would say of this requester now. */

@@ -2,7 +2,7 @@ import { z } from '../../config/fields.ts';
 import { bytes, amount, pageSchema } from './parts.ts';
 import { downloadSchema } from './status.ts';
 
-/** A download in progress. */
+/** A download in progress, of a whole layer or of ranges. */
 export const fillSchema = downloadSchema.extend({
   id: z.string().describe('The same for as long as it runs'),
   upstream: z.string(),

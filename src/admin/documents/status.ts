@@ -2,13 +2,14 @@ import { z } from '../../config/fields.ts';
 import { firstBytesSchema } from './first-bytes.ts';
 import { bytes, amount, arrayOf, time } from './parts.ts';
 
-/** A download in progress. */
+/** A download in progress: of a whole layer, or of the ranges that clients request of one. */
 export const downloadSchema = z.object({
+  kind: z.enum(['whole', 'ranges']),
   repository: z.string(),
   digest: z.string(),
   state: z.enum(['queued', 'downloading']),
-  bytes,
-  size: bytes.nullable(),
+  bytes: bytes.describe('How much is there; of ranges, how much of what was requested'),
+  size: bytes.nullable().describe('How much it will be: the whole layer, or the ranges that were requested'),
   readers: amount.describe('Clients that currently read it'),
   requesters: arrayOf(z.string()).describe('Tenants; `anonymous`; `operator` for commands of the operator'),
   started: time,

@@ -12,6 +12,7 @@ import { repositoryText } from '../../oci/repository.ts';
 import type { Links } from '../links.ts';
 import type { UpstreamRequests } from '../upstream-requests.ts';
 import type { ConnectionTrials } from './connection-trials.ts';
+import type { DownloadState } from './download-state.ts';
 import { fillKey } from './fill-key.ts';
 import { FillFollower } from './fill-follower.ts';
 import { FillLeader, type Led } from './fill-leader.ts';
@@ -52,24 +53,6 @@ export interface FillWorld {
 export interface FillStarter extends FillRequest {
   /** Set if it is a prefetch, for which no client waits. */
   readonly isAhead: boolean;
-}
-
-/** A download in progress, for `entrepot status`. */
-export interface Download {
-  /** `repositoryText` of the first requester's repository. */
-  readonly repository: string;
-  readonly digest: Digest;
-  /** `queued`: waiting for its turn. */
-  readonly state: 'queued' | 'downloading';
-  readonly bytes: number;
-  /** `undefined` while unknown. */
-  readonly size: number | undefined;
-  readonly readers: number;
-  /** The `Requester.id`s of those that wait for it. */
-  readonly requesters: readonly string[];
-  readonly startedAtMs: number;
-  /** The other process that downloads it, as in `LeaseState`; `undefined` if this one does. */
-  readonly holder: string | undefined;
 }
 
 /**
@@ -165,10 +148,11 @@ export class FillRun {
   }
 
   /** The progress; `undefined` after the end. */
-  get download(): Download | undefined {
+  get download(): DownloadState | undefined {
     const { digest, state, length: bytes, size, readers } = this.fill;
     if (state === 'verified' || state === 'failed') return undefined;
     return {
+      kind: 'whole',
       repository: repositoryText(this.sharing.starter.repository),
       digest,
       state: this.#isQueued ? 'queued' : 'downloading',

@@ -17,8 +17,9 @@ import type { Right } from '../../oci/requester.ts';
 import { ConnectionTrials } from './connection-trials.ts';
 import type { Contender } from './contender.ts';
 import { DirectReader } from './direct-reader.ts';
+import type { DownloadState } from './download-state.ts';
 import { digestInFillKey, fillKey } from './fill-key.ts';
-import { type Download, FillRun, type FillStarter, type FillWorld } from './fill-run.ts';
+import { FillRun, type FillStarter, type FillWorld } from './fill-run.ts';
 import type { FillRequest } from './fill-sharing.ts';
 import type { Fill } from './fill.ts';
 import { FollowedFill, type FollowRequest } from './followed-fill.ts';
@@ -141,8 +142,8 @@ export class Fills {
     return new DirectReader({ ...this.#world, fill, size, contender });
   }
 
-  /** Downloads in progress, oldest first. */
-  get downloads(): readonly Download[] {
+  /** Those in progress, oldest first. */
+  get downloads(): readonly DownloadState[] {
     return [...this.#runs.values()].flatMap(run => run.download ?? []);
   }
 
@@ -210,7 +211,6 @@ export class Fills {
 
   #gauge(): void {
     this.#world.meter.gauge('fills_running', this.#runs.size);
-    this.#world.meter.gauge('queue_length', this.#world.queue.waiting);
   }
 }
 

@@ -1,7 +1,7 @@
 import { unlessAborted } from '../../lib/single-flight.ts';
 import type { Further } from './connection-trials.ts';
 import type { PartialBlob } from './partial-blob.ts';
-import type { PullPlace, PullTurns } from './pull-queue.ts';
+import { NO_TRANSFERS, type PullPlace, type PullTurns } from './pull-queue.ts';
 import type { RangeRequest } from './range-request.ts';
 
 export interface FurtherConnectionOptions {
@@ -112,4 +112,4 @@ export function heldPlace(): PullPlace {
 }
 
 /** The queue for a request whose place is there already. */
-export const NO_QUEUE: PullTurns = { waiting: 0, enter: heldPlace, limitsChanged: () => {} };
+export const NO_QUEUE: PullTurns = { state: NO_TRANSFERS, enter: heldPlace, limitsChanged: () => {} };

@@ -38,6 +38,7 @@ async function partialBlob() {
     space: { take: () => {}, leave: () => {} },
     others,
     ranged: () => {},
+    requests: () => {},
   });
   return { blob, theirs, other, findHolders, openOther };
 }

@@ -7,6 +7,7 @@ import type { Meter } from '../../lib/meter.ts';
 import type { Digest } from '../../oci/digest.ts';
 import type { Links } from '../links.ts';
 import type { UpstreamRequests } from '../upstream-requests.ts';
+import type { DownloadState } from './download-state.ts';
 import type { FillSpace } from './fill-quota.ts';
 import { ANNOUNCE_EACH_MS, overlaps, type OtherParts } from './other-parts.ts';
 import type { PullTurns } from './pull-queue.ts';
@@ -32,7 +33,12 @@ export interface PartialBlobOptions {
   readonly others: OtherParts;
   /** Called when upstream begins to answer with a range. */
   readonly ranged: () => void;
+  /** Called when clients request one range more, or one less. */
+  readonly requests: (change: 1 | -1) => void;
 }
+
+/** See `DownloadState`. */
+type RangesProgress = Pick<DownloadState, 'state' | 'bytes' | 'size' | 'requesters' | 'startedAtMs'>;
 
 /** How a range may be requested. */
 type RequestChoices = Pick<RangeRequestOptions, 'queue' | 'etag' | 'isSpare' | 'isOvertaken'>;
@@ -77,6 +83,8 @@ export class PartialBlob {
   #saving: Promise<void> = Promise.resolve();
   #isSaving = false;
   #announcedAtMs = 0;
+  /** When clients first requested ranges of it, and what those brought that have ended. */
+  #requested: { readonly sinceMs: number; bytes: number } | undefined;
   #ticker: NodeJS.Timeout | undefined;
 
   constructor(options: PartialBlobOptions) {
@@ -99,6 +107,22 @@ export class PartialBlob {
   /** The ranges that are being requested. */
   get requests(): Iterable<RangeRequest> {
     return this.#requests;
+  }
+
+  /** How far the ranges are that clients request, with those that they have requested before; `undefined` if there are none. */
+  get progress(): RangesProgress | undefined {
+    const requests = [...this.#requests].filter(({ isSpare }) => !isSpare);
+    if (requests.length === 0 || this.#requested === undefined) return undefined;
+    const { sinceMs, bytes } = this.#requested;
+    const received = requests.reduce((sum, { receivedBytes }) => sum + receivedBytes, bytes);
+    const asked = requests.reduce((sum, { extent: { start, end } }) => sum + end - start, bytes);
+    return {
+      state: requests.every(({ isQueued }) => isQueued) ? 'queued' : 'downloading',
+      bytes: received,
+      size: asked,
+      requesters: [...new Set(requests.map(({ requester }) => requester))],
+      startedAtMs: sinceMs,
+    };
   }
 
   /** What is there at `position` or after it; see `KnownExtents.next`. */
@@ -220,6 +244,7 @@ export class PartialBlob {
       write,
     });
     this.#requests.add(request);
+    if (!request.isSpare) this.#count(1);
     this.#known?.add(extent);
     void this.#forgetAfter(request);
     return request;
@@ -359,9 +384,17 @@ export class PartialBlob {
     this.changes.tell();
   }
 
+  /** Clients request one range more, or one less, which brought so many bytes. */
+  #count(change: 1 | -1, bytes = 0): void {
+    this.#requested ??= { sinceMs: Date.now(), bytes: 0 };
+    this.#requested.bytes += bytes;
+    this.#options.requests(change);
+  }
+
   async #forgetAfter(request: RangeRequest): Promise<void> {
     await request.done;
     this.#requests.delete(request);
+    if (!request.isSpare) this.#count(-1, request.receivedBytes);
     if (request.failure !== undefined || request.isLeft) this.#known = undefined;
     if (this.#announced.delete(request)) {
       const isAwaited = this.#options.others.isShared;

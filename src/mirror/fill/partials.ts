@@ -12,6 +12,7 @@ import type { Digest } from '../../oci/digest.ts';
 import { repositoryText } from '../../oci/repository.ts';
 import type { Links } from '../links.ts';
 import type { UpstreamRequests } from '../upstream-requests.ts';
+import type { DownloadState } from './download-state.ts';
 import { digestInPartsKey, partsKey } from './fill-key.ts';
 import type { FillQuota } from './fill-quota.ts';
 import { type OtherHolder, OtherParts } from './other-parts.ts';
@@ -88,6 +89,8 @@ export class Partials {
   readonly #ignored = new Lru<Set<Digest>>(IGNORES_RANGES);
   readonly #distrusted = new Lru<object>(DISTRUSTED);
   #isClosing = false;
+  /** How many ranges clients request. */
+  #requests = 0;
 
   constructor(options: PartialsOptions) {
     this.#options = options;
@@ -171,6 +174,16 @@ export class Partials {
     return live === undefined || live.closed !== undefined || live.blob.isOver ? undefined : live.use();
   }
 
+  /** Ranges that are being requested: one for all of a blob from the same source. */
+  get downloads(): readonly DownloadState[] {
+    return [...this.#live.values()].flatMap(({ blob, repository, users: readers }) => {
+      const { progress, digest } = blob;
+      return progress === undefined
+        ? []
+        : { kind: 'ranges', repository, digest, readers, holder: undefined, ...progress };
+    });
+  }
+
   /** Blobs of which ranges are on disk, those in use here or not. */
   async list(): Promise<readonly PartialState[]> {
     const inUse = new Map([...this.#live.values()].map(opened => [opened.leaseKey, opened]));
@@ -201,6 +214,11 @@ export class Partials {
       }
       await sleep(STOP_POLL_MS);
     }
+  }
+
+  #gauge(change: 1 | -1): void {
+    this.#requests += change;
+    this.#options.meter.gauge('ranges_running', this.#requests);
   }
 
   /** Where the bytes for requesters like this one come from, and for whom; each replica keeps ranges of its own. */
@@ -266,6 +284,7 @@ export class Partials {
         space,
         others,
         ranged: () => void this.#ignored.delete(kept.upstream),
+        requests: change => this.#gauge(change),
       });
       return new Opened({
         blob,

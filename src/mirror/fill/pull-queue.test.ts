@@ -32,7 +32,7 @@ describe('the pull queue', () => {
     places[0]?.leave();
     await settled();
     expect(order).toEqual(['1', '2', '3']);
-    expect([queue.running, queue.waiting]).toEqual([2, 0]);
+    expect([queue.state.running, queue.state.waiting]).toEqual([2, 0]);
   });
 
   it('serves requesters in turn, however many downloads one of them has', async () => {
@@ -98,7 +98,7 @@ describe('the pull queue', () => {
     places[3]?.join({ requester: 'a' });
     await settled();
     expect(order).toEqual(['ahead-1', 'ahead-2', 'live', 'ahead-4']);
-    expect(queue.waiting).toBe(1);
+    expect(queue.state.waiting).toBe(1);
   });
 
   it('prefers a download that a client waits for', async () => {
@@ -140,7 +140,7 @@ describe('the pull queue', () => {
     expect([...places, other].map(({ queued }) => queued)).toEqual([false, false, true, false]);
     places[0]?.leave();
     await places[2]?.turn;
-    expect([queue.running, queue.waiting]).toEqual([3, 0]);
+    expect([queue.state.running, queue.state.waiting]).toEqual([3, 0]);
   });
 
   it('starts a download for several in whichever turn comes first, so that a limit affects only its requester', async () => {
@@ -150,14 +150,14 @@ describe('the pull queue', () => {
     expect([second?.queued, third?.queued]).toEqual([true, true]);
     second?.join({ requester: 'b', maxTransfers: 1 });
     await second?.turn;
-    expect([queue.running, queue.waiting]).toEqual([2, 1]);
+    expect([queue.state.running, queue.state.waiting]).toEqual([2, 1]);
     // It took a turn of b's, so b has none left, and a has one as soon as its first is over.
     expect(queue.enter({ requester: 'b', repository: '4', maxTransfers: 1 }).queued).toBe(true);
     first?.leave();
     await third?.turn;
     second?.leave();
     third?.leave();
-    expect([queue.running, queue.waiting]).toEqual([1, 0]);
+    expect([queue.state.running, queue.state.waiting]).toEqual([1, 0]);
   });
 
   it('starts what a raised limit allows as soon as it is told', async () => {
@@ -185,7 +185,7 @@ describe('a spare place', () => {
     const places = [queue.enter(pull('a')), queue.enter(pull('b'))];
     const [further, next] = [queue.enter(spare('a')), queue.enter(pull('c'))];
     places[0]?.leave();
-    expect(queue.running).toBe(2);
+    expect(queue.state.running).toBe(2);
     await next.turn;
     places[1]?.leave();
     await further.turn;

@@ -91,10 +91,30 @@ export interface PullPlace {
   leave(): void;
 }
 
-/** Where downloads wait for their turn. */
-export interface PullTurns {
-  /** How many wait. */
+/** How many transfers run and wait. */
+export interface QueueState {
+  /** Connections in use, further ones of a blob included. */
+  readonly running: number;
+  /** Without further connections, for which nobody waits. */
   readonly waiting: number;
+  /**
+   * The same by `Requester.id`. What several wait for counts for each; what runs, for the one whose turn was used.
+   */
+  readonly requesters: readonly QueueShare[];
+}
+
+/** Of a queue without any. */
+export const NO_TRANSFERS: QueueState = { running: 0, waiting: 0, requesters: [] };
+
+export interface QueueShare {
+  readonly requester: string;
+  readonly running: number;
+  readonly waiting: number;
+}
+
+/** Where downloads, and ranges, wait for their turn. */
+export interface PullTurns {
+  readonly state: QueueState;
   enter(ticket: PullTicket): PullPlace;
   /** Starts what raised limits allow. */
   limitsChanged(): void;
@@ -132,12 +152,21 @@ export class PullQueue implements PullTurns {
     return serializeImagePulls ? 1 : (maxParallelImagePulls ?? Number.POSITIVE_INFINITY);
   }
 
-  get running(): number {
-    return this.#running;
-  }
-
-  get waiting(): number {
-    return new Set([...this.#lines.values()].flat()).size;
+  get state(): QueueState {
+    const lines = [...this.#lines].map(([requester, line]) => {
+      return [requester, line.filter(({ isSpare }) => !isSpare)] as const;
+    });
+    const waiting = new Map(lines.map(([requester, line]) => [requester, line.length]));
+    const requesters = new Set([...this.#transfers.keys(), ...waiting.keys()]);
+    return {
+      running: this.#running,
+      waiting: new Set(lines.flatMap(([, line]) => line)).size,
+      requesters: [...requesters].map(requester => ({
+        requester,
+        running: this.#transfers.get(requester) ?? 0,
+        waiting: waiting.get(requester) ?? 0,
+      })),
+    };
   }
 
   enter(ticket: PullTicket): PullPlace {

@@ -11,7 +11,7 @@ import { admits, type Links } from '../links.ts';
 import { type UpstreamRequests, blobReference } from '../upstream-requests.ts';
 import { Contender } from './contender.ts';
 import { download } from './download.ts';
-import type { PullTurns } from './pull-queue.ts';
+import type { PullPlace, PullTurns } from './pull-queue.ts';
 
 /** In whose name ranges are requested. */
 export interface RangeAsker {
@@ -70,17 +70,26 @@ export class RangeRequest {
   /** Resolves when it has ended; never rejects. */
   readonly done: Promise<void>;
   readonly #options: RangeRequestOptions;
+  readonly #place: PullPlace;
   readonly #leaving = new AbortController();
   #wanted = 0;
   #failure: { readonly cause: unknown } | undefined;
   #isLeft = false;
   #receivedBytes = 0;
+  #isQueued: boolean;
   #isUnderWay = false;
   #isOver = false;
 
   constructor(options: RangeRequestOptions) {
     this.#options = options;
     this.extent = options.extent;
+    const { queue, asker } = options;
+    this.#place = queue.enter({
+      requester: this.requester,
+      repository: repositoryText(asker.repository),
+      maxTransfers: asker.right.requester.maxTransfers,
+    });
+    this.#isQueued = this.#place.queued;
     this.done = this.#run();
   }
 
@@ -97,6 +106,16 @@ export class RangeRequest {
   /** How many bytes it has brought. */
   get receivedBytes(): number {
     return this.#receivedBytes;
+  }
+
+  /** The `Requester.id` in whose name it is. */
+  get requester(): string {
+    return this.#options.asker.right.requester.id;
+  }
+
+  /** Whether it waits for its turn. */
+  get isQueued(): boolean {
+    return this.#isQueued && !this.#isOver;
   }
 
   /** Whether it is of a further connection. */
@@ -137,11 +156,10 @@ export class RangeRequest {
   }
 
   async #run(): Promise<void> {
-    const { queue, asker, isOvertaken = async () => false, claim } = this.#options;
-    const { id: requester, maxTransfers } = asker.right.requester;
-    const place = queue.enter({ requester, repository: repositoryText(asker.repository), maxTransfers });
+    const { isOvertaken = async () => false, claim } = this.#options;
     try {
-      await unlessAborted(place.turn, this.#leaving.signal);
+      await unlessAborted(this.#place.turn, this.#leaving.signal);
+      this.#isQueued = false;
       this.#isLeft = !(await claim()) || (await isOvertaken());
       if (this.#isLeft) return;
       this.#isUnderWay = true;
@@ -150,7 +168,7 @@ export class RangeRequest {
       this.#failure = { cause: isUnusable(cause) ? new RangesUnusable(cause.message, { cause }) : cause };
     } finally {
       this.#isOver = true;
-      place.leave();
+      this.#place.leave();
     }
   }
 

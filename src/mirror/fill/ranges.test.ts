@@ -11,6 +11,7 @@ import {
   MirrorWorld,
   type MirrorWorldOptions,
   repositoryOf,
+  UPSTREAM,
   whole,
 } from '../../../test/support/mirror-world.ts';
 import type { BlobReader } from '../../lib/blob-reader.ts';
@@ -242,6 +243,40 @@ describe('a range of a blob that is not stored', () => {
     }
     await until(async () => (await openIngests(world)).length <= 64);
     expect(await openIngests(world)).toHaveLength(64);
+  });
+
+  it('is listed while it is requested, or waits for that, and counts in the queue', async () => {
+    const world = await startWorld(SLOW, connections(1));
+    const [first, second] = [await layer(world, 4 * MIB, 'first'), await layer(world, 4 * MIB, 'second')];
+    const far: Extent = { start: MIB, end: 3 * MIB };
+    const reading = await open(world, first, [far]);
+    const waiting = open(world, second, [
+      { start: 0, end: 1_000 },
+      { start: MIB, end: MIB + 500 },
+    ]);
+    await until(() => world.mirror.queue.waiting === 2);
+    await until(() => (world.mirror.downloads[0]?.bytes ?? 0) > 0);
+    const ranges = { kind: 'ranges', repository: `${UPSTREAM}/app`, readers: 1, holder: undefined };
+    expect(world.mirror.downloads).toMatchObject([
+      { ...ranges, digest: first.digest, state: 'downloading', size: 2 * MIB },
+      { ...ranges, digest: second.digest, state: 'queued', bytes: 0, size: 1_500 },
+    ]);
+    expect(world.mirror.queue).toMatchObject({
+      running: 1,
+      waiting: 2,
+      requesters: [{ running: 1, waiting: 2 }],
+    });
+    expect(await world.sample('ranges_running')).toBe(3);
+    await expectRight(reading.reader, first, [far]);
+    await (await waiting).reader.close();
+    await until(() => world.mirror.downloads.length === 0);
+    expect(world.mirror.queue).toEqual({ running: 0, waiting: 0, requesters: [] });
+    // The list goes on where it was when more of it is requested.
+    const more = await open(world, first, [{ start: 0, end: MIB }]);
+    expect(world.mirror.downloads).toMatchObject([{ digest: first.digest, size: 3 * MIB }]);
+    await more.reader.close();
+    await until(() => world.mirror.downloads.length === 0);
+    expect(await world.sample('ranges_running')).toBe(0);
   });
 
   it('leaves no handle, no lease and no connection behind', async () => {

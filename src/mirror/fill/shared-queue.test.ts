@@ -52,10 +52,10 @@ it('limits the downloads of all processes together, in order', async () => {
   await settle();
   enter(other, 'second', 'blob 2');
   await settle();
-  expect([begun, shared.waiting]).toEqual([['first'], 1]);
+  expect([begun, shared.state.waiting]).toEqual([['first'], 1]);
   first.leave();
   await settle();
-  expect([begun, shared.waiting]).toEqual([['first', 'second'], 0]);
+  expect([begun, shared.state.waiting]).toEqual([['first', 'second'], 0]);
 });
 
 it('gives processes that download the same one place, until the last has left it', async () => {
@@ -82,7 +82,7 @@ it('takes back the places of a process that has ended', async () => {
   await settle();
   one.places.leaveAll();
   await settle();
-  expect([begun, shared.waiting]).toEqual([['first', 'second'], 0]);
+  expect([begun, shared.state.waiting]).toEqual([['first', 'second'], 0]);
 });
 
 it('asks a process for a spare place back when another one waits', async () => {

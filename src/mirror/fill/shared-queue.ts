@@ -1,4 +1,11 @@
-import type { PullPlace, PullTicket, PullTurns, Waiter } from './pull-queue.ts';
+import {
+  NO_TRANSFERS,
+  type PullPlace,
+  type PullTicket,
+  type PullTurns,
+  type QueueState,
+  type Waiter,
+} from './pull-queue.ts';
 
 interface Shared {
   readonly place: PullPlace;
@@ -18,8 +25,8 @@ export class SharedQueue implements PullTurns {
     this.#queue = queue;
   }
 
-  get waiting(): number {
-    return this.#queue.waiting;
+  get state(): QueueState {
+    return this.#queue.state;
   }
 
   enter(ticket: PullTicket): PullPlace {
@@ -120,8 +127,8 @@ interface RemotePlace {
 
 /** The queue as a process sees it that asks another. */
 export class RemoteQueue implements PullTurns, PlaceNews {
-  /** The process that has the queue reports how many wait. */
-  readonly waiting = 0;
+  /** The process that has the queue reports who waits. */
+  readonly state = NO_TRANSFERS;
   readonly #calls: QueueCalls;
   readonly #places = new Map<number, RemotePlace>();
   #last = 0;

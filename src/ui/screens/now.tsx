@@ -67,10 +67,10 @@ export function NowScreen() {
 
 /** Of what is stored, all bytes have arrived since it was last looked at. */
 function endOf(fill: FillDocument, stored: boolean): Shown {
-  const { size, bytes } = fill;
+  const { kind, size, bytes } = fill;
   return {
     ...fill,
-    bytes: stored ? (size ?? bytes) : bytes,
+    bytes: stored && kind === 'whole' ? (size ?? bytes) : bytes,
     readers: 0,
     ended: { atMs: Date.now(), stored },
   };
@@ -118,13 +118,13 @@ function Fills() {
                 keyOf={({ id }) => id}
                 columns={FILLS}
                 sort="started"
-                textOf={({ repository, digest, requesters, state }) =>
-                  [repository, digest, ...requesters, state].join(' ')
+                textOf={({ kind, repository, digest, requesters, state }) =>
+                  [kind === 'ranges' ? 'ranges of' : '', repository, digest, ...requesters, state].join(' ')
                 }
                 empty={
                   <Empty title="Nothing is being downloaded">
                     <p>
-                      A download begins when a client pulls what is not stored, or by{' '}
+                      A download begins when a client pulls, or reads ranges of, what is not stored, or by{' '}
                       <a href={addressOf('images')}>pulling an image</a> ahead.
                     </p>
                   </Empty>
@@ -144,8 +144,9 @@ const FILLS: readonly Column<Shown>[] = [
     label: 'Layer',
     isLong: true,
     by: ({ repository }) => repository,
-    cell: ({ repository, digest, holder }) => (
+    cell: ({ kind, repository, digest, holder }) => (
       <div>
+        {kind === 'ranges' && <span class="faint">ranges of </span>}
         <Name of={repository} /> <ShortDigest of={digest} />
         {holder !== null && <div class="faint small">downloaded by {holder}</div>}
       </div>
@@ -155,7 +156,7 @@ const FILLS: readonly Column<Shown>[] = [
     key: 'progress',
     label: 'Progress',
     by: ({ bytes, size }) => (size ? bytes / size : 0),
-    cell: ({ bytes, size, state, ended, repository }) => (
+    cell: ({ kind, bytes, size, state, ended, repository }) => (
       <div class="progress">
         <ShareBar
           value={size === null ? undefined : size === 0 ? 1 : bytes / size}
@@ -163,7 +164,8 @@ const FILLS: readonly Column<Shown>[] = [
         />
         <span class="small">
           {ended?.stored === true && <Badge tone="good">stored</Badge>}
-          {ended?.stored === false && <Badge tone="bad">not stored</Badge>}
+          {ended?.stored === false && kind === 'whole' && <Badge tone="bad">not stored</Badge>}
+          {ended?.stored === false && kind === 'ranges' && <Badge tone="idle">ended</Badge>}
           {ended === undefined && state === 'queued' && <Badge tone="warn">waiting</Badge>}{' '}
           {size !== null && `${shareText(bytes / size)}, `}
           {bytesText(bytes)} of {size === null ? 'unknown size' : bytesText(size)}
@@ -247,7 +249,7 @@ const REQUESTERS: readonly Column<QueueDocument['requesters'][number]>[] = [
   { key: 'who', label: 'Who', by: ({ requester }) => requester, cell: ({ requester }) => requester },
   {
     key: 'running',
-    label: 'Downloads',
+    label: 'Connections',
     isNumber: true,
     by: ({ running }) => running,
     cell: ({ running }) => numberText(running),

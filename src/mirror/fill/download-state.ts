@@ -1,0 +1,22 @@
+import type { Digest } from '../../oci/digest.ts';
+
+/** What is being requested from an upstream, or waits for that: a whole blob, or ranges of one. For people. */
+export interface DownloadState {
+  /** `ranges`: what clients request of a blob besides any download of the whole. */
+  readonly kind: 'whole' | 'ranges';
+  /** `repositoryText` of the first requester's repository. */
+  readonly repository: string;
+  readonly digest: Digest;
+  /** `queued`: waiting for its turn. */
+  readonly state: 'queued' | 'downloading';
+  /** How much is there; of ranges, how much came of those that were requested. */
+  readonly bytes: number;
+  /** How much it will be in the end; `undefined` while unknown. */
+  readonly size: number | undefined;
+  readonly readers: number;
+  /** The `Requester.id`s of those that wait for it. */
+  readonly requesters: readonly string[];
+  readonly startedAtMs: number;
+  /** The other process that downloads it, as in `LeaseState`; `undefined` if this one does. */
+  readonly holder: string | undefined;
+}
