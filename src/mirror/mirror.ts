@@ -11,6 +11,7 @@ import type { Spool } from '../blobs/spool.ts';
 import type { Grants } from '../grants/grants.ts';
 import { type Clock, systemClock } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
+import { type LoopLoad, measureLoopLoad } from '../lib/loop-load.ts';
 import type { Meter } from '../lib/meter.ts';
 import { noNews, type News } from '../lib/news.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
@@ -75,6 +76,8 @@ export interface MirrorOptions extends ReachabilityListeners {
   readonly limits: QueueLimits;
   /** How many connections may download one blob of an upstream; called each time. One if absent. */
   readonly connectionsPerBlobOf?: (upstream: string) => number;
+  /** Begins to measure the load of this process. Default: that of its event loop. */
+  readonly measureLoad?: (() => LoopLoad) | undefined;
   /** When a blob is downloaded of which only ranges are requested; read each time. Never if absent. */
   readonly completeRanged?: CompleteRanged | undefined;
   /** The queue of all processes of this server. Default: one of its own, with `limits`. */
@@ -200,6 +203,7 @@ export class Mirror implements PullSource {
       quota,
       partials: this.#partials,
       connectionsPerBlobOf: options.connectionsPerBlobOf ?? (() => 1),
+      measureLoad: options.measureLoad ?? measureLoopLoad,
       keeping: this.#keeping,
       replicas: options.replicas,
       noteEvent: options.noteEvent ?? (() => {}),

@@ -65,6 +65,8 @@ export interface RecordedRequest {
   readonly atMs: number;
   /** Of the answer; 0 when none was sent (yet). */
   status: number;
+  /** How much of the answer's body was sent so far. */
+  sentBytes: number;
 }
 
 const ROUTE = /^\/v2\/(.+)\/(manifests|blobs|tags|referrers)\/([^/]+)$/;
@@ -121,6 +123,7 @@ export function recordOf(request: IncomingMessage, url: URL): RecordedRequest {
     username: parseBasic(request.headers.authorization)?.username,
     atMs: Date.now(),
     status: 0,
+    sentBytes: 0,
   };
 }
 

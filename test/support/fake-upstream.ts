@@ -432,6 +432,7 @@ export class FakeUpstream {
       ],
       onSent: bytes => {
         this.#bytesSent += bytes;
+        record.sentBytes += bytes;
       },
     });
   }

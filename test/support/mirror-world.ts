@@ -106,6 +106,8 @@ export class MirrorWorld {
       replica: options.replica,
       replicas: options.replicas,
       ...(options.connectionsPerBlobOf && { connectionsPerBlobOf: options.connectionsPerBlobOf }),
+      // That of a test says nothing about the network.
+      measureLoad: () => () => 0,
       limits: options.limits ?? {
         maxConnections: 128,
         serializeImagePulls: false,

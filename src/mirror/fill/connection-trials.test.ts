@@ -9,12 +9,15 @@ let trials: ConnectionTrials;
 /** What upstream gives over so many connections. */
 let rateOf: (connections: number) => number;
 let downloads: Download[];
+/** Of this process. */
+let load: number;
 
 beforeEach(() => {
   vi.useFakeTimers();
-  trials = new ConnectionTrials('up.example', silentMeter);
+  trials = new ConnectionTrials('up.example', silentMeter, () => load);
   rateOf = connections => connections * RATE;
   downloads = [];
+  load = 0.5;
 });
 
 afterEach(() => {
@@ -88,6 +91,16 @@ it('adds none before the rate of the first one is known', () => {
   vi.advanceTimersByTime(800);
   expect(download.grown).toBe(0);
   vi.advanceTimersByTime(200);
+  expect(download.grown).toBe(1);
+});
+
+it('adds none while this process itself is the bottleneck', () => {
+  load = 0.95;
+  const download = new Download();
+  vi.advanceTimersByTime(5_000);
+  expect(download.grown).toBe(0);
+  load = 0.5;
+  vi.advanceTimersByTime(300);
   expect(download.grown).toBe(1);
 });
 

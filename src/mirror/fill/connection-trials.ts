@@ -1,3 +1,4 @@
+import type { LoopLoad } from '../../lib/loop-load.ts';
 import type { Meter } from '../../lib/meter.ts';
 
 /** Over which time a rate is measured, and how many of them in a row make a measurement: a third of a second is noise. */
@@ -11,6 +12,11 @@ const MIN_GAIN = 0.3;
 const STEADY = 1.2;
 /** A connection that has not been judged by then is given up: it does not begin, or others come and go all the time. */
 const TRIAL_MS = 5_000;
+/**
+ * Above this share of the time, this process itself is the bottleneck: what upstream sends waits for it in the network, another
+ * connection brings nothing, and the response that is then broken off has brought most.
+ */
+const MAX_LOAD = 0.8;
 /** How long it is remembered how many connections were enough. Networks and their users change. */
 const REMEMBERED_MS = 10 * 60_000;
 /** How long no other is tried after one that could not be judged. */
@@ -52,19 +58,23 @@ interface Trial {
 export class ConnectionTrials {
   readonly #meter: Meter;
   readonly #labels: { readonly upstream: string };
+  readonly #load: LoopLoad;
   readonly #sharers = new Set<Sharer>();
   #connections = 0;
   #further = 0;
   /** Rates of the last windows in which no connection came or went, bytes per second. */
   #rates: number[] = [];
   #hasChanged = false;
+  #isBusy = false;
   #windowAtMs = 0;
   #trial: Trial | undefined;
   #enough: { readonly connections: number; readonly untilMs: number } | undefined;
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(upstream: string, meter: Meter) {
+  /** `load`: of this process. */
+  constructor(upstream: string, meter: Meter, load: LoopLoad) {
     this.#meter = meter;
+    this.#load = load;
     this.#labels = { upstream };
   }
 
@@ -74,6 +84,7 @@ export class ConnectionTrials {
     this.#count(1, 0);
     if (this.#timer === undefined) {
       this.#windowAtMs = performance.now();
+      this.#load();
       this.#timer = setInterval(() => this.#tick(), WINDOW_MS).unref();
     }
     return () => {
@@ -109,6 +120,7 @@ export class ConnectionTrials {
     const nowMs = performance.now();
     const windowMs = nowMs - this.#windowAtMs;
     this.#windowAtMs = nowMs;
+    this.#isBusy = this.#load() > MAX_LOAD;
     let bytes = 0;
     for (const sharer of this.#sharers) bytes += sharer.measured(windowMs);
     if (this.#hasChanged) this.#rates = [];
@@ -128,7 +140,7 @@ export class ConnectionTrials {
 
   #tryOne(nowMs: number): void {
     const bytesPerSecond = this.#bytesPerSecond;
-    if (bytesPerSecond === undefined) return;
+    if (bytesPerSecond === undefined || this.#isBusy) return;
     const [sharer] = [...this.#sharers].filter(({ mayGrow }) => mayGrow).toSorted(byConnections);
     if (sharer === undefined) return;
     const { connections: enough = Number.POSITIVE_INFINITY, untilMs = 0 } = this.#enough ?? {};

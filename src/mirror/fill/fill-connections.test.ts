@@ -262,6 +262,16 @@ describe.concurrent('an upstream that does not take further connections well', (
     expect(site.asked).toEqual([undefined]);
   });
 
+  it('goes on with its first response where a further one has brought nothing', async test => {
+    const site = await Site.start(test, [{ ...FURTHER, hang: true }]);
+    const world = await site.world(PATIENT);
+    const blob = await site.layer(world);
+    expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+    const [first, ...others] = site.upstream.requests.filter(({ kind }) => kind === 'blob');
+    expect(first?.sentBytes).toBe(SIZE);
+    expect(others).toHaveLength(1);
+  });
+
   it('still gets other requests after it has answered 429 to one', async test => {
     const site = await Site.start(test, [{ ...FURTHER, status: 429 }]);
     const world = await site.world();

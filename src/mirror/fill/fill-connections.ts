@@ -33,6 +33,8 @@ const MIN_GAP_BYTES = 1024 * 1024;
  * 960 KiB at 12.5 to 125 MB/s from an upstream next door), and a new connection, which takes some round trips to become fast.
  */
 const WORTH_BREAKING_BYTES = 1024 * 1024;
+/** At most so many bytes of a response come at once. */
+const MAX_CHUNK_BYTES = 1024 * 1024;
 /** What comes ahead is written twice, so at most this share of the free space is taken by it. */
 const SPARE_SHARE = 0.25;
 
@@ -138,6 +140,7 @@ export class FillConnections implements Sharer {
 
   /** Where the first connection has to stop: before what is there, or what others are bringing. See `DownloadOptions`. */
   endBefore(position: number, underWayTo?: number): number | undefined {
+    if (underWayTo !== undefined) this.#passOver(position + MAX_CHUNK_BYTES);
     const doubtedAt = this.#doubt();
     if (doubtedAt !== undefined && position < doubtedAt + OVERLAP_BYTES) {
       const [there] = this.#leftOut(position, [], underWayTo);
@@ -454,6 +457,18 @@ export class FillConnections implements Sharer {
     const isRequested = this.#stripes.some(({ extent }) => extent.start === start);
     if (!isRequested && this.#bytesAt(start) <= WORTH_BREAKING_BYTES) this.#doubtedAt = undefined;
     return this.#doubtedAt;
+  }
+
+  /**
+   * The first connection gets to `position`: if it comes to the first stripe, and hardly anything of that has come, it is not
+   * worth to break off what it brings itself.
+   */
+  #passOver(position: number): void {
+    const start = this.#doubtedAt;
+    if (start === undefined || position < start || this.#bytesAt(start) > WORTH_BREAKING_BYTES) return;
+    this.#doubtedAt = undefined;
+    this.#hasFailed = true;
+    this.#all.find(({ request }) => request?.extent.start === start)?.end();
   }
 
   /** How many bytes are there from `position` on. */

@@ -3,6 +3,7 @@ import type { Spool } from '../../blobs/spool.ts';
 import { isStorageClosed } from '../../blobs/storage-full.ts';
 import { type Lease, LeaseLost } from '../../lib/lease.ts';
 import type { Log } from '../../lib/log.ts';
+import type { LoopLoad } from '../../lib/loop-load.ts';
 import type { Meter } from '../../lib/meter.ts';
 import { unlessAborted } from '../../lib/single-flight.ts';
 import type { MetadataStore } from '../../metadata/metadata-store.ts';
@@ -40,6 +41,8 @@ export interface FillWorld {
   readonly partials: Partials;
   /** How many connections may download one blob of an upstream; called each time. */
   readonly connectionsPerBlobOf: (upstream: string) => number;
+  /** Begins to measure the load of this process. */
+  readonly measureLoad: () => LoopLoad;
   readonly keeping: Keeping;
   /** The other replicas, if there may be any. */
   readonly replicas?: Replicas | undefined;

@@ -204,9 +204,14 @@ export class Fills {
   }
 
   #trialsOf(upstream: string): ConnectionTrials {
-    const trials = this.#trials.get(upstream) ?? new ConnectionTrials(upstream, this.#world.meter);
+    const trials = this.#trials.get(upstream) ?? this.#newTrials(upstream);
     this.#trials.set(upstream, trials);
     return trials;
+  }
+
+  #newTrials(upstream: string): ConnectionTrials {
+    const { meter, measureLoad } = this.#world;
+    return new ConnectionTrials(upstream, meter, measureLoad());
   }
 
   #gauge(): void {
