@@ -102,7 +102,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     let asked: Pick<Parts, 'mirror' | 'uploads' | 'replica' | 'replicas'> | undefined;
     // Before others learn of this replica, and closed when no download is left that they could follow.
     const forReplicas = await openReplicaServer(config, {
-      ledFill: (key, epoch) => asked?.mirror.ledFill(key, epoch),
+      ledFill: async (key, epoch) => asked?.mirror.ledFill(key, epoch),
       uploads: () => asked?.uploads,
       flights: () => asked?.replicas?.flights.board,
       about: () => asked && aboutOwn(asked, startedAtMs),

@@ -267,7 +267,7 @@ export class Mirror implements PullSource {
   }
 
   /** As in `Fills`. */
-  ledFill(key: string, epoch: number): LedFill | undefined {
+  ledFill(key: string, epoch: number): Promise<LedFill | undefined> {
     return this.#fills.led(key, epoch);
   }
 

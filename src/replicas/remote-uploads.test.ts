@@ -45,7 +45,7 @@ async function replica(): Promise<Replica> {
   const server = await ReplicaServer.open({
     address: { host: '127.0.0.1', port: 0 },
     keys: KEYS,
-    ledFill: () => undefined,
+    ledFill: async () => undefined,
     uploads: () => own,
     flights: () => undefined,
     about: () => undefined,

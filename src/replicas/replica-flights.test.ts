@@ -32,7 +32,7 @@ async function replica(id: string): Promise<{ flights: SharedFlights; close: () 
   const server = await ReplicaServer.open({
     address: { host: '127.0.0.1', port: 0 },
     keys: KEYS,
-    ledFill: () => undefined,
+    ledFill: async () => undefined,
     uploads: () => undefined,
     flights: () => {
       arrived += 1;

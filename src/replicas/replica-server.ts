@@ -28,7 +28,7 @@ export interface ReplicaServerOptions {
   readonly address: { readonly host: string; readonly port: number };
   readonly keys: ClusterKeys;
   /** As `Fills.led`. */
-  readonly ledFill: (key: string, epoch: number) => LedFill | undefined;
+  readonly ledFill: (key: string, epoch: number) => Promise<LedFill | undefined>;
   /** Those of this replica; `undefined` until they can be used. */
   readonly uploads: () => UploadCalls | undefined;
   /** Where this replica decides who asks an upstream; `undefined` until it can. */
@@ -90,7 +90,7 @@ async function answer(
   const board = flight === undefined ? undefined : flights();
   if (flight !== undefined && board !== undefined) return answerFlight(board, flight, { req, res });
   const asked = req.method === 'GET' ? parseFillPath(req.url ?? '') : undefined;
-  const fill = asked && ledFill(asked.key, asked.epoch);
+  const fill = asked && (await ledFill(asked.key, asked.epoch));
   if (asked === undefined || fill === undefined) {
     res.writeHead(404).end();
     return;

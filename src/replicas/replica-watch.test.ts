@@ -52,7 +52,7 @@ async function replica(
   const server = await ReplicaServer.open({
     address: { host: '127.0.0.1', port },
     keys,
-    ledFill: () => undefined,
+    ledFill: async () => undefined,
     uploads: () => undefined,
     flights: () => undefined,
     about: () => ({ id, startedAtMs: 17, downloads: ['sha256:abc'] }),

@@ -24,26 +24,34 @@ let replicas: Replica[];
 class Replica {
   readonly world: MirrorWorld;
   readonly metadata: MemoryMetadataStore;
+  readonly client: ReplicaClient;
+  /** Opened when another one has asked for a download. */
+  readonly asked: Latch;
   readonly #server: ReplicaServer;
-  readonly #client: ReplicaClient;
 
   private constructor(
     world: MirrorWorld,
     metadata: MemoryMetadataStore,
-    { server, client }: { server: ReplicaServer; client: ReplicaClient },
+    { server, client, asked }: { server: ReplicaServer; client: ReplicaClient; asked: Latch },
   ) {
     this.world = world;
     this.metadata = metadata;
     this.#server = server;
-    this.#client = client;
+    this.client = client;
+    this.asked = asked;
   }
 
   static async start(): Promise<Replica> {
     let world: MirrorWorld | undefined;
+    const asked = new Latch();
     const server = await ReplicaServer.open({
       address: { host: '127.0.0.1', port: 0 },
       keys: KEYS,
-      ledFill: (key, epoch) => world?.mirror.ledFill(key, epoch),
+      ledFill: async (key, epoch) => {
+        const led = world?.mirror.ledFill(key, epoch);
+        asked.open();
+        return led;
+      },
       uploads: () => undefined,
       flights: () => undefined,
       about: () => undefined,
@@ -53,7 +61,7 @@ class Replica {
     const metadata = index.open(`127.0.0.1:${server.port}`);
     const blobs = new ObjectBlobStore(bucket);
     world = await MirrorWorld.open(upstream, { metadata, blobs, replica: 'own', replicas: client });
-    const replica = new Replica(world, metadata, { server, client });
+    const replica = new Replica(world, metadata, { server, client, asked });
     replicas.push(replica);
     return replica;
   }
@@ -65,7 +73,7 @@ class Replica {
 
   async remove(): Promise<void> {
     await this.world.remove();
-    this.#client.close();
+    this.client.close();
     await this.#server.close().catch(() => {});
   }
 
@@ -251,6 +259,48 @@ describe('a blob that clients of three replicas want', () => {
     expect(await fromA.rest).toEqual(whole(blob));
     expect(await fromB.rest).toEqual(whole(blob));
     expect(downloads()).toHaveLength(1);
+    await expectIdle();
+  });
+
+  it('is received by one that learns of the Lease before its holder does', async () => {
+    const [a, b] = [await Replica.start(), await Replica.start()];
+    const blob = await mirrored(a);
+    const learnt = new Latch();
+    const acquire = a.metadata.acquireLease.bind(a.metadata);
+    vi.spyOn(a.metadata, 'acquireLease').mockImplementation(async key => {
+      const lease = await acquire(key);
+      await learnt.opened;
+      return lease;
+    });
+    const reads = vi.spyOn(b.client, 'read');
+    const fromA = a.world.pull(blob.digest);
+    await until(() => index.tables.leases.heldKeys().length > 0);
+    const fromB = b.world.pull(blob.digest);
+    await a.asked.opened;
+    learnt.open();
+    for (const pull of [fromA, fromB]) expect(await pull).toMatchObject(whole(blob));
+    expect(reads).toHaveBeenCalledTimes(1);
+    expect(blobRequests()).toBe(1);
+    await expectIdle();
+  });
+
+  it('is read from where it is stored by one that asks for it too late, without asking upstream', async () => {
+    const [a, b] = [await Replica.start(), await Replica.start()];
+    const blob = await mirrored(a);
+    const go = pauseAt(6 * MIB);
+    const fromA = await a.begin(blob, 5 * MIB);
+    const read = b.client.read.bind(b.client);
+    vi.spyOn(b.client, 'read').mockImplementation(async (...args) => {
+      go();
+      await until(() => a.world.mirror.runningFills === 0);
+      return read(...args);
+    });
+    const acquiring = vi.spyOn(b.metadata, 'acquireLease');
+    expect(await b.world.pull(blob.digest)).toMatchObject(whole(blob));
+    expect(await fromA.rest).toEqual(whole(blob));
+    expect(blobRequests()).toBe(1);
+    // A write that would keep others waiting.
+    expect(acquiring).not.toHaveBeenCalled();
     await expectIdle();
   });
 

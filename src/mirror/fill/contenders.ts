@@ -122,16 +122,21 @@ export class Contenders {
 
   /**
    * Makes upstream prove to each waiting contender that it has the stored bytes, and admits those for which it does.
-   * Returns them. Rejects when upstream has refused all.
+   * Returns them. Rejects when upstream has refused all. Those to whose repository the blob was found to belong meanwhile,
+   * and whose right covers it, are admitted without.
    */
   async show(held: HeldBytes): Promise<readonly Contender[]> {
     const shown: Contender[] = [];
     await this.#each(
       ({ state }) => state === 'waiting',
       async contender => {
-        await this.#links.confirm(contender.repository, this.#digest, contender.right, held);
+        const { repository, right } = contender;
+        const isSettled = held.isVerified && (await this.#links.isSettled(repository, this.#digest, right));
+        if (!isSettled) {
+          await this.#links.confirm(repository, this.#digest, right, held);
+          shown.push(contender);
+        }
         contender.admit();
-        shown.push(contender);
       },
     );
     return shown;

@@ -89,6 +89,8 @@ export class FillRun {
   readonly #stopping = new AbortController();
   readonly #startedAtMs = Date.now();
   #isQueued: boolean;
+  /** Ends when it is known whether this process has the Lease. */
+  #acquiring: Promise<unknown> = Promise.resolve();
   /** The Lease under which this process downloads it. */
   #led: Lease | undefined;
 
@@ -175,8 +177,10 @@ export class FillRun {
 
   /**
    * The Fill for another replica, while this process downloads it under the Lease with this epoch; the caller closes it.
+   * Others may see in the index that this process has the Lease before it knows.
    */
-  led(epoch: number): LedFill | undefined {
+  async led(epoch: number): Promise<LedFill | undefined> {
+    await this.#acquiring;
     return this.#led?.epoch === epoch ? new LedFill(this.fill, this.sharing, this.done) : undefined;
   }
 
@@ -216,20 +220,38 @@ export class FillRun {
   }
 
   async #bring(): Promise<void> {
-    for (;;) {
-      const lease = await this.#metadata.acquireLease(this.key);
-      if (lease === undefined ? await this.#follow() : await this.#leadUnder(lease)) return;
+    // Whoever follows another replica does so at once: to try to acquire its Lease would take as long as to connect.
+    while (!(await this.#followElsewhere())) {
+      const acquiring = this.#metadata.acquireLease(this.key);
+      this.#acquiring = acquiring.catch(() => {});
+      const lease = await acquiring;
+      if (lease === undefined ? await this.#followHere() : await this.#leadUnder(lease)) return;
     }
   }
 
-  /** Follows whoever has the Lease, as the followers do. */
-  async #follow(): Promise<boolean> {
+  /** Follows other replicas as long as one has the Lease. True if the blob is stored. */
+  async #followElsewhere(): Promise<boolean> {
+    const follower = this.#replicaFollower;
+    if (follower === undefined) return false;
     const { key } = this;
-    const lease = this.#replicaFollower && (await this.#metadata.readLease(key));
-    if (this.#replicaFollower === undefined || lease?.elsewhere === undefined) return this.#follower.follow();
-    this.#follower.end();
-    const { elsewhere: address, epoch, holder } = lease;
-    return this.#replicaFollower.follow({ address, key, epoch }, holder);
+    for (;;) {
+      const { elsewhere: address, epoch, holder } = (await this.#metadata.readLease(key)) ?? {};
+      if (address === undefined || epoch === undefined) return false;
+      this.#follower.end();
+      if (await follower.follow({ address, key, epoch }, holder)) return true;
+      if (await this.#follower.takeStored()) {
+        await follower.discard();
+        return true;
+      }
+    }
+  }
+
+  /** Follows another process of this replica for a while, if one has the Lease. True if the blob is stored. */
+  async #followHere(): Promise<boolean> {
+    const isElsewhere =
+      this.#replicaFollower !== undefined &&
+      (await this.#metadata.readLease(this.key))?.elsewhere !== undefined;
+    return !isElsewhere && this.#follower.follow();
   }
 
   /** False if another process has taken the Lease over: this process then follows it. */

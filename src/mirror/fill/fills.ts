@@ -133,7 +133,7 @@ export class Fills {
    * The Fill that this process downloads under the Lease `key` with this epoch, for another replica; `undefined` if there is
    * none. The caller closes it.
    */
-  led(key: string, epoch: number): LedFill | undefined {
+  async led(key: string, epoch: number): Promise<LedFill | undefined> {
     return [...this.#runs.values()].find(run => run.key === key)?.led(epoch);
   }
 

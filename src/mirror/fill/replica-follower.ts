@@ -71,7 +71,8 @@ export class ReplicaFollower {
       if (!(error instanceof ReplicaAway)) throw error;
       log.debug({ err: error }, 'the download of another replica cannot be followed for now');
       if (await this.#settled()) return true;
-      await clock.sleep(RETRY_MS, { signal });
+      // Unless it is over there, or in other hands.
+      if (await this.#isHolder(remote).catch(() => true)) await clock.sleep(RETRY_MS, { signal });
       return false;
     } finally {
       watch.end();
