@@ -90,8 +90,9 @@ async function mirrored(name: string, ...layers: readonly Content[]): Promise<Im
   return image;
 }
 
-/** Then everything is read from the bucket. What is in it may be about to become a copy. */
+/** Then everything is read from the bucket. What is in it may be about to become a copy, or be read from its Fill. */
 async function dropCopies(): Promise<void> {
+  await expect.poll(() => entrepot.metrics()).toMatch(/^entrepot_fills_running 0$/m);
   await expect.poll(() => readdirSync(join(entrepot.folder, 'store', 'ingest'))).toEqual([]);
   await removeFolder(join(entrepot.folder, 'store', 'copies'));
 }
