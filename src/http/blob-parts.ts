@@ -78,8 +78,8 @@ export function requireInOrder({ parts }: Pick<BlobBody, 'parts'>): void {
  * A range without an end (`bytes=500-`) is the rest of a whole pull, as of containerd when it resumes one, or splits it into
  * parts that each break off. However short it is, its last bytes are not sent before the whole is verified.
  */
-const WITHOUT_END = /^bytes\s*=\s*\d+\s*-\s*$/i;
-const NAMED_FIRST = /^bytes\s*=\s*(\d{1,15})\s*-\s*(\d{1,15})\s*(?:,|$)/i;
+const WITHOUT_END = /^bytes\s*=[\s,]*\d+\s*-[\s,]*$/i;
+const NAMED_FIRST = /^bytes\s*=[\s,]*(\d{1,15})\s*-\s*(\d{1,15})\s*(?:,|$)/i;
 
 /** The bytes that a `Range` header requests. It throws as `bodyFor`. */
 export function wantOf(rangeHeader: string): BlobWant {
