@@ -74,7 +74,8 @@ it('what is wanted of a blob are the ranges with an end, or the last bytes; from
   ]);
   // Lists may have empty members (RFC 9110 §5.6.1.2).
   expect(wantOf('bytes=, 5-9').first).toEqual({ start: 5, end: 10 });
-  for (const rest of ['bytes=0-', 'bytes=99-', 'bytes=9-,', 'bytes=, ,9- , ', 'bytes=7']) expect(wantOf(rest)(100)).toBeUndefined();
+  for (const rest of ['bytes=0-', 'bytes=99-', 'bytes=9-,', 'bytes=, ,9- , ', 'bytes=7'])
+    expect(wantOf(rest)(100)).toBeUndefined();
   expect([wantOf('bytes=99-').first, wantOf('bytes=9-5').first]).toEqual([undefined, undefined]);
 });
 

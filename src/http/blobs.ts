@@ -3,7 +3,7 @@ import type { BlobReader } from '../lib/blob-reader.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { PullSource, Served, ServedBlob } from '../oci/pull-source.ts';
 import { answer } from './answer.ts';
-import { bodyFor, bodyLength, multipartBytes, requireInOrder, wantOf } from './blob-parts.ts';
+import { type BlobBody, bodyFor, bodyLength, multipartBytes, requireInOrder, wantOf } from './blob-parts.ts';
 import type { BodyWriter } from './body-writer.ts';
 import { cacheStatus } from './cache-status.ts';
 import { entityTag, isNotModified, rangeHeader } from './conditional.ts';
@@ -27,6 +27,7 @@ export async function readBlob(
     const headers = blobHeaders(stat.digest, stat);
     if (notModified) return answer(exchange, 304, headers);
     const body = bodyFor(rangeHeader(exchange.req, digest), stat.size, CONTENT_TYPE);
+    exchange.contentRange = contentRangeOf(body);
     return answer(exchange, body.status, { ...headers, ...body.headers });
   }
   const range = rangeHeader(exchange.req, digest);
@@ -40,6 +41,7 @@ export async function readBlob(
     return asked;
   });
   const { status, parts, tail } = body;
+  exchange.contentRange = contentRangeOf(body);
   const headers = { ...blobHeaders(blob.digest, blob), ...body.headers };
   // Clients that ask for several ranges rely on an answer in parts, which object stores do not give.
   if (reader.url !== undefined && tail === undefined) return redirect(exchange, reader, reader.url);
@@ -51,6 +53,11 @@ export async function readBlob(
     return bodies.sendComposed(exchange, { status, headers, length: bodyLength(body), compose });
   }
   return bodies.send(exchange, { status, headers, bytes, part: parts[0], digest });
+}
+
+/** As in `Exchange`; `undefined` for the whole blob. */
+function contentRangeOf({ headers, tail }: BlobBody): string | undefined {
+  return tail === undefined ? headers['Content-Range']?.toString() : 'multipart/byteranges';
 }
 
 /** Sends the client to where it may read the bytes itself, with the same headers. */

@@ -41,6 +41,8 @@ export class Exchange {
   outcome: Outcome | undefined;
   /** The manifest that the response to a GET has. */
   pulled: Descriptor | undefined;
+  /** The range of a blob that the response has, or as which type it has several. */
+  contentRange: string | undefined;
   upstreamMs = 0;
   /** `performance.now()` when the first byte of the response's body was sent; `undefined` if none was. */
   firstByteAtMs: number | undefined;

@@ -25,7 +25,7 @@ export interface ResponseNews {
 
 /**
  * Writes one line and one set of samples per response, when its socket is done with it, since only then it is known
- * what was sent. Only parsed parts of the request are logged, no headers and no query, so no secrets.
+ * what was sent. Only parsed parts of the request are logged, of headers only well-formed ranges, and no query, so no secrets.
  */
 export class ResponseLog {
   readonly #log: Log;
@@ -56,7 +56,9 @@ export class ResponseLog {
         upstream: repository?.upstream,
         repository: repository?.name,
         reference: route && referenceOf(route),
+        range: rangeOf(exchange),
         status,
+        contentRange: exchange.contentRange,
         bytes: exchange.bytesSent,
         outcome,
         // For an error response it is not known how long upstream took.
@@ -120,6 +122,17 @@ export class ResponseLog {
       firstByte: outcome && { upstream, outcome },
     };
   }
+}
+
+/** As much of a request's ranges as is logged: there may be a thousand. */
+const MAX_RANGE_LENGTH = 200;
+const RANGES = /^bytes\s*=[\d\s,-]*/i;
+
+/** The ranges that were requested of a blob. */
+function rangeOf({ req, route }: Exchange): string | undefined {
+  const { range } = req.headers;
+  if (range === undefined || route?.kind !== 'blob') return undefined;
+  return RANGES.exec(range.slice(0, MAX_RANGE_LENGTH))?.[0];
 }
 
 /** Of an error response, or of one that an outage has broken off. Any other failure is logged with its stack. */

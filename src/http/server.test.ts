@@ -353,6 +353,25 @@ describe('a blob', () => {
     );
   });
 
+  it('with ranges is logged with those that were requested, at most so many of them, and those that were sent', async () => {
+    const log = new KeptLog();
+    const digest = source.addBlob('ghcr.io/a', randomBytes(100));
+    const port = await start({ log });
+    const many = `bytes=${Array.from({ length: 99 }, (_, at) => `${at}-${at}`).join()}`;
+    const malformed = 'bytes=secret';
+    for (const [at, range] of ['bytes=2-4', many, 'bytes=100-', malformed].entries()) {
+      await request(port, `/v2/ghcr.io/a/blobs/${digest}`, { headers: { range } });
+      await until(() => log.lines.filter(({ message }) => message === 'response').length === at + 1);
+    }
+    const lines = log.lines.filter(({ message }) => message === 'response').map(({ fields }) => fields);
+    expect(lines.map(line => [line['range'], line['contentRange']])).toEqual([
+      ['bytes=2-4', 'bytes 2-4/100'],
+      [many.slice(0, 200), 'multipart/byteranges'],
+      ['bytes=100-', undefined],
+      ['bytes=', undefined],
+    ]);
+  });
+
   it('with a range after its end is 416, and its reader is closed', async () => {
     const digest = source.addBlob('ghcr.io/a', randomBytes(100));
     const reply = await request(await start(), `/v2/ghcr.io/a/blobs/${digest}`, {

@@ -210,7 +210,7 @@ export class Mirror implements PullSource {
       log,
       meter,
     });
-    this.#completion = new Completion(options, this.#fills, clock);
+    this.#completion = new Completion(options, this.#fills, { clock, log });
     this.#blobSource = new BlobSource({
       blobs,
       metadata,

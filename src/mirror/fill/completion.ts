@@ -1,6 +1,8 @@
 import type { Clock, Timer } from '../../lib/clock.ts';
-import type { Repository } from '../../oci/repository.ts';
+import type { Log } from '../../lib/log.ts';
+import { type Repository, repositoryText } from '../../oci/repository.ts';
 import type { Right } from '../../oci/requester.ts';
+import type { FillRun } from './fill-run.ts';
 import type { Fills } from './fills.ts';
 import type { PartialBlob } from './partial-blob.ts';
 
@@ -20,13 +22,19 @@ export class Completion {
   readonly #rule: CompletionRule;
   readonly #fills: Fills;
   readonly #clock: Clock;
+  readonly #log: Log;
   readonly #quiet = new Map<string, Timer>();
   #isClosed = false;
 
-  constructor(rule: CompletionRule, fills: Fills, clock: Clock) {
+  constructor(
+    rule: CompletionRule,
+    fills: Fills,
+    { clock, log }: { readonly clock: Clock; readonly log: Log },
+  ) {
     this.#rule = rule;
     this.#fills = fills;
     this.#clock = clock;
+    this.#log = log;
   }
 
   /** A client requests ranges of `blob`. */
@@ -59,8 +67,17 @@ export class Completion {
     this.#quiet.set(key, timer.unref());
   }
 
-  #complete(repository: Repository, right: Right, { digest, size, isOver }: PartialBlob): void {
+  #complete(repository: Repository, right: Right, blob: PartialBlob): void {
+    const { digest, size, isOver } = blob;
     if (this.#isClosed || isOver || this.#fills.find(repository.upstream, digest) !== undefined) return;
-    this.#fills.startAhead(repository, { digest, size }, right);
+    void this.#told(repository, blob, this.#fills.startAhead(repository, { digest, size }, right));
+  }
+
+  /** Logs that the rest of a blob is downloaded without a client that wants it, and how that ends. Never rejects. */
+  async #told(repository: Repository, { digest, size, bytes }: PartialBlob, run: FillRun): Promise<void> {
+    const log = this.#log.child({ repository: repositoryText(repository), digest, size });
+    log.info({ bytes }, 'the rest of a layer is being downloaded (pulls.completeRanged)');
+    const isStored = (await run.unstored) === undefined && run.fill.state === 'verified';
+    log.info({}, isStored ? 'the rest of a layer is stored' : 'the rest of a layer could not be stored');
   }
 }

@@ -17,6 +17,7 @@ import {
 import type { BlobReader } from '../../lib/blob-reader.ts';
 import type { BlobParts } from '../../blobs/spool.ts';
 import { type Extent, Extents } from '../../lib/extents.ts';
+import { type Log, silentLog } from '../../lib/log.ts';
 import { ManualClock } from '../../lib/manual-clock.fixture.ts';
 import { nameCredential } from '../../oci/credential.ts';
 import { ANY_MANIFEST, type BlobWant } from '../../oci/pull-source.ts';
@@ -930,12 +931,19 @@ describe('the rest of a blob of which ranges were read', () => {
     expect(world.mirror.downloads).toEqual([]);
   });
 
-  it('is downloaded at once if that is configured, and asks for no byte twice', async () => {
-    const world = await startWorld({}, { completeRanged: 'now' });
+  it('is downloaded at once if that is configured, and asks for no byte twice; the log says so', async () => {
+    const told: string[] = [];
+    const log: Log = { ...silentLog, info: (_, message) => told.push(message), child: () => log };
+    const world = await startWorld({}, { completeRanged: 'now', log });
     const blob = await layer(world, 4 * MIB, 'now');
     await readRanges(world, blob, QUARTER);
     await until(async () => (await world.metadata.statBlob(blob.digest)) !== undefined);
     expect(await world.pull(blob.digest)).toMatchObject({ ...whole(blob), outcome: 'hit' });
+    await until(() => world.mirror.runningFills === 0);
+    expect(told.filter(message => message.startsWith('the rest of a layer'))).toEqual([
+      'the rest of a layer is being downloaded (pulls.completeRanged)',
+      'the rest of a layer is stored',
+    ]);
   });
 
   it('is downloaded some time after the last read, if a quarter was read', async () => {
