@@ -53,5 +53,13 @@ export class ManifestCheck {
 }
 
 function hashes(bytes: Uint8Array, digest: Digest): boolean {
+/** The bytes of a manifest that do not match its digest: those that were stored since may do so. */
+export function damagedManifest(digest: Digest): DamagedBytes {
+  return {
+    isSame: stored => stored !== undefined && !hashes(stored, digest),
+    takeAway: () => undefined,
+  };
+}
+
   return hash(digestAlgorithm(digest), bytes, 'hex') === digestHex(digest);
 }

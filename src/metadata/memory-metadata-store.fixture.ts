@@ -23,6 +23,7 @@ import {
   type RepositoryRows,
   Tables,
 } from './memory/tables.fixture.ts';
+import { damagedManifest } from './manifest-check.ts';
 import { MemorySurvey } from './memory-survey.fixture.ts';
 import { MemoryOutbox } from './memory/outbox.fixture.ts';
 import type {
@@ -564,7 +565,8 @@ export class MemoryMetadataStore implements MetadataStore {
 
   quarantine(content: Content, reason: string, bytes?: DamagedBytes) {
     return this.#write(() => {
-      if (bytes?.isSame() === false) return undefined;
+      const stored = content.kind === 'manifest' ? this.#tables.manifests.get(content.digest) : undefined;
+      if (bytes?.isSame(stored?.bytes) === false) return undefined;
       const key = content.kind === 'blob' ? this.#tables.blobs.get(content.digest)?.key : undefined;
       if (bytes !== undefined && bytes.key !== key) return undefined;
       const loss = removals.quarantine(this.#tables, content, reason);
@@ -853,7 +855,8 @@ export class MemoryMetadataStore implements MetadataStore {
   async #sound<T extends Pick<Manifest, 'digest' | 'bytes'>>(manifest: T): Promise<T | undefined> {
     const { digest, bytes } = manifest;
     if (digestOf(bytes, digestAlgorithm(digest)) === digest) return manifest;
-    await this.quarantine({ kind: 'manifest', digest }, 'its content does not match the digest');
+    const reason = 'its content does not match the digest';
+    await this.quarantine({ kind: 'manifest', digest }, reason, damagedManifest(digest));
     return undefined;
   }
 

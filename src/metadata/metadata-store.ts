@@ -162,10 +162,10 @@ export interface BlobProof {
  * same as long as no others are there.
  */
 export interface DamagedBytes {
-  /** The key of the object with them; absent for a file. */
+  /** The key of the object with them; absent for a file or a manifest. */
   readonly key?: string | undefined;
-  /** Whether they are still the bytes that were found damaged. */
-  readonly isSame: () => boolean;
+  /** Whether they are still the bytes that were found damaged. `stored`: of a manifest, those that the index has by now. */
+  readonly isSame: (stored?: Uint8Array) => boolean;
   /** Called for mirrored content, which can be downloaded again. */
   readonly takeAway: () => void;
 }

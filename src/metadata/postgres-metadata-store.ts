@@ -11,7 +11,7 @@ import type { Page } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import { IndexAway } from './index-away.ts';
 import { LastUsed, type Use } from './last-used.ts';
-import { ManifestCheck } from './manifest-check.ts';
+import { damagedManifest, ManifestCheck } from './manifest-check.ts';
 import type {
   BlobLink,
   BlobObject,
@@ -571,7 +571,9 @@ class PostgresMetadataStore implements MetadataStore {
 
   quarantine(content: Content, reason: string, bytes?: DamagedBytes) {
     return this.#write({ alone: [content.digest] }, async session => {
-      if (bytes?.isSame() === false) return undefined;
+      const isManifest = bytes !== undefined && content.kind === 'manifest';
+      const stored = isManifest ? await manifests.readManifestBytes(session, content.digest) : undefined;
+      if (bytes?.isSame(stored) === false) return undefined;
       const { key } = (content.kind === 'blob' && (await blobs.statBlob(session, content.digest))) || {};
       if (bytes !== undefined && bytes.key !== key) return undefined;
       const loss = await removals.quarantine(session, content, reason);
@@ -819,7 +821,9 @@ class PostgresMetadataStore implements MetadataStore {
     if (manifest === undefined || this.#check.isSound(manifest)) return manifest;
     const { digest } = manifest;
     const reason = 'its content does not match the digest';
-    const loss = await this.quarantine({ kind: 'manifest', digest }, reason).catch((error: unknown) => error);
+    const loss = await this.quarantine({ kind: 'manifest', digest }, reason, damagedManifest(digest)).catch(
+      (error: unknown) => error,
+    );
     this.#log.error({ digest, reason, loss }, 'a manifest in the index is damaged and is not served');
     return undefined;
   }

@@ -33,7 +33,7 @@ import type {
 } from './metadata-store.ts';
 import { IndexUnusable } from './index-unusable.ts';
 import { LastUsed, type Use } from './last-used.ts';
-import { ManifestCheck } from './manifest-check.ts';
+import { damagedManifest, ManifestCheck } from './manifest-check.ts';
 import { BLOB_MEMORY, MANIFEST_MEMORY, PullMemory } from './pull-memory.ts';
 import type { Reserve } from './reserve.ts';
 import { Notifications } from './sqlite/notifications.ts';
@@ -666,7 +666,9 @@ class SqliteMetadataStore implements MetadataStore {
 
   quarantine(content: Content, reason: string, bytes?: DamagedBytes) {
     return this.#write(() => {
-      if (bytes?.isSame() === false) {
+      const isManifest = bytes !== undefined && content.kind === 'manifest';
+      const stored = isManifest ? this.#manifests.readBytes(content.digest) : undefined;
+      if (bytes?.isSame(stored) === false) {
         return undefined;
       }
       const { key } = (content.kind === 'blob' && this.#blobs.stat(content.digest)) || {};
@@ -852,7 +854,9 @@ class SqliteMetadataStore implements MetadataStore {
 
   async #quarantine(digest: Digest): Promise<void> {
     const reason = 'its content does not match the digest';
-    const loss = await this.quarantine({ kind: 'manifest', digest }, reason).catch((error: unknown) => error);
+    const loss = await this.quarantine({ kind: 'manifest', digest }, reason, damagedManifest(digest)).catch(
+      (error: unknown) => error,
+    );
     this.#log.error({ digest, reason, loss }, 'a manifest in the index is damaged and is not served');
   }
 

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { unreadableReason } from '../blobs/unreadable.ts';
+import { damagedManifest } from '../metadata/manifest-check.ts';
 import { everything, type SizedContent } from '../metadata/survey.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import { CLOCK_SLACK_MS } from '../lib/clock.ts';
@@ -185,9 +186,8 @@ class Walk implements ScrubReport {
    */
   async #quarantine({ kind, digest }: SizedContent, reason: string): Promise<DamagedContent['loss']> {
     const { metadata, blobs } = this.#options;
-    if (kind === 'manifest' || !isDigest(digest)) {
-      return metadata.quarantine({ kind, digest }, reason);
-    }
+    if (!isDigest(digest)) return metadata.quarantine({ kind, digest }, reason);
+    if (kind === 'manifest') return metadata.quarantine({ kind, digest }, reason, damagedManifest(digest));
     const removal = await blobs.removal(digest);
     if ((await this.#faultOf(digest)) === undefined) {
       return undefined;

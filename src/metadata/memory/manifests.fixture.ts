@@ -13,7 +13,7 @@ export function putManifestRow(
   atMs: number,
 ): void {
   const known = tables.manifests.get(digest);
-  const own = known?.bytes ?? Buffer.from(bytes);
+  const own = Buffer.from(bytes);
   tables.manifests.set(digest, { digest, bytes: own, usedAtMs: Math.max(atMs, known?.usedAtMs ?? atMs) });
   const key = readingKey(digest, mediaType);
   if (!tables.readings.has(key)) tables.readings.set(key, { digest, mediaType, view });

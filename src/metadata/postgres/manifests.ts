@@ -33,7 +33,7 @@ export async function readLinkedManifest(
 
 /**
  * Stores the bytes, and what they name under this media type. Both are determined by digest and media type, so existing
- * rows are equal.
+ * rows are equal, but for bytes that a disk has damaged: these are replaced.
  */
 export async function putManifest(
   on: Rows,
@@ -43,7 +43,8 @@ export async function putManifest(
 ): Promise<void> {
   await on.changes(
     `INSERT INTO @manifests AS m (digest, created_at_ms, used_at_ms, size, bytes) VALUES ($1, $2, $2, $3, $4)
-    ON CONFLICT (digest) DO UPDATE SET used_at_ms = greatest(m.used_at_ms, excluded.used_at_ms)`,
+    ON CONFLICT (digest) DO UPDATE SET used_at_ms = greatest(m.used_at_ms, excluded.used_at_ms),
+      bytes = CASE WHEN m.bytes = excluded.bytes THEN m.bytes ELSE excluded.bytes END`,
     [digest, atMs, bytes.byteLength, bytes],
   );
   const named = namedIn(view);

@@ -61,7 +61,8 @@ export class Manifests {
     this.#insertBytes = connection.prepare(`
       INSERT INTO manifests (digest, created_at_ms, used_at_ms, size, bytes)
       VALUES (?, ?, ?, ?, ?)
-      ON CONFLICT DO UPDATE SET used_at_ms = max(used_at_ms, excluded.used_at_ms)`);
+      -- The same, unless the disk has damaged them.
+      ON CONFLICT DO UPDATE SET bytes = excluded.bytes, used_at_ms = max(used_at_ms, excluded.used_at_ms)`);
     this.#insertReading = connection.prepare(`
       INSERT INTO readings (digest, media_type, artifact_type, subject, annotations)
       VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`);
