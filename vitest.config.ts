@@ -13,6 +13,7 @@ const LONGEST = [
   'clients/kubernetes-hostile',
   'clients/node-files',
   'clients/containerd',
+  'crash/suspended-replicas',
   'crash/paused',
   'crash/kill',
   'crash/histories',

@@ -1,3 +1,4 @@
+import type { Presence } from '../lib/lease.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { ContentTree } from '../oci/content-tree.ts';
 import { ANONYMOUS_ID } from '../oci/credential.ts';
@@ -25,15 +26,16 @@ export interface PublishOptions {
 /**
  * Stores first all content, which has no names yet, then sets all names in one step. Throws ArchiveError if there is no
  * space, or if content was removed meanwhile: upkeep leaves it while the import runs, but not while its process is
- * suspended.
+ * suspended. Rejects with PresenceEnded if that happened in between: others may have set the same names.
  */
 export async function publish(arrivals: readonly Arrival[], options: PublishOptions): Promise<void> {
   const { metadata, quota } = options;
+  const during = metadata.presence;
   const release = quota && (await reserveQuota(arrivals, metadata, quota));
   try {
     // Before anything is linked, since a repository keeps what is linked in it.
     await requireBlobs(arrivals, metadata);
-    await putAll(arrivals, options);
+    await putAll(arrivals, options, during);
     await requireBlobs(arrivals, metadata);
     await requireManifests(arrivals, metadata);
   } finally {
@@ -44,6 +46,7 @@ export async function publish(arrivals: readonly Arrival[], options: PublishOpti
 async function putAll(
   arrivals: readonly Arrival[],
   { metadata, grantee = ANONYMOUS_ID }: PublishOptions,
+  during: Presence,
 ): Promise<void> {
   const atMs = Date.now();
   for (const { repository, tree } of arrivals) {
@@ -54,12 +57,14 @@ async function putAll(
       repository,
       { manifests: tree.manifests, blobs, ...(isMirrored && { grantee }) },
       atMs,
+      { during },
     );
     if (missing[0] !== undefined) throw removed(missing[0]);
   }
   await metadata.publish(
     arrivals.map(({ repository, digest, tag }) => ({ repository, digest, tag })),
     atMs,
+    { during },
   );
   await metadata.notify('content');
 }

@@ -5,7 +5,7 @@ import { ServingFailed } from '../compose/processes/serving-failed.ts';
 import { ConfigError } from '../config/problems.ts';
 import { deniedHint } from '../lib/file-owner.ts';
 import { installFault } from '../lib/install-fault.ts';
-import { LeaseLost } from '../lib/lease.ts';
+import { LeaseLost, PresenceEnded } from '../lib/lease.ts';
 import { IndexAway } from '../metadata/index-away.ts';
 import { IndexLocked } from '../metadata/index-locked.ts';
 import { IndexUnusable } from '../metadata/index-unusable.ts';
@@ -21,6 +21,7 @@ const EXPECTED = [
   IndexUnusable,
   InvalidReference,
   LeaseLost,
+  PresenceEnded,
   ServingFailed,
 ];
 const USAGE = [ConfigError, InvalidReference];

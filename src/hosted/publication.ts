@@ -1,5 +1,6 @@
 import type { Readable } from 'node:stream';
 import { MemoryBudget, type MemoryHolder, type MemoryLease } from '../lib/memory-budget.ts';
+import type { Presence } from '../lib/lease.ts';
 import type { Lack, MetadataStore } from '../metadata/metadata-store.ts';
 import type { Announce, OutboxMessage } from '../metadata/outbox.ts';
 import { type Digest, digestAlgorithm, digestOf, isDigest } from '../oci/digest.ts';
@@ -64,6 +65,8 @@ interface Pushed {
   readonly view: ManifestView;
   readonly tags: readonly string[];
   readonly actor: EventActor | undefined;
+  /** In which the client has sent it: later it may have been pushed elsewhere, and replaced since. */
+  readonly during: Presence;
 }
 
 export interface PublicationParts {
@@ -111,17 +114,23 @@ export class Publication {
     const { contentLength, holder } = push;
     // Refused by its header before a byte is read; the limit also applies to what is actually sent.
     if (contentLength !== undefined && contentLength > MAX_MANIFEST_BYTES) throw tooLarge();
+    const during = this.#metadata.presence;
     return refusingWhenBusy(async () => {
       const lease = await this.#memory.lease(holder, contentLength ?? FIRST_LEASE_BYTES);
       try {
-        return await this.#publish(repository, push, await readBytes(push.body, lease));
+        return await this.#publish(repository, push, await readBytes(push.body, lease), during);
       } finally {
         lease.release();
       }
     });
   }
 
-  async #publish(repository: Repository, push: ManifestPush, bytes: Uint8Array): Promise<Published> {
+  async #publish(
+    repository: Repository,
+    push: ManifestPush,
+    bytes: Uint8Array,
+    during: Presence,
+  ): Promise<Published> {
     const { reference, contentType } = push;
     const digest = isDigest(reference) ? digestOf(bytes, digestAlgorithm(reference)) : digestOf(bytes);
     if (isDigest(reference) && digest !== reference) {
@@ -139,14 +148,15 @@ export class Publication {
     await this.#quota.reserve(key, repository, bytes.byteLength, { digest, tags });
     const manifest = { digest, mediaType: view.mediaType, bytes };
     const { actor } = push;
-    await this.#put(repository, { manifest, view, tags, actor }).finally(() => this.#quota.release(key));
+    const pushed = { manifest, view, tags, actor, during };
+    await this.#put(repository, pushed).finally(() => this.#quota.release(key));
     return { digest, subject: view.subject?.digest };
   }
 
   /** The first tag is set in the manifest's own transaction, each further one in another. */
   async #put(
     repository: Repository,
-    { manifest, view, tags: [tag, ...furtherTags], actor }: Pushed,
+    { manifest, view, tags: [tag, ...furtherTags], actor, during }: Pushed,
   ): Promise<void> {
     const atMs = Date.now();
     const messages = (name: string | undefined): readonly OutboxMessage[] => {
@@ -162,11 +172,12 @@ export class Publication {
         atMs,
         required,
         messages: messages(tag),
+        during,
       });
       if (lacks.length > 0) throw lacking(repository, lacks);
       for (const further of furtherTags) {
         const row = { digest: manifest.digest, checkedAtMs: atMs };
-        await this.#metadata.putTag(repository, further, row, { messages: messages(further) });
+        await this.#metadata.putTag(repository, further, row, { messages: messages(further), during });
       }
     });
   }

@@ -37,7 +37,10 @@ export class Removal {
     // A removal is a write to the index, which may fail on a full disk.
     const { metadata, announce = () => [] } = this.#options;
     const what = isDigest(reference) ? { digest: reference } : { tag: reference };
-    const along = { messages: announce({ kind: 'delete', repository, ...what, actor }) };
+    const along = {
+      during: metadata.presence,
+      messages: announce({ kind: 'delete', repository, ...what, actor }),
+    };
     const wasThere = await refusingWhenFull(() =>
       isDigest(reference)
         ? metadata.unlinkManifest(repository, reference, along)
@@ -50,7 +53,9 @@ export class Removal {
 
   async removeBlob(repository: Repository, digest: Digest): Promise<void> {
     this.permit();
-    if (!(await refusingWhenFull(() => this.#options.metadata.unlinkBlob(repository, digest)))) {
+    const { metadata } = this.#options;
+    const during = metadata.presence;
+    if (!(await refusingWhenFull(() => metadata.unlinkBlob(repository, digest, { during })))) {
       throw new OciError('BLOB_UNKNOWN', { detail: { name: repositoryText(repository), digest } });
     }
   }

@@ -118,13 +118,14 @@ export class Uploads implements UploadCalls {
    */
   async mount(repository: Repository, digest: Digest, from: Repository): Promise<boolean> {
     const { metadata } = this.#options;
+    const during = metadata.presence;
     if (!(await metadata.isLinked(from, digest))) return false;
     const row = await metadata.statBlob(digest);
     if (row === undefined) return false;
     if (!(await metadata.isLinked(repository, digest))) {
       const key = `mount ${repositoryText(repository)} ${digest}`;
       await this.#quota.reserve(key, repository, row.size);
-      await refusingWhenFull(() => metadata.linkBlob(repository, digest, row.size)).finally(() =>
+      await refusingWhenFull(() => metadata.linkBlob(repository, digest, row.size, { during })).finally(() =>
         this.#quota.release(key),
       );
     }
@@ -314,11 +315,12 @@ export class Uploads implements UploadCalls {
 
   async #publish(id: string, session: Session, repository: Repository, digest: Digest): Promise<void> {
     const { metadata, blobs } = this.#options;
+    const during = metadata.presence;
     const size = session.ingest.offset;
     await this.#quota.reserve(ingestKey(id), repository, size);
     const stored = await session.commit(digest, blobs);
     const [isKept] = await Promise.all([
-      metadata.putBlob(digest, size, repository, stored),
+      metadata.putBlob(digest, size, repository, { ...stored, during }),
       metadata.removeUpload(id, session.lease),
     ])
       .catch(async (error: unknown) => {

@@ -15,6 +15,7 @@ const PASSING: ReadonlySet<string> = new Set([
   'ESTALE',
   'EUCLEAN',
   'INDEX_AWAY',
+  'PRESENCE_ENDED',
 ]);
 /** Includes CORRUPT, which SQLite reports for a failing disk, too; a client cannot repair a damaged index either. */
 const PASSING_OF_SQLITE = /^SQLITE_(?:BUSY|CANTOPEN|CORRUPT|IOERR|LOCKED|NOMEM|READONLY)/;

@@ -72,6 +72,26 @@ export class LeaseLost extends Error {
   }
 }
 
+/**
+ * A time in which a process shows life without a break. It ends when others consider the process dead, which a suspended
+ * process cannot know; once it shows life again, another one begins. What was begun before must not be done then, since
+ * others may have done it, or the opposite, meanwhile.
+ */
+export class Presence {
+  /** Whether it is known to have ended. */
+  isOver = false;
+}
+
+/** A write was refused, since it belongs to something that began in an earlier Presence. */
+export class PresenceEnded extends Error {
+  readonly code = 'PRESENCE_ENDED';
+
+  constructor() {
+    super('this process was suspended for so long that others considered it dead: try again');
+    this.name = 'PresenceEnded';
+  }
+}
+
 /** A Lease for a store without an index, which nobody else can use yet. */
 export function soleLease(key: string): Lease {
   return { key, epoch: 0, left: undefined, confirm: () => undefined };

@@ -1,6 +1,7 @@
 import { hash } from 'node:crypto';
 import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts';
 import type { Manifest } from '../oci/manifest.ts';
+import type { DamagedBytes } from './metadata-store.ts';
 
 /** Hashing this much takes a few microseconds, compared to a hundred for a response, so it is always done. */
 const ALWAYS_BYTES = 8 * 1024;
@@ -52,7 +53,6 @@ export class ManifestCheck {
   }
 }
 
-function hashes(bytes: Uint8Array, digest: Digest): boolean {
 /** The bytes of a manifest that do not match its digest: those that were stored since may do so. */
 export function damagedManifest(digest: Digest): DamagedBytes {
   return {
@@ -61,5 +61,6 @@ export function damagedManifest(digest: Digest): DamagedBytes {
   };
 }
 
+function hashes(bytes: Uint8Array, digest: Digest): boolean {
   return hash(digestAlgorithm(digest), bytes, 'hex') === digestHex(digest);
 }

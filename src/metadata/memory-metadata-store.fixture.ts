@@ -1,7 +1,7 @@
 // An index in memory, for tests: the contract as plain code. Each MemoryMetadataStore on the same MemoryIndex is
 // another process.
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { type Lease, LeaseLost } from '../lib/lease.ts';
+import { type Lease, LeaseLost, Presence, PresenceEnded } from '../lib/lease.ts';
 import { MemoryLeases } from '../lib/memory-leases.fixture.ts';
 import type { CredentialUsage } from '../oci/credential.ts';
 import { type Digest, digestAlgorithm, digestOf, isDigest } from '../oci/digest.ts';
@@ -36,6 +36,7 @@ import type {
   Content,
   DamagedBytes,
   Document,
+  During,
   Grant,
   ImportedContent,
   Lack,
@@ -84,6 +85,7 @@ export class MemoryMetadataStore implements MetadataStore {
   readonly #news = new Set<Topic>();
   /** When content was used, as far as it is not written yet. */
   readonly #noted = new Map<Digest, number>();
+  #presence = new Presence();
   #isClosed = false;
 
   constructor(index: MemoryIndex, replica?: string) {
@@ -101,6 +103,12 @@ export class MemoryMetadataStore implements MetadataStore {
   /** As in `MemoryLeases`. */
   seemDead(): void {
     this.#leases.seemDead();
+    this.#presence.isOver = true;
+    this.#presence = new Presence();
+  }
+
+  get presence() {
+    return this.#presence;
   }
 
   async readForPull(repository: Repository, reference: string, query: PullQuery = {}) {
@@ -156,7 +164,7 @@ export class MemoryMetadataStore implements MetadataStore {
       if (tag !== undefined) rows.tags.set(tag, { digest: manifest.digest, checkedAtMs: atMs });
       this.#putAlong(along);
       return [];
-    });
+    }, along);
   }
 
   unlinkManifest(repository: Repository, digest: Digest, along?: WithMessages) {
@@ -202,7 +210,7 @@ export class MemoryMetadataStore implements MetadataStore {
     return this.#write(() => {
       repositories.findOrAdd(this.#tables, repository).tags.set(tag, { digest, checkedAtMs });
       this.#putAlong(along);
-    });
+    }, along);
   }
 
   removeTag(repository: Repository, tag: string, along?: WithMessages) {
@@ -263,7 +271,7 @@ export class MemoryMetadataStore implements MetadataStore {
       this.#setBlob(digest, size, proof?.key);
       if (repository !== undefined) this.#linkBlob(repository, digest, size);
       return true;
-    });
+    }, proof);
   }
 
   removeBlob(digest: Digest) {
@@ -318,12 +326,13 @@ export class MemoryMetadataStore implements MetadataStore {
     return repositories.linkIn(this.#rows(repository), digest) !== undefined;
   }
 
-  linkBlob(repository: Repository, digest: Digest, size: number) {
-    return this.#write(() => this.#linkBlob(repository, digest, size));
+  linkBlob(repository: Repository, digest: Digest, size: number, during?: During) {
+    return this.#write(() => this.#linkBlob(repository, digest, size), during);
   }
 
-  unlinkBlob(repository: Repository, digest: Digest) {
-    return this.#writeIn(repository, rows => repositories.removeLink(this.#tables, rows, digest, 'blob'));
+  unlinkBlob(repository: Repository, digest: Digest, during?: During) {
+    const remove = (rows: RepositoryRows) => repositories.removeLink(this.#tables, rows, digest, 'blob');
+    return this.#writeIn(repository, remove, during);
   }
 
   async namedSize(repository: Repository, digest: Digest) {
@@ -420,6 +429,7 @@ export class MemoryMetadataStore implements MetadataStore {
     repository: Repository,
     { manifests: imported, blobs, grantee }: ImportedContent,
     atMs: number,
+    during?: During,
   ): Promise<readonly Digest[]> {
     return this.#write(() => {
       const missing = blobs.filter(({ digest }) => !this.#tables.blobs.has(digest));
@@ -433,17 +443,17 @@ export class MemoryMetadataStore implements MetadataStore {
         }
       }
       return [];
-    });
+    }, during);
   }
 
-  publish(publications: readonly NamedContent[], atMs: number) {
+  publish(publications: readonly NamedContent[], atMs: number, during?: During) {
     return this.#write(() => {
       for (const { repository, digest, tag } of publications) {
         const rows = repositories.findOrAdd(this.#tables, repository);
         if (tag !== undefined) rows.tags.set(tag, { digest, checkedAtMs: atMs });
         rows.pins.set(tag ?? digest, true);
       }
-    });
+    }, during);
   }
 
   putPin(repository: Repository, reference: string) {
@@ -766,17 +776,22 @@ export class MemoryMetadataStore implements MetadataStore {
     return this.#tables;
   }
 
-  async #write<T>(work: () => T): Promise<Awaited<T>> {
+  async #write<T>(work: () => T, { during }: During = {}): Promise<Awaited<T>> {
     this.#requireOpen();
     await nextTurn();
+    if (during?.isOver === true) throw new PresenceEnded();
     return await this.#tables.transact(work);
   }
 
-  #writeIn(repository: Repository, work: (rows: RepositoryRows) => boolean): Promise<boolean> {
+  #writeIn(
+    repository: Repository,
+    work: (rows: RepositoryRows) => boolean,
+    during?: During,
+  ): Promise<boolean> {
     return this.#write(() => {
       const rows = repositories.find(this.#tables, repository);
       return rows !== undefined && work(rows);
-    });
+    }, during);
   }
 
   /** A removal in a repository, with what is written along if it has removed something. */
@@ -785,11 +800,12 @@ export class MemoryMetadataStore implements MetadataStore {
     along: WithMessages | undefined,
     remove: (rows: RepositoryRows) => boolean,
   ): Promise<boolean> {
-    return this.#writeIn(repository, rows => {
+    const work = (rows: RepositoryRows) => {
       const isRemoved = remove(rows);
       if (isRemoved) this.#putAlong(along);
       return isRemoved;
-    });
+    };
+    return this.#writeIn(repository, work, along);
   }
 
   /** Call within a write. */

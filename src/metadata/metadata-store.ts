@@ -15,7 +15,7 @@
  * - Entries are in any order unless it says which.
  * - Absent is `undefined`; a throw means that something is broken.
  */
-import type { Lease, Leases } from '../lib/lease.ts';
+import type { Lease, Leases, Presence } from '../lib/lease.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { CredentialUsage } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
@@ -148,7 +148,7 @@ export interface GivenUpObject {
 }
 
 /** Checked when a blob's row is written, so that it is true. */
-export interface BlobProof {
+export interface BlobProof extends During {
   /** The Lease under which its bytes were written. */
   readonly lease: Lease;
   /** Whether the bytes are in the BlobStore. Called within the write, so that no removal can come in between. */
@@ -219,8 +219,14 @@ export interface Paged<T> {
   readonly more: boolean;
 }
 
+/** For a write that belongs to something longer, such as the request of a client. */
+export interface During {
+  /** The write rejects with PresenceEnded if this has ended. Default: it is done, however late. */
+  readonly during?: Presence | undefined;
+}
+
 /** What is written along with a change, if it changes anything. */
-export interface WithMessages {
+export interface WithMessages extends During {
   /** For an index that has an outbox. */
   readonly messages?: readonly OutboxMessage[] | undefined;
 }
@@ -255,6 +261,8 @@ export interface ReplicaPlace {
 export interface MetadataStore extends Leases {
   /** Absent if this index has none: then nothing can be announced. */
   readonly outbox?: Outbox | undefined;
+  /** The current one. */
+  readonly presence: Presence;
 
   // Pulls: one question each, since a query may be a round trip.
 
@@ -372,8 +380,8 @@ export interface MetadataStore extends Leases {
   /** Whether content belongs to the repository, stored or not. */
   isLinked(repository: Repository, digest: Digest): Promise<boolean>;
   /** Adds the Link, or renews it with this size. `size` is upstream's. */
-  linkBlob(repository: Repository, digest: Digest, size: number): Promise<void>;
-  unlinkBlob(repository: Repository, digest: Digest): Promise<boolean>;
+  linkBlob(repository: Repository, digest: Digest, size: number, during?: During): Promise<void>;
+  unlinkBlob(repository: Repository, digest: Digest, during?: During): Promise<boolean>;
   /** The size of the blob by its Link, or else by the newest manifest linked in this repository that names it. */
   namedSize(repository: Repository, digest: Digest): Promise<number | undefined>;
   /**
@@ -412,9 +420,14 @@ export interface MetadataStore extends Leases {
    * Stores and links manifests, as `putManifest` does, and blobs, and records all of it as preloads of `grantee`, in
    * one transaction. If some of the blobs are not stored, returns those and writes nothing.
    */
-  putContent(repository: Repository, content: ImportedContent, atMs: number): Promise<readonly Digest[]>;
+  putContent(
+    repository: Repository,
+    content: ImportedContent,
+    atMs: number,
+    during?: During,
+  ): Promise<readonly Digest[]>;
   /** Sets the tags, and pins them or the digests, in one transaction. */
-  publish(publications: readonly NamedContent[], atMs: number): Promise<void>;
+  publish(publications: readonly NamedContent[], atMs: number, during?: During): Promise<void>;
 
   // Pins. A pinned tag or digest, and everything below it, is never evicted. Pins are removed with their repository.
 

@@ -21,6 +21,7 @@ import type {
   Content,
   DamagedBytes,
   Document,
+  During,
   Grant,
   ImportedContent,
   Lack,
@@ -163,6 +164,10 @@ class PostgresMetadataStore implements MetadataStore {
     this.#sweepBehind();
   }
 
+  get presence() {
+    return this.#heartbeat.presence;
+  }
+
   readForPull(repository: Repository, reference: string, query: PullQuery = {}): Promise<ManifestAnswer> {
     return this.#pull(this.#manifestMemory, repository, reference, query, {
       read: () => this.#readReferred(repository, reference, query),
@@ -200,9 +205,10 @@ class PostgresMetadataStore implements MetadataStore {
       ...along
     }: { tag?: string; atMs: number; required?: readonly SizedDigest[] } & WithMessages,
   ): Promise<readonly Lack[]> {
+    const { during } = along;
     const { digest } = manifest;
     const shared = [...digestsIn(view), ...required.map(one => one.digest)];
-    return this.#write({ alone: [digest], shared }, async session => {
+    return this.#write({ alone: [digest], shared, during }, async session => {
       const known = await repositories.repositoryId(session, repository, 'counted');
       const lacks = await links.lacksOf(session, known, required);
       if (lacks.length > 0) return lacks;
@@ -215,7 +221,7 @@ class PostgresMetadataStore implements MetadataStore {
   }
 
   unlinkManifest(repository: Repository, digest: Digest, along?: WithMessages) {
-    return this.#writeIn(repository, { alone: [digest] }, async (session, id) => {
+    return this.#writeIn(repository, { alone: [digest], during: along?.during }, async (session, id) => {
       await tags.removeTagsOf(session, id, digest);
       const isRemoved = await links.removeLink(session, id, digest, 'manifest');
       if (isRemoved) await putAlong(session, along);
@@ -245,7 +251,7 @@ class PostgresMetadataStore implements MetadataStore {
   }
 
   putTag(repository: Repository, tag: string, row: TagRow, along?: WithMessages) {
-    return this.#write({}, async session => {
+    return this.#write({ during: along?.during }, async session => {
       const id = await repositories.repositoryIdOrNew(session, repository, 'counted');
       await tags.putTag(session, id, tag, row);
       await putAlong(session, along);
@@ -253,7 +259,7 @@ class PostgresMetadataStore implements MetadataStore {
   }
 
   removeTag(repository: Repository, tag: string, along?: WithMessages) {
-    return this.#writeIn(repository, {}, async (session, id) => {
+    return this.#writeIn(repository, { during: along?.during }, async (session, id) => {
       const isRemoved = await tags.removeTag(session, id, tag);
       if (isRemoved) await putAlong(session, along);
       return isRemoved;
@@ -285,7 +291,7 @@ class PostgresMetadataStore implements MetadataStore {
   }
 
   async removeRepository(repository: Repository, along?: WithMessages) {
-    await this.#write({}, async session => {
+    await this.#write({ during: along?.during }, async session => {
       if (await repositories.removeRepository(session, repository)) await putAlong(session, along);
     });
     this.#sweepBehind();
@@ -296,7 +302,7 @@ class PostgresMetadataStore implements MetadataStore {
   }
 
   putBlob(digest: Digest, size: number, repository?: Repository, proof?: BlobProof) {
-    return this.#write({ alone: [digest] }, async session => {
+    return this.#write({ alone: [digest], during: proof?.during }, async session => {
       await this.#require(session, proof?.lease);
       if (proof?.isThere() === false) return false;
       if (proof?.key !== undefined && !(await objects.settleObject(session, proof.key))) return false;
@@ -354,15 +360,15 @@ class PostgresMetadataStore implements MetadataStore {
     return links.hasLink(this.#database, repository, digest);
   }
 
-  linkBlob(repository: Repository, digest: Digest, size: number) {
-    return this.#write({ shared: [digest] }, async session => {
+  linkBlob(repository: Repository, digest: Digest, size: number, { during }: During = {}) {
+    return this.#write({ shared: [digest], during }, async session => {
       const id = await repositories.repositoryIdOrNew(session, repository, 'counted');
       await links.putBlobLinks(session, id, [{ digest, size }]);
     });
   }
 
-  unlinkBlob(repository: Repository, digest: Digest) {
-    return this.#writeIn(repository, { alone: [digest] }, (session, id) =>
+  unlinkBlob(repository: Repository, digest: Digest, { during }: During = {}) {
+    return this.#writeIn(repository, { alone: [digest], during }, (session, id) =>
       links.removeLink(session, id, digest, 'blob'),
     );
   }
@@ -416,11 +422,12 @@ class PostgresMetadataStore implements MetadataStore {
     repository: Repository,
     { manifests: imported, blobs: sized, grantee }: ImportedContent,
     atMs: number,
+    { during }: During = {},
   ): Promise<readonly Digest[]> {
     const digests = [...sized.map(({ digest }) => digest), ...imported.map(one => one.manifest.digest)];
     const alone = imported.map(({ manifest }) => manifest.digest);
     const shared = [...sized.map(({ digest }) => digest), ...imported.flatMap(({ view }) => digestsIn(view))];
-    return this.#write({ alone, shared }, async session => {
+    return this.#write({ alone, shared, during }, async session => {
       const missing = await blobs.missingBlobs(session, sized);
       if (missing.length > 0) return missing;
       const id = await repositories.repositoryIdOrNew(session, repository, 'counted');
@@ -445,8 +452,8 @@ class PostgresMetadataStore implements MetadataStore {
     }
   }
 
-  publish(publications: readonly NamedContent[], atMs: number) {
-    return this.#write({}, async session => {
+  publish(publications: readonly NamedContent[], atMs: number, { during }: During = {}) {
+    return this.#write({ during }, async session => {
       const ids = new Map<string, number>();
       const named = publications.map(({ repository }) => repository);
       for (const repository of repositories.inLockingOrder(named)) {
@@ -828,8 +835,14 @@ class PostgresMetadataStore implements MetadataStore {
     return undefined;
   }
 
-  async #write<T>(options: WriteOptions, work: (session: PostgresSession) => Promise<T>): Promise<T> {
-    const result = await this.#writer.write(work, options);
+  async #write<T>(
+    { during, ...options }: WriteOptions & During,
+    work: (session: PostgresSession) => Promise<T>,
+  ): Promise<T> {
+    const result = await this.#writer.write(async session => {
+      if (during !== undefined) await this.#heartbeat.requirePresence(session, during);
+      return work(session);
+    }, options);
     if (options.bearsOnPulls === false) return result;
     this.#version.written();
     await this.#others.notice();
@@ -839,7 +852,7 @@ class PostgresMetadataStore implements MetadataStore {
   /** A write in a repository; returns false if there is no such repository. */
   #writeIn(
     repository: Repository,
-    options: WriteOptions,
+    options: WriteOptions & During,
     work: (session: PostgresSession, repositoryId: number) => Promise<boolean>,
   ): Promise<boolean> {
     return this.#write(options, async session => {

@@ -96,6 +96,7 @@ type WriteName = Exclude<
   | 'importingSinceMs'
   // Nothing of it is content.
   | 'outbox'
+  | 'presence'
   | 'onNotification'
   | 'pollNotifications'
   | 'lockedOutForMs'

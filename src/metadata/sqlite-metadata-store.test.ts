@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { isLeased, LeaseLost } from '../lib/lease.ts';
+import { isLeased, LeaseLost, type Presence, PresenceEnded } from '../lib/lease.ts';
 import { type Log, silentLog } from '../lib/log.ts';
 import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { digestOf } from '../oci/digest.ts';
@@ -14,6 +14,7 @@ import { image, type MetadataPlace, metadataStoreSuite } from './metadata-store.
 import { MIN_COUNTED_BYTES } from '../oci/counted-bytes.ts';
 import { IndexLost } from './index-lost.ts';
 import { IndexUnusable } from './index-unusable.ts';
+import { damagedManifest } from './manifest-check.ts';
 import { outboxSuite } from './outbox.suite.ts';
 import { openSqliteMetadataStore } from './sqlite-metadata-store.ts';
 import { Connection } from './sqlite/connection.ts';
@@ -406,6 +407,54 @@ test('a manifest with damaged bytes is absent from the first read on, and record
   }
   expect(log.error).toHaveBeenCalledTimes(reads.length);
   expect(await store.readForPull(REPOSITORY, 'v1')).toMatchObject({ tag: { digest: manifest.digest } });
+  await store.close();
+});
+
+test('a manifest that is stored again has sound bytes, and what found the old ones damaged leaves it', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const { manifest, view } = image('v1');
+  const { digest } = manifest;
+  const put = () => store.putManifest(REPOSITORY, manifest, view, { tag: 'v1', atMs: 1 });
+  await put();
+  look(database => database.prepare('UPDATE manifests SET bytes = zeroblob(size)').run());
+  await put();
+  const quarantine = () =>
+    store.quarantine({ kind: 'manifest', digest }, 'wrong bytes', damagedManifest(digest));
+  expect(await quarantine()).toBeUndefined();
+  expect((await store.readForPull(REPOSITORY, 'v1')).manifest).toMatchObject({ digest });
+  look(database => database.prepare('UPDATE manifests SET bytes = zeroblob(size)').run());
+  expect(await quarantine()).toBe('hosted');
+  await store.close();
+});
+
+test('nothing is written any more that began before others considered this process dead', async () => {
+  const clock = new ManualClock();
+  const store = await openSqliteMetadataStore(path, { log: silentLog, clock });
+  const { manifest, view } = image('v1');
+  const during = store.presence;
+  await store.putManifest(REPOSITORY, manifest, view, { tag: 'v1', atMs: 1, during });
+  const writes = (presence: Presence) => {
+    const along = { during: presence };
+    return [
+      () => store.putManifest(REPOSITORY, manifest, view, { tag: 'v2', atMs: 1, ...along }),
+      () => store.putTag(REPOSITORY, 'v2', { digest: manifest.digest, checkedAtMs: 1 }, along),
+      () => store.linkBlob(REPOSITORY, DIGEST, 4, along),
+      () => store.publish([{ repository: REPOSITORY, digest: manifest.digest, tag: 'v2' }], 1, along),
+      () => store.putContent(REPOSITORY, { manifests: [{ manifest, view }], blobs: [] }, 1, along),
+      () => store.removeTag(REPOSITORY, 'v1', along),
+      () => store.unlinkBlob(REPOSITORY, DIGEST, along),
+      () => store.unlinkManifest(REPOSITORY, manifest.digest, along),
+      () => store.removeRepository(REPOSITORY, along),
+    ];
+  };
+  look(database => database.prepare('DELETE FROM processes').run());
+  // Neither before it knows, nor when it shows life again.
+  for (const write of writes(during)) await expect(write()).rejects.toBeInstanceOf(PresenceEnded);
+  await clock.pass(BEAT_MS);
+  await expect.poll(() => store.presence).not.toBe(during);
+  for (const write of writes(during)) await expect(write()).rejects.toBeInstanceOf(PresenceEnded);
+  expect((await store.listTags(REPOSITORY, { limit: 9, after: undefined })).entries).toEqual(['v1']);
+  for (const write of writes(store.presence)) await write();
   await store.close();
 });
 

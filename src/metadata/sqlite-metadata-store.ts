@@ -20,6 +20,7 @@ import type {
   Content,
   DamagedBytes,
   Document,
+  During,
   Grant,
   ImportedContent,
   Lack,
@@ -277,6 +278,10 @@ class SqliteMetadataStore implements MetadataStore {
     this.#sweepBehind();
   }
 
+  get presence() {
+    return this.#heartbeat.presence;
+  }
+
   readForPull(repository: Repository, reference: string, query: PullQuery = {}): Promise<ManifestAnswer> {
     return this.#read(() => this.#answerPull(repository, reference, query));
   }
@@ -333,7 +338,7 @@ class SqliteMetadataStore implements MetadataStore {
       }
       this.#putAlong(along);
       return [];
-    });
+    }, along);
   }
 
   unlinkManifest(repository: Repository, digest: Digest, along?: WithMessages) {
@@ -370,7 +375,7 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#write(() => {
       this.#tags.put(this.#repositories.idOrNew(repository), tag, row);
       this.#putAlong(along);
-    });
+    }, along);
   }
 
   removeTag(repository: Repository, tag: string, along?: WithMessages) {
@@ -426,7 +431,7 @@ class SqliteMetadataStore implements MetadataStore {
         this.#links.putBlob(this.#repositories.idOrNew(repository), digest, size);
       }
       return true;
-    });
+    }, proof);
   }
 
   removeBlob(digest: Digest) {
@@ -473,12 +478,15 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#links.has(repository, digest));
   }
 
-  linkBlob(repository: Repository, digest: Digest, size: number) {
-    return this.#write(() => this.#links.putBlob(this.#repositories.idOrNew(repository), digest, size));
+  linkBlob(repository: Repository, digest: Digest, size: number, during?: During) {
+    return this.#write(
+      () => this.#links.putBlob(this.#repositories.idOrNew(repository), digest, size),
+      during,
+    );
   }
 
-  unlinkBlob(repository: Repository, digest: Digest) {
-    return this.#writeIn(repository, id => this.#links.remove(id, digest, 'blob'));
+  unlinkBlob(repository: Repository, digest: Digest, during?: During) {
+    return this.#writeIn(repository, id => this.#links.remove(id, digest, 'blob'), during);
   }
 
   namedSize(repository: Repository, digest: Digest) {
@@ -529,6 +537,7 @@ class SqliteMetadataStore implements MetadataStore {
     repository: Repository,
     { manifests, blobs, grantee }: ImportedContent,
     atMs: number,
+    during?: During,
   ): Promise<readonly Digest[]> {
     return this.#write(() => {
       const missing = blobs.filter(({ digest }) => this.#blobs.stat(digest) === undefined);
@@ -547,7 +556,7 @@ class SqliteMetadataStore implements MetadataStore {
         digests.forEach(digest => this.#preloads.put(id, digest, grantee, atMs));
       }
       return [];
-    });
+    }, during);
   }
 
   isPreloaded(repository: Repository, digest: Digest, grantees: readonly string[]) {
@@ -564,7 +573,7 @@ class SqliteMetadataStore implements MetadataStore {
     }
   }
 
-  publish(publications: readonly NamedContent[], atMs: number) {
+  publish(publications: readonly NamedContent[], atMs: number, during?: During) {
     return this.#write(() => {
       for (const { repository, digest, tag } of publications) {
         const id = this.#repositories.idOrNew(repository);
@@ -573,7 +582,7 @@ class SqliteMetadataStore implements MetadataStore {
         }
         this.#pins.put(id, tag ?? digest);
       }
-    });
+    }, during);
   }
 
   putPin(repository: Repository, reference: string) {
@@ -902,8 +911,11 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#connection.read(work);
   }
 
-  #write<T>(work: () => T): Promise<T> {
-    return this.#writer.write(work);
+  #write<T>(work: () => T, { during }: During = {}): Promise<T> {
+    return this.#writer.write(() => {
+      if (during !== undefined) this.#heartbeat.requirePresence(during);
+      return work();
+    });
   }
 
   /** Call within a read. */
@@ -959,11 +971,15 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   /** A write in a repository; returns false, without a transaction, if there is no such repository. */
-  #writeIn(repository: Repository, work: (repositoryId: number) => boolean): Promise<boolean> {
+  #writeIn(
+    repository: Repository,
+    work: (repositoryId: number) => boolean,
+    during?: During,
+  ): Promise<boolean> {
     return this.#write(() => {
       const id = this.#repositories.id(repository);
       return id !== undefined && work(id);
-    });
+    }, during);
   }
 
   /** A removal in a repository, with what is written along if it has removed something. */
@@ -972,11 +988,12 @@ class SqliteMetadataStore implements MetadataStore {
     along: WithMessages | undefined,
     remove: (repositoryId: number) => boolean,
   ): Promise<boolean> {
-    return this.#writeIn(repository, id => {
+    const work = (id: number) => {
       const isRemoved = remove(id);
       if (isRemoved) this.#putAlong(along);
       return isRemoved;
-    });
+    };
+    return this.#writeIn(repository, work, along);
   }
 
   /** Call within a write. */

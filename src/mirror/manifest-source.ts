@@ -1,5 +1,6 @@
 import type { BlobReader } from '../lib/blob-reader.ts';
 import type { Clock } from '../lib/clock.ts';
+import type { Presence } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import { SingleFlight } from '../lib/single-flight.ts';
 import { LATE, within } from '../lib/within.ts';
@@ -46,6 +47,8 @@ interface BringQuestion {
   readonly reference: string;
   /** Whether the response has to prove the requester's right. */
   readonly needsProof: boolean;
+  /** In which upstream is asked: later another process may have asked it, too, and know better. */
+  readonly during: Presence;
 }
 
 /** The result of one question to upstream, shared by all who asked it. */
@@ -54,6 +57,12 @@ interface Brought extends Answer {
   /** Whether the repository's stored manifest is current. */
   readonly isCurrent: boolean;
   readonly stored: boolean;
+}
+
+/** A tag that means what upstream sends, as of then. */
+interface TaggedDuring {
+  readonly tag: string;
+  readonly during: Presence;
 }
 
 /** What another process needs of the answer; the manifest is in the index. */
@@ -138,7 +147,7 @@ export class ManifestSource {
       head: (upstream: Upstream, ask: Ask) => upstream.headManifest(repository.name, reference, ask),
     };
     const asking = this.#asking.ask(question, right, (upstream, ask) =>
-      this.#bring(upstream, { repository, reference, needsProof }, ask),
+      this.#bring(upstream, { repository, reference, needsProof, during: this.#metadata.presence }, ask),
     );
     const settle = async ({ answer, joined }: Awaited<typeof asking>): Promise<Found> => {
       // An import gives a right to its own content only, not to other content that a mirror may send.
@@ -197,23 +206,27 @@ export class ManifestSource {
   }
 
   async #bringTag(upstream: Upstream, question: BringQuestion, ask: Ask): Promise<Brought> {
-    const { repository, reference: tag } = question;
+    const { repository, reference: tag, during } = question;
     const head = await upstream.headManifest(repository.name, tag, ask);
     const current = await this.#current(question, head.digest, head);
     if (current !== undefined) {
-      return { ...current, stored: await this.#noteChecked(repository, tag, current.manifest.digest) };
+      const { digest } = current.manifest;
+      return { ...current, stored: await this.#noteChecked(question, digest) };
     }
     // Fetches the digest that HEAD returned, since the tag may move in between.
-    return this.#fetch(upstream, repository, head.digest ?? tag, ask, tag);
+    return this.#fetch(upstream, repository, head.digest ?? tag, ask, { tag, during });
   }
 
   /**
    * Records that upstream confirmed the tag. A failure only costs another question later, unless the tag is new or has
    * moved: then resolves to false.
    */
-  async #noteChecked(repository: Repository, tag: string, digest: Digest): Promise<boolean> {
+  async #noteChecked(
+    { repository, reference: tag, during }: BringQuestion,
+    digest: Digest,
+  ): Promise<boolean> {
     try {
-      await this.#metadata.putTag(repository, tag, { digest, checkedAtMs: this.#clock.nowMs() });
+      await this.#metadata.putTag(repository, tag, { digest, checkedAtMs: this.#clock.nowMs() }, { during });
       return true;
     } catch (error) {
       logUnstored(this.#log, error, { digest, tag }, 'the state of a tag could not be stored');
@@ -260,24 +273,23 @@ export class ManifestSource {
     repository: Repository,
     reference: string,
     ask: Ask,
-    tag?: string,
+    tagged?: TaggedDuring,
   ): Promise<Brought> {
     const { manifest, proof } = await upstream.fetchManifest(repository.name, reference, ask);
-    const stored = await this.#keep(repository, manifest, tag);
+    const stored = await this.#keep(repository, manifest, tagged);
     return { proof, manifest, isCurrent: false, stored };
   }
 
   /** Stores the manifest. False if that failed: the response is still valid. */
-  async #keep(repository: Repository, manifest: Manifest, tag: string | undefined): Promise<boolean> {
+  async #keep(
+    repository: Repository,
+    manifest: Manifest,
+    tagged: TaggedDuring | undefined,
+  ): Promise<boolean> {
     const view = await viewOf(manifest);
     const atMs = this.#clock.nowMs();
     try {
-      await this.#metadata.putManifest(
-        repository,
-        manifest,
-        view,
-        tag === undefined ? { atMs } : { tag, atMs },
-      );
+      await this.#metadata.putManifest(repository, manifest, view, { ...tagged, atMs });
       return true;
     } catch (error) {
       logUnstored(this.#log, error, { digest: manifest.digest }, 'a manifest could not be stored');

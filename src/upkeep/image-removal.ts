@@ -1,4 +1,4 @@
-import type { WithMessages } from '../metadata/metadata-store.ts';
+import type { During, WithMessages } from '../metadata/metadata-store.ts';
 import type { Announce } from '../metadata/outbox.ts';
 import { everything, type SizedContent, type SurveyedManifest } from '../metadata/survey.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
@@ -61,6 +61,9 @@ interface Removal {
   readonly purged: Purged | undefined;
 }
 
+/** A run since when others may have pushed what it finds. */
+type StartedRun = RemovalRun & During;
+
 /** As in the names of requesters. */
 const OPERATOR = { name: 'operator' };
 
@@ -104,7 +107,7 @@ export class ImageRemoval {
     if (repository.upstream === '' && !deletesHosted) throw new RemovalRefused('disabled');
     if (run.purge === true) await this.#purge.permit();
     try {
-      return await this.#removeAny(repository, reference, run);
+      return await this.#removeAny(repository, reference, { ...run, during: metadata.presence });
     } finally {
       // So that other processes do not answer from what they remember.
       await metadata.notify('content');
@@ -127,7 +130,7 @@ export class ImageRemoval {
   #removeAny(
     repository: Repository,
     reference: string | undefined,
-    run: RemovalRun,
+    run: StartedRun,
   ): Promise<RemovedImage | undefined> {
     if (reference === undefined) return this.#removeRepository(repository, run);
     return isDigest(reference)
@@ -138,7 +141,7 @@ export class ImageRemoval {
   async #removeTag(
     repository: Repository,
     tag: string,
-    { force, purge, signal }: RemovalRun,
+    { force, purge, signal, during }: StartedRun,
   ): Promise<RemovedImage | undefined> {
     const { metadata, survey } = this.#options;
     const digest = (await metadata.readTag(repository, tag))?.digest;
@@ -147,7 +150,7 @@ export class ImageRemoval {
     if (pins.length > 0 && force !== true) throw new RemovalRefused('pinned', pins);
     const manifests = await survey.image(repository, digest, tag);
     signal?.throwIfAborted();
-    await metadata.removeTag(repository, tag, this.#along(repository, { tag }));
+    await metadata.removeTag(repository, tag, { ...this.#along(repository, { tag }), during });
     // The pin of a digest stays as long as the digest is stored.
     for (const pin of pins) if (purge === true || pin === tag) await metadata.removePin(repository, pin);
     const purged = purge === true ? await this.#purge.image(repository, manifests, signal) : undefined;
@@ -157,7 +160,7 @@ export class ImageRemoval {
   async #removeDigest(
     repository: Repository,
     digest: Digest,
-    { force, purge, signal }: RemovalRun,
+    { force, purge, signal, during }: StartedRun,
   ): Promise<RemovedImage | undefined> {
     const { metadata, survey } = this.#options;
     const pins = await metadata.listPinsOver(repository, digest);
@@ -169,9 +172,9 @@ export class ImageRemoval {
     }
     const manifests = await survey.image(repository, digest);
     signal?.throwIfAborted();
-    const along = this.#along(repository, { digest });
+    const along = { ...this.#along(repository, { digest }), during };
     const wasManifest = await metadata.unlinkManifest(repository, digest, along);
-    const wasBlob = await metadata.unlinkBlob(repository, digest);
+    const wasBlob = await metadata.unlinkBlob(repository, digest, { during });
     if (!wasManifest && !wasBlob) return undefined;
     for (const pin of pins.filter(name => name === digest || tags.includes(name))) {
       await metadata.removePin(repository, pin);
@@ -182,7 +185,7 @@ export class ImageRemoval {
 
   async #removeRepository(
     repository: Repository,
-    { force, purge, signal }: RemovalRun,
+    { force, purge, signal, during }: StartedRun,
   ): Promise<RemovedImage | undefined> {
     const { metadata, survey } = this.#options;
     if (!(await metadata.hasRepository(repository))) return undefined;
@@ -194,7 +197,7 @@ export class ImageRemoval {
       signal?.throwIfAborted();
       contents.push(...page);
     }
-    await metadata.removeRepository(repository, this.#along(repository, {}));
+    await metadata.removeRepository(repository, { ...this.#along(repository, {}), during });
     const nothing = { digest: undefined, removedTags: [], otherTags: [], isManifestHeld: false };
     if (purge === true)
       return { ...nothing, ...(await this.#purge.contents(contents, signal)), remainingBytes: 0 };

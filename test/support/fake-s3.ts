@@ -35,6 +35,8 @@ export type S3Fault =
   | { readonly lost: true }
   /** No answer ever. */
   | { readonly silent: true }
+  /** It arrives, but is looked at only then. */
+  | { readonly after: Promise<void> }
   /** After this many bytes of a body the connection ends. */
   | { readonly cutAt: number }
   /** After this many bytes of a body nothing more comes. */
@@ -175,6 +177,7 @@ export class FakeS3 {
     const body = Buffer.concat(chunks);
     response.setHeader('Date', new Date(Date.now() + this.skewMs).toUTCString());
     if ('silent' in fault) return;
+    if ('after' in fault) await fault.after;
     if (isRefusal(fault)) return this.#refuse(asked, response, fault.status, fault.code, fault.headers);
     if (url.searchParams.has('X-Amz-Signature')) return this.#servePresigned(asked, url, response, fault);
     const refusal = this.#check(request, url, body);

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
 import type { Clock, Timer } from '../../lib/clock.ts';
-import { type Lease, LeaseLost } from '../../lib/lease.ts';
+import { type Lease, LeaseLost, Presence, PresenceEnded } from '../../lib/lease.ts';
 import type { Log } from '../../lib/log.ts';
 import { IndexAway } from '../index-away.ts';
 import { IndexUnusable } from '../index-unusable.ts';
@@ -61,6 +61,7 @@ export class Heartbeat {
   readonly #onBeat: () => void;
   readonly #self: leases.ProcessIdentity;
   readonly #life: Life;
+  #presence = new Presence();
   readonly #held = new Map<number, OwnLease>();
   /** Leases that were given back but still have a row, because the database could not be reached. */
   readonly #unreturned = new Map<number, GivenBack>();
@@ -174,6 +175,16 @@ export class Heartbeat {
   /** The id by which Leases name this process. */
   get processId(): string {
     return this.#self.id;
+  }
+
+  get presence(): Presence {
+    return this.#presence;
+  }
+
+  /** Call within a write: rejects with PresenceEnded unless `presence` lasts until the transaction ends. */
+  async requirePresence(session: PostgresSession, presence: Presence): Promise<void> {
+    // Whoever adds the row again ends the Presence before that is committed.
+    if (!(await leases.hasJoined(session, this.#self.id)) || presence.isOver) throw new PresenceEnded();
   }
 
   /** Whether nobody can have taken this process for dead by now. */
@@ -327,6 +338,8 @@ export class Heartbeat {
   async #rejoin(session: PostgresSession): Promise<void> {
     await leases.join(session, this.#self);
     if (this.#shownAtMs === Number.NEGATIVE_INFINITY) return;
+    this.#presence.isOver = true;
+    this.#presence = new Presence();
     const own = await leases.ownEpochs(session, this.#self.id);
     const lost = [...this.#held.values()].filter(({ epoch }) => !own.has(epoch));
     for (const lease of lost) {

@@ -3,7 +3,7 @@ import { hostname } from 'node:os';
 import { dirname } from 'node:path';
 import type { Clock, Timer } from '../../lib/clock.ts';
 import { errorCode } from '../../lib/error-code.ts';
-import { type Lease, LeaseLost } from '../../lib/lease.ts';
+import { type Lease, LeaseLost, Presence, PresenceEnded } from '../../lib/lease.ts';
 import type { Log } from '../../lib/log.ts';
 import type { Connection } from './connection.ts';
 import { type LeaseRow, LeaseRows, type ProcessRow } from './leases.ts';
@@ -65,6 +65,7 @@ export class Heartbeat {
   readonly #onBeat: () => void;
   readonly #id: string;
   readonly #life: Life;
+  #presence = new Presence();
   readonly #held = new Map<number, OwnLease>();
   /** Leases that were given back but still have a row, because the disk was full. */
   readonly #unreturned = new Map<number, GivenBack>();
@@ -174,6 +175,18 @@ export class Heartbeat {
     if (!this.#leases.isOwn(epoch, this.#id)) throw new LeaseLost(key);
   }
 
+  get presence(): Presence {
+    return this.#presence;
+  }
+
+  /** Call within a write: throws PresenceEnded unless `presence` lasts. */
+  requirePresence(presence: Presence): void {
+    // Nobody can consider a process dead of which nobody knows yet, since the disk was full.
+    const isKnown = this.#hasJoined ? this.#leases.hasProcess(this.#id) : true;
+    // Whoever adds the row again ends the Presence in the same write.
+    if (!isKnown || presence.isOver) throw new PresenceEnded();
+  }
+
   read(key: string): Promise<LeaseRow | undefined> {
     return this.#connection.read(() => this.#leases.read(key));
   }
@@ -270,6 +283,8 @@ export class Heartbeat {
       this.#leases.skipEpochs();
       return;
     }
+    this.#presence.isOver = true;
+    this.#presence = new Presence();
     const lost = [...this.#held.values()].filter(({ epoch }) => !this.#leases.isOwn(epoch, this.#id));
     for (const lease of lost) {
       lease.isLost = true;

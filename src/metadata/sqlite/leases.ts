@@ -35,6 +35,7 @@ export class LeaseRows {
   readonly #deleteProcess: Statement<[string, number]>;
   readonly #select: Statement<[string], { epoch: number; process_id: string | null; holder: string | null }>;
   readonly #selectOwn: Statement<[number, string]>;
+  readonly #selectProcess: Statement<[string]>;
   readonly #insert: Statement<[string, string]>;
   readonly #deleteEpoch: Statement<[number]>;
   readonly #delete: Statement<[number, string]>;
@@ -58,6 +59,7 @@ export class LeaseRows {
       SELECT l.epoch, l.process_id, p.address AS holder
       FROM leases l LEFT JOIN processes p ON p.id = l.process_id WHERE l.key = ?`);
     this.#selectOwn = connection.prepare('SELECT 1 FROM leases WHERE epoch = ? AND process_id = ?');
+    this.#selectProcess = connection.prepare('SELECT 1 FROM processes WHERE id = ?');
     this.#insert = connection.prepare('INSERT INTO leases (key, process_id) VALUES (?, ?)');
     this.#deleteEpoch = connection.prepare('DELETE FROM leases WHERE epoch = ?');
     this.#delete = connection.prepare('DELETE FROM leases WHERE epoch = ? AND process_id = ?');
@@ -123,6 +125,10 @@ export class LeaseRows {
     }
     const epoch = Number(this.#insert.run(key, processId).lastInsertRowid);
     return { epoch, left: before && { epoch: before.epoch, mayWrite: before.processId !== undefined } };
+  }
+
+  hasProcess(processId: string): boolean {
+    return this.#selectProcess.get(processId) !== undefined;
   }
 
   isOwn(epoch: number, processId: string): boolean {
