@@ -80,6 +80,35 @@ it('equal pulls within a second are one event with their number, and are written
   ]);
 });
 
+it('events that differ in more than their reasons are counted apart, in whichever order they come', async () => {
+  const { announcements, waiting } = world({ name: 'ci' });
+  const different: readonly RegistryEvent[] = [
+    pull(),
+    pull({ kind: 'download' }),
+    pull({ repository: { ...NGINX, name: 'library/other' } }),
+    pull({ repository: { ...NGINX, upstream: 'quay.io' } }),
+    pull({ repository: undefined }),
+    pull({ tag: 'v2' }),
+    pull({ digest: digestOf(Buffer.from('another')) }),
+    pull({ actor: { ...NODE, name: 'team-b' } }),
+    pull({ actor: { ...NODE, remote: '192.0.2.2' } }),
+    pull({ actor: { ...NODE, userAgent: 'skopeo' } }),
+    pull({ actor: undefined }),
+    pull({ upstream: 'docker.io' }),
+    pull({ tenant: 'team-a' }),
+    pull({ secret: 'registry' }),
+    pull({ state: 'loaded' }),
+  ];
+  for (let round = 0; round < 3; round += 1)
+    for (const event of different) {
+      announcements.note({ ...event, reason: `${round} bytes` });
+      announcements.note(pull());
+    }
+  await announcements.flush();
+  const counts = (await waiting('ci')).map(({ count }) => count);
+  expect(counts).toEqual([3 * (different.length + 1), ...different.slice(1).map(() => 3)]);
+});
+
 it('pulls are not noted if no endpoint wants them', async () => {
   const { announcements, waiting } = world({ name: 'ci', events: ['push'] });
   announcements.note(pull());

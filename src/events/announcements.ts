@@ -60,6 +60,8 @@ export class Announcements {
   readonly #meter: Meter;
   readonly #wanted: ReadonlySet<EventKind>;
   #noted = new Map<string, Noted>();
+  /** The last one of each digest and client: it is most often noted again, and is found without a key. */
+  #latest = new Map<string | undefined, Map<string | undefined, Noted>>();
   /** Events that there was no room for since the last write. */
   #overlooked = 0;
   #timer: Timer | undefined;
@@ -81,27 +83,34 @@ export class Announcements {
 
   /**
    * Notes an event, which is written within about a second, with how many alike there were: about the same, by the same
-   * client. A crash may lose it. Takes a microsecond.
+   * client. A crash may lose it. Called for each pull, so it makes no string of what was noted a moment ago.
    */
   note(event: RegistryEvent): void {
     if (!this.#wanted.has(event.kind)) return;
+    const latest = this.#latest.get(event.digest)?.get(event.actor?.remote);
+    const noted = latest !== undefined && areAlike(latest.event, event) ? latest : this.#notedLike(event);
+    if (noted === undefined) this.#overlooked += 1;
+    else noted.count += 1;
+  }
+
+  /** The one that counts events like this, of which there is none yet at first; `undefined` if there is no room for it. */
+  #notedLike(event: RegistryEvent): Noted | undefined {
     const key = keyOf(event);
-    const noted = this.#noted.get(key);
-    if (noted !== undefined) {
-      noted.count += 1;
-      return;
+    let noted = this.#noted.get(key);
+    if (noted === undefined) {
+      if (this.#noted.size >= MAX_NOTED) return undefined;
+      noted = { event, atMs: this.#clock.nowMs(), count: 0 };
+      this.#noted.set(key, noted);
+      this.#timer ??= this.#clock
+        .after(WRITE_EVERY_MS, () => {
+          this.#timer = undefined;
+          void this.flush();
+        })
+        .unref();
     }
-    if (this.#noted.size >= MAX_NOTED) {
-      this.#overlooked += 1;
-      return;
-    }
-    this.#noted.set(key, { event, atMs: this.#clock.nowMs(), count: 1 });
-    this.#timer ??= this.#clock
-      .after(WRITE_EVERY_MS, () => {
-        this.#timer = undefined;
-        void this.flush();
-      })
-      .unref();
+    const ofDigest = this.#latest.get(event.digest) ?? new Map<string | undefined, Noted>();
+    this.#latest.set(event.digest, ofDigest.set(event.actor?.remote, noted));
+    return noted;
   }
 
   /** Writes what was noted until now; a failure is logged. */
@@ -109,6 +118,7 @@ export class Announcements {
     const noted = [...this.#noted.values()];
     const overlooked = this.#overlooked;
     this.#noted = new Map();
+    this.#latest = new Map();
     this.#overlooked = 0;
     this.#writing = this.#writing.then(() => this.#write(noted, overlooked));
     return this.#writing;
@@ -148,7 +158,23 @@ export class Announcements {
   }
 }
 
-/** The same for events that become one. Their reasons may differ in figures. */
+/** Whether events of one digest and client become one. Their reasons may differ in figures. */
+function areAlike(one: RegistryEvent, other: RegistryEvent): boolean {
+  return (
+    one.tag === other.tag &&
+    one.kind === other.kind &&
+    one.repository?.name === other.repository?.name &&
+    one.repository?.upstream === other.repository?.upstream &&
+    one.actor?.name === other.actor?.name &&
+    one.actor?.userAgent === other.actor?.userAgent &&
+    one.upstream === other.upstream &&
+    one.tenant === other.tenant &&
+    one.secret === other.secret &&
+    one.state === other.state
+  );
+}
+
+/** The same for all events that become one. */
 function keyOf({
   kind,
   repository,

@@ -3,7 +3,7 @@ import { HttpClient } from '../lib/http-client.ts';
 import type { ProxySettings } from '../lib/proxy.ts';
 import { formatDuration } from '../lib/units.ts';
 import { scopeOf } from '../upstream/address.ts';
-import { envelopeOf, type EventFormat, type EventSource } from './envelope.ts';
+import { type EventFormat, type EventSource, envelopeOf } from './envelope.ts';
 import { signatureHeaders } from './signature.ts';
 import type { StoredEvent } from './stored-event.ts';
 
