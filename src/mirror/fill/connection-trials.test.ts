@@ -100,7 +100,9 @@ it('adds none while this process itself is the bottleneck', () => {
   vi.advanceTimersByTime(5_000);
   expect(download.grown).toBe(0);
   load = 0.5;
-  vi.advanceTimersByTime(300);
+  vi.advanceTimersByTime(2_000);
+  expect(download.grown).toBe(0);
+  vi.advanceTimersByTime(800);
   expect(download.grown).toBe(1);
 });
 

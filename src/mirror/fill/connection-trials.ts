@@ -17,6 +17,8 @@ const TRIAL_MS = 5_000;
  * connection brings nothing, and the response that is then broken off has brought most.
  */
 const MAX_LOAD = 0.8;
+/** For how long the process must not have been busy: a busy one has moments, too, in which it waits for something. */
+const CALM_MS = 2_000;
 /** How long it is remembered how many connections were enough. Networks and their users change. */
 const REMEMBERED_MS = 10 * 60_000;
 /** How long no other is tried after one that could not be judged. */
@@ -62,11 +64,11 @@ export class ConnectionTrials {
   readonly #sharers = new Set<Sharer>();
   #connections = 0;
   #further = 0;
-  /** Rates of the last windows in which no connection came or went, bytes per second. */
+  /** Rates of the last windows in which no connection came or went, nor was this process busy, bytes per second. */
   #rates: number[] = [];
   #hasChanged = false;
-  #isBusy = false;
   #windowAtMs = 0;
+  #busyAtMs = Number.NEGATIVE_INFINITY;
   #trial: Trial | undefined;
   #enough: { readonly connections: number; readonly untilMs: number } | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -120,10 +122,10 @@ export class ConnectionTrials {
     const nowMs = performance.now();
     const windowMs = nowMs - this.#windowAtMs;
     this.#windowAtMs = nowMs;
-    this.#isBusy = this.#load() > MAX_LOAD;
+    if (this.#load() > MAX_LOAD) this.#busyAtMs = nowMs;
     let bytes = 0;
     for (const sharer of this.#sharers) bytes += sharer.measured(windowMs);
-    if (this.#hasChanged) this.#rates = [];
+    if (this.#hasChanged || nowMs - this.#busyAtMs < CALM_MS) this.#rates = [];
     else this.#rates = [...this.#rates, (bytes * 1000) / Math.max(1, windowMs)].slice(-WINDOWS);
     this.#hasChanged = false;
     if (this.#trial === undefined) this.#tryOne(nowMs);
@@ -140,7 +142,7 @@ export class ConnectionTrials {
 
   #tryOne(nowMs: number): void {
     const bytesPerSecond = this.#bytesPerSecond;
-    if (bytesPerSecond === undefined || this.#isBusy) return;
+    if (bytesPerSecond === undefined) return;
     const [sharer] = [...this.#sharers].filter(({ mayGrow }) => mayGrow).toSorted(byConnections);
     if (sharer === undefined) return;
     const { connections: enough = Number.POSITIVE_INFINITY, untilMs = 0 } = this.#enough ?? {};
