@@ -39,6 +39,7 @@ export class MemoryLeases implements Leases {
   readonly address: string;
   /** The address of its replica, if there may be several. */
   readonly replica: string | undefined;
+  #isSilent = false;
 
   constructor(table: LeaseTable, { address = 'a process in memory', replica }: MemoryProcess = {}) {
     this.#table = table;
@@ -77,6 +78,19 @@ export class MemoryLeases implements Leases {
       holder: holder?.address,
       elsewhere: holder?.replica === this.replica ? undefined : holder?.replica,
     };
+  }
+
+  /** From now on it shows no life, for not so long yet that it is considered dead. */
+  fallSilent(): void {
+    this.#isSilent = true;
+  }
+
+  /** As `MetadataStore.endLeaseOfGone`. */
+  endOfSilent({ key, epoch }: Pick<Lease, 'key' | 'epoch'>): boolean {
+    const row = this.#table.rows.get(key);
+    const { holder } = row ?? {};
+    if (row?.epoch !== epoch || holder === undefined || holder.replica === this.replica) return false;
+    return holder.#isSilent && this.#table.rows.delete(key);
   }
 
   /** Makes the others consider this process dead, although it is only suspended and may continue at any time. */

@@ -101,6 +101,11 @@ export class MemoryMetadataStore implements MetadataStore {
   }
 
   /** As in `MemoryLeases`. */
+  fallSilent(): void {
+    this.#leases.fallSilent();
+  }
+
+  /** As in `MemoryLeases`. */
   seemDead(): void {
     this.#leases.seemDead();
     this.#presence.isOver = true;
@@ -751,6 +756,10 @@ export class MemoryMetadataStore implements MetadataStore {
   async listReplicas() {
     const addresses = [...this.#index.processes].flatMap(({ replica }) => replica ?? []);
     return [...new Set(addresses)].map(address => ({ id: address.replaceAll(/[^a-z0-9]+/g, '-'), address }));
+  }
+
+  async endLeaseOfGone(lease: Pick<Lease, 'key' | 'epoch'>) {
+    return this.#leases.endOfSilent(lease);
   }
 
   lockedOutForMs() {

@@ -561,6 +561,12 @@ export interface MetadataStore extends Leases {
   countProcesses(): Promise<number>;
   /** The replicas of which a process lives, this one included, as far as is known; none where there can be only one. */
   listReplicas(): Promise<readonly ReplicaPlace[]>;
+  /**
+   * Ends the Lease of another replica at whose address nobody listens any more, unless its process has shown life within 2 s:
+   * both together are no pause. True if it did. Only for work of which each step that others see checks the epoch in the
+   * index: `Lease.confirm` of a process that lives after all may not tell it for some seconds.
+   */
+  endLeaseOfGone(lease: Pick<Lease, 'key' | 'epoch'>): Promise<boolean>;
   /** For how long other processes have kept all writes of this one waiting; 0 if none waits. */
   lockedOutForMs(): number;
   /**

@@ -43,6 +43,7 @@ import * as grants from './postgres/grants.ts';
 import { Heartbeat, type StoreFolder } from './postgres/heartbeat.ts';
 import { IndexVersion, VERSION } from './postgres/index-version.ts';
 import * as leases from './postgres/leases.ts';
+import type { LeaseName } from './postgres/leases.ts';
 import * as links from './postgres/links.ts';
 import * as manifests from './postgres/manifests.ts';
 import { migrate } from './postgres/migrations.ts';
@@ -714,6 +715,10 @@ class PostgresMetadataStore implements MetadataStore {
 
   listReplicas() {
     return leases.listReplicas(this.#database);
+  }
+
+  endLeaseOfGone(lease: LeaseName) {
+    return this.#heartbeat.endLeaseOfGone(lease);
   }
 
   /** Writes wait for others only by digest or repository, for a few seconds at most. */

@@ -224,6 +224,7 @@ const METHODS: Readonly<Record<WriteName, Write>> = {
   },
   release: index => releasing(index, lease => index.release(lease)),
   setAside: index => releasing(index, lease => index.setAside(lease)),
+  endLeaseOfGone: index => index.endLeaseOfGone({ key: 'work', epoch: 1 }),
   notify: index => index.notify('content'),
   putSetting: index => index.putSetting('of the test', 'value'),
   initSetting: index => index.initSetting('of the test', 'value'),

@@ -807,6 +807,10 @@ class SqliteMetadataStore implements MetadataStore {
     return [];
   }
 
+  async endLeaseOfGone() {
+    return false;
+  }
+
   lockedOutForMs() {
     return this.#writer.lockedOutForMs;
   }

@@ -4,6 +4,7 @@ import type { UploadCalls } from '../hosted/upload-calls.ts';
 import { Changes } from '../lib/changes.ts';
 import { type Clock, systemClock } from '../lib/clock.ts';
 import { collectBytes } from '../lib/collect-bytes.ts';
+import { errorCode } from '../lib/error-code.ts';
 import { type RemoteBytes, type RemoteFill, ReplicaAway, type Replicas } from '../mirror/fill/replicas.ts';
 import type { Landing } from '../mirror/shared-flights.ts';
 import { ABOUT_PATH, MAX_ABOUT_BYTES, parseAbout, type ReplicaAbout, tooLong } from './about-request.ts';
@@ -222,5 +223,12 @@ function textsIn(header: string | readonly string[] | undefined): readonly strin
 function awayOr(error: unknown, address: string, signal?: AbortSignal): unknown {
   if (signal?.aborted) return signal.reason;
   if (error instanceof ReplicaAway) return error;
-  return new ReplicaAway(`${address} cannot be reached`, { cause: error });
+  return new ReplicaAway(`${address} cannot be reached`, { cause: error, isRefused: isRefusal(error) });
+}
+
+/** Whether all addresses of a host refuse connections. */
+function isRefusal(error: unknown): boolean {
+  return error instanceof AggregateError
+    ? error.errors.length > 0 && error.errors.every(isRefusal)
+    : errorCode(error) === 'ECONNREFUSED';
 }

@@ -229,6 +229,22 @@ describe('a blob that clients of three replicas want', () => {
     await expectIdle();
   });
 
+  it('is downloaded on by another one as soon as nobody listens at its replica and that shows no life', async () => {
+    const [a, b, c] = await startThree();
+    const blob = await mirrored(a);
+    const go = pauseAt(6 * MIB);
+    const [fromA, ...others] = await beginAll([a, b, c], blob);
+    await a.cutOff();
+    a.metadata.fallSilent();
+    for (const { rest } of others) expect(await rest).toEqual(whole(blob));
+    expect(downloads()).toHaveLength(2);
+    go();
+    // It lived after all: its client has the bytes, and the others have stored them.
+    expect(await fromA?.rest).toEqual(whole(blob));
+    expect(downloads()).toHaveLength(2);
+    await expectIdle();
+  });
+
   it('is stored by another one when its replica dies after the last byte', async () => {
     const [a, b, c] = await startThree();
     const blob = await mirrored(a);

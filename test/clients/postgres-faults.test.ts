@@ -1,6 +1,7 @@
 // What goes wrong between the index and a real PostgreSQL.
 import { once } from 'node:events';
 import { connect, createServer, type Server, type Socket } from 'node:net';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { LeaseLost } from '../../src/lib/lease.ts';
@@ -48,11 +49,13 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
     await removeFolder(folder);
   });
 
-  async function open(more: { at?: PostgresSettings; clock?: ManualClock } = {}): Promise<MetadataStore> {
-    const { at = settings, clock } = more;
+  async function open(
+    more: { at?: PostgresSettings; clock?: ManualClock; replica?: string } = {},
+  ): Promise<MetadataStore> {
+    const { at = settings, clock, replica } = more;
     const store = await openPostgresMetadataStore(at, {
       log: silentLog,
-      folder: { path: folder, id: 'folder' },
+      folder: { path: join(folder, replica ?? ''), id: replica ?? 'folder', replica },
       ...(clock && { clock }),
     });
     opened.push(store);
@@ -274,6 +277,34 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
     await stopped.release(lease);
     expect(await other.readLease('upload-1')).toMatchObject({ isHeld: true, epoch: taken.epoch });
     expect(await stopped.statBlob(BLOB)).toBeUndefined();
+  });
+
+  test('a replica at whose address nobody listens loses a Lease if it shows no life for two seconds, no sooner', async () => {
+    // Without heartbeats.
+    const replica = (address: string) => open({ replica: address, clock: new ManualClock() });
+    const [gone, other] = [await replica('gone:5003'), await replica('other:5003')];
+    const same = await replica('gone:5003');
+    const lease = await leaseOf(gone, 'fill-1');
+    const { key, epoch } = lease;
+    const silence = (seconds: number) =>
+      sql(settings, `UPDATE @processes SET beat_at = clock_timestamp() - interval '${seconds} seconds'`);
+    await silence(0);
+    expect(await other.endLeaseOfGone(lease)).toBe(false);
+    await silence(4);
+    // Of one folder, the lock of the process is asked.
+    expect(await same.endLeaseOfGone(lease)).toBe(false);
+    expect(await other.endLeaseOfGone({ key, epoch: epoch - 1 })).toBe(false);
+    await silence(4);
+    expect(await other.endLeaseOfGone(lease)).toBe(true);
+    const taken = await leaseOf(other, 'fill-1');
+    expect(taken.epoch).toBeGreaterThan(epoch);
+    expect(await other.endLeaseOfGone(taken)).toBe(false);
+    for (const write of [
+      () => gone.announceObject({ digest: BLOB, key: 'a' }, lease),
+      () => gone.putBlob(BLOB, 4, HOSTED, { lease, isThere: () => true }),
+    ]) {
+      await expect(Promise.resolve(write())).rejects.toThrow(LeaseLost);
+    }
   });
 
   test('no epoch comes again that was given out after a backup was made which was restored since', async () => {

@@ -242,6 +242,11 @@ export class Heartbeat {
     }
   }
 
+  /** As in `MetadataStore`. */
+  endLeaseOfGone(lease: leases.LeaseName): Promise<boolean> {
+    return this.#writer.write(session => leases.endLeaseOfGone(session, lease, this.#self.folder), LIGHT);
+  }
+
   read(key: string) {
     return leases.readLease(this.#database, key, this.#self.folder);
   }

@@ -7,6 +7,12 @@ import type { Rows } from './session.ts';
 /** Without a heartbeat for this long a process is dead: more than any pause of a live one. */
 export const DEAD_AFTER_MS = 5_000;
 
+/** The same for one at whose address nobody listens any more: a heartbeat and the time that the next one may take. */
+const GONE_AFTER_MS = 2_000;
+
+/** Which acquisition of which Lease. */
+export type LeaseName = Pick<Lease, 'key' | 'epoch'>;
+
 /** Who a process is. */
 export interface ProcessIdentity {
   readonly id: string;
@@ -96,6 +102,17 @@ export async function listReplicas(on: Rows): Promise<readonly ReplicaPlace[]> {
 export async function countProcesses(on: Rows): Promise<number> {
   const row = await on.row<{ live: number }>('SELECT count(*) AS live FROM @processes WHERE NOT is_thread');
   return row?.live ?? 0;
+}
+
+/** As `MetadataStore.endLeaseOfGone`; `folder`: that of this process. */
+export async function endLeaseOfGone(on: Rows, { key, epoch }: LeaseName, folder: string): Promise<boolean> {
+  const ended = await on.changes(
+    `DELETE FROM @leases l USING @processes p
+    WHERE l.key = $1 AND l.epoch = $2 AND p.id = l.process_id AND p.replica IS NOT NULL AND p.folder <> $3
+      AND p.beat_at < clock_timestamp() - make_interval(secs => $4)`,
+    [key, epoch, folder, GONE_AFTER_MS / 1000],
+  );
+  return ended > 0;
 }
 
 interface LeaseRow {

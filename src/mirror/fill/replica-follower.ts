@@ -57,7 +57,7 @@ export class ReplicaFollower {
    * to acquire the Lease. Rejects if the bytes are wrong, or upstream has refused everybody here.
    */
   async follow(remote: RemoteFill, holder: string | undefined): Promise<boolean> {
-    const { log, clock, signal } = this.#options;
+    const { log, clock, metadata, signal } = this.#options;
     if (this.#holder !== holder) log.info({ holder }, 'following the download of another replica');
     this.#holder = holder;
     const leaving = new AbortController();
@@ -71,6 +71,10 @@ export class ReplicaFollower {
       if (!(error instanceof ReplicaAway)) throw error;
       log.debug({ err: error }, 'the download of another replica cannot be followed for now');
       if (await this.#settled()) return true;
+      if (error.isRefused && (await metadata.endLeaseOfGone(remote).catch(() => false))) {
+        log.info({ holder }, 'the replica that downloads this blob is gone: its download ends');
+        return false;
+      }
       // Unless it is over there, or in other hands.
       if (await this.#isHolder(remote).catch(() => true)) await clock.sleep(RETRY_MS, { signal });
       return false;

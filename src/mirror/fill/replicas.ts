@@ -33,4 +33,14 @@ export interface Replicas {
 /** Another replica cannot be reached, or does not have what it was asked for. */
 export class ReplicaAway extends Error {
   override readonly name = 'ReplicaAway';
+  /**
+   * Whether its machine says that nobody listens at its address, as after a process was killed. One that is suspended, busy or
+   * cut off does not refuse connections, unless something in between does it for it.
+   */
+  readonly isRefused: boolean;
+
+  constructor(message: string, { isRefused = false, cause }: { isRefused?: boolean; cause?: unknown } = {}) {
+    super(message, { cause });
+    this.isRefused = isRefused;
+  }
 }
