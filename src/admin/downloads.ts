@@ -32,6 +32,11 @@ function together(one: DownloadState, other: DownloadState): DownloadState {
   };
 }
 
+/** How much of it is there in all. */
+export function bytesThere({ bytes, aheadBytes }: DownloadState): number {
+  return bytes + aheadBytes;
+}
+
 /** The same for as long as it runs, in all processes: ranges are those of one repository, whole layers are shared by all of an upstream. */
 export function downloadId({ kind, repository, digest }: DownloadState): string {
   return kind === 'whole' ? `${upstreamIn(repository)} ${digest}` : `ranges ${repository} ${digest}`;

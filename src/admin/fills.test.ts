@@ -11,6 +11,7 @@ function downloadOf(at: number, more: object = {}) {
     kind: 'whole' as const,
     state: 'downloading' as const,
     bytes: 0,
+    aheadBytes: 0,
     size: 1_000,
     readers: 1,
     requesters: ['anonymous'],
@@ -67,6 +68,17 @@ it('comes in pages, in which those that end and begin move no other', () => {
   expect(new Set(seen).size).toBe(seen.length);
   const stayed = all.filter(({ startedAtMs }) => startedAtMs % 7 > 0);
   expect(seen).toEqual(expect.arrayContaining(stayed.map(({ repository }) => repository)));
+});
+
+it('counts what is there behind the first missing byte', () => {
+  let nowMs = 0;
+  const fills = new FillList(() => nowMs);
+  const [begun] = fills.look([downloadOf(0, { bytes: 0, aheadBytes: 400 })]);
+  nowMs = 1_000;
+  const [later] = fills.look([downloadOf(0, { bytes: 450, aheadBytes: 50 })]);
+  expect([begun?.bytes, later?.bytes, later?.bytesPerSecond, later?.remainingSeconds]).toEqual([
+    400, 500, 100, 5,
+  ]);
 });
 
 it('adds up the ranges of a layer that several processes request', () => {

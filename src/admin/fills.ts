@@ -1,8 +1,8 @@
 import type { DownloadState } from '../mirror/fill/download-state.ts';
-import { downloadId, upstreamIn } from './downloads.ts';
+import { bytesThere, downloadId, upstreamIn } from './downloads.ts';
 import type { FillDocument, FillsDocument } from './documents/fills.ts';
 import { keyOfNumber, type PageAsk, pageOfSorted, sortedBy } from './paging.ts';
-import { timeOf } from './status.ts';
+import { downloadStatus } from './status.ts';
 
 /** Over how long a rate is measured: it should neither jump nor lag. */
 const RATE_OVER_MS = 5_000;
@@ -31,7 +31,7 @@ export class FillList {
       // When its turn comes, what is there already is found.
       const known = (download.state === 'queued' ? undefined : this.#seen.get(id)) ?? { marks: [] };
       seen.set(id, known);
-      return fillOf(download, rateOf(known, download.bytes, nowMs));
+      return fillOf(download, rateOf(known, bytesThere(download), nowMs));
     });
     this.#seen = seen;
     return fills;
@@ -60,31 +60,13 @@ function rateOf({ marks }: Seen, bytes: number, nowMs: number): number | null {
 }
 
 function fillOf(download: DownloadState, rate: number | null): FillDocument {
-  const {
-    kind,
-    repository,
-    digest,
-    state,
-    bytes,
-    size = null,
-    readers,
-    requesters,
-    holder = null,
-  } = download;
+  const status = downloadStatus(download);
+  const { repository, state, bytes, size } = status;
   const isKnown = size !== null && rate !== null && rate > 0;
   return {
+    ...status,
     id: downloadId(download),
-    kind,
     upstream: upstreamIn(repository),
-    repository,
-    digest,
-    state,
-    bytes,
-    size,
-    readers,
-    requesters,
-    started: timeOf(download.startedAtMs),
-    holder,
     bytesPerSecond: state === 'queued' ? null : rate,
     remainingSeconds: isKnown ? Math.ceil(Math.max(0, size - bytes) / rate) : null,
   };

@@ -15,6 +15,7 @@ describe('layers that are read in parts', () => {
     kind: 'whole' as const,
     state: 'downloading' as const,
     bytes: 1,
+    aheadBytes: 0,
     size: 9_000,
     readers: 1,
     requesters: ['anonymous'],

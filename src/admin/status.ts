@@ -4,9 +4,10 @@ import type { PartialState } from '../mirror/fill/partials.ts';
 import { NO_TRAFFIC, type Transferred, type TransferTotals } from '../ops/transfer-totals.ts';
 import type { SecretState } from '../tenants/tenant.ts';
 import type { AdminParts } from './admin-parts.ts';
-import { allDownloads } from './downloads.ts';
+import { allDownloads, bytesThere } from './downloads.ts';
 import type {
   BucketStatus,
+  DownloadStatus,
   ForeignDownloadStatus,
   ReplicaStatus,
   SavedStatus,
@@ -53,12 +54,7 @@ export async function statusDocument(options: StatusOptions): Promise<StatusDocu
     started: timeOf(startedAtMs),
     processes: await parts.metadata.countProcesses(),
     problems,
-    downloads: downloads.map(({ startedAtMs: atMs, size = null, holder = null, ...download }) => ({
-      ...download,
-      size,
-      holder,
-      started: timeOf(atMs),
-    })),
+    downloads: downloads.map(downloadStatus),
     downloadsElsewhere: await elsewhere(parts, downloads),
     partial: allPartials(reports, downloads).map(({ repository = null, size = null, ...state }) => ({
       ...state,
@@ -71,6 +67,12 @@ export async function statusDocument(options: StatusOptions): Promise<StatusDocu
     replicas,
     secrets: secretStatus(parts),
   };
+}
+
+/** A download as it is shown. */
+export function downloadStatus(download: DownloadState): DownloadStatus {
+  const { aheadBytes: _, startedAtMs, size = null, holder = null, ...rest } = download;
+  return { ...rest, bytes: bytesThere(download), size, holder, started: timeOf(startedAtMs) };
 }
 
 /**

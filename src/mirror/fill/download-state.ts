@@ -9,8 +9,10 @@ export interface DownloadState {
   readonly digest: Digest;
   /** `queued`: waiting for its turn. */
   readonly state: 'queued' | 'downloading';
-  /** How much is there; of ranges, how much came of those that were requested. */
+  /** How much is there from its beginning on; of ranges, how much came of those that were requested. */
   readonly bytes: number;
+  /** How much is there behind the first missing byte: what clients have requested, or further connections have brought. */
+  readonly aheadBytes: number;
   /** How much it will be in the end; `undefined` while unknown. */
   readonly size: number | undefined;
   readonly readers: number;

@@ -101,6 +101,14 @@ export class FillPieces {
     }
   }
 
+  /** How many bytes are there behind the one at `position`, which is missing. */
+  bytesBehind(position: number): number {
+    const blob = this.#use?.blob;
+    if (blob === undefined || blob.isOver || position >= blob.size) return 0;
+    const missing = blob.missing({ start: position, end: blob.size });
+    return missing.reduce((rest, { start, end }) => rest - (end - start), blob.size - position);
+  }
+
   /** Whether it costs more to download these bytes again than to request what is after them by itself. */
   isWorthLeavingOut({ start, end }: Extent): boolean {
     const shareBytes = (this.blob?.size ?? 0) * LEFT_OUT_SHARE;

@@ -85,6 +85,7 @@ export class FillRun {
   readonly #follower: FillFollower;
   readonly #replicaFollower: ReplicaFollower | undefined;
   readonly #leader: FillLeader;
+  readonly #pieces: FillPieces;
   readonly #outcome: FillOutcome;
   readonly #stopping = new AbortController();
   readonly #startedAtMs = Date.now();
@@ -140,6 +141,7 @@ export class FillRun {
     this.#replicaFollower =
       replicas && new ReplicaFollower({ ...shared, replicas, clock: world.asking.clock });
     const pieces = new FillPieces(shared);
+    this.#pieces = pieces;
     const transfer = new FillTransfer({ ...shared, pieces, disk: world.spool.space });
     this.#leader = new FillLeader({ ...shared, pieces, transfer, outcome: this.#outcome });
     this.done = this.#run(from.after);
@@ -162,6 +164,7 @@ export class FillRun {
       digest,
       state: this.#isQueued ? 'queued' : 'downloading',
       bytes,
+      aheadBytes: this.#pieces.bytesBehind(bytes),
       size: size ?? this.sharing.agreedSize,
       readers,
       requesters: this.sharing.requesters,

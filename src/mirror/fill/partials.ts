@@ -180,7 +180,7 @@ export class Partials {
       const { progress, digest } = blob;
       return progress === undefined
         ? []
-        : { kind: 'ranges', repository, digest, readers, holder: undefined, ...progress };
+        : { kind: 'ranges', repository, digest, readers, aheadBytes: 0, holder: undefined, ...progress };
     });
   }
 

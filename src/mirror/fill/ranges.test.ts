@@ -426,6 +426,17 @@ describe('a whole pull of a blob of which ranges are there', () => {
     expect(upstream.requests).toEqual([]);
   });
 
+  it('counts them in its progress from the beginning', async () => {
+    const world = await startWorld(SLOW);
+    const blob = await layer(world, 4 * MIB, 'progress');
+    await readRanges(world, blob, { start: MIB, end: 3 * MIB });
+    const { pulled } = await beginPull(world, blob);
+    const [download] = world.mirror.downloads;
+    expect(download).toMatchObject({ kind: 'whole', aheadBytes: 2 * MIB });
+    expect(download?.bytes).toBeLessThan(MIB);
+    await pulled;
+  });
+
   it('is not split into a request before each of many small ones', async () => {
     const world = await startWorld();
     const blob = await layer(world, 17 * MIB, 'small-ones');
