@@ -21,6 +21,7 @@ import type { NextToGo } from './next-to-go.ts';
 import { adminDescription } from './openapi.ts';
 import { Overview } from './overview.ts';
 import { notificationsDocument } from './notifications.ts';
+import { partialsDocument } from './partials.ts';
 import { PageSite } from './page-site.ts';
 import { PrepullList, type PrepullNeeds } from './prepull.ts';
 import { queueDocument } from './queue.ts';
@@ -152,6 +153,7 @@ function readHandlers(
     status,
     fills: async ({ query }) => fills.page(await live.downloads(), query),
     queue: async () => queueDocument(mirror.queue, config.pulls),
+    partial: ({ query }) => partialsDocument(parts, server, query),
     backoffs: async ({ query }) => backoffsDocument(mirror.failures, query),
     uploads: ({ query }) => uploadsDocument(parts, query),
     images: ({ query }) => imagesDocument(parts, query),

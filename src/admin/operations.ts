@@ -35,7 +35,7 @@ import { prepullQuery, prepullSchema } from './documents/prepull.ts';
 import { queueSchema } from './documents/queue.ts';
 import { refusalsQuery, refusalsSchema } from './documents/refusals.ts';
 import { type AdminRights, sessionSchema } from './documents/session.ts';
-import { statusSchema } from './documents/status.ts';
+import { partialsSchema, statusSchema } from './documents/status.ts';
 import { taskSchema, tasksSchema } from './documents/tasks.ts';
 import { tenantsQuery, tenantsSchema } from './documents/tenants.ts';
 import { upkeepSchema } from './documents/upkeep.ts';
@@ -76,6 +76,13 @@ export const ADMIN_OPERATIONS = {
   status: { ...read, path: '/status', summary: 'As entrepot status', answer: statusSchema },
   fills: { ...read, path: '/fills', summary: 'Downloads in progress', query: pageQuery, answer: fillsSchema },
   queue: { ...read, path: '/queue', summary: 'How many downloads run and wait', answer: queueSchema },
+  partial: {
+    ...read,
+    path: '/partial',
+    summary: 'Layers of which some is on the disk, and which nobody downloads as a whole',
+    query: pageQuery,
+    answer: partialsSchema,
+  },
   backoffs: {
     ...read,
     path: '/backoffs',

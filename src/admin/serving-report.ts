@@ -1,6 +1,6 @@
 import type { Config } from '../config/config.ts';
 import type { DownloadState } from '../mirror/fill/download-state.ts';
-import type { PartialState } from '../mirror/fill/partials.ts';
+import type { PartialState } from '../mirror/fill/partial-list.ts';
 import type { Mirror } from '../mirror/mirror.ts';
 import type { OwnLoginState } from '../mirror/own-logins.ts';
 import type { UpstreamState } from '../mirror/upstream-record.ts';

@@ -1,6 +1,5 @@
 import type { BucketState } from '../blobs/blob-store.ts';
 import type { DownloadState } from '../mirror/fill/download-state.ts';
-import type { PartialState } from '../mirror/fill/partials.ts';
 import { NO_TRAFFIC, type Transferred, type TransferTotals } from '../ops/transfer-totals.ts';
 import type { SecretState } from '../tenants/tenant.ts';
 import type { AdminParts } from './admin-parts.ts';
@@ -17,6 +16,7 @@ import type {
   UpstreamStatus,
 } from './documents/status.ts';
 import { firstBytesDocument } from './first-bytes.ts';
+import { partialStatus } from './partials.ts';
 import type { NextToGo } from './next-to-go.ts';
 import { type ServingReport, servingReport } from './serving-report.ts';
 
@@ -56,11 +56,7 @@ export async function statusDocument(options: StatusOptions): Promise<StatusDocu
     problems,
     downloads: downloads.map(downloadStatus),
     downloadsElsewhere: await elsewhere(parts, downloads),
-    partial: allPartials(reports, downloads).map(({ repository = null, size = null, ...state }) => ({
-      ...state,
-      repository,
-      size,
-    })),
+    partial: partialStatus(reports, downloads),
     saved: savedOf(await totals.inAll(), reports, startedAtMs),
     store: await storeStatus(parts, next, NEXT_WITHIN_MS),
     upstreams: upstreamStatus(parts, reports),
@@ -100,39 +96,6 @@ function sumOf(one: Transferred, other: Transferred): Transferred {
     sentBytes: one.sentBytes + other.sentBytes,
     fetchedBytes: one.fetchedBytes + other.fetchedBytes,
   };
-}
-
-/**
- * Each layer of a repository once, except those that `downloads` complete. What is on disk is in the list of each process;
- * the one that uses it knows more. Processes that use the same layer have files of their own.
- */
-export function allPartials(
-  [own, ...others]: readonly Pick<ServingReport, 'partials'>[],
-  downloads: readonly DownloadState[],
-): readonly PartialState[] {
-  const used = others.flatMap(({ partials }) =>
-    partials.filter(({ repository }) => repository !== undefined),
-  );
-  const byLayer = new Map<string, PartialState>();
-  for (const partial of own?.partials ?? []) {
-    const at = used.findIndex(({ digest }) => digest === partial.digest);
-    const [known = partial] = partial.repository === undefined && at >= 0 ? used.splice(at, 1) : [];
-    if (downloads.some(download => isSameLayer(download, known))) continue;
-    const key = `${known.repository ?? ''} ${known.digest}`;
-    const same = byLayer.get(key);
-    byLayer.set(
-      key,
-      same === undefined
-        ? known
-        : { ...same, bytes: same.bytes + known.bytes, readers: same.readers + known.readers },
-    );
-  }
-  return [...byLayer.values()];
-}
-
-function isSameLayer(download: DownloadState, { repository, digest }: PartialState): boolean {
-  if (download.kind === 'ranges') return false;
-  return download.digest === digest && (repository === undefined || repository === download.repository);
 }
 
 async function elsewhere(

@@ -65,15 +65,17 @@ it('names the process that downloads what this server only follows', () => {
   expect(text).toMatch(/nginx +512 B of 1\.0 KiB \(50 %\) +1 +anonymous/);
 });
 
-it('lists layers of which only ranges are there', () => {
+it('lists layers of which some is there', () => {
   const digest = digestOf(Buffer.from('layer'));
-  const used = { digest, repository: 'docker.io/library/nginx', bytes: 512, size: 1024, readers: 2 };
+  const lastUsed = '2026-01-01T00:00:00.000Z';
+  const ranges = { kind: 'ranges' as const, digest, repository: 'docker.io/library/nginx', lastUsed };
+  const used = { ...ranges, bytes: 512, size: 1024, readers: 2 };
   const text = statusText({
     ...document,
-    partial: [used, { digest, repository: null, bytes: 512, size: null, readers: 0 }],
+    partial: [used, { ...used, kind: 'download', repository: null, size: null, readers: 0 }],
   });
-  expect(text).toMatch(/nginx +512 B of 1\.0 KiB \(50 %\) +2 +sha256:/);
-  expect(text).toMatch(/^- +512 B +0 +sha256:/m);
+  expect(text).toMatch(/nginx +ranges +512 B of 1\.0 KiB \(50 %\) +2 +2026.* sha256:/);
+  expect(text).toMatch(/^- +interrupted download +512 B +0 +2026.* sha256:/m);
   expect(statusText(document)).not.toContain('IN PARTS');
 });
 

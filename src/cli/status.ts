@@ -29,7 +29,7 @@ export const status: Command = {
   options: [
     jsonOption(
       'pid, servingPids, started, processes, servers (pid, servingPids, host, addresses, started), problems, downloads (kind: whole, ranges), downloadsElsewhere ' +
-        '(digest, bytes, upstream, holder), partial (digest, repository, bytes, size, readers), saved (sinceStart, inAll: sentBytes, fetchedBytes, savedBytes, since), ' +
+        '(digest, bytes, upstream, holder), partial (kind: ranges, download; digest, repository, bytes, size, readers, lastUsed), saved (sinceStart, inAll: sentBytes, fetchedBytes, savedBytes, since), ' +
         'store, upstreams (lastError: at, reason, repository; firstBytes: outcome, count, p50Ms, p90Ms, p99Ms), ' +
         'replicas (address, isOwn, state, since, reason, started, downloads), secrets',
     ),
@@ -82,7 +82,7 @@ export function statusText(document: StoreWideStatus, nowMs = Date.now()): strin
     `saved     ${savedText(saved.sinceStart)} since the start\n          ${savedText(saved.inAll)} since ${shownTime(saved.inAll.since, nowMs)}\n`,
     storeText(store),
     downloadsText(document),
-    partialText(document),
+    partialText(document, nowMs),
     upstreamsText(upstreams, nowMs),
     replicasText(replicas, nowMs),
     secretsText(secrets, nowMs),
@@ -152,15 +152,17 @@ function downloadsText({ downloads, downloadsElsewhere }: StatusDocument): strin
   return columnsText(['DOWNLOADING', 'PROGRESS', 'READERS', 'FOR', 'DIGEST'], rows);
 }
 
-function partialText({ partial }: StatusDocument): string {
+function partialText({ partial }: StatusDocument, nowMs: number): string {
   if (partial.length === 0) return '';
-  const rows = partial.map(({ repository, bytes, size, readers, digest }) => [
+  const rows = partial.map(({ kind, repository, bytes, size, readers, lastUsed, digest }) => [
     repository ?? '-',
+    kind === 'ranges' ? 'ranges' : 'interrupted download',
     progressText(bytes, size),
     String(readers),
+    shownTime(lastUsed, nowMs),
     digest,
   ]);
-  return columnsText(['READ IN PARTS', 'HAVE', 'READERS', 'DIGEST'], rows);
+  return columnsText(['HELD IN PARTS', 'AS', 'HAVE', 'READERS', 'LAST USED', 'DIGEST'], rows);
 }
 
 function foreignRow({ upstream, bytes, digest, holder }: ForeignDownloadStatus): string[] {

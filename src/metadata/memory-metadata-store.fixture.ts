@@ -346,6 +346,15 @@ export class MemoryMetadataStore implements MetadataStore {
     );
   }
 
+  async listNamings(digest: Digest) {
+    return reachability.namersOf(this.#tables, digest).flatMap(namer => {
+      const size = reachability.namesOf(namer).find(named => named.digest === digest)?.size ?? 0;
+      const { repositories: all } = this.#tables;
+      const namedIn = [...all.values()].filter(rows => reachability.isReadIn(rows, namer));
+      return namedIn.map(({ repository }) => ({ repository, size }));
+    });
+  }
+
   async isNamed(repository: Repository, digest: Digest) {
     return this.#sizeByManifest(repository, digest) !== undefined;
   }

@@ -394,8 +394,10 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.namedSize(NGINX, layer)).toBe(20);
       expect(await store.namedSize(OTHER, layer)).toBeUndefined();
       expect(await store.namedSize(NGINX, manifest.digest)).toBe(manifest.bytes.byteLength);
+      expect(await store.listNamings(layer)).toEqual([{ repository: NGINX, size: 20 }]);
       await store.unlinkManifest(NGINX, manifest.digest);
       expect(await store.namedSize(NGINX, layer)).toBeUndefined();
+      expect(await store.listNamings(layer)).toEqual([]);
     });
 
     test('a manifest that names a blob many times hides no older one that names it', async () => {
@@ -407,6 +409,10 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       await store.putManifest(OTHER, newer.manifest, { ...newer.view, blobs: repeated }, { atMs: 1 });
       expect(await store.namedSize(NGINX, layer)).toBe(20);
       expect(await store.namedSize(OTHER, layer)).toBe(21);
+      expect(await store.listNamings(layer)).toEqual([
+        { repository: OTHER, size: 21 },
+        { repository: NGINX, size: 20 },
+      ]);
     });
 
     test('a Link alone does not count as being named by a manifest', async () => {

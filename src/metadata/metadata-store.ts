@@ -100,6 +100,16 @@ export interface Content {
   readonly digest: Digest;
 }
 
+/** A repository in which a manifest names a blob. */
+export interface Naming {
+  readonly repository: Repository;
+  /** Bytes. */
+  readonly size: number;
+}
+
+/** How many are listed. */
+export const MAX_NAMINGS = 20;
+
 /** The Link of a blob to a repository. */
 export interface BlobLink {
   readonly repository: Repository;
@@ -384,6 +394,11 @@ export interface MetadataStore extends Leases {
   unlinkBlob(repository: Repository, digest: Digest, during?: During): Promise<boolean>;
   /** The size of the blob by its Link, or else by the newest manifest linked in this repository that names it. */
   namedSize(repository: Repository, digest: Digest): Promise<number | undefined>;
+  /**
+   * Some of the repositories in which a manifest is linked that names the blob, with the size that it names; those of the
+   * newest manifests. The same repository may be there several times.
+   */
+  listNamings(digest: Digest): Promise<readonly Naming[]>;
   /**
    * Whether a manifest that is linked in this repository names the blob. If very many manifests name it, only the
    * newest are searched.

@@ -378,6 +378,10 @@ class PostgresMetadataStore implements MetadataStore {
     return links.namedSize(this.#database, repository, digest);
   }
 
+  listNamings(digest: Digest) {
+    return links.namings(this.#database, digest);
+  }
+
   isNamed(repository: Repository, digest: Digest) {
     return links.isNamedByManifest(this.#database, repository, digest);
   }

@@ -493,6 +493,10 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#links.namedSize(repository, digest));
   }
 
+  listNamings(digest: Digest) {
+    return this.#read(() => this.#links.namings(digest));
+  }
+
   isNamed(repository: Repository, digest: Digest) {
     return this.#read(() => this.#links.isNamed(repository, digest));
   }

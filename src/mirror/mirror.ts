@@ -42,7 +42,8 @@ import { Fills, type ForeignDownload } from './fill/fills.ts';
 import { FirstRanges } from './fill/first-range.ts';
 import { Keeping } from './fill/keeping.ts';
 import type { LedFill } from './fill/led-fill.ts';
-import { Partials, type PartialState } from './fill/partials.ts';
+import { PartialList, type PartialState } from './fill/partial-list.ts';
+import { Partials } from './fill/partials.ts';
 import { PullQueue, type PullTurns, type QueueLimits, type QueueState } from './fill/pull-queue.ts';
 import type { Replicas } from './fill/replicas.ts';
 import type { PullRuleOf } from './freshness.ts';
@@ -128,6 +129,7 @@ export class Mirror implements PullSource {
   readonly #queue: PullTurns;
   readonly #fills: Fills;
   readonly #partials: Partials;
+  readonly #partialList: PartialList;
   readonly #completion: Completion;
   readonly #keeping: Keeping;
   readonly #blobSource: BlobSource;
@@ -210,6 +212,7 @@ export class Mirror implements PullSource {
       log,
       meter,
     });
+    this.#partialList = new PartialList({ spool, metadata, fills: this.#fills, partials: this.#partials });
     this.#completion = new Completion(options, this.#fills, { clock, log });
     this.#blobSource = new BlobSource({
       blobs,
@@ -276,9 +279,9 @@ export class Mirror implements PullSource {
     return this.#fills.downloadsElsewhere(upstreams);
   }
 
-  /** Blobs of which only ranges are there. */
+  /** Blobs of which some is on disk, and which nobody downloads as a whole. */
   partialBlobs(): Promise<readonly PartialState[]> {
-    return this.#partials.list();
+    return this.#partialList.read();
   }
 
   /** How an upstream has answered since the start. */

@@ -1,6 +1,6 @@
 import { z } from '../../config/fields.ts';
 import { firstBytesSchema } from './first-bytes.ts';
-import { bytes, amount, arrayOf, time } from './parts.ts';
+import { bytes, amount, arrayOf, pageSchema, time } from './parts.ts';
 
 /** A download in progress: of a whole layer, or of the ranges that clients request of one. */
 export const downloadSchema = z.object({
@@ -29,15 +29,26 @@ const foreignDownloadSchema = z.object({
 });
 export type ForeignDownloadStatus = z.output<typeof foreignDownloadSchema>;
 
-/** A layer of which only ranges are on the disk. */
+/** A layer of which some is on the disk, and which nobody downloads as a whole. */
 const partialSchema = z.object({
+  kind: z
+    .enum(['ranges', 'download'])
+    .describe('Ranges that clients have requested, or a download that was interrupted and can continue'),
   digest: z.string(),
-  repository: z.string().nullable().describe('null if this server does not use them at the moment'),
+  repository: z
+    .string()
+    .nullable()
+    .describe('While it is not used, one whose stored manifest names it; null if none does'),
   bytes,
   size: bytes.nullable().describe('Of the whole layer; null like `repository`'),
-  readers: amount.describe('Clients that currently read them'),
+  readers: amount.describe('Clients that currently read it'),
+  lastUsed: time,
 });
 export type PartialStatus = z.output<typeof partialSchema>;
+
+/** Of the first hundred that are found. */
+export const partialsSchema = pageSchema(partialSchema);
+export type PartialsDocument = z.output<typeof partialsSchema>;
 
 /** Bytes sent and fetched since some time, and their difference. */
 export const savedSchema = z.object({
@@ -143,7 +154,7 @@ export const statusSchema = z.object({
     'Downloads of other processes on the store, such as `entrepot pull`: the first hundred',
   ),
   partial: arrayOf(partialSchema).describe(
-    'Layers that are not stored, of which ranges were requested: the first hundred',
+    'Layers of which some is on the disk, and which nobody downloads as a whole: the first hundred',
   ),
   saved: z.object({ sinceStart: savedSchema, inAll: savedSchema }),
   store: storeSchema,

@@ -1,7 +1,7 @@
 import type { Digest } from '../../oci/digest.ts';
 import type { Manifest } from '../../oci/manifest.ts';
 import type { Repository } from '../../oci/repository.ts';
-import type { BlobLink, Lack, SizedDigest } from '../metadata-store.ts';
+import { type BlobLink, type Lack, MAX_NAMINGS, type Naming, type SizedDigest } from '../metadata-store.ts';
 import * as reachability from './reachability.ts';
 import type { Rows } from './session.ts';
 
@@ -150,19 +150,41 @@ async function linkedSize(
  * The newest manifest first: blobs are mostly requested just after the manifest that names them. Each step goes to the next
  * older one, past the rows of a manifest that names the blob many times; the first that is linked ends the search.
  */
+/** As in `MetadataStore.listNamings`. */
+export async function namings(on: Rows, digest: Digest): Promise<readonly Naming[]> {
+  const rows = await on.rows<Repository & { size: number }>(
+    `${namersOf('$1')}
+    SELECT r.upstream, r.name, (
+      SELECT n.size FROM @reading_references n
+      WHERE n.digest = $1 AND n.reading_id = namers.reading_id LIMIT 1) AS size
+    FROM namers
+    JOIN @readings g ON g.id = namers.reading_id
+    JOIN @links l ON ${reachability.linksTo('l', 'g')}
+    JOIN @repositories r ON r.id = l.repository_id
+    ORDER BY namers.reading_id DESC LIMIT ${MAX_NAMINGS}`,
+    [digest],
+  );
+  return rows.map(({ size, ...repository }) => ({ repository, size }));
+}
+
+/** The manifests that name a blob, the newest first, and not all of very many; `digest` is the parameter that says which. */
+function namersOf(digest: string): string {
+  return `WITH RECURSIVE namers (reading_id, searched) AS (
+      SELECT max(n.reading_id), 1 FROM @reading_references n WHERE n.digest = ${digest}
+      UNION ALL
+      SELECT (
+        SELECT max(n.reading_id) FROM @reading_references n
+        WHERE n.digest = ${digest} AND n.reading_id < namers.reading_id), namers.searched + 1
+      FROM namers WHERE namers.reading_id IS NOT NULL AND namers.searched < ${MAX_NAMES_SEARCHED})`;
+}
+
 async function sizeByManifest(
   on: Rows,
   { upstream, name }: Repository,
   digest: Digest,
 ): Promise<number | undefined> {
   const row = await on.row<{ size: number }>(
-    `WITH RECURSIVE namers (reading_id, searched) AS (
-      SELECT max(n.reading_id), 1 FROM @reading_references n WHERE n.digest = $3
-      UNION ALL
-      SELECT (
-        SELECT max(n.reading_id) FROM @reading_references n
-        WHERE n.digest = $3 AND n.reading_id < namers.reading_id), namers.searched + 1
-      FROM namers WHERE namers.reading_id IS NOT NULL AND namers.searched < ${MAX_NAMES_SEARCHED})
+    `${namersOf('$3')}
     SELECT (
       SELECT n.size FROM @reading_references n
       WHERE n.digest = $3 AND n.reading_id = namers.reading_id LIMIT 1) AS size

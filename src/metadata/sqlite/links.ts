@@ -1,6 +1,7 @@
 import type { Digest } from '../../oci/digest.ts';
 import type { Manifest } from '../../oci/manifest.ts';
 import type { Repository } from '../../oci/repository.ts';
+import { MAX_NAMINGS, type Naming } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
 import * as reachability from './reachability.ts';
 
@@ -26,6 +27,7 @@ export class LinkRows {
   readonly #selectSizeIn: Statement<[number, Digest], { size: number }>;
   readonly #selectSizes: Statement<[Digest, string, string], Sizes>;
   readonly #selectNamedSize: Statement<[Repository & { digest: Digest }], { size: number }>;
+  readonly #selectNamings: Statement<[{ digest: Digest }], Repository & { size: number }>;
   readonly #insert: Statement<[number, Digest, LinkKind, string | null, number, number]>;
   readonly #delete: Statement<[number, Digest, LinkKind]>;
   readonly #deleteUnnamed: Statement<[{ id: number; digest: Digest }]>;
@@ -52,7 +54,7 @@ export class LinkRows {
     // The newest manifest first: blobs are mostly requested just after the manifest that names them. Each step goes to
     // the next older one, past the rows of a manifest that names the blob many times; the first that is linked ends the
     // search. By its key, all that a manifest names would be read to find the size.
-    this.#selectNamedSize = connection.prepare(`
+    const namers = `
       WITH RECURSIVE namers (reading_id) AS (
         SELECT max(reading_id) FROM reading_references WHERE digest = @digest
         UNION ALL
@@ -60,16 +62,25 @@ export class LinkRows {
           SELECT max(o.reading_id) FROM reading_references o
           WHERE o.digest = @digest AND o.reading_id < namers.reading_id)
         FROM namers WHERE namers.reading_id IS NOT NULL
-        ORDER BY 1 DESC LIMIT ${MAX_NAMES_SEARCHED})
-      SELECT (
+        ORDER BY 1 DESC LIMIT ${MAX_NAMES_SEARCHED})`;
+    const size = `(
         SELECT o.size FROM reading_references o INDEXED BY reading_references_by_digest
-        WHERE o.digest = @digest AND o.reading_id = n.reading_id LIMIT 1) AS size
+        WHERE o.digest = @digest AND o.reading_id = n.reading_id LIMIT 1) AS size`;
+    this.#selectNamedSize = connection.prepare(`${namers}
+      SELECT ${size}
       FROM namers n
       CROSS JOIN readings g ON g.id = n.reading_id
       CROSS JOIN repositories r ON r.upstream = @upstream AND r.name = @name
       CROSS JOIN links l ON l.repository_id = r.id AND ${reachability.linksTo('l', 'g')}
         AND NOT l.is_unproved
       LIMIT 1`);
+    this.#selectNamings = connection.prepare(`${namers}
+      SELECT r.upstream, r.name, ${size}
+      FROM namers n
+      CROSS JOIN readings g ON g.id = n.reading_id
+      CROSS JOIN links l ON ${reachability.linksTo('l', 'g')} AND NOT l.is_unproved
+      CROSS JOIN repositories r ON r.id = l.repository_id
+      LIMIT ${MAX_NAMINGS}`);
     // Written again, its time is renewed: a client that pushes the blob a second time may take as long to push its
     // manifest as the first time.
     this.#insert = connection.prepare(`
@@ -116,6 +127,11 @@ export class LinkRows {
   /** The size in the Link, or else in a manifest that is linked here. */
   namedSize(repository: Repository, digest: Digest): number | undefined {
     return this.size(repository, digest) ?? this.#sizeByManifest(repository, digest);
+  }
+
+  namings(digest: Digest): readonly Naming[] {
+    const rows = this.#selectNamings.all({ digest });
+    return rows.map(({ size, ...repository }) => ({ repository, size }));
   }
 
   isNamed(repository: Repository, digest: Digest): boolean {

@@ -157,14 +157,15 @@ export class Fills {
       if (digest === undefined || own.has(key)) continue;
       const holder = (await metadata.readLease(key))?.holder;
       // It may have begun meanwhile.
-      if (holder === undefined || this.#has(key)) continue;
+      if (holder === undefined || this.isRunning(key)) continue;
       found.push({ digest, bytes, holder, upstream: upstreams.find(name => fillKey(name, digest) === key) });
       if (found.length === MAX_FOREIGN) break;
     }
     return found;
   }
 
-  #has(key: string): boolean {
+  /** Whether this process downloads, or follows, the ingest with this key. */
+  isRunning(key: string): boolean {
     return [...this.#runs.values()].some(run => run.key === key);
   }
 

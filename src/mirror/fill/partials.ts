@@ -9,11 +9,11 @@ import type { Meter } from '../../lib/meter.ts';
 import type { MetadataStore } from '../../metadata/metadata-store.ts';
 import { credentialId } from '../../oci/credential.ts';
 import type { Digest } from '../../oci/digest.ts';
-import { repositoryText } from '../../oci/repository.ts';
+import { type Repository, repositoryText } from '../../oci/repository.ts';
 import type { Links } from '../links.ts';
 import type { UpstreamRequests } from '../upstream-requests.ts';
 import type { DownloadState } from './download-state.ts';
-import { digestInPartsKey, partsKey } from './fill-key.ts';
+import { partsKey } from './fill-key.ts';
 import type { FillQuota } from './fill-quota.ts';
 import { type OtherHolder, OtherParts } from './other-parts.ts';
 import { PartialBlob } from './partial-blob.ts';
@@ -50,22 +50,6 @@ export interface PartialsOptions {
   readonly meter: Meter;
   readonly log: Log;
 }
-
-/** A blob of which only ranges are there. */
-export interface PartialState {
-  readonly digest: Digest;
-  /** `repositoryText` of where they come from; `undefined` if this process does not use them. */
-  readonly repository: string | undefined;
-  /** What they take on disk. */
-  readonly bytes: number;
-  /** The size of the whole blob; `undefined` like `repository`. */
-  readonly size: number | undefined;
-  /** How many read them in this process. */
-  readonly readers: number;
-}
-
-/** How many are listed. */
-const MAX_LISTED = 100;
 
 /** A PartialBlob that is open as long as somebody uses it. */
 export interface PartialUse {
@@ -184,18 +168,16 @@ export class Partials {
     });
   }
 
-  /** Blobs of which ranges are on disk, those in use here or not. */
-  async list(): Promise<readonly PartialState[]> {
-    const inUse = new Map([...this.#live.values()].map(opened => [opened.leaseKey, opened]));
-    const states: PartialState[] = [];
-    for await (const { key, isParts, size: bytes } of this.#options.spool.list()) {
-      const digest = isParts ? digestInPartsKey(key) : undefined;
-      if (digest === undefined) continue;
-      const { repository, users = 0, blob } = inUse.get(key) ?? {};
-      states.push({ digest, repository, bytes, size: blob?.size, readers: users });
-      if (states.length === MAX_LISTED) break;
-    }
-    return states;
+  /** What is known of the one with this Lease, if it is open. */
+  openedAs(leaseKey: string) {
+    const opened = [...this.#live.values()].find(each => each.leaseKey === leaseKey);
+    return opened && { repository: opened.repository, size: opened.blob.size, readers: opened.users };
+  }
+
+  /** Whether `key` is of ranges from this repository, which are for everybody who may read it. */
+  isOf(key: string, repository: Repository, digest: Digest): boolean {
+    const source = this.#sourceFor(repository);
+    return SLOTS.some(slot => partsKey(source, digest, slot) === key);
   }
 
   /** Upstream was asked for a range of the blob and began to send all of it. */
@@ -223,9 +205,13 @@ export class Partials {
 
   /** Where the bytes for requesters like this one come from, and for whom; each replica keeps ranges of its own. */
   #sourceOf({ repository, right, settled }: RangeAsker): string {
+    const isForAll = right.proved || settled;
+    return this.#sourceFor(repository, isForAll ? [] : right.credentials.map(credentialId));
+  }
+
+  #sourceFor(repository: Repository, credentialIds: readonly string[] = []): string {
     const { replica } = this.#options;
-    const source = [repositoryText(repository)];
-    if (!right.proved && !settled) source.push(...right.credentials.map(credentialId));
+    const source = [repositoryText(repository), ...credentialIds];
     if (replica !== undefined) source.push(`in ${replica}`);
     return source.join(' ');
   }

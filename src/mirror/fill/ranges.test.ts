@@ -1037,7 +1037,7 @@ describe('ranges on disk', () => {
     expect(world.spool.unfinishedBytes).toBeLessThanOrEqual(2 * MIB);
   });
 
-  it('are listed, with the repository and the readers of those that are in use', async () => {
+  it('are listed, with the readers of those that are in use, and after a restart still with repository and size', async () => {
     const world = await startWorld({}, { isIndexOnDisk: true });
     const blob = await layer(world, 4 * MIB, 'listed');
     const wanted = [{ start: MIB, end: 2 * MIB }];
@@ -1048,10 +1048,45 @@ describe('ranges on disk', () => {
     await expectRight(reader, blob, wanted);
     await world.close();
     const next = await another({ folder: world.folder });
-    const idle = { digest: blob.digest, repository: undefined, size: undefined, readers: 0 };
+    const idle = { ...inUse, kind: 'ranges', readers: 0, isOpen: false };
     const [state, ...others] = await next.mirror.partialBlobs();
     expect([state, others]).toMatchObject([idle, []]);
     expect(state?.bytes).toBeGreaterThanOrEqual(MIB);
+  });
+
+  it('are not listed as those of another repository that names the blob, too', async () => {
+    const world = await startWorld({}, { isIndexOnDisk: true });
+    const blob = await layer(world, 4 * MIB, 'shared');
+    await readRanges(world, blob, { start: MIB, end: 2 * MIB });
+    upstream.add('newer', imageOf([blob]), 'shared');
+    await world.manifest('shared', repositoryOf('newer'));
+    await world.close();
+    const next = await another({ folder: world.folder });
+    expect(await next.mirror.partialBlobs()).toMatchObject([{ repository: `${UPSTREAM}/app` }]);
+  });
+
+  it('are listed with a download that was interrupted, which goes on when it is wanted', async () => {
+    const world = await startWorld(SLOW, { isIndexOnDisk: true });
+    const blob = await layer(world, 4 * MIB, 'interrupted');
+    const { pulled } = await beginPull(world, blob, bytes => bytes > MIB);
+    const ended = pulled.catch(() => {});
+    expect(await world.mirror.partialBlobs()).toEqual([]);
+    await world.mirror.close(0);
+    await ended;
+    await world.close();
+    const next = await another({ folder: world.folder });
+    const [state, ...others] = await next.mirror.partialBlobs();
+    const interrupted = {
+      kind: 'download',
+      digest: blob.digest,
+      repository: `${UPSTREAM}/app`,
+      size: blob.size,
+    };
+    expect([state, others]).toMatchObject([interrupted, []]);
+    expect(state?.bytes).toBeGreaterThan(0);
+    expect(await next.pull(blob.digest)).toMatchObject(whole(blob));
+    await until(() => next.mirror.runningFills === 0);
+    expect(await next.mirror.partialBlobs()).toEqual([]);
   });
 
   it('are removed when the blob is stored', async () => {

@@ -3,6 +3,7 @@ import { useRef } from 'preact/hooks';
 import type { BackoffDocument } from '../../admin/documents/backoffs.ts';
 import type { FillDocument, FillsDocument } from '../../admin/documents/fills.ts';
 import type { QueueDocument } from '../../admin/documents/queue.ts';
+import type { PartialStatus } from '../../admin/documents/status.ts';
 import type { UploadDocument } from '../../admin/documents/uploads.ts';
 import { addressOf } from '../address.ts';
 import { nowMs } from '../clock.ts';
@@ -45,6 +46,22 @@ export function NowScreen() {
           />
         </section>
       </div>
+      <section class="card">
+        <h2>Held in parts</h2>
+        <p class="faint small">
+          Layers of which clients have requested ranges, and downloads that were interrupted. A pull takes
+          what is there and downloads the rest.
+        </p>
+        <List<PartialStatus>
+          name="partial"
+          caption="Layers that are held in parts"
+          path="partial"
+          updates={{ fills: (page, { gone }) => (gone.length > 0 ? undefined : page) }}
+          keyOf={({ kind, repository, digest }) => `${kind} ${repository} ${digest}`}
+          columns={PARTIALS}
+          empty={<Empty title="All that is there is complete" />}
+        />
+      </section>
       <section class="card">
         <h2>Back-offs</h2>
         <p class="faint small">
@@ -273,6 +290,28 @@ const UPLOADS: readonly Column<UploadDocument>[] = [
   { key: 'who', label: 'Who', cell: ({ requester }) => requester },
   { key: 'bytes', label: 'Received', isNumber: true, cell: ({ bytes }) => bytesText(bytes) },
   { key: 'touched', label: 'Last byte', cell: ({ touched }) => <Ago at={touched} /> },
+];
+
+const PARTIALS: readonly Column<PartialStatus>[] = [
+  {
+    key: 'repository',
+    label: 'Layer',
+    isLong: true,
+    cell: ({ repository, digest }) => (
+      <div>
+        {repository === null ? <span class="faint">of an unknown repository</span> : <Name of={repository} />}{' '}
+        <ShortDigest of={digest} />
+      </div>
+    ),
+  },
+  { key: 'kind', label: 'As', cell: ({ kind }) => (kind === 'ranges' ? 'ranges' : 'interrupted download') },
+  {
+    key: 'bytes',
+    label: 'There',
+    isNumber: true,
+    cell: ({ bytes, size }) => `${bytesText(bytes)}${size === null ? '' : ` of ${bytesText(size)}`}`,
+  },
+  { key: 'used', label: 'Last used', cell: ({ lastUsed }) => <Ago at={lastUsed} /> },
 ];
 
 const BACKOFFS: readonly Column<BackoffDocument>[] = [
