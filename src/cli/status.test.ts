@@ -97,7 +97,7 @@ it('lists replicas, with why one of them cannot be asked', () => {
   ];
   const text = statusText({ ...document, replicas });
   expect(text).toMatch(/^10\.0\.7\.12:5003 +this one +2026-01-01 +2026-01-01 +1$/m);
-  expect(text).toMatch(/^10\.0\.7\.13:5003 +refuses our key +2026-01-01 +- +-$/m);
+  expect(text).toMatch(/^10\.0\.7\.13:5003 +refuses our key or certificate +2026-01-01 +- +-$/m);
   expect(text).toMatch(/^10\.0\.7\.13:5003 +unknown /m);
   expect(statusText(document)).not.toContain('REPLICA');
 });

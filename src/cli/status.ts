@@ -228,7 +228,7 @@ function replicaStateText({ isOwn, state, reason }: ReplicaStatus): string {
 
 const UNREACHABLE: Readonly<Record<NonNullable<ReplicaStatus['reason']>, string>> = {
   unreachable: 'unreachable',
-  key: 'refuses our key',
+  key: 'refuses our key or certificate',
   another: 'something else answers',
 };
 

@@ -5,15 +5,15 @@ import type { Config } from '../config/config.ts';
 import { ConfigError, messageOf, type Problem } from '../config/problems.ts';
 import { absentAsUndefined } from '../lib/error-code.ts';
 import { fileTrouble } from '../lib/file-trouble.ts';
-import type { Log } from '../lib/log.ts';
+import { type Log, silentLog } from '../lib/log.ts';
 import type { RepositoryResolver } from '../oci/repository-resolver.ts';
-import { readTls, UnusableTls } from '../ops/tls-files.ts';
+import { readTls, type TlsPaths, UnusableTls } from '../ops/tls-files.ts';
 import { InvalidImageList, wantedImages } from '../prepull/wanted-images.ts';
 import { unusableSecrets } from '../tenants/file-secret-source.ts';
 import { openPlugins, verificationPolicies } from './access.ts';
+import { openClusterTls, tlsProblems } from './cluster-tls.ts';
 import { clusterAccess } from './kubernetes.ts';
 import { configuredNames } from './names-reader.ts';
-import { clusterKeysOf } from './replicas.ts';
 import { repositoryResolverOf } from './repository-resolver.ts';
 
 /**
@@ -24,7 +24,7 @@ export async function checkFiles(config: Config, log: Log): Promise<void> {
   const found = await Promise.all([
     problemsOf(async () => {
       const { tls } = config.server;
-      if (tls !== undefined) await readTls(tls).catch(error => throwTlsProblems(config, error));
+      if (tls !== undefined) await readTls(tls).catch(error => throwTlsProblems(config, tls, error));
     }),
     problemsOf(async () => void verificationPolicies(config)),
     problemsOf(async () => (await openPlugins(config, { log }))?.close()),
@@ -32,7 +32,7 @@ export async function checkFiles(config: Config, log: Log): Promise<void> {
       if (config.kubernetes !== undefined) await clusterAccess(config);
     }),
     problemsOf(() => checkAuditFile(config)),
-    problemsOf(async () => void (await clusterKeysOf(config))),
+    problemsOf(async () => (await openClusterTls(config, silentLog))?.close()),
   ]);
   const problems = found.flat();
   if (problems.length > 0) throw new ConfigError(problems);
@@ -163,12 +163,7 @@ export function auditProblem({ audit, origin }: Config, error: unknown): Problem
   return { path, value: audit.auditFile, message, source: origin.sourceOf(path) };
 }
 
-function throwTlsProblems({ server, origin }: Config, error: unknown): never {
+function throwTlsProblems(config: Config, paths: TlsPaths, error: unknown): never {
   if (!(error instanceof UnusableTls)) throw error;
-  throw new ConfigError(
-    error.problems.map(({ key, what: message }) => {
-      const path = ['server', 'tls', ...(key === undefined ? [] : [key])];
-      return { path, value: key && server.tls?.[key], message, source: origin.sourceOf(path) };
-    }),
-  );
+  throw new ConfigError(tlsProblems(config, ['server', 'tls'], { paths, error }));
 }

@@ -36,6 +36,7 @@ import { OciError } from '../oci/errors.ts';
 import { formatPlatform } from '../oci/platform.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
+import type { ClusterTls } from '../replicas/cluster-tls.ts';
 import type { Issuer } from '../tenants/issuer.ts';
 import type { Tenants } from '../tenants/tenant.ts';
 import type { ImageRemoval } from '../upkeep/image-removal.ts';
@@ -43,6 +44,7 @@ import type { SurveyThread } from '../upkeep/survey-thread.ts';
 import type { Upkeep } from '../upkeep/upkeep.ts';
 import type { Upstream } from '../upstream/upstream.ts';
 import { openAccess, upstreamCredentials, verificationPolicies } from './access.ts';
+import { openClusterTls } from './cluster-tls.ts';
 import { knownCluster, openCluster } from './kubernetes.ts';
 import { openMirror, Upstreams } from './mirror.ts';
 import type { NewsBoard } from './processes/news-board.ts';
@@ -113,6 +115,8 @@ export interface PartsOptions {
   readonly takesBucketOver?: boolean;
   /** If set, does not wait for tenants: until `tenants.waitingFor` is `undefined`, nobody can be identified. */
   readonly startsMeanwhile?: boolean;
+  /** How replicas know each other, if it was read already. By default, what the configuration says. */
+  readonly clusterTls?: ClusterTls | undefined;
   /** What this process has in common with others of its server, if it has any. */
   readonly common?: Common | undefined;
 }
@@ -166,6 +170,7 @@ async function openOn(
     takesBucketOver = false,
     reportsSecretsOf = () => true,
     tellsChanges = false,
+    clusterTls,
     common,
   }: PartsOptions,
 ): Promise<Omit<Parts, 'close'>> {
@@ -173,7 +178,8 @@ async function openOn(
   const onBeat = () => atEachBeat.forEach(act => act());
   const seen = { clock, log, onBeat, reportsDoubts, takesBucketOver };
   const { metadata, index, spool, blobs, bucket, replica } = await openStorage(opened, config, seen);
-  const replicas = await openOtherReplicas(config, { metadata, replica, clock, log });
+  const tls = clusterTls ?? (await openClusterTls(config, log))?.tls;
+  const replicas = await openOtherReplicas(tls, { metadata, replica, clock, log });
   if (replicas !== undefined) opened.add(replicas);
   const events = opened.add(new EventDesk({ outbox: metadata.outbox, clock, log, meter }));
   await events.follow(config);

@@ -29,6 +29,7 @@ import { EventDelivery, OutboxReport } from './event-delivery.ts';
 import { reportUpstreams } from './mirror.ts';
 import { checkFiles } from './check-files.ts';
 import { LastPulls } from '../prepull/last-pulls.ts';
+import { openClusterTls } from './cluster-tls.ts';
 import { prepullOf } from './prepull.ts';
 import type { Together } from './processes/serve-together.ts';
 import { aboutOwn, replicaStatus, reportReplicas } from './replica-status.ts';
@@ -100,8 +101,10 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     const certificate = tls && opened.add(await TlsFiles.open(tls, options.log));
     const together = await togetherOf(config);
     let asked: Pick<Parts, 'mirror' | 'uploads' | 'replica' | 'replicas'> | undefined;
+    const cluster = await openClusterTls(config, options.log);
+    if (cluster !== undefined) opened.add(cluster);
     // Before others learn of this replica, and closed when no download is left that they could follow.
-    const forReplicas = await openReplicaServer(config, {
+    const forReplicas = await openReplicaServer(config, cluster?.tls, {
       ledFill: async (key, epoch) => asked?.mirror.ledFill(key, epoch),
       uploads: () => asked?.uploads,
       flights: () => asked?.replicas?.flights.board,
@@ -114,6 +117,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
         followsCluster: true,
         startsMeanwhile: true,
         tellsChanges: true,
+        clusterTls: cluster?.tls,
         common: together?.common,
       }),
     );
@@ -158,6 +162,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     );
     addresses.push(...inOrder.map(({ url }) => hostOf(url)));
     certificate?.follow(material => clients.renewTls(material));
+    cluster?.follow();
     const { upkeep, clock } = parts;
     const schedule = opened.add(scheduleOf(config, { upkeep, disk, clock, log: options.log }));
     await schedule.follow();
@@ -166,6 +171,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     await delivery.follow();
     const reload = async (next: Config): Promise<Reload> => {
       await certificate?.look(material => clients.renewTls(material));
+      await cluster?.look();
       const plan = planReload(config, next);
       const apply = await parts.prepareReload(plan.config);
       try {

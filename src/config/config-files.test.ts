@@ -57,9 +57,26 @@ describe('config/entrepot.yaml', () => {
       .filter(path => path.length > 0 && valueAt(value, path) === undefined)
       .map(path => path.join('.'));
     // They exclude others, and are named in comments.
-    expect(missing).toEqual(['index.postgres.url', 'index.postgres.passwordEnv']);
+    expect(missing.filter(path => !path.startsWith('cluster.tls'))).toEqual([
+      'index.postgres.url',
+      'index.postgres.passwordEnv',
+    ]);
     expect(text).toMatch(/# .*url: postgresql:/);
     expect(text).toMatch(/# .*passwordEnv/);
+  });
+
+  it('is valid with certificates of replicas in place of their key', async () => {
+    const file = join(folder, 'certificates.yaml');
+    const [, tls] = /^ {2}# tls: (.*)$/m.exec(text) ?? [];
+    const cluster = `{listen: "0.0.0.0:5003", advertise: "10.0.7.12:5003", tls: ${tls}}`;
+    const shared = 'index: {postgres: {host: h}}\nstorage: {s3: {bucket: registry}}';
+    writeFileSync(file, `cluster: ${cluster}\n${shared}`);
+    const { cluster: parsed } = await loadConfig({ file, env: {} });
+    expect(parsed?.tls).toEqual({
+      certFile: join(folder, 'replica.crt'),
+      keyFile: join(folder, 'replica.key'),
+      caFile: join(folder, 'replicas-ca.crt'),
+    });
   });
 });
 

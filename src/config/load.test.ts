@@ -209,6 +209,14 @@ hosted: {prefixes: [library]}
       'cluster: {listen: "0.0.0.0:5002", advertise: "10.0.0.1:5002", keyFile: k}\nserver: {processes: 2}',
       /server\.processes: 2: must be 1 with cluster/,
     ],
+    [
+      'cluster: {listen: "0.0.0.0:5002", advertise: "10.0.0.1:5002"}',
+      /cluster\.keyFile: .*either keyFile or tls is required/,
+    ],
+    [
+      'cluster: {listen: "0.0.0.0:5002", advertise: "10.0.0.1:5002", keyFile: k, tls: {certFile: c, keyFile: k, caFile: a}}',
+      /cluster\.keyFile: "\S*k": either keyFile or tls is required/,
+    ],
     ['index: {postgres: {}}', /index.postgres.host: .*either url or host is required/],
     ['index: {postgres: {url: "postgresql://u:p@h/d"}}', /index.postgres.url: .*without a password/],
     ['index: {postgres: {url: "postgresql://h/d", user: u}}', /index.postgres.user: .*part of url already/],

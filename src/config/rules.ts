@@ -388,6 +388,14 @@ function replicasShareEverything({ cluster, index, storage, server }: ParsedFile
   ];
   const message = `requires ${missing.join(' and ')}, which all replicas share`;
   const problems: Problem[] = missing.length > 0 ? [{ path: ['cluster'], value: undefined, message }] : [];
+  const { keyFile, tls } = cluster;
+  if ((keyFile === undefined) === (tls === undefined)) {
+    problems.push({
+      path: ['cluster', 'keyFile'],
+      value: keyFile,
+      message: 'either keyFile or tls is required: by one of them replicas know each other',
+    });
+  }
   if (UNSPECIFIED.includes(cluster.advertise.host)) {
     problems.push({
       path: ['cluster', 'advertise'],

@@ -305,14 +305,25 @@ const index = section({
     .describe('Keep the index in a PostgreSQL database rather than in the folder (see docs/postgres.md)'),
 });
 
+const clusterTls = section({
+  certFile: path.describe('PEM file of the certificate of this replica, as a server and as a client'),
+  keyFile: path.describe('PEM file of its private key'),
+  caFile: path.describe('PEM file of the CAs that the certificates of replicas are verified with'),
+});
+
 const cluster = section({
-  listen: address.describe('Address on which other replicas connect, encrypted and only with the key'),
+  listen: address.describe('Address on which other replicas connect, encrypted and only as such'),
   advertise: reachableAddress.describe(
     'Address at which they reach this replica: its own, not that of a load balancer',
   ),
-  keyFile: path.describe(
-    'File with the key that all replicas share: a line of at least 32 characters; further lines are accepted, too',
-  ),
+  keyFile: path
+    .optional()
+    .describe(
+      'File with the key that all replicas share: a line of at least 32 characters; further lines are accepted, too',
+    ),
+  tls: clusterTls
+    .optional()
+    .describe('Certificates in place of a key; a DNS name of it must be in those of all'),
 });
 
 const intervalOrNever = z.union([interval, z.literal(false, { error: 'expected false' })]);

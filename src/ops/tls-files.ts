@@ -8,6 +8,8 @@ import type { Log } from '../lib/log.ts';
 export interface TlsPaths {
   readonly certFile: string;
   readonly keyFile: string;
+  /** Of the CAs that the other side is verified with, if it is. */
+  readonly caFile?: string;
 }
 
 /** What is wrong with one of the files, or with both together. */
@@ -32,6 +34,7 @@ export class UnusableTls extends Error {
 export interface TlsMaterial {
   readonly cert: string;
   readonly key: string;
+  readonly ca?: string;
 }
 
 /**
@@ -95,7 +98,7 @@ export class TlsFiles {
   async look(renew: (material: TlsMaterial) => void): Promise<void> {
     try {
       const material = await readTls(this.#paths);
-      if (material.cert === this.#current.cert && material.key === this.#current.key) return;
+      if (isSame(material, this.#current)) return;
       renew(material);
       this.#current = material;
       this.#complaint = undefined;
@@ -111,21 +114,22 @@ export class TlsFiles {
   }
 }
 
-/** Reads a certificate and its key. Rejects with UnusableTls if files are missing, not PEM, or do not match. */
+/** Reads a certificate and its key, and CAs if there are some. Rejects with UnusableTls if files are missing, not PEM, or do not match. */
 export async function readTls(paths: TlsPaths): Promise<TlsMaterial> {
-  const [cert, key] = await Promise.all([
-    readPem(paths, 'certFile', 'a certificate', text => new X509Certificate(text)),
+  const [cert, key, ca] = await Promise.all([
+    readPem(paths, 'certFile', 'a certificate', certificateOf),
     readPem(paths, 'keyFile', 'a private key', createPrivateKey),
+    paths.caFile === undefined ? undefined : readPem(paths, 'caFile', 'a certificate', certificateOf),
   ]);
-  if ('what' in cert || 'what' in key) {
-    throw new UnusableTls([cert, key].flatMap(read => ('what' in read ? [read] : [])));
+  if ('what' in cert || 'what' in key || (ca !== undefined && 'what' in ca)) {
+    throw new UnusableTls([cert, key, ca ?? []].flat().flatMap(read => ('what' in read ? [read] : [])));
   }
   const { certFile, keyFile } = paths;
   if (!cert.parsed.checkPrivateKey(key.parsed)) {
     const what = `the key in ${keyFile} does not match the certificate in ${certFile}`;
     throw new UnusableTls([{ what }]);
   }
-  const material = { cert: cert.text, key: key.text };
+  const material = { cert: cert.text, key: key.text, ...(ca && { ca: ca.text }) };
   try {
     createSecureContext(material);
   } catch (error) {
@@ -135,13 +139,21 @@ export async function readTls(paths: TlsPaths): Promise<TlsMaterial> {
   return material;
 }
 
+function certificateOf(text: string): X509Certificate {
+  return new X509Certificate(text);
+}
+
+function isSame(one: TlsMaterial, other: TlsMaterial): boolean {
+  return one.cert === other.cert && one.key === other.key && one.ca === other.ca;
+}
+
 async function readPem<T>(
   paths: TlsPaths,
   key: keyof TlsPaths,
   kind: string,
   parse: (text: string) => T,
 ): Promise<TlsProblem | { readonly text: string; readonly parsed: T }> {
-  const file = paths[key];
+  const file = paths[key] ?? '';
   let text: string;
   try {
     text = await readFile(file, 'utf8');

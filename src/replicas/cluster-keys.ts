@@ -1,5 +1,7 @@
 import { hkdfSync } from 'node:crypto';
 import type { TlsOptions } from 'node:tls';
+import { errorCode } from '../lib/error-code.ts';
+import type { ClusterTls } from './cluster-tls.ts';
 
 /** So that nobody finds a key by trying: a person's password is shorter. */
 const MIN_KEY_CHARACTERS = 32;
@@ -29,7 +31,7 @@ export class UnusableKeys extends Error {
  * What replicas share: connections are made with the first key, and accepted with any. So all replicas can be given another
  * key one after the other: first as a further one, then as the first, then alone.
  */
-export class ClusterKeys {
+export class ClusterKeys implements ClusterTls {
   readonly #first: ClusterKey;
   readonly #byIdentity: ReadonlyMap<string, ClusterKey>;
 
@@ -44,7 +46,6 @@ export class ClusterKeys {
     this.#byIdentity = new Map(keys.map(key => [key.identity, key]));
   }
 
-  /** For a server, to which nobody can then connect without one of the keys. */
   get forServer() {
     return {
       ...TLS,
@@ -52,7 +53,6 @@ export class ClusterKeys {
     };
   }
 
-  /** For a client, which then connects to nobody without the first key. */
   get forClient() {
     const { identity, psk } = this.#first;
     return {
@@ -62,6 +62,20 @@ export class ClusterKeys {
       checkServerIdentity: () => undefined,
     };
   }
+
+  /** Without one of the keys there is no connection. */
+  admits(): boolean {
+    return true;
+  }
+
+  /** The alert is the only trace of it. */
+  isDistrust(failure: unknown): boolean {
+    const isOfHandshake = failure instanceof Error && errorCode(failure) === 'EPROTO';
+    return isOfHandshake && /alert unknown psk identity/i.test(failure.message);
+  }
+
+  /** They are read once. */
+  follow(): void {}
 }
 
 function keyOf(line: string): ClusterKey {

@@ -44,7 +44,7 @@ async function replica(): Promise<Replica> {
   let own: Uploads | undefined;
   const server = await ReplicaServer.open({
     address: { host: '127.0.0.1', port: 0 },
-    keys: KEYS,
+    tls: KEYS,
     ledFill: async () => undefined,
     uploads: () => own,
     flights: () => undefined,

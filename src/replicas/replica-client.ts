@@ -8,7 +8,7 @@ import { errorCode } from '../lib/error-code.ts';
 import { type RemoteBytes, type RemoteFill, ReplicaAway, type Replicas } from '../mirror/fill/replicas.ts';
 import type { Landing } from '../mirror/shared-flights.ts';
 import { ABOUT_PATH, MAX_ABOUT_BYTES, parseAbout, type ReplicaAbout, tooLong } from './about-request.ts';
-import type { ClusterKeys } from './cluster-keys.ts';
+import type { ClusterTls } from './cluster-tls.ts';
 import { pathOfFill, REPOSITORIES_HEADER, SIZE_HEADER } from './fill-response.ts';
 import { FLIGHT_HEADER, FLIGHTS_PATH, MAX_LANDING_BYTES, parseLanding, tooLarge } from './flight-requests.ts';
 import { RemoteUploads } from './remote-uploads.ts';
@@ -32,14 +32,14 @@ export interface ReplicaClientOptions {
 
 /** Asks other replicas for what they hold. */
 export class ReplicaClient implements Replicas {
-  readonly #keys: ClusterKeys;
+  readonly #tls: ClusterTls;
   readonly #clock: Clock;
   readonly #noteAway: (address: string) => void;
   // None is used again: the other side might just have closed it, and what a client sends cannot be sent twice.
   readonly #agent = new Agent({ maxCachedSessions: 0 });
 
-  constructor(keys: ClusterKeys, { clock = systemClock, noteAway = () => {} }: ReplicaClientOptions = {}) {
-    this.#keys = keys;
+  constructor(tls: ClusterTls, { clock = systemClock, noteAway = () => {} }: ReplicaClientOptions = {}) {
+    this.#tls = tls;
     this.#clock = clock;
     this.#noteAway = noteAway;
   }
@@ -76,7 +76,7 @@ export class ReplicaClient implements Replicas {
   }
 
   /**
-   * What the replica at this address says of itself; `undefined` if it has the key and says nothing, as an older version
+   * What the replica at this address says of itself; `undefined` if it is one and says nothing, as an older version
    * does, and one that starts. Rejects with ReplicaAway, or a TimeoutError, if there is no answer.
    */
   async about(address: string): Promise<ReplicaAbout | undefined> {
@@ -120,7 +120,7 @@ export class ReplicaClient implements Replicas {
     signal?.throwIfAborted();
     const { hostname: host, port } = new URL(`https://${address}`);
     const asked = request({
-      ...this.#keys.forClient,
+      ...this.#tls.forClient,
       agent: this.#agent,
       host: host.replace(/^\[(.*)\]$/, '$1'),
       port,
@@ -132,11 +132,15 @@ export class ReplicaClient implements Replicas {
       () => asked.destroy(new Error(`no connection within ${CONNECT_WITHIN_MS / 1000} s`)),
       CONNECT_WITHIN_MS,
     );
+    let isSecured = false;
     asked.once('socket', socket => {
       // So that one that vanishes without a word is noticed after some seconds.
       socket.setKeepAlive(true, ALIVE_EACH_MS);
       if (!socket.connecting) clearTimeout(timer);
-      socket.once('secureConnect', () => clearTimeout(timer));
+      socket.once('secureConnect', () => {
+        isSecured = true;
+        clearTimeout(timer);
+      });
     });
     // After the response, the response says so.
     asked.on('error', () => {});
@@ -146,7 +150,13 @@ export class ReplicaClient implements Replicas {
         asked.once('response', resolve).once('error', reject);
       });
     } catch (error) {
-      throw awayOr(error, address, signal);
+      if (signal?.aborted) throw signal.reason;
+      const cause = error;
+      throw new ReplicaAway(`${address} cannot be reached`, {
+        cause,
+        isRefused: isRefusal(cause),
+        isDistrusted: this.#tls.isDistrust(cause, isSecured),
+      });
     } finally {
       clearTimeout(timer);
     }
@@ -171,7 +181,7 @@ class ReceivedBytes implements RemoteBytes {
     this.#response = response;
     response.on('data', (chunk: Buffer) => this.#add(chunk));
     response.on('end', () => this.#end(undefined));
-    response.on('error', error => this.#end(awayOr(error, 'the other replica', signal)));
+    response.on('error', error => this.#end(awayOr(error, signal)));
     response.on('close', () => this.#end(new ReplicaAway('the connection was closed')));
   }
 
@@ -220,10 +230,8 @@ function textsIn(header: string | readonly string[] | undefined): readonly strin
 }
 
 /** The reason of `signal` if that has ended it, otherwise ReplicaAway. */
-function awayOr(error: unknown, address: string, signal?: AbortSignal): unknown {
-  if (signal?.aborted) return signal.reason;
-  if (error instanceof ReplicaAway) return error;
-  return new ReplicaAway(`${address} cannot be reached`, { cause: error, isRefused: isRefusal(error) });
+function awayOr(error: unknown, signal: AbortSignal): unknown {
+  return signal.aborted ? signal.reason : new ReplicaAway('the connection broke', { cause: error });
 }
 
 /** Whether all addresses of a host refuse connections. */

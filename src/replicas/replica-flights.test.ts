@@ -31,7 +31,7 @@ async function replica(id: string): Promise<{ flights: SharedFlights; close: () 
   });
   const server = await ReplicaServer.open({
     address: { host: '127.0.0.1', port: 0 },
-    keys: KEYS,
+    tls: KEYS,
     ledFill: async () => undefined,
     uploads: () => undefined,
     flights: () => {

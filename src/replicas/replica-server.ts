@@ -1,6 +1,6 @@
 /**
  * replicas/: what replicas of one store, on machines of their own, do for each other, over connections that nobody can open
- * without the key of the cluster. The main idea: a replica asks only who holds a Lease for what only the holder has; what
+ * without the key of the cluster, or a certificate for it. The main idea: a replica asks only who holds a Lease for what only the holder has; what
  * is stored, all read from the bucket and the index.
  *
  * Nothing here is loaded unless `cluster` is configured.
@@ -13,12 +13,12 @@ import type { Log } from '../lib/log.ts';
 import type { LedFill } from '../mirror/fill/led-fill.ts';
 import type { FlightBoard } from '../mirror/shared-flights.ts';
 import { ABOUT_PATH, type ReplicaAbout, sendAbout } from './about-request.ts';
-import type { ClusterKeys } from './cluster-keys.ts';
+import type { ClusterTls } from './cluster-tls.ts';
 import { parseFillPath, sendFill } from './fill-response.ts';
 import { answerFlight, parseFlight } from './flight-requests.ts';
 import { answerUploadCall, parseUploadCall } from './upload-requests.ts';
 
-/** Who has the key needs one round trip or two. Others must not hold connections for long. */
+/** Another replica needs one round trip or two. Others must not hold connections for long. */
 const HANDSHAKE_WITHIN_MS = 10_000;
 const HEADERS_WITHIN_MS = 10_000;
 /** Connections of clients of another replica are a few for each of its downloads. */
@@ -26,7 +26,7 @@ const MAX_CONNECTIONS = 4_096;
 
 export interface ReplicaServerOptions {
   readonly address: { readonly host: string; readonly port: number };
-  readonly keys: ClusterKeys;
+  readonly tls: ClusterTls;
   /** As `Fills.led`. */
   readonly ledFill: (key: string, epoch: number) => Promise<LedFill | undefined>;
   /** Those of this replica; `undefined` until they can be used. */
@@ -49,14 +49,21 @@ export class ReplicaServer {
   }
 
   /** Rejects if the address cannot be bound. */
-  static async open({ address, keys, log, ...needs }: ReplicaServerOptions): Promise<ReplicaServer> {
-    const server = createServer({ ...keys.forServer, handshakeTimeout: HANDSHAKE_WITHIN_MS }, (req, res) => {
+  static async open({ address, tls, log, ...needs }: ReplicaServerOptions): Promise<ReplicaServer> {
+    const server = createServer({ ...tls.forServer, handshakeTimeout: HANDSHAKE_WITHIN_MS }, (req, res) => {
       answer(req, res, needs).catch((error: unknown) => {
         // Whoever reads it sees in the index what became of it.
         log.debug({ err: error, path: req.url }, 'a response to another replica was broken off');
         res.destroy();
       });
     });
+    // Before anything of what it has sent is read.
+    server.prependListener('secureConnection', socket => {
+      if (tls.admits(socket)) return;
+      log.debug({ remoteAddress: socket.remoteAddress }, 'a connection to the port for replicas was refused');
+      socket.destroy();
+    });
+    tls.follow(() => server.setSecureContext(tls.forServer));
     server.headersTimeout = HEADERS_WITHIN_MS;
     // A response takes as long as the download.
     server.requestTimeout = 0;
@@ -79,7 +86,7 @@ export class ReplicaServer {
 async function answer(
   req: IncomingMessage,
   res: ServerResponse,
-  { ledFill, uploads, flights, about }: Omit<ReplicaServerOptions, 'address' | 'keys' | 'log'>,
+  { ledFill, uploads, flights, about }: Omit<ReplicaServerOptions, 'address' | 'tls' | 'log'>,
 ): Promise<void> {
   const said = req.url === ABOUT_PATH ? about() : undefined;
   if (said !== undefined) return sendAbout(said, res);

@@ -51,7 +51,7 @@ async function replica(
 ): Promise<{ readonly address: string; readonly port: number; readonly close: () => Promise<void> }> {
   const server = await ReplicaServer.open({
     address: { host: '127.0.0.1', port },
-    keys,
+    tls: keys,
     ledFill: async () => undefined,
     uploads: () => undefined,
     flights: () => undefined,

@@ -2,6 +2,7 @@ import type { Clock, Timer } from '../lib/clock.ts';
 import { errorCode } from '../lib/error-code.ts';
 import type { Log } from '../lib/log.ts';
 import type { ReplicaPlace } from '../metadata/metadata-store.ts';
+import { ReplicaAway } from '../mirror/fill/replicas.ts';
 import type { ReplicaAbout } from './about-request.ts';
 
 /** How often each other replica is asked about itself: one small request over a connection of its own. */
@@ -11,13 +12,13 @@ const LOOK_AGAIN_MS = 5_000;
 /** One that was killed is still listed for up to 6 s, which is no mistake that anybody could mend. */
 const SURE_AFTER_MS = 8_000;
 
-/** Why another replica cannot be asked: no connection, another key, or something else answers at its address. */
+/** Why another replica cannot be asked: no connection, another key or certificate, or something else answers at its address. */
 export type ReplicaTrouble = 'unreachable' | 'key' | 'another';
 
 /** For people: what it means, and which option may be wrong. */
 const MEANINGS: Readonly<Record<ReplicaTrouble, string>> = {
   unreachable: 'cannot be reached (its cluster.advertise and cluster.listen, or a firewall)',
-  key: 'refuses the key of this one (cluster.keyFile)',
+  key: 'refuses the key of this one, or the two do not trust their certificates (cluster.keyFile, cluster.tls)',
   another: 'is not what answers at its address (its cluster.advertise)',
 };
 
@@ -190,8 +191,8 @@ function isAt(place: ReplicaPlace, id: string, { address }: Seen): boolean {
 
 /** What the failure of a request to a replica means. */
 function troubleOf(error: unknown): ReplicaTrouble {
+  if (error instanceof ReplicaAway && error.isDistrusted) return 'key';
   const cause = error instanceof Error ? (error.cause ?? error) : error;
-  // Who answers speaks another protocol, or has other keys; the alert is the only trace of which.
-  if (errorCode(cause) !== 'EPROTO') return 'unreachable';
-  return cause instanceof Error && /alert unknown psk identity/i.test(cause.message) ? 'key' : 'another';
+  // Who answers speaks another protocol.
+  return errorCode(cause) === 'EPROTO' ? 'another' : 'unreachable';
 }

@@ -46,7 +46,7 @@ class Replica {
     const asked = new Latch();
     const server = await ReplicaServer.open({
       address: { host: '127.0.0.1', port: 0 },
-      keys: KEYS,
+      tls: KEYS,
       ledFill: async (key, epoch) => {
         const led = world?.mirror.ledFill(key, epoch);
         asked.open();

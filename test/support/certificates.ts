@@ -4,16 +4,17 @@ import { join } from 'node:path';
 import { run } from './programs.ts';
 
 export interface Certificate {
-  /** PEM. Self-signed, so that it is also the CA to trust. */
+  /** PEM. If it is self-signed, it is also the CA to trust. */
   readonly cert: string;
   readonly key: string;
 }
 
-/** Makes one with openssl, in `folder`; `names`: its subjectAltName. */
+/** Makes one with openssl, in `folder`; `names`: its subjectAltName; `ca`: the name of the one that certifies it, or else itself. */
 export async function makeCertificate(
   folder: string,
   name: string,
   names = 'IP:127.0.0.1',
+  ca?: string,
 ): Promise<Certificate> {
   const [key, cert] = [join(folder, `${name}.key`), join(folder, `${name}.crt`)];
   const kind = [
@@ -27,6 +28,8 @@ export async function makeCertificate(
     '30',
   ];
   const subject = ['-subj', `/CN=${name}`, '-addext', `subjectAltName=${names}`];
-  await run('openssl', ['req', ...kind, ...subject, '-keyout', key, '-out', cert]);
+  const issuer =
+    ca === undefined ? [] : ['-CA', join(folder, `${ca}.crt`), '-CAkey', join(folder, `${ca}.key`)];
+  await run('openssl', ['req', ...kind, ...subject, ...issuer, '-keyout', key, '-out', cert]);
   return { cert: await readFile(cert, 'utf8'), key: await readFile(key, 'utf8') };
 }

@@ -120,7 +120,7 @@ const replicaSchema = z.object({
   reason: z
     .enum(['unreachable', 'key', 'another'])
     .nullable()
-    .describe('Why not: no connection, another key, or something else answers at its address'),
+    .describe('Why not: no connection, another key or certificate, or something else answers at its address'),
   started: time.nullable().describe('null if it has not said so'),
   downloads: arrayOf(z.string()).describe(
     'Digests of what it downloads from upstreams, as it said in the last seconds: the first hundred',

@@ -38,9 +38,12 @@ export class ReplicaAway extends Error {
    * cut off does not refuse connections, unless something in between does it for it.
    */
   readonly isRefused: boolean;
+  /** Whether one side does not take the other for a replica. */
+  readonly isDistrusted: boolean;
 
-  constructor(message: string, { isRefused = false, cause }: { isRefused?: boolean; cause?: unknown } = {}) {
-    super(message, { cause });
-    this.isRefused = isRefused;
+  constructor(message: string, why: { cause?: unknown; isRefused?: boolean; isDistrusted?: boolean } = {}) {
+    super(message, { cause: why.cause });
+    this.isRefused = why.isRefused ?? false;
+    this.isDistrusted = why.isDistrusted ?? false;
   }
 }

@@ -1,0 +1,15 @@
+import type { ConnectionOptions, TLSSocket, TlsOptions } from 'node:tls';
+
+/** How replicas prove to each other that they belong together, and encrypt what they send. */
+export interface ClusterTls {
+  /** For a server, to which no other side can connect. */
+  readonly forServer: TlsOptions;
+  /** For a client, which connects to no other side. Read for each connection. */
+  readonly forClient: ConnectionOptions;
+  /** Whether the client of a connection to such a server is a replica, as far as the handshake has not decided it. */
+  admits(socket: TLSSocket): boolean;
+  /** Whether a request has failed because one side does not trust the other; `isSecured`: after the handshake. */
+  isDistrust(failure: unknown, isSecured: boolean): boolean;
+  /** Calls `renewed` when `forServer` is another. */
+  follow(renewed: () => void): void;
+}
