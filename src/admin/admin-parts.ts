@@ -16,6 +16,7 @@ import type { StoreSurvey } from '../upkeep/stores.ts';
 import type { Upkeep } from '../upkeep/upkeep.ts';
 import type { TransferTotals } from '../ops/transfer-totals.ts';
 import type { Upstream } from '../upstream/upstream.ts';
+import type { ReplicaDocument } from './documents/replicas.ts';
 import type { ReportScope, ServingReport } from './serving-report.ts';
 
 /** The parts of a server that operators see and command: of the composition root's parts, those that are used here. */
@@ -52,6 +53,8 @@ export interface AdminServer {
   readonly addresses: readonly string[];
   /** The processes that serve its clients, if it does not do so itself. */
   readonly servingPids: readonly number[];
+  /** As in `ReplicasDocument`. */
+  readonly replicas: readonly ReplicaDocument[];
   /** What sends notifications. */
   readonly delivery: AdminDelivery;
   readonly lastPulls: Readonly<Pick<LastPulls, 'of' | 'failing'>>;

@@ -73,6 +73,7 @@ export function openAdmin(options: AdminOptions): Admin {
       queue: queueDocument(parts.mirror.queue, config.pulls),
       overview: await overview.now(),
       upstreams: upstreamDocuments(parts, await live.reports()),
+      replicas: { entries: server.replicas },
     }),
     isStored: async digest => isDigest(digest) && (await parts.metadata.statBlob(digest)) !== undefined,
     refusalsSince: atMs => refusals.since(atMs),
@@ -164,6 +165,7 @@ function readHandlers(
       return inspectDocument(reference, found);
     },
     upstreams: async () => ({ entries: upstreamDocuments(parts, await live.reports()) }),
+    replicas: async () => ({ entries: server.replicas }),
     tenants: ({ query }) => tenantsPage(parts, query),
     explain: async ({ query: { reference, tenant } }) => {
       const explanation = await parts.explain(reference, tenant);

@@ -5,6 +5,7 @@ import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { eventSchemas, type EventName } from './documents/events.ts';
 import type { FillDocument } from './documents/fills.ts';
 import type { RefusalDocument } from './documents/refusals.ts';
+import type { ReplicaDocument } from './documents/replicas.ts';
 import { AdminEvents, type Observed } from './events.ts';
 
 const saved = { sentBytes: 0, fetchedBytes: 0, savedBytes: 0, since: '2026-01-01T00:00:00.000Z' };
@@ -28,6 +29,7 @@ const idle: Observed = {
     firstBytes: [],
   },
   upstreams: [],
+  replicas: { entries: [] },
 };
 
 function digestOfFill(id: string): string {
@@ -163,6 +165,24 @@ it('looks at nothing while nobody follows, and once a second for all who do', as
   await follows(events, 0);
   await clock.advance(60_000);
   expect(looks()).toBe(2);
+});
+
+it('says which replicas there are as soon as one is no longer reached', async () => {
+  const since = '2026-01-01T00:00:00.000Z';
+  const reached = { state: 'reached', reason: null, since, started: since, downloads: [] } as const;
+  const own: ReplicaDocument = { ...reached, address: '192.0.2.1:5002', isOwn: true };
+  const other: ReplicaDocument = { ...reached, address: '192.0.2.2:5002', isOwn: false };
+  const state = { now: { ...idle, replicas: { entries: [own, other] } } };
+  const { events, port, clock } = await serve(state);
+  const client = new Listener(port);
+  await follows(events, 1);
+  await clock.advance(1_000);
+  await expect.poll(() => client.last('replicas')).toEqual({ entries: [own, other] });
+  const away: ReplicaDocument = { ...other, state: 'unreachable', reason: 'key' };
+  state.now = { ...idle, replicas: { entries: [own, away] } };
+  await clock.advance(1_000);
+  await expect.poll(() => client.last('replicas')).toEqual({ entries: [own, away] });
+  expect(eventSchemas.replicas.parse(client.last('replicas'))).toEqual(client.last('replicas'));
 });
 
 it('says first that everything has to be asked for, then only what has changed', async () => {

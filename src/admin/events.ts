@@ -7,6 +7,7 @@ import type { FillDocument } from './documents/fills.ts';
 import type { OverviewDocument } from './documents/overview.ts';
 import type { QueueDocument } from './documents/queue.ts';
 import type { RefusalDocument } from './documents/refusals.ts';
+import type { ReplicasDocument } from './documents/replicas.ts';
 import type { TaskDocument } from './documents/tasks.ts';
 import type { UpstreamDocument } from './documents/upstreams.ts';
 
@@ -16,6 +17,7 @@ export interface Observed {
   readonly queue: QueueDocument;
   readonly overview: Pick<OverviewDocument, 'ready' | 'problems' | 'saved' | 'store' | 'now' | 'firstBytes'>;
   readonly upstreams: readonly UpstreamDocument[];
+  readonly replicas: ReplicasDocument;
 }
 
 export interface EventsOptions {
@@ -200,6 +202,8 @@ export class AdminEvents {
         ),
     );
     if (changed.length > 0) yield this.#text('upstreams', { changed });
+    if (!isDeepStrictEqual(last?.replicas.entries ?? [], now.replicas.entries))
+      yield this.#text('replicas', now.replicas);
     const hasNewContent =
       last !== undefined &&
       (last.overview.store.heldBytes !== now.overview.store.heldBytes ||

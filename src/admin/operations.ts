@@ -34,6 +34,7 @@ import { pageQuery, typed } from './documents/parts.ts';
 import { prepullQuery, prepullSchema } from './documents/prepull.ts';
 import { queueSchema } from './documents/queue.ts';
 import { refusalsQuery, refusalsSchema } from './documents/refusals.ts';
+import { replicasSchema } from './documents/replicas.ts';
 import { type AdminRights, sessionSchema } from './documents/session.ts';
 import { partialsSchema, statusSchema } from './documents/status.ts';
 import { taskSchema, tasksSchema } from './documents/tasks.ts';
@@ -112,6 +113,12 @@ export const ADMIN_OPERATIONS = {
     answer: inspectSchema,
   },
   upstreams: { ...read, path: '/upstreams', summary: 'Health, budgets and logins', answer: upstreamsSchema },
+  replicas: {
+    ...read,
+    path: '/replicas',
+    summary: 'Other servers of the same registry: whether they are reached, and what they download',
+    answer: replicasSchema,
+  },
   tenants: {
     ...read,
     path: '/tenants',

@@ -4,11 +4,11 @@ import { NO_TRAFFIC, type Transferred, type TransferTotals } from '../ops/transf
 import type { SecretState } from '../tenants/tenant.ts';
 import type { AdminParts } from './admin-parts.ts';
 import { allDownloads, bytesThere } from './downloads.ts';
+import type { ReplicaDocument } from './documents/replicas.ts';
 import type {
   BucketStatus,
   DownloadStatus,
   ForeignDownloadStatus,
-  ReplicaStatus,
   SavedStatus,
   SecretStatus,
   StatusDocument,
@@ -40,7 +40,7 @@ export interface StatusOptions {
   /** What they report. */
   readonly serving: readonly ServingReport[];
   /** As in `StatusDocument`. */
-  readonly replicas: readonly ReplicaStatus[];
+  readonly replicas: readonly ReplicaDocument[];
 }
 
 /** The current state of a server. */

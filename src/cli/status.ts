@@ -1,8 +1,8 @@
 import { sizeText } from '../lib/units.ts';
+import type { ReplicaDocument } from '../admin/documents/replicas.ts';
 import type {
   DownloadStatus,
   ForeignDownloadStatus,
-  ReplicaStatus,
   SavedStatus,
   SecretStatus,
   StatusDocument,
@@ -209,7 +209,7 @@ function nameFirst({ repository, reason }: { readonly repository: string; readon
   return reason.startsWith(repository) ? reason : `${repository}: ${reason}`;
 }
 
-function replicasText(replicas: readonly ReplicaStatus[], nowMs: number): string {
+function replicasText(replicas: readonly ReplicaDocument[], nowMs: number): string {
   if (replicas.length === 0) return '';
   const rows = replicas.map(replica => [
     replica.address,
@@ -221,12 +221,12 @@ function replicasText(replicas: readonly ReplicaStatus[], nowMs: number): string
   return columnsText(['REPLICA', 'STATE', 'SINCE', 'STARTED', 'DOWNLOADS'], rows);
 }
 
-function replicaStateText({ isOwn, state, reason }: ReplicaStatus): string {
+function replicaStateText({ isOwn, state, reason }: ReplicaDocument): string {
   if (isOwn) return 'this one';
   return reason === null ? state : UNREACHABLE[reason];
 }
 
-const UNREACHABLE: Readonly<Record<NonNullable<ReplicaStatus['reason']>, string>> = {
+const UNREACHABLE: Readonly<Record<NonNullable<ReplicaDocument['reason']>, string>> = {
   unreachable: 'unreachable',
   key: 'refuses our key or certificate',
   another: 'something else answers',

@@ -1,5 +1,5 @@
 /** What replicas say of themselves and of each other: to one another, to the operator, and in metrics. */
-import type { ReplicaStatus } from '../admin/documents/status.ts';
+import type { ReplicaDocument } from '../admin/documents/replicas.ts';
 import { optionalTime, timeOf } from '../admin/status.ts';
 import { formatAddress } from '../config/fields.ts';
 import type { Meter } from '../lib/meter.ts';
@@ -21,7 +21,7 @@ export function aboutOwn(
 export function replicaStatus(
   parts: Pick<Parts, 'config' | 'mirror' | 'replica' | 'replicas'>,
   startedAtMs: number,
-): readonly ReplicaStatus[] {
+): readonly ReplicaDocument[] {
   const { config, replicas } = parts;
   const about = aboutOwn(parts, startedAtMs);
   if (config.cluster === undefined || about === undefined) return [];
@@ -38,7 +38,7 @@ export function replicaStatus(
   ];
 }
 
-function statusOf({ address, state, sinceMs, trouble, about }: OtherReplica): Omit<ReplicaStatus, 'isOwn'> {
+function statusOf({ address, state, sinceMs, trouble, about }: OtherReplica): Omit<ReplicaDocument, 'isOwn'> {
   return {
     address,
     state,

@@ -311,6 +311,9 @@ async function openOps(
       get servingPids() {
         return server.serving()?.servingPids ?? [];
       },
+      get replicas() {
+        return replicaStatus(parts, server.startedAtMs);
+      },
       notReady,
       problems,
       reports,

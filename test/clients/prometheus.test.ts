@@ -8,8 +8,11 @@ import { Receiver } from '../../src/events/receiver.fixture.ts';
 import { get } from '../support/client.ts';
 import { bytesOf, type Content, imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
+import { FakeS3 } from '../support/fake-s3.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
+import { HAS_POSTGRES, Postgres } from '../support/postgres.ts';
 import { Daemon, answers, freePort, hasPrograms, run, until } from '../support/programs.ts';
+import { replicaConfig } from '../support/replica-config.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 
 const UPSTREAM = 'up.example';
@@ -28,8 +31,8 @@ interface Dashboard {
   }[];
 }
 
-/** Of a cluster, which there is none here. */
-const WITHOUT_CLUSTER = /entrepot_kubernetes_/;
+/** Of what there is none of here: a Kubernetes cluster, and without a database, replicas. */
+const NOT_HERE = HAS_POSTGRES ? /entrepot_kubernetes_/ : /entrepot_kubernetes_|^entrepot_replicas/;
 
 const canRun = hasPrograms('prometheus', 'promtool');
 
@@ -38,6 +41,9 @@ describe.skipIf(!canRun)('Prometheus', () => {
   let upstream: FakeUpstream;
   let receiver: Receiver;
   let entrepot: Entrepot;
+  let postgres: Postgres | undefined;
+  let s3: FakeS3;
+  let replica: Entrepot | undefined;
   let prometheus: Daemon;
   let url: string;
 
@@ -61,8 +67,14 @@ describe.skipIf(!canRun)('Prometheus', () => {
         ],
       },
     });
+    s3 = await FakeS3.start();
+    if (HAS_POSTGRES) {
+      postgres = await Postgres.start();
+      replica = await Entrepot.start(await replicaConfig({ settings: postgres.settings(), s3, folder }));
+    }
     url = `http://127.0.0.1:${await freePort()}`;
-    const scrapes = [{ job_name: 'entrepot', static_configs: [{ targets: [new URL(entrepot.ops).host] }] }];
+    const targets = [entrepot, replica].flatMap(each => (each === undefined ? [] : new URL(each.ops).host));
+    const scrapes = [{ job_name: 'entrepot', static_configs: [{ targets }] }];
     const configFile = join(folder, 'prometheus.yml');
     await writeFile(
       configFile,
@@ -87,6 +99,9 @@ describe.skipIf(!canRun)('Prometheus', () => {
   afterAll(async () => {
     await prometheus?.stop();
     await entrepot?.remove();
+    await replica?.remove();
+    await postgres?.remove();
+    await s3?.close();
     await receiver?.close();
     await upstream?.stop();
     await removeFolder(folder);
@@ -159,7 +174,7 @@ describe.skipIf(!canRun)('Prometheus', () => {
     ) as Dashboard;
     const shown = dashboard.panels.flatMap(({ targets = [] }) => targets.map(({ expr }) => expr));
     const queries = [...compared, ...shown]
-      .filter(expr => !WITHOUT_CLUSTER.test(expr))
+      .filter(expr => !NOT_HERE.test(expr))
       .map(expr =>
         expr
           .replaceAll('$job', 'entrepot')

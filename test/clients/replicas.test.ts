@@ -4,6 +4,7 @@ import { writeFile } from 'node:fs/promises';
 import { request } from 'node:http';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { BROWSER, Browser } from '../support/browser.ts';
 import { get, many } from '../support/client.ts';
 import { type Content, imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot, STARTER } from '../support/entrepot.ts';
@@ -11,7 +12,7 @@ import { FakeS3 } from '../support/fake-s3.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
 import { Latch } from '../support/latch.ts';
 import { HAS_POSTGRES, Postgres, sql } from '../support/postgres.ts';
-import { freePort, tryRun, until } from '../support/programs.ts';
+import { freePort, hasPrograms, tryRun, until } from '../support/programs.ts';
 import * as pushClient from '../support/push-client.ts';
 import { replicaConfig } from '../support/replica-config.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
@@ -54,6 +55,21 @@ describe.skipIf(!HAS_POSTGRES)('replicas', () => {
       hosted: { prefixes: ['team'], anonymous: 'push' },
       ...(await replicaConfig({ settings, s3, folder })),
     };
+  }
+
+  /** That the page of one replica lists all, and says this of another. */
+  async function expectOnPage({ ops }: Entrepot, address: string, text: RegExp): Promise<void> {
+    const browser = await Browser.start();
+    try {
+      const { page, faults } = await browser.open();
+      await page.goto(`${ops}/ui/#/now`);
+      const table = page.getByRole('table', { name: 'Replicas' });
+      await table.getByRole('row', { name: address }).getByText(text).waitFor();
+      expect(await table.getByRole('row').count()).toBe(replicas.length + 1);
+      expect(faults).toEqual([]);
+    } finally {
+      await browser.close();
+    }
   }
 
   /** An image of blobs that was pulled through no replica yet. */
@@ -256,6 +272,7 @@ describe.skipIf(!HAS_POSTGRES)('replicas', () => {
     expect(await problems()).toEqual([expect.stringMatching(/^1 of 3 other replicas cannot be asked /)]);
     expect(await status()).toMatch(new RegExp(`^${cluster.advertise} +refuses our key `, 'm'));
     expect(await one!.metrics()).toContain('entrepot_replicas{state="unreachable"} 1');
+    if (hasPrograms(BROWSER)) await expectOnPage(one!, cluster.advertise, /refuses the key of this one/);
     expect((await fetch(`${stranger.ops}/readyz`)).status).toBe(200);
     await until('it to have noticed, too', 60_000, async () =>
       /3 of 3 other replicas/.test(await (await fetch(`${stranger.ops}/readyz`)).text()),

@@ -4,6 +4,7 @@ import { overviewSchema } from './overview.ts';
 import { amount, arrayOf } from './parts.ts';
 import { queueSchema } from './queue.ts';
 import { refusalSchema } from './refusals.ts';
+import { replicasSchema } from './replicas.ts';
 import { taskSchema } from './tasks.ts';
 import { upstreamSchema } from './upstreams.ts';
 
@@ -24,6 +25,7 @@ export const eventSchemas = {
     })
     .describe('Downloads that began, advanced or ended'),
   queue: queueSchema.describe('Its new state'),
+  replicas: replicasSchema.describe('Their new state'),
   overview: overviewSchema
     .pick({ ready: true, problems: true, saved: true, store: true, now: true, firstBytes: true })
     .describe('Its new state'),

@@ -1,6 +1,7 @@
 import { z } from '../../config/fields.ts';
 import { firstBytesSchema } from './first-bytes.ts';
 import { bytes, amount, arrayOf, pageSchema, time } from './parts.ts';
+import { replicasSchema } from './replicas.ts';
 
 /** A download in progress: of a whole layer, or of the ranges that clients request of one. */
 export const downloadSchema = z.object({
@@ -109,25 +110,6 @@ const upstreamStatusSchema = z.object({
 });
 export type UpstreamStatus = z.output<typeof upstreamStatusSchema>;
 
-/** One of several servers that share an index and a bucket. */
-const replicaSchema = z.object({
-  address: z.string().describe('Its cluster.advertise'),
-  isOwn: z.boolean().describe('Whether it is the one that answers'),
-  state: z
-    .enum(['reached', 'unreachable', 'unknown'])
-    .describe('Whether the one that answers can ask it for what only it has; unknown at the beginning'),
-  since: time.describe('Since when it is so'),
-  reason: z
-    .enum(['unreachable', 'key', 'another'])
-    .nullable()
-    .describe('Why not: no connection, another key or certificate, or something else answers at its address'),
-  started: time.nullable().describe('null if it has not said so'),
-  downloads: arrayOf(z.string()).describe(
-    'Digests of what it downloads from upstreams, as it said in the last seconds: the first hundred',
-  ),
-});
-export type ReplicaStatus = z.output<typeof replicaSchema>;
-
 /** A Secret that cannot be read or was refused. */
 const secretStatusSchema = z.object({
   tenant: z.string().nullable().describe("null for the node's, which all tenants share"),
@@ -159,7 +141,7 @@ export const statusSchema = z.object({
   saved: z.object({ sinceStart: savedSchema, inAll: savedSchema }),
   store: storeSchema,
   upstreams: arrayOf(upstreamStatusSchema),
-  replicas: arrayOf(replicaSchema).describe('This one first; none without cluster'),
+  replicas: replicasSchema.shape.entries,
   secrets: arrayOf(secretStatusSchema).describe('Only those with an error'),
 });
 export type StatusDocument = z.output<typeof statusSchema>;

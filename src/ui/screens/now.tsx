@@ -1,4 +1,4 @@
-// What goes on: each download, who waits, what upstreams have refused and until when, unfinished pushes.
+// What goes on: each download, other replicas, who waits, what upstreams have refused and until when, unfinished pushes.
 import { useRef } from 'preact/hooks';
 import type { BackoffDocument } from '../../admin/documents/backoffs.ts';
 import type { FillDocument, FillsDocument } from '../../admin/documents/fills.ts';
@@ -10,6 +10,7 @@ import { nowMs } from '../clock.ts';
 import { useDocument } from '../use-document.ts';
 import { bytesText, numberText, quantityText, rateText, shareText, spanText } from '../format.ts';
 import { List, Loaded } from '../parts/loaded.tsx';
+import { ReplicaTable } from '../parts/replica-table.tsx';
 import { type Column, Table } from '../parts/table.tsx';
 import { Ago, Badge, Empty, Name, ShareBar, ShortDigest } from '../parts/text.tsx';
 
@@ -31,6 +32,7 @@ export function NowScreen() {
   return (
     <>
       <Fills />
+      <ReplicaTable />
       <div class="columns">
         <Queue />
         <section class="card">
