@@ -54,6 +54,36 @@ it('have what was saved before a crash', async () => {
   await parts.close();
 });
 
+it('count as what a list says that they take, after a crash as well', async () => {
+  const { spool } = files;
+  const listed = async () => {
+    let bytes = 0;
+    for await (const { size } of spool.list()) bytes += size;
+    return bytes;
+  };
+  await crashed();
+  // The first count of the next process.
+  spool.countUnfinished(await listed());
+  const parts = await reopened();
+  await parts.write(300_000, Buffer.alloc(10_000, 'y'));
+  await parts.save();
+  expect(spool.unfinishedBytes).toBe(await listed());
+  await parts.abort();
+  expect([spool.unfinishedBytes, await listed()]).toEqual([0, 0]);
+  await parts.close();
+});
+
+it('count as nothing when they are discarded for those of another size', async () => {
+  const { spool } = files;
+  await crashed();
+  expect(spool.unfinishedBytes).toBeGreaterThan(0);
+  const lease = steadyLease('part0-1', 2, { epoch: 1, mayWrite: false });
+  const parts = await spool.parts(lease, SIZE + 1);
+  expect(spool.unfinishedBytes).toBeLessThan(2_000);
+  await parts.abort();
+  await parts.close();
+});
+
 it('have what the map before a torn one says', async () => {
   const path = await crashed();
   await overwrite(path, mapPosition(2) + 30);

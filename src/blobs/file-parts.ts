@@ -1,5 +1,5 @@
-import { constants } from 'node:fs';
-import { type FileHandle, open, rename, rm } from 'node:fs/promises';
+import { constants, type Stats } from 'node:fs';
+import { type FileHandle, lstat, open, rename, rm } from 'node:fs/promises';
 import { absentAsUndefined } from '../lib/error-code.ts';
 import { Extents, type KnownExtents } from '../lib/extents.ts';
 import type { Lease } from '../lib/lease.ts';
@@ -28,6 +28,14 @@ import { StorageFull } from './storage-full.ts';
 /** Only the store's own process writes parts. */
 const PARTS_MODE = 0o644;
 
+/** A disk's block, as `stat` counts them, whatever the file system's own are. */
+const BLOCK_BYTES = 512;
+
+/** What a file of parts takes on disk: its holes take nothing. */
+export function partsSpace({ size, blocks }: Pick<Stats, 'size' | 'blocks'>): number {
+  return Math.min(size, blocks * BLOCK_BYTES);
+}
+
 /** What parts need of their spool. */
 export interface PartsSpool {
   readonly paths: FilePaths;
@@ -52,6 +60,8 @@ export class FileParts implements BlobParts {
   #generation: number;
   /** Each write in progress may add one extent. */
   #writing = 0;
+  /** What was told as its size on disk; until the next save, without what maps and halves of blocks take. */
+  #countedBytes: number;
   /** Whether there are bytes that the map in the file lacks. */
   #isUnsaved = false;
   #saving: Promise<void> | undefined;
@@ -63,7 +73,7 @@ export class FileParts implements BlobParts {
   #isGone = false;
   #closing: Promise<void> | undefined;
 
-  private constructor(spool: PartsSpool, lease: Lease, file: FileHandle, map: PartsMap) {
+  private constructor(spool: PartsSpool, lease: Lease, { file, map, countedBytes }: OpenedParts) {
     this.#spool = spool;
     this.lease = lease;
     this.#file = file;
@@ -71,6 +81,7 @@ export class FileParts implements BlobParts {
     this.#size = map.size;
     this.#generation = map.generation;
     this.#extents = new Extents(map.extents);
+    this.#countedBytes = countedBytes;
   }
 
   /**
@@ -82,9 +93,12 @@ export class FileParts implements BlobParts {
     const file = await open(path, constants.O_RDWR | constants.O_CREAT, PARTS_MODE);
     try {
       const found = await readPartsMap(file);
-      if (found?.size === size) return new FileParts(spool, lease, file, found);
+      const countedBytes = partsSpace(await file.stat());
+      if (found?.size === size) return new FileParts(spool, lease, { file, map: found, countedBytes });
       await file.truncate(0);
-      return new FileParts(spool, lease, file, { size, generation: 0, extents: new Extents() });
+      spool.grown(-countedBytes);
+      const map = { size, generation: 0, extents: new Extents() };
+      return new FileParts(spool, lease, { file, map, countedBytes: 0 });
     } catch (error) {
       await file.close();
       throw error;
@@ -179,7 +193,7 @@ export class FileParts implements BlobParts {
     const before = this.#extents.bytes;
     this.#extents.add({ start, end: start + count });
     this.#isUnsaved = true;
-    if (!this.#isGone) this.#spool.grown(this.#extents.bytes - before);
+    if (!this.#isGone) this.#count(this.#countedBytes + this.#extents.bytes - before);
   }
 
   /** One at a time; who comes meanwhile waits for the next, which has what was written until then. */
@@ -210,18 +224,32 @@ export class FileParts implements BlobParts {
       throw error;
     }
     this.#generation = generation;
+    const space = partsSpace(await this.#file.stat());
+    if (!this.#isGone) this.#count(space);
+  }
+
+  #count(bytes: number): void {
+    this.#spool.grown(bytes - this.#countedBytes);
+    this.#countedBytes = bytes;
   }
 
   async #remove(): Promise<void> {
     if (this.#isGone) return;
     this.#isGone = true;
     await rm(this.#path, { force: true });
-    this.#spool.grown(-this.#extents.bytes);
+    this.#count(0);
   }
 
   #assertOpen(): void {
     if (this.#isEnded) throw new Error('the parts have ended');
   }
+}
+
+interface OpenedParts {
+  readonly file: FileHandle;
+  readonly map: PartsMap;
+  /** What the file takes on disk. */
+  readonly countedBytes: number;
 }
 
 /** What another process saves and announces, or has left, in a file of parts. */
@@ -352,15 +380,20 @@ async function readPart(
  * everything else of that key; `names` are those of its files.
  */
 export async function takeOverParts(
-  paths: FilePaths,
+  { paths, grown }: Pick<PartsSpool, 'paths' | 'grown'>,
   { key, epoch, left }: Lease,
   names: readonly string[],
 ): Promise<void> {
   const path = paths.parts(key, epoch);
   const [latest, ...others] =
     left === undefined ? names.map(name => paths.foundIngest(name)) : [paths.parts(key, left.epoch)];
-  for (const other of others) await rm(other, { force: true });
+  const remove = async (file: string): Promise<void> => {
+    const found = await absentAsUndefined(lstat(file));
+    await rm(file, { force: true });
+    if (found !== undefined) grown(-partsSpace(found));
+  };
+  for (const other of others) await remove(other);
   if (latest === undefined) return;
-  if (left?.mayWrite === true) await rm(latest, { force: true });
+  if (left?.mayWrite === true) await remove(latest);
   else await absentAsUndefined(rename(latest, path));
 }

@@ -5,7 +5,7 @@ import type { Lease } from '../lib/lease.ts';
 import { digestAlgorithm } from '../oci/digest.ts';
 import type { DiskSpace } from './disk-space.ts';
 import { FileIngest } from './file-ingest.ts';
-import { FileParts, FileSavedParts, takeOverParts } from './file-parts.ts';
+import { FileParts, FileSavedParts, partsSpace, takeOverParts } from './file-parts.ts';
 import { type FilePaths, parseIngestName } from './file-paths.ts';
 import { folderEntries } from './folder-entries.ts';
 import type { Hasher } from './hasher.ts';
@@ -23,9 +23,6 @@ import type {
 
 /** What nearly every client uses: hashing begins with it if the digest is not known yet. */
 const USUAL_ALGORITHM = 'sha256';
-
-/** A disk's block, as `stat` counts them, whatever the file system's own are. */
-const BLOCK_BYTES = 512;
 
 /** Ingests as files below `ingest/`. */
 export class FileSpool implements Spool {
@@ -62,7 +59,7 @@ export class FileSpool implements Spool {
 
   async parts(lease: Lease, size: number): Promise<BlobParts> {
     const isEarlier = lease.left === undefined && (await this.#isEarlier(lease.key));
-    await takeOverParts(this.#paths, lease, isEarlier ? await earlierParts(this.#paths, lease.key) : []);
+    await takeOverParts(this.#place, lease, isEarlier ? await earlierParts(this.#paths, lease.key) : []);
     return FileParts.open(this.#place, lease, size);
   }
 
@@ -96,8 +93,7 @@ export class FileSpool implements Spool {
       const found = await absentAsUndefined(lstat(path));
       if (parsed !== undefined && found?.isFile()) {
         const { key, epoch, isParts } = parsed;
-        // Parts have holes, which take no space.
-        const size = isParts ? Math.min(found.size, found.blocks * BLOCK_BYTES) : found.size;
+        const size = isParts ? partsSpace(found) : found.size;
         yield { name, key, epoch, isParts, size, modifiedAtMs: found.mtimeMs };
       }
     }
