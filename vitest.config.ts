@@ -14,6 +14,7 @@ const LONGEST = [
   'clients/node-files',
   'clients/containerd',
   'crash/suspended-replicas',
+  'crash/fleet',
   'crash/paused',
   'crash/kill',
   'crash/histories',
