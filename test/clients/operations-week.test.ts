@@ -51,7 +51,9 @@ describe.skipIf(!canMount)('a week of operations', () => {
     const credentials = { username: 'mirror', passwordFile };
     entrepot = await Entrepot.start(
       {
-        storage: { path: join(disk.path, 'store') },
+        // Backups are of a folder with its index.
+        index: {},
+        storage: { path: join(disk.path, 'store'), s3: undefined },
         hosted: { prefixes: ['tools'], anonymous: 'push' },
         upstreams: {
           [UPSTREAM]: { url: upstream.url, credentials, openToAll: true, pullPolicy: 'Always' },

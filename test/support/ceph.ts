@@ -1,6 +1,6 @@
 // A real S3: Ceph's gateway, in front of a cluster of one disk in memory.
 import { randomBytes } from 'node:crypto';
-import { writeFile } from 'node:fs/promises';
+import { chmod, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { EMPTY_HASH, signedHeaders } from '../../src/blobs/s3/signature.ts';
@@ -51,6 +51,8 @@ export class Ceph {
       readyTimeoutMs: READY_MS,
       deathSignal: 'TERM',
     });
+    // Servers of other users read the keys.
+    await chmod(folder, 0o755);
     const { accessKeyId, secretAccessKey } = keys;
     await writeFile(
       join(folder, KEYS_FILE),

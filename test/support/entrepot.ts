@@ -9,7 +9,7 @@ import { askServer } from '../../src/cli/running-server.ts';
 import { answers, Daemon, freePort, type RunResult, tryRun } from './programs.ts';
 import { runCommand } from './run-command.ts';
 import { makeTempFolder, removeFolder } from './temp-folder.ts';
-import { storageOf } from './test-storage.ts';
+import { indexOf, storageOf } from './test-storage.ts';
 
 const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
 /** As in the starter's first line. */
@@ -29,6 +29,8 @@ export interface EntrepotOptions {
   readonly folder?: string;
   readonly env?: Readonly<Record<string, string | undefined>>;
   readonly readyTimeoutMs?: number;
+  /** The server's program, its `dist/entrepot.cjs`, if it is that of another version. */
+  readonly starter?: string;
   /** A command line that runs the one behind it, and becomes it: what the process sees of the machine. */
   readonly within?: readonly string[];
   /** The same for its commands, where they are not to see what the tests see. */
@@ -69,7 +71,8 @@ export class Entrepot {
       throw new Error('the product is not built: npm run build');
     }
     const place = await writeConfig(config, options);
-    const own = [process.execPath, ...STARTER, 'serve', '--config', place.configFile];
+    const [flags = '', starter = ''] = STARTER;
+    const own = [process.execPath, flags, options.starter ?? starter, 'serve', '--config', place.configFile];
     const [program = '', ...args] = [...(options.within ?? []), ...own];
     const daemon = await Daemon.start({
       program,
@@ -80,6 +83,11 @@ export class Entrepot {
       readyTimeoutMs: options.readyTimeoutMs ?? 60_000,
     });
     return new Entrepot(daemon, place, config, options);
+  }
+
+  /** What it was started with. */
+  get given(): EntrepotOptions & { readonly config: EntrepotConfig } {
+    return { ...this.#options, config: this.#config };
   }
 
   get pid(): number {
@@ -196,7 +204,7 @@ async function writeConfig(config: EntrepotConfig, options: EntrepotOptions): Pr
   };
   const { path = join(folder, 'store') } = config.storage ?? {};
   const storage = { path, ...(await storageOf(String(path), folder)), ...config.storage };
-  const full = { ...config, server, storage };
+  const full = { index: indexOf(String(path)), ...config, server, storage };
   const configFile = join(folder, 'config.yaml');
   await writeFile(configFile, stringify(full));
   return { folder, configFile, host: firstAddress(server.listen), opsHost: firstAddress(server.opsListen) };
