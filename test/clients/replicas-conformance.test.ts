@@ -5,7 +5,7 @@ import { Registry } from '../conformance/registry.ts';
 import { requirementsOf } from '../conformance/workflows.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeS3 } from '../support/fake-s3.ts';
-import { HAS_POSTGRES, Postgres } from '../support/postgres.ts';
+import { HAS_PGBOUNCER, PgBouncer, Postgres } from '../support/postgres.ts';
 import { answers, Daemon, freePort, hasPrograms } from '../support/programs.ts';
 import { replicaConfig } from '../support/replica-config.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
@@ -38,11 +38,12 @@ ${servers.join('\n')}
   return [await Daemon.start({ program: 'haproxy', args, isReady: () => answers(`${url}/v2/`) }), url];
 }
 
-describe.skipIf(!HAS_POSTGRES || !hasPrograms('haproxy'))(
-  'OCI distribution-spec 1.1, with three replicas behind haproxy',
+describe.skipIf(!HAS_PGBOUNCER || !hasPrograms('haproxy'))(
+  'OCI distribution-spec 1.1, with three replicas behind haproxy and in front of pgbouncer',
   () => {
     let folder: string;
     let postgres: Postgres;
+    let bouncer: PgBouncer;
     let s3: FakeS3;
     let proxy: Daemon;
     let url: string;
@@ -52,7 +53,8 @@ describe.skipIf(!HAS_POSTGRES || !hasPrograms('haproxy'))(
       folder = await makeTempFolder('replicas');
       postgres = await Postgres.start();
       s3 = await FakeS3.start();
-      const settings = postgres.settings();
+      bouncer = await PgBouncer.start(postgres);
+      const settings = postgres.settings({ port: bouncer.port });
       for (let at = 0; at < REPLICAS; at += 1) {
         const hosted = { prefixes: [PREFIX], anonymous: 'push' };
         replicas.push(await Entrepot.start({ hosted, ...(await replicaConfig({ settings, s3, folder })) }));
@@ -64,6 +66,7 @@ describe.skipIf(!HAS_POSTGRES || !hasPrograms('haproxy'))(
       await proxy.stop();
       await Promise.all(replicas.map(replica => replica.remove()));
       await s3.close();
+      await bouncer.remove();
       await postgres.remove();
       await removeFolder(folder);
     });

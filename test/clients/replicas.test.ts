@@ -1,4 +1,5 @@
-// Several replicas of the product: a folder and a process each, one real PostgreSQL, one bucket.
+// Several replicas of the product: a folder and a process each, one real PostgreSQL, with or without a pooler in front of it,
+// which lets nobody listen, and one bucket.
 import { readdirSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { request } from 'node:http';
@@ -11,7 +12,7 @@ import { Entrepot, STARTER } from '../support/entrepot.ts';
 import { FakeS3 } from '../support/fake-s3.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
 import { Latch } from '../support/latch.ts';
-import { HAS_POSTGRES, Postgres, sql } from '../support/postgres.ts';
+import { HAS_PGBOUNCER, PgBouncer, Postgres, sql } from '../support/postgres.ts';
 import { freePort, hasPrograms, tryRun, until } from '../support/programs.ts';
 import * as pushClient from '../support/push-client.ts';
 import { replicaConfig } from '../support/replica-config.ts';
@@ -22,20 +23,28 @@ const UPSTREAM = 'up.example';
 const MIB = 1024 * 1024;
 const REPLICAS = 3;
 
-describe.skipIf(!HAS_POSTGRES)('replicas', () => {
+describe.skipIf(!HAS_PGBOUNCER).each(['no pooler', 'pgbouncer'])('replicas with %s', pooler => {
   let folder: string;
   let postgres: Postgres;
+  let bouncer: PgBouncer | undefined;
   let settings: PostgresSettings;
   let s3: FakeS3;
   let upstream: FakeUpstream;
   let replicas: Entrepot[];
 
-  beforeAll(async () => void (postgres = await Postgres.start()));
-  afterAll(() => postgres.remove());
+  beforeAll(async () => {
+    postgres = await Postgres.start();
+    if (pooler === 'pgbouncer') bouncer = await PgBouncer.start(postgres);
+  });
+
+  afterAll(async () => {
+    await bouncer?.remove();
+    await postgres.remove();
+  });
 
   beforeEach(async () => {
     folder = await makeTempFolder('replicas');
-    settings = postgres.settings();
+    settings = postgres.settings(bouncer && { port: bouncer.port });
     s3 = await FakeS3.start();
     upstream = await FakeUpstream.start();
     replicas = [];
