@@ -41,6 +41,7 @@ export function parseIngestName(name: string): IngestName | undefined {
  *       ingest/<key>.<epoch>.parts                       some bytes of a blob, and a map of which
  *       ingest/gone-<id>                                 a removed blob that is about to be freed
  *       copies/<algorithm>/<first two hex digits>/<hex>  a copy of a blob that is in a bucket; as in `blobs/`
+ *       manifests/…, images/…                            records (see `RecordStore`)
  *
  * A blob is made by moving an ingest. Blobs are never changed in place, and nothing else is stored here.
  */

@@ -5,8 +5,10 @@ import type { BlobStore } from './blob-store.ts';
 import { DiskSpace, type MinFree } from './disk-space.ts';
 import { FileBlobStore } from './file-blob-store.ts';
 import { FilePaths } from './file-paths.ts';
+import { FileRecordStore } from './file-record-store.ts';
 import { FileSpool } from './file-spool.ts';
 import { Hasher } from './hasher.ts';
+import type { RecordStore } from './record-store.ts';
 import type { Spool } from './spool.ts';
 
 /**
@@ -25,6 +27,7 @@ export interface FileStoresOptions {
 export interface FileStores {
   readonly spool: Spool;
   readonly blobs: BlobStore;
+  readonly records: RecordStore;
   close(): Promise<void>;
 }
 
@@ -44,6 +47,7 @@ export async function openFileStores(
   return {
     spool: new FileSpool(paths, hasher, new DiskSpace(path, minFree)),
     blobs: new FileBlobStore(paths, hasher),
+    records: new FileRecordStore(paths.root),
     close: () => hasher.close(),
   };
 }

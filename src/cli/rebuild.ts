@@ -29,15 +29,15 @@ export const rebuild: Command = {
     'For a store whose index is lost or damaged, if there is no backup: verifies every blob that the index does not ' +
     'know against its digest, and adds it, which saves downloading it again. An index.db that cannot be opened ' +
     'is moved aside first (index.db.damaged-…); of an index in PostgreSQL, the schema has to be repaired or dropped by the ' +
-    'means of the database. Manifests, tags and rights are only in the index: mirrored ones are ' +
-    'fetched again; hosted repositories have to be pushed again, and tenants and logins of `entrepot tenant add` ' +
-    'created again. A server that has the lost index open has to be restarted. Deletes nothing. If it ' +
-    'finds blobs that the index does not know, garbage collection stops until `entrepot gc --force`. Exit code 1 if a file ' +
-    'was damaged. Continues when run again after an interruption.',
+    'means of the database. Then adds the manifests, tags and pins of hosted repositories, of which there are copies in the ' +
+    'store that are at most some seconds old. What was mirrored is proved upstream again when it is pulled; what was ' +
+    'imported has to be imported again, and tenants and logins of `entrepot tenant add` created again. A server that has the lost index open has to be restarted. Deletes nothing. If it ' +
+    'finds blobs that the index does not know, garbage collection stops until `entrepot gc --force`. Exit code 1 if something ' +
+    'is damaged or missing. Continues when run again after an interruption.',
   options: [
     jsonOption(
-      'a line with event (damaged), kind, digest, reason for each damaged file; at the end one with event (summary), ' +
-        'added, addedBytes, known, damaged',
+      'a line with event (damaged), kind, digest, reason for each damaged or missing blob or manifest; at the end one with event ' +
+        '(summary), added, addedBytes, known, manifests, tags, damaged',
     ),
     CONFIG_OPTION,
   ],
@@ -69,26 +69,27 @@ function rebuildStore(config: Config, input: Input, io: Io): Promise<ExitCode> {
 
 async function rebuildIn(
   input: Input,
-  { metadata, blobs }: Parts,
+  { metadata, blobs, records }: Parts,
   { out, signal, onProgress }: UpkeepRun,
 ): Promise<ExitCode> {
   const { isCollectingStopped, ...report } = await rebuildIndex(
-    { metadata, blobs },
+    { metadata, blobs, records },
     {
       signal: signal ?? new AbortController().signal,
       onProgress,
-      onDamaged: (digest, reason) => {
-        const text = `damaged: blob ${digest}: ${reason}\n`;
-        printResult(input, { out }, { event: 'damaged', kind: 'blob', digest, reason }, text);
+      onDamaged: (kind, digest, reason) => {
+        const text = `damaged: ${kind} ${digest}: ${reason}\n`;
+        printResult(input, { out }, { event: 'damaged', kind, digest, reason }, text);
       },
     },
   );
-  const { added, addedBytes, known, damaged } = report;
+  const { added, addedBytes, known, manifests, tags, damaged } = report;
   printResult(
     input,
     { out },
     { event: 'summary', ...report },
     `${countText(added, 'blob')} added, ${sizeText(addedBytes)}; ${known} already known; ${damaged} damaged\n` +
+      `${countText(manifests, 'manifest')} of hosted repositories added, ${countText(tags, 'tag')} set\n` +
       (isCollectingStopped ? 'no garbage is collected until `entrepot gc --force`\n' : '') +
       (added > 0 ? AFTER_LOSS : ''),
   );

@@ -17,6 +17,7 @@ import { sizeText } from '../lib/units.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { INDEX_FILE } from '../metadata/store-identity.ts';
 import { everything } from '../metadata/survey.ts';
+import { RECORDS } from '../upkeep/record-keeping.ts';
 import { countText } from './columns.ts';
 import {
   type Command,
@@ -134,6 +135,8 @@ async function noteLacking(indexPath: string, { lacking }: BackupSummary): Promi
   const metadata = await openSqliteMetadataStore(indexPath, { log: silentLog, isCopied: true });
   try {
     for (const { digest, reason } of lacking) await metadata.quarantine({ kind: 'blob', digest }, reason);
+    // Those in the bucket are of a later index, and lack what was removed since.
+    await metadata.putSetting(RECORDS, '');
   } finally {
     await metadata.close();
   }

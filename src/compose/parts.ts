@@ -177,7 +177,7 @@ async function openOn(
   const atEachBeat: (() => void)[] = [];
   const onBeat = () => atEachBeat.forEach(act => act());
   const seen = { clock, log, onBeat, reportsDoubts, takesBucketOver };
-  const { metadata, index, spool, blobs, bucket, replica } = await openStorage(opened, config, seen);
+  const { metadata, index, spool, blobs, records, bucket, replica } = await openStorage(opened, config, seen);
   const tls = clusterTls ?? (await openClusterTls(config, log))?.tls;
   const replicas = await openOtherReplicas(tls, { metadata, replica, clock, log });
   if (replicas !== undefined) opened.add(replicas);
@@ -235,6 +235,7 @@ async function openOn(
     index,
     spool,
     blobs,
+    records,
     bucket,
     replica,
     uploads,
@@ -295,6 +296,7 @@ async function openOn(
     index,
     spool,
     blobs,
+    records,
     bucket,
     replica,
     memory,

@@ -9,6 +9,7 @@ import type { BlobStore } from '../blobs/blob-store.ts';
 import { BlobsUnusable } from '../blobs/blobs-unusable.ts';
 import { openFileStores } from '../blobs/file-stores.ts';
 import type { LocalLevel } from '../blobs/s3/s3-blob-store.ts';
+import type { RecordStore } from '../blobs/record-store.ts';
 import type { BucketOfStore } from '../blobs/s3/s3-stores.ts';
 import type { Spool } from '../blobs/spool.ts';
 import type { Config } from '../config/config.ts';
@@ -35,6 +36,8 @@ export interface Storage {
   readonly index: IndexPlace;
   readonly spool: Spool;
   readonly blobs: BlobStore;
+  /** Beside the blobs. */
+  readonly records: RecordStore;
   /** Where blobs are, if not in the folder. */
   readonly bucket: BucketOfStore | undefined;
   /** The id of this replica, if there may be others. */
@@ -48,7 +51,9 @@ export const SEEN_CLUSTER_FOLDER = 'cluster';
 export const STORE_CONTENTS: readonly string[] = [
   'blobs',
   'copies',
+  'images',
   'ingest',
+  'manifests',
   'processes',
   SEEN_CLUSTER_FOLDER,
   SOCKET_FOLDER,
@@ -99,11 +104,14 @@ export async function openStorage(
   const storeId = await settle(areThere, reportsDoubts ? log : silentLog);
   const bucket = await bucketOf(config, metadata, storeId);
   const { spool } = files;
-  if (bucket === undefined) return { metadata, index, spool, blobs: files.blobs, bucket, replica };
+  if (bucket === undefined) {
+    const { blobs, records } = files;
+    return { metadata, index, spool, blobs, records, bucket, replica };
+  }
   // Loaded only if a bucket is configured.
   const { openS3Stores } = await import('../blobs/s3/s3-stores.ts');
   const local = await localLevelOf(storage, { spool, replica, log });
-  const { blobs, ...s3 } = opened.add(openS3Stores(bucket, { ledger: metadata, local, clock, log }));
+  const { blobs, records, ...s3 } = opened.add(openS3Stores(bucket, { ledger: metadata, local, clock, log }));
   spool.observer = blobs.observer;
   const isClaimed = (await metadata.readSetting(BLOBS_IN)) === IN_BUCKET;
   // An index that names blobs has a bucket of its own: another one must not become it by mistake.
@@ -114,7 +122,7 @@ export async function openStorage(
   } else {
     await s3.check(log);
   }
-  return { metadata, index, spool, blobs, bucket, replica };
+  return { metadata, index, spool, blobs, records, bucket, replica };
 }
 
 /** What of the bucket is also kept in the folder: nothing if clients read the bucket themselves. */

@@ -22,12 +22,13 @@ export interface UpkeepParts extends Storage {
 /** Upkeep, its survey, and removal; the caller closes the survey. Nothing runs until it is called. */
 export function openUpkeep(
   config: Config,
-  { metadata, index, spool, blobs, bucket, uploads, log, meter, announce, noteEvent }: UpkeepParts,
+  { metadata, index, spool, blobs, records, bucket, uploads, log, meter, announce, noteEvent }: UpkeepParts,
 ): { readonly upkeep: Upkeep; readonly survey: SurveyThread; readonly removal: ImageRemoval } {
   const survey = surveyOf({ path: config.storage.path, index, bucket });
   const stores = { metadata, spool, blobs, survey, rows: survey, log, meter };
   const upkeep = new Upkeep({
     ...stores,
+    records,
     noteEvent,
     uploads,
     isOfUpload: key => uploads.owns(key),

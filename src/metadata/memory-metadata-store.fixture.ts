@@ -10,6 +10,7 @@ import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { TagRow } from '../oci/pull-read.ts';
 import type { Page } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
+import * as imageRecords from './memory/image-records.fixture.ts';
 import * as manifests from './memory/manifests.fixture.ts';
 import * as objects from './memory/objects.fixture.ts';
 import * as reachability from './memory/reachability.fixture.ts';
@@ -26,6 +27,7 @@ import {
 import { damagedManifest } from './manifest-check.ts';
 import { MemorySurvey } from './memory-survey.fixture.ts';
 import { MemoryOutbox } from './memory/outbox.fixture.ts';
+import type { HostedImage, UnrecordedImage } from './image-record.ts';
 import type {
   WithMessages,
   BlobLink,
@@ -325,6 +327,30 @@ export class MemoryMetadataStore implements MetadataStore {
 
   forgetObjects(keys: readonly string[]) {
     return this.#write(() => keys.forEach(key => this.#tables.objects.delete(key)));
+  }
+
+  async listUnrecorded(limit: number) {
+    return imageRecords.listUnrecorded(this.#read(), limit);
+  }
+
+  async readImageRecord(image: HostedImage) {
+    return imageRecords.readImageRecord(this.#read(), image);
+  }
+
+  async isHostedManifest(digest: Digest) {
+    return imageRecords.isHostedManifest(this.#read(), digest);
+  }
+
+  noteRecorded(image: UnrecordedImage) {
+    return this.#write(() => imageRecords.noteRecorded(this.#tables, image));
+  }
+
+  noteUnrecorded(images: readonly HostedImage[]) {
+    return this.#write(() => images.forEach(image => imageRecords.noteUnrecorded(this.#tables, image)));
+  }
+
+  noteAllUnrecorded(after?: HostedImage) {
+    return this.#write(() => imageRecords.noteAllUnrecorded(this.#tables, after));
   }
 
   async isLinked(repository: Repository, digest: Digest) {

@@ -36,6 +36,21 @@ async function putObject(store: MetadataStore, key: string, to = NGINX): Promise
   return store.putBlob(BLOB, 4, to, { lease, isThere: always, key });
 }
 
+/** The hosted images whose records have to be kept. */
+async function unrecordedIn(store: MetadataStore): Promise<readonly [string, Digest][]> {
+  return (await store.listUnrecorded(10)).map(({ name, digest }) => [name, digest]);
+}
+
+/** Keeps their records, as upkeep does; returns these. */
+async function keepRecords(store: MetadataStore): Promise<readonly unknown[]> {
+  const kept = new Array<unknown>();
+  for (const each of await store.listUnrecorded(10)) {
+    kept.push(await store.readImageRecord(each));
+    await store.noteRecorded(each);
+  }
+  return kept;
+}
+
 /** The contract of MetadataStore, as tests for any implementation. */
 export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): void {
   leasesSuite(async () => {
@@ -1551,6 +1566,84 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
           return { isThere: bytes.has(digest), isStored: (await store.statBlob(digest)) !== undefined };
         });
         for (const { isThere, isStored } of await Promise.all(outcomes)) expect(isStored).toBe(isThere);
+      });
+    });
+
+    describe('the record of a hosted image', () => {
+      const NAME = HOSTED.name;
+      const { manifest, view } = image('recorded');
+      const { digest } = manifest;
+      test('has its media type, tags and pins, and has to be kept again after each change', async () => {
+        await store.putManifest(HOSTED, manifest, view, { tag: 'v1', atMs: 5 });
+        expect(await unrecordedIn(store)).toEqual([[NAME, digest]]);
+        const { mediaType } = manifest;
+        expect(await keepRecords(store)).toEqual([{ mediaType, tags: [{ tag: 'v1', atMs: 5 }], pins: [] }]);
+        expect(await unrecordedIn(store)).toEqual([]);
+        await store.putTag(HOSTED, 'v0', { digest, checkedAtMs: 6 });
+        await store.putPin(HOSTED, 'v1');
+        await store.putPin(HOSTED, digest);
+        const tags = [
+          { tag: 'v0', atMs: 6 },
+          { tag: 'v1', atMs: 5 },
+        ];
+        expect(await keepRecords(store)).toEqual([{ mediaType, tags, pins: [digest, 'v1'] }]);
+        await store.removePin(HOSTED, 'v1');
+        expect(await unrecordedIn(store)).toEqual([[NAME, digest]]);
+        await keepRecords(store);
+        await store.removeTag(HOSTED, 'v0');
+        expect(await unrecordedIn(store)).toEqual([[NAME, digest]]);
+        await keepRecords(store);
+        const other = image('other');
+        await store.putManifest(HOSTED, other.manifest, other.view, { tag: 'v1', atMs: 7 });
+        expect(await unrecordedIn(store)).toHaveLength(2);
+        await keepRecords(store);
+        await store.unlinkManifest(HOSTED, digest);
+        expect(await keepRecords(store)).toEqual([undefined]);
+        await store.removeRepository(HOSTED);
+        await expect.poll(() => unrecordedIn(store)).toContainEqual([NAME, other.manifest.digest]);
+        expect(await store.isHostedManifest(other.manifest.digest)).toBe(false);
+      });
+
+      test('stays to be kept if the image has changed since it was read', async () => {
+        await store.putManifest(HOSTED, manifest, view, { atMs: 5 });
+        const [before] = await store.listUnrecorded(10);
+        await store.putTag(HOSTED, 'v1', { digest, checkedAtMs: 6 });
+        await store.noteRecorded(before!);
+        expect(await unrecordedIn(store)).toEqual([[NAME, digest]]);
+      });
+
+      test('has to be kept again if two processes have kept it: whose was last is not known', async () => {
+        await store.putManifest(HOSTED, manifest, view, { atMs: 5 });
+        const other = await place.open();
+        const [mine, its] = [await store.listUnrecorded(10), await other.listUnrecorded(10)];
+        await other.noteRecorded(its[0]!);
+        expect(await unrecordedIn(store)).toEqual([]);
+        await store.noteRecorded(mine[0]!);
+        expect(await unrecordedIn(store)).toEqual([[NAME, digest]]);
+        await other.close();
+      });
+
+      test('is kept of hosted images only', async () => {
+        await store.putManifest(NGINX, manifest, view, { tag: 'v1', atMs: 5 });
+        expect([await unrecordedIn(store), await store.isHostedManifest(digest)]).toEqual([[], false]);
+        expect(await store.readImageRecord({ name: NAME, digest })).toBeUndefined();
+      });
+
+      test('can be asked for of all images, in steps, and of what is not there', async () => {
+        for (let at = 0; at < 450; at += 1) {
+          const each = image(`${at}`);
+          await store.putManifest(HOSTED, each.manifest, each.view, { atMs: 5 });
+        }
+        for (const each of await store.listUnrecorded(1_000)) await store.noteRecorded(each);
+        let steps = 0;
+        for (let next = await store.noteAllUnrecorded(); next !== undefined; steps += 1) {
+          next = await store.noteAllUnrecorded(next);
+        }
+        expect([steps, (await store.listUnrecorded(1_000)).length]).toEqual([2, 450]);
+        for (const each of await store.listUnrecorded(1_000)) await store.noteRecorded(each);
+        await store.noteUnrecorded([{ name: 'nothing', digest }]);
+        expect(await unrecordedIn(store)).toEqual([['nothing', digest]]);
+        expect(await keepRecords(store)).toEqual([undefined]);
       });
     });
 

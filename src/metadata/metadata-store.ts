@@ -24,6 +24,7 @@ import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { BlobPullRead, PullRead, TagRow } from '../oci/pull-read.ts';
 import type { Page } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
+import type { ImageRecords } from './image-record.ts';
 import type { Outbox, OutboxMessage } from './outbox.ts';
 
 /** A remembered proof that a credential may read a repository. With `credentialId` '' it is public. */
@@ -268,7 +269,7 @@ export interface ReplicaPlace {
  * The index. It knows the meaning of some Leases: `fill-<upstream>-<algorithm>-<hex>` and `import-<algorithm>-<hex>` are
  * held while a process stores that blob, and those of `acquireImportLease` while an import runs.
  */
-export interface MetadataStore extends Leases {
+export interface MetadataStore extends Leases, ImageRecords {
   /** Absent if this index has none: then nothing can be announced. */
   readonly outbox?: Outbox | undefined;
   /** The current one. */

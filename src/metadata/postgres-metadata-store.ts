@@ -9,6 +9,7 @@ import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { BlobPullRead, PullRead, TagRow } from '../oci/pull-read.ts';
 import type { Page } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
+import type { HostedImage, UnrecordedImage } from './image-record.ts';
 import { IndexAway } from './index-away.ts';
 import { LastUsed, type Use } from './last-used.ts';
 import { damagedManifest, ManifestCheck } from './manifest-check.ts';
@@ -41,6 +42,7 @@ import { Database } from './postgres/database.ts';
 import * as documents from './postgres/documents.ts';
 import * as grants from './postgres/grants.ts';
 import { Heartbeat, type StoreFolder } from './postgres/heartbeat.ts';
+import * as imageRecords from './postgres/image-records.ts';
 import { IndexVersion, VERSION } from './postgres/index-version.ts';
 import * as leases from './postgres/leases.ts';
 import type { LeaseName } from './postgres/leases.ts';
@@ -355,6 +357,33 @@ class PostgresMetadataStore implements MetadataStore {
 
   forgetObjects(keys: readonly string[]) {
     return this.#write(ASIDE, session => objects.forgetObjects(session, keys));
+  }
+
+  listUnrecorded(limit: number) {
+    return imageRecords.listUnrecorded(this.#database, limit);
+  }
+
+  readImageRecord(image: HostedImage) {
+    return imageRecords.readImageRecord(this.#database, image);
+  }
+
+  isHostedManifest(digest: Digest) {
+    return imageRecords.isHostedManifest(this.#database, digest);
+  }
+
+  noteRecorded(image: UnrecordedImage) {
+    // Lost when the database crashes, it is recorded once more.
+    return this.#write({ ...ASIDE, outlivesPower: false }, session =>
+      imageRecords.noteRecorded(session, image),
+    );
+  }
+
+  noteUnrecorded(images: readonly HostedImage[]) {
+    return this.#write(ASIDE, session => imageRecords.noteUnrecorded(session, images));
+  }
+
+  noteAllUnrecorded(after?: HostedImage) {
+    return this.#write(ASIDE, session => imageRecords.noteAllUnrecorded(session, after));
   }
 
   isLinked(repository: Repository, digest: Digest) {

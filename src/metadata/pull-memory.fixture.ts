@@ -233,6 +233,12 @@ const METHODS: Readonly<Record<WriteName, Write>> = {
   writeUses: index => index.writeUses(),
   lowerUses: index => index.lowerUses(0, 1),
   lowerLinks: (index, chance) => index.lowerLinks(links(chance), 1),
+  noteRecorded: async index => {
+    for (const unrecorded of await index.listUnrecorded(1)) await index.noteRecorded(unrecorded);
+  },
+  noteUnrecorded: (index, chance) =>
+    index.noteUnrecorded([{ name: repository(chance).name, digest: manifestDigest(chance) }]),
+  noteAllUnrecorded: index => index.noteAllUnrecorded(),
 };
 
 /** All of these, and what no Entrepot does: a disk, or another program, that changes the bytes of a manifest. */

@@ -32,6 +32,7 @@ import type {
   Upload,
   WithGrants,
 } from './metadata-store.ts';
+import type { HostedImage, UnrecordedImage } from './image-record.ts';
 import { IndexUnusable } from './index-unusable.ts';
 import { LastUsed, type Use } from './last-used.ts';
 import { damagedManifest, ManifestCheck } from './manifest-check.ts';
@@ -43,6 +44,7 @@ import { Connection, isFull } from './sqlite/connection.ts';
 import { CredentialUsages } from './sqlite/credential-usage.ts';
 import { Documents } from './sqlite/documents.ts';
 import { GrantRows } from './sqlite/grants.ts';
+import { ImageRecordRows } from './sqlite/image-records.ts';
 import { IndexFile } from './sqlite/index-file.ts';
 import { IndexVersion } from './sqlite/index-version.ts';
 import { LinkRows } from './sqlite/links.ts';
@@ -227,6 +229,7 @@ class SqliteMetadataStore implements MetadataStore {
   readonly #links: LinkRows;
   readonly #blobs: Blobs;
   readonly #objects: Objects;
+  readonly #records: ImageRecordRows;
   readonly #documents: Documents;
   readonly #grants: GrantRows;
   readonly #pins: Pins;
@@ -260,6 +263,7 @@ class SqliteMetadataStore implements MetadataStore {
     this.#links = new LinkRows(connection);
     this.#blobs = new Blobs(connection);
     this.#objects = new Objects(connection);
+    this.#records = new ImageRecordRows(connection);
     this.#documents = new Documents(connection);
     this.#grants = new GrantRows(connection);
     this.#pins = new Pins(connection);
@@ -472,6 +476,36 @@ class SqliteMetadataStore implements MetadataStore {
 
   forgetObjects(keys: readonly string[]) {
     return this.#write(() => keys.forEach(key => this.#objects.forget(key)));
+  }
+
+  listUnrecorded(limit: number) {
+    return this.#read(() => this.#records.list(limit));
+  }
+
+  readImageRecord(image: HostedImage) {
+    return this.#read(() => this.#records.read(image));
+  }
+
+  isHostedManifest(digest: Digest) {
+    return this.#read(() => this.#records.isHostedManifest(digest));
+  }
+
+  noteRecorded(image: UnrecordedImage) {
+    // Lost by a power failure, it is recorded once more.
+    return this.#writer.write(() => this.#records.settle(image), {
+      outlivesPower: false,
+      bearsOnPulls: false,
+    });
+  }
+
+  noteUnrecorded(images: readonly HostedImage[]) {
+    return this.#writer.write(() => images.forEach(image => this.#records.note(image)), {
+      bearsOnPulls: false,
+    });
+  }
+
+  noteAllUnrecorded(after?: HostedImage) {
+    return this.#writer.write(() => this.#records.noteSome(after), { bearsOnPulls: false });
   }
 
   isLinked(repository: Repository, digest: Digest) {

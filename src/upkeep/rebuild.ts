@@ -1,13 +1,23 @@
+import type { BlobStore } from '../blobs/blob-store.ts';
+import type { RecordStore } from '../blobs/record-store.ts';
 import { unreadableReason } from '../blobs/unreadable.ts';
+import type { HostedImage, HostedRecord } from '../metadata/image-record.ts';
+import { namedIn } from '../metadata/named-content.ts';
 import { stopCollectingAfterRebuild, whyNotCollected } from '../metadata/store-identity.ts';
+import type { Descriptor } from '../oci/descriptor.ts';
 import type { Digest } from '../oci/digest.ts';
+import { documents } from '../oci/documents.ts';
+import { OciError } from '../oci/errors.ts';
+import { isNonDistributable, type ManifestView } from '../oci/manifest.ts';
+import type { Repository } from '../oci/repository.ts';
+import { ImageRecordStore } from './image-records.ts';
 import type { Progress, Stores } from './stores.ts';
 
 export interface RebuildRun {
   readonly signal: AbortSignal;
   readonly onProgress: (progress: Progress) => void;
-  /** Called for each file whose content does not match its name. */
-  readonly onDamaged: (digest: Digest, reason: string) => void;
+  /** Called for each blob and manifest that is missing, or whose content does not match its name. */
+  readonly onDamaged: (kind: 'blob' | 'manifest', digest: Digest, reason: string) => void;
 }
 
 /** The result of a rebuild. */
@@ -16,22 +26,45 @@ export interface RebuildReport {
   readonly added: number;
   readonly addedBytes: number;
   readonly known: number;
-  /** Files whose content does not match their names; they are left in place. */
+  /** Manifests that were added to hosted repositories. */
+  readonly manifests: number;
+  /** Tags that were set in them. */
+  readonly tags: number;
+  /** Blobs and manifests that are missing, or whose content does not match their names; they are left in place. */
   readonly damaged: number;
   /** Whether garbage is collected again only after `entrepot gc --force`. */
   readonly isCollectingStopped: boolean;
 }
 
+export interface RebuiltStores extends Pick<Stores, 'metadata'> {
+  readonly blobs: Pick<BlobStore, 'list' | 'rehash'>;
+  readonly records: RecordStore;
+}
+
 /**
- * Adds rows for stored blobs that the index does not know, after verifying each against its digest. Deletes nothing,
- * and stops garbage collection at the first: a blob without a Link looks like garbage until a client requests it. May be
- * interrupted and run again.
+ * Adds rows for stored blobs that the index does not know, after verifying each against its digest, and then the hosted
+ * images that are recorded beside them. Deletes nothing, and stops garbage collection at the first blob: one without a Link
+ * looks like garbage until a client requests it. May be interrupted and run again.
  */
-export async function rebuildIndex(
-  { metadata, blobs }: Pick<Stores, 'metadata' | 'blobs'>,
+export async function rebuildIndex(stores: RebuiltStores, run: RebuildRun): Promise<RebuildReport> {
+  const found = { damaged: 0 };
+  const counting: RebuildRun = {
+    ...run,
+    onDamaged: (...damage) => {
+      found.damaged += 1;
+      run.onDamaged(...damage);
+    },
+  };
+  const blobs = await addBlobs(stores, counting);
+  const images = await new ImageRebuild(stores, counting).run();
+  return { ...blobs, ...images, ...found };
+}
+
+async function addBlobs(
+  { metadata, blobs }: RebuiltStores,
   { signal, onProgress, onDamaged }: RebuildRun,
-): Promise<RebuildReport> {
-  const report = { added: 0, addedBytes: 0, known: 0, damaged: 0, isCollectingStopped: false };
+): Promise<Pick<RebuildReport, 'added' | 'addedBytes' | 'known' | 'isCollectingStopped'>> {
+  const report = { added: 0, addedBytes: 0, known: 0, isCollectingStopped: false };
   const stopCollecting = async () => {
     await stopCollectingAfterRebuild(metadata);
     report.isCollectingStopped = true;
@@ -54,8 +87,7 @@ export async function rebuildIndex(
       report.added += 1;
       report.addedBytes += size;
     } else {
-      report.damaged += 1;
-      onDamaged(digest, fault);
+      onDamaged('blob', digest, fault);
     }
     onProgress({ step: 'blobs found', items: report.added, bytes: report.addedBytes });
   }
@@ -63,7 +95,7 @@ export async function rebuildIndex(
 }
 
 async function faultOf(
-  blobs: Stores['blobs'],
+  blobs: RebuiltStores['blobs'],
   { digest, key }: { readonly digest: Digest; readonly key: string | undefined },
   signal: AbortSignal,
 ): Promise<string | undefined> {
@@ -74,5 +106,99 @@ async function faultOf(
     const reason = unreadableReason(error);
     if (reason === undefined) throw error;
     return reason;
+  }
+}
+
+/** Adds recorded images that the index does not have. What it has, it knows better. */
+class ImageRebuild {
+  readonly #metadata: Stores['metadata'];
+  readonly #records: ImageRecordStore;
+  readonly #run: RebuildRun;
+  readonly #report = { manifests: 0, tags: 0 };
+  /** Blobs that were reported to be missing. */
+  readonly #missing = new Set<Digest>();
+
+  constructor({ metadata, records }: RebuiltStores, run: RebuildRun) {
+    this.#metadata = metadata;
+    this.#records = new ImageRecordStore(records);
+    this.#run = run;
+  }
+
+  async run(): Promise<{ readonly manifests: number; readonly tags: number }> {
+    const { signal, onProgress } = this.#run;
+    const unrecorded = await this.#unrecorded();
+    for await (const image of this.#records.images()) {
+      signal.throwIfAborted();
+      if (unrecorded.has(keyOf(image))) continue;
+      const repository = { upstream: '', name: image.name };
+      if ((await this.#metadata.readLinkedManifest(repository, image.digest)) !== undefined) continue;
+      await this.#add(repository, image);
+      onProgress({ step: 'manifests found', items: this.#report.manifests, bytes: 0 });
+    }
+    return this.#report;
+  }
+
+  /** Images whose records are older than what the index knows, such as that they were deleted. */
+  async #unrecorded(): Promise<ReadonlySet<string>> {
+    return new Set((await this.#metadata.listUnrecorded(Number.MAX_SAFE_INTEGER)).map(keyOf));
+  }
+
+  async #add(repository: Repository, image: HostedImage): Promise<void> {
+    const { digest } = image;
+    const [bytes, record] = [await this.#records.readManifest(digest), await this.#records.read(image)];
+    if (bytes === undefined || record === undefined) {
+      const what = bytes === undefined ? 'its copy' : `its record in ${image.name}`;
+      this.#run.onDamaged('manifest', digest, `${what} is missing or damaged`);
+      return;
+    }
+    const { mediaType } = record;
+    const view = await viewOf(bytes, mediaType);
+    if (view === undefined) {
+      this.#run.onDamaged('manifest', digest, `it is no ${mediaType}`);
+      return;
+    }
+    await this.#link(repository, view);
+    await this.#metadata.putManifest(repository, { digest, mediaType, bytes }, view, { atMs: Date.now() });
+    this.#report.manifests += 1;
+    await this.#name(repository, digest, record);
+  }
+
+  /** When it was pushed, its blobs were in the repository; but for those that no push requires, and that anybody may name. */
+  async #link(repository: Repository, view: ManifestView): Promise<void> {
+    for (const { kind, descriptor } of namedIn(view)) {
+      if (kind === 'manifest' || isNonDistributable(descriptor)) continue;
+      await this.#linkBlob(repository, descriptor);
+    }
+  }
+
+  async #linkBlob(repository: Repository, { digest, size }: Descriptor): Promise<void> {
+    await this.#metadata.linkBlob(repository, digest, size);
+    if (this.#missing.has(digest) || (await this.#metadata.statBlob(digest)) !== undefined) return;
+    this.#missing.add(digest);
+    this.#run.onDamaged('blob', digest, `it is missing, and belongs to ${repository.name}`);
+  }
+
+  /** A tag that two images have, because a crash came between their records, means the newer one. */
+  async #name(repository: Repository, digest: Digest, { tags, pins }: HostedRecord): Promise<void> {
+    for (const { tag, atMs } of tags) {
+      const known = await this.#metadata.readTag(repository, tag);
+      if (known !== undefined && known.checkedAtMs >= atMs) continue;
+      await this.#metadata.putTag(repository, tag, { digest, checkedAtMs: atMs });
+      this.#report.tags += 1;
+    }
+    for (const reference of pins) await this.#metadata.putPin(repository, reference);
+  }
+}
+
+function keyOf({ name, digest }: HostedImage): string {
+  return `${name} ${digest}`;
+}
+
+async function viewOf(bytes: Uint8Array, mediaType: string): Promise<ManifestView | undefined> {
+  try {
+    return await documents.ask('view', bytes, mediaType);
+  } catch (error) {
+    if (error instanceof OciError && error.code !== 'UNAVAILABLE') return undefined;
+    throw error;
   }
 }

@@ -1,10 +1,14 @@
 import type { Clock, Timer } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
+import { IndexAway } from '../metadata/index-away.ts';
+import { IndexLost } from '../metadata/index-lost.ts';
 import type { DiskWatch } from './disk-watch.ts';
 import type { Upkeep } from './upkeep.ts';
 
 /** How often the total is checked, which is one row: the store may exceed its limit by what arrives in between. */
 const EVICTION_POLL_MS = 5_000;
+/** How far records of hosted images may be behind the index, if they can be kept. */
+const RECORDS_POLL_MS = 5_000;
 /**
  * How soon a server begins a scrub that was due before it started: not at once, since its nodes may be starting, too.
  */
@@ -33,6 +37,7 @@ export class Schedule {
   readonly #timers = new Map<string, Timer>();
   readonly #running = new Set<Promise<void>>();
   #isStuck = false;
+  #areRecordsLate = false;
 
   constructor(options: ScheduleOptions) {
     this.#options = options;
@@ -45,6 +50,7 @@ export class Schedule {
     const scrubDueMs = (await upkeep.scrubbedAtMs()) + scrubIntervalMs - clock.nowMs();
     this.#wait('eviction', EVICTION_POLL_MS * Math.random(), EVICTION_POLL_MS, () => this.#keepRoom());
     this.#wait('collection', collectIntervalMs * Math.random(), collectIntervalMs, () => this.#collect());
+    this.#wait('records', RECORDS_POLL_MS * Math.random(), RECORDS_POLL_MS, () => this.#keepRecords());
     const overdueMs = Math.min(OVERDUE_SCRUB_WITHIN_MS, scrubIntervalMs) * Math.random();
     this.#wait('scrub', Math.max(scrubDueMs, overdueMs), scrubIntervalMs, () => this.#scrub());
   }
@@ -128,6 +134,25 @@ export class Schedule {
         { uploads: uploads.items, manifests: manifests.items, blobs: blobs.items, bytes },
         'garbage was collected',
       );
+    }
+  }
+
+  /** What is wrong with the index is reported by others. While the bucket is away, it is tried in vain each time. */
+  async #keepRecords(): Promise<void> {
+    const { upkeep, log } = this.#options;
+    try {
+      if (await upkeep.areRecordsDue()) await upkeep.keepRecords({ signal: this.#stopping.signal });
+      this.#areRecordsLate = false;
+    } catch (error) {
+      const isReported = error instanceof IndexAway || error instanceof IndexLost;
+      if (this.#stopping.signal.aborted || isReported) return;
+      if (!this.#areRecordsLate) {
+        log.warn(
+          { err: error },
+          'records of hosted images could not be kept beside the blobs and will be retried',
+        );
+      }
+      this.#areRecordsLate = true;
     }
   }
 

@@ -1,3 +1,4 @@
+import { MemoryRecordStore } from '../blobs/memory-record-store.fixture.ts';
 import { silentLog } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
 import { Upkeep, type UpkeepOptions } from './upkeep.ts';
@@ -14,6 +15,7 @@ export function upkeepOf(
     metadata,
     spool,
     blobs,
+    records: new MemoryRecordStore(),
     survey,
     rows: survey,
     log: silentLog,

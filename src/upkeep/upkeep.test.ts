@@ -668,7 +668,7 @@ describe('scrub', () => {
   test('a rebuild of the index stops garbage collection until it is forced, and the refusal says so', async () => {
     const stray = await storeBlob('stray');
     await rebuildIndex(
-      { metadata, blobs },
+      { metadata, blobs, records: files.records },
       { signal: new AbortController().signal, onProgress() {}, onDamaged() {} },
     );
     await expect(upkeep().collect()).rejects.toThrow(
@@ -682,7 +682,7 @@ describe('scrub', () => {
   test('a rebuild that adds nothing leaves garbage collection as it is', async () => {
     const rebuild = () =>
       rebuildIndex(
-        { metadata, blobs },
+        { metadata, blobs, records: files.records },
         { signal: new AbortController().signal, onProgress() {}, onDamaged() {} },
       );
     await pushImage(HOSTED, 'v1', ['layer']);

@@ -6,13 +6,17 @@
  * store is never read-only, and no request waits. Rows are removed before bytes: a crash leaves files without a row,
  * which are never served, and which the next collection removes.
  */
+import type { RecordStore } from '../blobs/record-store.ts';
 import { withLease } from '../lib/with-lease.ts';
 import { Collection, type CollectionOptions, type CollectionReport } from './collection.ts';
 import { Eviction, type EvictionOptions, type EvictionReport, type EvictionRun } from './eviction.ts';
+import { RecordKeeping } from './record-keeping.ts';
 import { Scrub, type ScrubOptions, type ScrubReport } from './scrub.ts';
 import type { RunOptions, Stores } from './stores.ts';
 
-export type UpkeepOptions = CollectionOptions & EvictionOptions & ScrubOptions;
+export type UpkeepOptions = CollectionOptions &
+  EvictionOptions &
+  ScrubOptions & { readonly records: RecordStore };
 
 /** A suspended process is known to be dead after 5 s, and a process that has just started has to count these itself. */
 const WAIT_MS = 6_500;
@@ -35,16 +39,22 @@ export class Upkeep {
   readonly #collection: Collection;
   readonly #eviction: Eviction;
   readonly #scrub: Scrub;
+  readonly #records: RecordKeeping;
 
   constructor(options: UpkeepOptions) {
     this.#metadata = options.metadata;
     this.#collection = new Collection(options);
     this.#eviction = new Eviction(options);
     this.#scrub = new Scrub(options);
+    this.#records = new RecordKeeping(options);
   }
 
   collect(run?: Parameters<Collection['run']>[0] & Waiting): Promise<CollectionReport | undefined> {
-    return this.#alone('collection', run, () => this.#collection.run(run));
+    return this.#alone('collection', run, async () => {
+      const report = await this.#collection.run(run);
+      if (run?.dryRun !== true) await this.#sweepRecords(run?.signal);
+      return report;
+    });
   }
 
   /** Whether a limit is exceeded, by two queries, and once a minute a count of unfinished transfers. */
@@ -60,9 +70,23 @@ export class Upkeep {
     return this.#alone('scrub', run, () => this.#scrub.run(run));
   }
 
+  /** Whether records of hosted images have to be kept, by one query. */
+  areRecordsDue(): Promise<boolean> {
+    return this.#records.isDue();
+  }
+
+  /** Keeps the records of hosted images that have changed (see `image-records.ts`). */
+  async keepRecords({ signal }: Pick<RunOptions, 'signal'> = {}): Promise<void> {
+    await this.#alone('records', {}, () => this.#records.run(signal));
+  }
+
   /** When the last complete scrub finished; 0 for none. */
   scrubbedAtMs(): Promise<number> {
     return this.#scrub.finishedAtMs();
+  }
+
+  async #sweepRecords(signal: AbortSignal | undefined): Promise<void> {
+    await this.#alone('records', {}, () => this.#records.sweep(signal));
   }
 
   #alone<T>(

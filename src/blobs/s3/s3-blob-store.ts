@@ -29,6 +29,7 @@ import type {
 import type { LocalCopies } from '../local-copies.ts';
 import type { Ingest, IngestObserver, Spool } from '../spool.ts';
 import { SHORT_FILE, unreadableReason } from '../unreadable.ts';
+import { available, RETRY_AFTER_S, unavailable } from './available.ts';
 import { type Bucket, isTransient } from './bucket.ts';
 import type { BucketWatch } from './bucket-watch.ts';
 import { type BytesBefore, ObjectFetch } from './object-fetch.ts';
@@ -48,15 +49,13 @@ export interface ObjectLedger extends UploadLedger, Pick<Leases, 'acquireLease' 
 /** What is larger is uploaded in parts of this size, or of the size that takes MAX_PARTS of them. */
 const PART_BYTES = 16 * 1024 * 1024;
 /** A bucket seldom becomes another store's, and looking for its mark takes a request. */
-const MARK_SEEN_WITHIN_MS = 60_000;
+export const MARK_SEEN_WITHIN_MS = 60_000;
 const REMOVALS_AT_ONCE = 8;
 /** As many objects as are read in ranges at a time; after a day, others are of interest. */
 const RANGED = { maxEntries: 10_000, maxAgeMs: 24 * 60 * 60_000 };
 /** So many that no digest is met twice. */
 const RANDOM_BYTES = 32;
 const HASHED_AT_ONCE_BYTES = 1024 * 1024;
-/** When clients may try again if S3 cannot be reached, in seconds. */
-const RETRY_AFTER_S = '5';
 
 /** Where blobs of the bucket are kept on a disk as well. */
 export interface LocalLevel {
@@ -567,20 +566,4 @@ function folderOf(digest: Digest): string {
 function requireDigest(digest: Digest): Digest {
   if (!isDigest(digest)) throw new TypeError('not a digest');
   return digest;
-}
-
-async function available<T>(work: Promise<T>): Promise<T> {
-  try {
-    return await work;
-  } catch (error) {
-    throw error instanceof S3Failure ? unavailable(error) : error;
-  }
-}
-
-function unavailable(cause: S3Failure): OciError {
-  return new OciError('UNAVAILABLE', {
-    message: 'the storage of blobs cannot be reached',
-    headers: { 'Retry-After': RETRY_AFTER_S },
-    cause,
-  });
 }

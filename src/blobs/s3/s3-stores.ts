@@ -2,10 +2,12 @@ import type { Clock } from '../../lib/clock.ts';
 import type { Log } from '../../lib/log.ts';
 import { LATE, within } from '../../lib/within.ts';
 import { BlobsUnusable } from '../blobs-unusable.ts';
+import type { RecordStore } from '../record-store.ts';
 import { Bucket } from './bucket.ts';
 import { BucketWatch } from './bucket-watch.ts';
 import { listBlobs, type LocalLevel, type ObjectLedger, S3BlobStore } from './s3-blob-store.ts';
 import { S3Failure } from './s3-failure.ts';
+import { S3RecordStore } from './s3-record-store.ts';
 import type { S3Settings } from './settings.ts';
 import { StoreMark } from './store-mark.ts';
 
@@ -18,9 +20,10 @@ export interface BucketOfStore {
   readonly storeId: string;
 }
 
-/** Blobs in a bucket. */
+/** Blobs in a bucket, and records beside them. */
 export interface S3Stores {
   readonly blobs: S3BlobStore;
+  readonly records: RecordStore;
   /** Makes the bucket this store's; see `StoreMark.claim`. Throws BlobsUnusable if that is not possible, too. */
   claim(options: { readonly takesOver: boolean }): Promise<void>;
   /** Throws BlobsUnusable if the bucket can be reached, and is not this store's. */
@@ -57,6 +60,7 @@ export function openS3Stores(
   });
   return {
     blobs,
+    records: new S3RecordStore({ bucket, mark }),
     claim: async options => {
       await mark.claim(options).catch((error: unknown) => {
         throw error instanceof S3Failure ? new BlobsUnusable(`storage.s3: ${error.message}`) : error;

@@ -156,6 +156,8 @@ export class Tables {
   readonly objects = this.#table<ObjectRow>();
   /** By `linkKey`. */
   readonly uncollected = this.#table<Uncollected>();
+  /** The state of hosted images that was last recorded, by name and digest. */
+  readonly recorded = this.#table<string>();
   readonly damage = this.#table<DamageRow>();
   readonly uploads = this.#table<Upload>();
   readonly tenants = this.#table<KnownTenant>();

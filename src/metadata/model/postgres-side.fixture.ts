@@ -38,6 +38,7 @@ export class PostgresSides {
       survey,
       leases: new Map(),
       objects: new Set(),
+      records: new Map(),
       settle: async () => {
         while ((await this.#database.row('SELECT 1 FROM @removed_repositories')) !== undefined)
           await delay(2);

@@ -1,6 +1,7 @@
 // All that can be asked of an index about the universe of a model test.
 import type { Repository } from '../../oci/repository.ts';
 import { everything, type Found } from '../survey.ts';
+import { keepRecords } from './recording.fixture.ts';
 import type { Side } from './side.fixture.ts';
 import { DIGESTS, KEYS, OWNERS, REPOSITORIES, TAGS, timeAfter } from './universe.fixture.ts';
 
@@ -23,6 +24,8 @@ export async function everyAnswer(side: Side): Promise<Answers> {
     ...(await aboutContent(side)),
     ...(await aboutUpkeep(side)),
     ...(await aboutRecords(side)),
+    'image records': await keepRecords(side),
+    unrecorded: await side.stores[1].listUnrecorded(100),
   };
 }
 
@@ -81,6 +84,7 @@ async function aboutContent({ stores: [store], survey }: Side): Promise<Answers>
       bytes: await store.readManifestBytes(digest),
       damage: await store.readDamage(digest),
       isStray: await store.ifStray(digest, () => {}),
+      isHostedManifest: await store.isHostedManifest(digest),
       repositories: await survey.repositoriesOf(digest),
     };
   }

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Lease } from '../../lib/lease.ts';
 import { silentLog } from '../../lib/log.ts';
+import type { HostedRecord } from '../image-record.ts';
 import { MemoryIndex } from '../memory-metadata-store.fixture.ts';
 import type { MetadataStore } from '../metadata-store.ts';
 import { openSqliteMetadataStore } from '../sqlite-metadata-store.ts';
@@ -19,6 +20,8 @@ export interface Side {
   readonly leases: Map<string, Lease>;
   /** The keys of all objects that were announced. */
   readonly objects: Set<string>;
+  /** The records of hosted images that were kept, by name and digest. */
+  readonly records: Map<string, HostedRecord>;
   /** Resolves when nothing is being done in the background any more. */
   settle(): Promise<void>;
   close(): Promise<void>;
@@ -39,6 +42,7 @@ export async function openSqliteSide(folder: string, empty: string): Promise<Sid
     survey,
     leases: new Map(),
     objects: new Set(),
+    records: new Map(),
     settle: async () => {
       while (removed.get() !== undefined) await delay(2);
     },
@@ -59,6 +63,7 @@ export function openMemorySide(): Side {
     survey: index.survey(),
     leases: new Map(),
     objects: new Set(),
+    records: new Map(),
     settle: async () => {},
     close: async () => {
       for (const store of stores) await store.close();

@@ -1,6 +1,7 @@
 // The steps of which a model test makes its histories.
 import * as fc from 'fast-check';
 import type { MetadataStore } from '../metadata-store.ts';
+import { keepRecords } from './recording.fixture.ts';
 import type { Side } from './side.fixture.ts';
 import {
   BLOBS,
@@ -171,6 +172,7 @@ const UPKEEP: readonly Weighted[] = [
     },
   ),
   step(1, 'endDamage', digest, (store, given) => store.endDamage(given)),
+  step(3, 'keepRecords', fc.constant([]), (_store, _given, side) => keepRecords(side)),
   step(2, 'noteUse', digest, async (store, given) => store.noteUse(given)),
   step(1, 'writeUses', fc.constant([]), store => store.writeUses()),
   step(1, 'putUse', digest, (store, given) => store.putUse(given)),

@@ -3,6 +3,7 @@ import type { Database } from './database.ts';
 import { lockSpace } from './digest-locks.ts';
 import type { Client } from './driver.ts';
 import { SCHEMA_1 } from './schema-1.ts';
+import { SCHEMA_3 } from './schema-3.ts';
 
 /** A change of the schema. */
 export interface Migration {
@@ -19,6 +20,7 @@ export const MIGRATIONS: readonly Migration[] = [
   { sql: SCHEMA_1, usableFrom: 1 },
   // The address at which other replicas reach that of the process.
   { sql: 'ALTER TABLE @processes ADD COLUMN replica TEXT', usableFrom: 1 },
+  { sql: SCHEMA_3, usableFrom: 1 },
 ];
 
 /** That of our triggers and functions. */

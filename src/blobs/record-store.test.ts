@@ -1,0 +1,77 @@
+import { mkdtemp, readdir, rm, utimes, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { expect, test } from 'vitest';
+import { FakeS3 } from '../../test/support/fake-s3.ts';
+import { FileRecordStore } from './file-record-store.ts';
+import { MemoryRecordStore } from './memory-record-store.fixture.ts';
+import { recordStoreSuite } from './record-store.suite.ts';
+import { Bucket, BUCKET_LIMITS } from './s3/bucket.ts';
+import { S3RecordStore } from './s3/s3-record-store.ts';
+import { StoreMark } from './s3/store-mark.ts';
+
+/** That of a test in which S3 is away. */
+const LIMITS = { ...BUCKET_LIMITS, patienceMs: 100, backoffMs: 1 };
+const close = async () => {};
+const newFolder = () => mkdtemp(join(tmpdir(), 'entrepot-records-'));
+
+async function inBucket(fake: FakeS3, store = 'this-store') {
+  const bucket = new Bucket(fake.settings(), LIMITS);
+  const mark = new StoreMark(bucket, store);
+  await mark.claim({ takesOver: false });
+  return { records: new S3RecordStore({ bucket, mark }), mark, close: () => bucket.close() };
+}
+
+recordStoreSuite(async () => {
+  const records = new MemoryRecordStore();
+  return { open: async () => ({ records, close }), remove: close };
+});
+
+recordStoreSuite(async () => {
+  const folder = await newFolder();
+  return {
+    open: async () => ({ records: new FileRecordStore(folder), close }),
+    remove: () => rm(folder, { recursive: true }),
+  };
+});
+
+recordStoreSuite(async () => {
+  const fake = await FakeS3.start();
+  return { open: () => inBucket(fake), remove: () => fake.close() };
+});
+
+test('a folder of records has no files of killed processes for longer than a day, and lists none of them', async () => {
+  const folder = await newFolder();
+  const records = new FileRecordStore(folder);
+  await records.put('images/a/one', Buffer.from('one'));
+  const left = ['one.host.1.00000000.partial', 'two.host.1.00000000.partial'].map(name =>
+    join(folder, 'images/a', name),
+  );
+  for (const path of left) await writeFile(path, 'half');
+  await utimes(left[0]!, 1, 1);
+  const found = [];
+  for await (const { name } of records.list('images')) found.push(name);
+  expect(found).toEqual(['images/a/one']);
+  expect((await readdir(join(folder, 'images/a'))).toSorted()).toEqual([
+    'one',
+    'two.host.1.00000000.partial',
+  ]);
+  await rm(folder, { recursive: true });
+});
+
+test('records of a bucket that has lost its mark, or cannot be reached, are unavailable and not absent', async () => {
+  const fake = await FakeS3.start();
+  const { records, close: end } = await inBucket(fake);
+  await records.put('images/a/one', Buffer.from('one'));
+  for (const key of fake.objects.keys()) if (key.includes('stores/')) fake.objects.delete(key);
+  const list = async () => {
+    for await (const _ of records.list('images')) expect.unreachable();
+  };
+  await expect(list()).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+  await fake.close();
+  await expect(records.read('images/a/one', 10)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+  await expect(records.put('images/a/one', Buffer.from('two'))).rejects.toMatchObject({
+    code: 'UNAVAILABLE',
+  });
+  await end();
+});

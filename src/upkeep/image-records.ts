@@ -1,0 +1,119 @@
+/**
+ * Records of hosted images beside the blobs: what `entrepot rebuild` makes a lost index of. Of each manifest its bytes,
+ * `manifests/<algorithm>/<first two hex digits>/<hex>`, and for each repository that has it a document,
+ * `images/<repository, with @ for />/<algorithm>-<hex>`.
+ *
+ * There are none of mirrored repositories: what a client may read of those has to be proved upstream again, which brings the
+ * manifests along. And none of tenants, logins and Grants, so that nobody gets a right of them who has lost it since.
+ */
+import type { FoundRecord, RecordStore } from '../blobs/record-store.ts';
+import { parseJsonObject } from '../lib/json.ts';
+import type { HostedImage, HostedRecord, RecordedTag } from '../metadata/image-record.ts';
+import { type Digest, digestAlgorithm, digestHex, digestOf, isDigest } from '../oci/digest.ts';
+import { MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
+
+const MANIFESTS = 'manifests';
+const IMAGES = 'images';
+/** Of a million tags of usual length. */
+const MAX_RECORD_BYTES = 64 * 1024 * 1024;
+
+/** Which index the records are of: a token that it has, too. No repository has such a name. */
+const STATE = `${IMAGES}/index@`;
+const MAX_STATE_BYTES = 1024;
+
+/** The records of images in a RecordStore. */
+export class ImageRecordStore {
+  readonly #records: RecordStore;
+
+  constructor(records: RecordStore) {
+    this.#records = records;
+  }
+
+  async putManifest(digest: Digest, bytes: Uint8Array): Promise<void> {
+    await this.#records.put(manifestName(digest), bytes);
+  }
+
+  async removeManifest(digest: Digest): Promise<void> {
+    await this.#records.remove(manifestName(digest));
+  }
+
+  /** `undefined` if they are absent, or do not match the digest. */
+  async readManifest(digest: Digest): Promise<Uint8Array | undefined> {
+    const bytes = await this.#records.read(manifestName(digest), MAX_MANIFEST_BYTES);
+    return bytes !== undefined && digestOf(bytes, digestAlgorithm(digest)) === digest ? bytes : undefined;
+  }
+
+  async put(image: HostedImage, { mediaType, tags, pins }: HostedRecord): Promise<void> {
+    const { name: repository, digest } = image;
+    const document = { repository, digest, mediaType, tags, pins };
+    await this.#records.put(imageName(image), Buffer.from(`${JSON.stringify(document)}\n`));
+  }
+
+  async remove(image: HostedImage): Promise<void> {
+    await this.#records.remove(imageName(image));
+  }
+
+  async read(image: HostedImage): Promise<HostedRecord | undefined> {
+    const bytes = await this.#records.read(imageName(image), MAX_RECORD_BYTES);
+    return bytes && parseRecord(bytes, image);
+  }
+
+  /** The images that have a record. */
+  async *images(): AsyncIterable<HostedImage> {
+    for await (const found of this.#records.list(IMAGES)) {
+      const image = imageOf(found);
+      if (image !== undefined) yield image;
+    }
+  }
+
+  /** The manifests of which the bytes are kept. */
+  async *manifests(): AsyncIterable<Digest> {
+    for await (const { name } of this.#records.list(MANIFESTS)) {
+      const [, algorithm, , hex] = name.split('/');
+      const digest = `${algorithm}:${hex}`;
+      if (isDigest(digest)) yield digest;
+    }
+  }
+
+  async readState(): Promise<string | undefined> {
+    const bytes = await this.#records.read(STATE, MAX_STATE_BYTES);
+    return bytes && Buffer.from(bytes).toString().trim();
+  }
+
+  async putState(state: string): Promise<void> {
+    await this.#records.put(STATE, Buffer.from(`${state}\n`));
+  }
+}
+
+function manifestName(digest: Digest): string {
+  const hex = digestHex(digest);
+  return `${MANIFESTS}/${digestAlgorithm(digest)}/${hex.slice(0, 2)}/${hex}`;
+}
+
+/** Names of repositories have no `@`, and their folders have to be one each: a repository may be named like another's part. */
+function imageName({ name, digest }: HostedImage): string {
+  return `${IMAGES}/${name.replaceAll('/', '@')}/${digestAlgorithm(digest)}-${digestHex(digest)}`;
+}
+
+function imageOf({ name }: FoundRecord): HostedImage | undefined {
+  const [, repository, file, ...more] = name.split('/');
+  const digest = file?.replace('-', ':');
+  if (repository === undefined || digest === undefined || !isDigest(digest) || more.length > 0)
+    return undefined;
+  return { name: repository.replaceAll('@', '/'), digest };
+}
+
+/** `undefined` unless it is the record of this image. */
+function parseRecord(bytes: Uint8Array, { name, digest }: HostedImage): HostedRecord | undefined {
+  const document = parseJsonObject(bytes);
+  if (document?.['repository'] !== name || document['digest'] !== digest) return undefined;
+  const { mediaType, tags, pins } = document;
+  if (typeof mediaType !== 'string' || !Array.isArray(tags) || !Array.isArray(pins)) return undefined;
+  const isWhole = tags.every(isRecordedTag) && pins.every(pin => typeof pin === 'string');
+  return isWhole ? { mediaType, tags, pins } : undefined;
+}
+
+function isRecordedTag(value: unknown): value is RecordedTag {
+  if (typeof value !== 'object' || value === null) return false;
+  return 'tag' in value && typeof value.tag === 'string' && 'atMs' in value && typeof value.atMs === 'number';
+}

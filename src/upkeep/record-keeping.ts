@@ -1,0 +1,120 @@
+import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { RecordStore } from '../blobs/record-store.ts';
+import type { HostedImage, UnrecordedImage } from '../metadata/image-record.ts';
+import type { MetadataStore } from '../metadata/metadata-store.ts';
+import type { Digest } from '../oci/digest.ts';
+import { ImageRecordStore } from './image-records.ts';
+import { PAUSE_MS } from './steps.ts';
+
+/** The setting of an index with the token of the records that are of it; '' or absent if there are none. */
+export const RECORDS = 'image-records';
+
+const AT_ONCE = 20;
+
+/**
+ * Keeps the records of hosted images, behind the index: which of them are to be kept anew is in the index, so that none is
+ * forgotten, however often it fails. One process at a time does this.
+ */
+export class RecordKeeping {
+  readonly #metadata: MetadataStore;
+  readonly #records: ImageRecordStore;
+  #isOfIndex = false;
+
+  constructor({
+    metadata,
+    records,
+  }: {
+    readonly metadata: MetadataStore;
+    readonly records: RecordStore;
+  }) {
+    this.#metadata = metadata;
+    this.#records = new ImageRecordStore(records);
+  }
+
+  /** Whether there is anything to do: one query or two. */
+  async isDue(): Promise<boolean> {
+    if ((await this.#metadata.listUnrecorded(1)).length > 0) return true;
+    return !this.#isOfIndex && (await this.#hasImages());
+  }
+
+  /** Keeps the records of all images that are not recorded. */
+  async run(signal?: AbortSignal): Promise<void> {
+    if (!(await this.#beginWith())) return;
+    for (;;) {
+      signal?.throwIfAborted();
+      const images = await this.#metadata.listUnrecorded(AT_ONCE);
+      await Promise.all(images.map(image => this.#keep(image)));
+      if (images.length < AT_ONCE) return;
+      await sleep(PAUSE_MS);
+    }
+  }
+
+  /** Removes records of images that the index does not have, and then is as `run`. */
+  async sweep(signal?: AbortSignal): Promise<void> {
+    if (!(await this.#beginWith())) return;
+    for await (const image of this.#records.images()) {
+      signal?.throwIfAborted();
+      if ((await this.#metadata.readImageRecord(image)) === undefined) {
+        await this.#metadata.noteUnrecorded([image]);
+      }
+    }
+    await this.run(signal);
+    for await (const digest of this.#records.manifests()) {
+      signal?.throwIfAborted();
+      await this.#removeUnneeded(digest);
+    }
+  }
+
+  /**
+   * Makes sure that the records are of this index. Others, or none, have to be kept of all images: the index is of an older
+   * version, was restored, or was moved here. False if there are no hosted images at all.
+   */
+  async #beginWith(): Promise<boolean> {
+    if (this.#isOfIndex) return true;
+    const metadata = this.#metadata;
+    const own = await metadata.readSetting(RECORDS);
+    // A store that only mirrors gets no file.
+    if (!own && !(await this.isDue())) return false;
+    if (!own || (await this.#records.readState()) !== own) {
+      for (let next = await metadata.noteAllUnrecorded(); next !== undefined; ) {
+        await sleep(PAUSE_MS);
+        next = await metadata.noteAllUnrecorded(next);
+      }
+      const state = randomUUID();
+      await metadata.putSetting(RECORDS, state);
+      await this.#records.putState(state);
+    }
+    this.#isOfIndex = true;
+    return true;
+  }
+
+  async #hasImages(): Promise<boolean> {
+    return (await this.#metadata.listRepositories('', { limit: 1, after: undefined })).entries.length > 0;
+  }
+
+  async #keep(image: UnrecordedImage): Promise<void> {
+    const record = await this.#metadata.readImageRecord(image);
+    if (record === undefined) {
+      await this.#records.remove(image);
+      await this.#removeUnneeded(image.digest);
+    } else {
+      await this.#putManifest(image);
+      await this.#records.put(image, record);
+    }
+    await this.#metadata.noteRecorded(image);
+  }
+
+  /** Damaged bytes are absent: those that were kept before may be the only ones that are intact. */
+  async #putManifest({ digest }: Pick<HostedImage, 'digest'>): Promise<void> {
+    const bytes = await this.#metadata.readManifestBytes(digest);
+    if (bytes !== undefined) await this.#records.putManifest(digest, bytes);
+  }
+
+  async #removeUnneeded(digest: Digest): Promise<void> {
+    if (await this.#metadata.isHostedManifest(digest)) return;
+    await this.#records.removeManifest(digest);
+    // A process that was suspended in between has removed what another one has kept since.
+    if (await this.#metadata.isHostedManifest(digest)) await this.#putManifest({ digest });
+  }
+}

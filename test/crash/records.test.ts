@@ -1,0 +1,93 @@
+// What a rebuild finds beside the blobs after a server was killed again and again: all hosted images that the index had.
+import { readdir, readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { Chance, SEED } from '../support/chance.ts';
+import { get } from '../support/client.ts';
+import { imageOf, randomBlob } from '../support/content.ts';
+import { Entrepot } from '../support/entrepot.ts';
+import { pushImage } from '../support/push-client.ts';
+
+const KILLS = 6;
+/** Records are kept every 5 s, and this often in the middle of it. */
+const LIVES_MS = 7_000;
+const TAGS = 30;
+
+let entrepot: Entrepot;
+const life = { isOver: false };
+
+beforeEach(async () => {
+  entrepot = await Entrepot.start({ hosted: { prefixes: ['team'], anonymous: 'push', delete: true } });
+});
+
+afterEach(() => entrepot.remove());
+
+const store = () => join(entrepot.folder, 'store');
+const url = (path: string) => `${entrepot.url}/v2/team/app/${path}`;
+
+/** What the server says: the tags with their digests. */
+async function served(): Promise<Record<string, string>> {
+  const { tags = [] }: { tags?: readonly string[] } = JSON.parse((await get(url('tags/list'))).text);
+  const entries = await Promise.all(
+    tags.map(async tag => [tag, `sha256:${(await get(url(`manifests/${tag}`))).sha256}`] as const),
+  );
+  return Object.fromEntries(entries);
+}
+
+/** What the records say. */
+async function recorded(): Promise<Record<string, string>> {
+  const folder = join(store(), 'images', 'team@app');
+  const names = (await readdir(folder)).filter(name => !name.endsWith('.partial'));
+  const documents = await Promise.all(
+    names.map(name => readFile(join(folder, name), 'utf8').catch(() => '')),
+  );
+  const read = documents
+    .filter(text => text !== '')
+    .map((text): { digest: string; tags: readonly { tag: string }[] } => JSON.parse(text));
+  return Object.fromEntries(read.flatMap(({ digest, tags }) => tags.map(({ tag }) => [tag, digest])));
+}
+
+/** Pushes, moves and deletes images until the server is gone. */
+async function change(chance: Chance, of: string): Promise<void> {
+  for (let pushes = 0; !life.isOver; pushes += 1) {
+    const tag = `t${chance.below(TAGS)}`;
+    const image = imageOf([randomBlob(2_000, `${of} ${pushes}`)]);
+    try {
+      await pushImage(entrepot.url, 'team/app', tag, image);
+      if (chance.in(0.3)) await get(url(`manifests/t${chance.below(TAGS)}`), { method: 'DELETE' });
+      if (chance.in(0.2)) await get(url(`manifests/${image.manifest.digest}`), { method: 'DELETE' });
+    } catch (error) {
+      if (!life.isOver) throw error;
+    }
+  }
+}
+
+it('is rebuilt with every tag and image that it had, and with no others', async () => {
+  const chance = new Chance(SEED);
+  for (let kills = 0; kills < KILLS; kills += 1) {
+    life.isOver = false;
+    const changing = change(chance, `life ${kills}`);
+    await sleep(chance.below(LIVES_MS));
+    life.isOver = true;
+    await entrepot.kill();
+    await changing;
+    entrepot = await entrepot.startAgain();
+  }
+  const before = await served();
+  expect(Object.keys(before).length).toBeGreaterThan(TAGS / 3);
+  const images = async () => (await readdir(join(store(), 'images', 'team@app'))).length;
+  await expect.poll(recorded).toEqual(before);
+  const recordedImages = await images();
+  await entrepot.stop();
+  for (const name of await readdir(store())) if (name.startsWith('index.db')) await rm(join(store(), name));
+  const { code, stdout } = await entrepot.command('rebuild', '--json');
+  expect(code).toBe(0);
+  expect(JSON.parse(stdout.trim().split('\n').at(-1)!)).toMatchObject({
+    manifests: recordedImages,
+    tags: Object.keys(before).length,
+    damaged: 0,
+  });
+  entrepot = await entrepot.startAgain();
+  expect(await served()).toEqual(before);
+});
