@@ -14,6 +14,15 @@ const LOCK_TIMEOUT_MS = 3_000;
 /** A process that was suspended in the middle of a write gives its locks back after this time. */
 const IDLE_TIMEOUT_MS = 5_000;
 
+/** Of each transaction. */
+const SETTINGS: readonly (readonly [name: string, value: string])[] = [
+  ['statement_timeout', String(STATEMENT_TIMEOUT_MS)],
+  ['lock_timeout', String(LOCK_TIMEOUT_MS)],
+  ['idle_in_transaction_session_timeout', String(IDLE_TIMEOUT_MS)],
+  // Compiling the conditions of a removal takes longer than 20 rows.
+  ['jit', 'off'],
+];
+
 /** A commit of which nothing is known yet is asked for at most this often. */
 const UNKNOWN_PAUSE_MS = 100;
 const MAX_UNKNOWN_PAUSES = 50;
@@ -103,16 +112,14 @@ export class Writer {
 
   /** Returns the id of the transaction. */
   async #begin(client: Client, { outlivesPower = true, ...digests }: WriteOptions): Promise<string> {
+    const settings = outlivesPower ? SETTINGS : [...SETTINGS, ['synchronous_commit', 'off'] as const];
+    // One statement, since the server takes as long for each of several as for the transaction's own.
+    const set = settings.map(([name, value]) => `set_config('${name}', '${value}', true)`);
     const results = await client.query<{ id: string }>(`
       BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
-      SET LOCAL statement_timeout = ${STATEMENT_TIMEOUT_MS};
-      SET LOCAL lock_timeout = ${LOCK_TIMEOUT_MS};
-      SET LOCAL idle_in_transaction_session_timeout = ${IDLE_TIMEOUT_MS};
-      SET LOCAL jit = off; -- Compiling the conditions of a removal takes longer than 20 rows.
-      ${outlivesPower ? '' : 'SET LOCAL synchronous_commit = off;'}
-      ${takeLocks(this.#space, digests)}
-      SELECT pg_current_xact_id()::text AS id`);
-    return lastOf(results).rows[0]?.id ?? '';
+      SELECT pg_current_xact_id()::text AS id, ${set.join(', ')};
+      ${takeLocks(this.#space, digests)}`);
+    return [results].flat().find(({ rows }) => rows[0] !== undefined)?.rows[0]?.id ?? '';
   }
 
   async #commit(client: Client, { bearsOnPulls = true }: WriteOptions): Promise<void> {
