@@ -11,7 +11,7 @@ import { runCommand } from './run-command.ts';
 import { makeTempFolder, removeFolder } from './temp-folder.ts';
 import { indexOf, storageOf } from './test-storage.ts';
 
-const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
+export const PROJECT = fileURLToPath(new URL('../..', import.meta.url));
 /** As in the starter's first line. */
 export const STARTER: readonly string[] = ['--max-semi-space-size=4', join(PROJECT, 'dist', 'entrepot.cjs')];
 
