@@ -5,6 +5,7 @@
  * (`pull-record.ts`).
  */
 import { CLOCK_SLACK_MS } from '../lib/clock.ts';
+import type { Presence } from '../lib/lease.ts';
 import type { Grant, MetadataStore, PullQuery, WithGrants } from '../metadata/metadata-store.ts';
 import { ANONYMOUS_ID } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
@@ -172,6 +173,10 @@ export class Grants {
     return { of: credentialId === ANONYMOUS_ID ? 'public' : 'credential', verifiedAtMs, state };
   }
 
+  get presence(): Presence {
+    return this.#metadata.presence;
+  }
+
   /** Calls `listener` with every proof that is reported, before it is recorded. */
   onProof(listener: (proof: Proof) => void): void {
     this.#listeners.push(listener);
@@ -183,7 +188,7 @@ export class Grants {
    */
   async record(proof: Proof): Promise<void> {
     for (const listener of this.#listeners) listener(proof);
-    const { upstream, repository: name, credentialId: id, outcome } = proof;
+    const { upstream, repository: name, credentialId: id, outcome, during } = proof;
     const repository = { upstream, name };
     const credentialId = this.#keptAs(id);
     const key = `${credentialId} ${repositoryText(repository)}`;
@@ -196,7 +201,7 @@ export class Grants {
     const write = () =>
       outcome === 'ended'
         ? this.#remove(repository, credentialId, ended)
-        : this.#renew(repository, credentialId, ended);
+        : this.#renew(repository, credentialId, { ended, during });
     if (before !== undefined && !before.hasBegun) {
       before.become(outcome, write);
       return before.done;
@@ -222,7 +227,11 @@ export class Grants {
   }
 
   /** `ended`: the end that is remembered of the row which this one replaces. */
-  async #renew(repository: Repository, credentialId: string, ended: EndedGrant | undefined): Promise<void> {
+  async #renew(
+    repository: Repository,
+    credentialId: string,
+    { ended, during }: Pick<Proof, 'during'> & { readonly ended: EndedGrant | undefined },
+  ): Promise<void> {
     const [known] = await this.#metadata.readGrants(repository, [credentialId]);
     const isRecent =
       known !== undefined &&
@@ -230,7 +239,8 @@ export class Grants {
       this.#ageOf(known) <= this.#rules.verifyForMs * RENEW_AFTER;
     if (isRecent) return;
     await this.#unremoved.makeRoom(credentialId);
-    await this.#metadata.putGrant(repository, { credentialId, verifiedAtMs: this.#nowMs() });
+    const grant = { credentialId, verifiedAtMs: this.#nowMs() };
+    await this.#metadata.putGrant(repository, grant, { during });
     this.#unremoved.drop(ended);
   }
 

@@ -404,11 +404,13 @@ export class MemoryMetadataStore implements MetadataStore {
       : grantsOf(rows, credentialIds);
   }
 
-  putGrant(repository: Repository, { credentialId, verifiedAtMs }: Grant) {
-    return this.#write(() =>
-      repositories
-        .findOrAdd(this.#tables, repository)
-        .grants.set(credentialId, { credentialId, verifiedAtMs }),
+  putGrant(repository: Repository, { credentialId, verifiedAtMs }: Grant, during?: During) {
+    return this.#write(
+      () =>
+        repositories
+          .findOrAdd(this.#tables, repository)
+          .grants.set(credentialId, { credentialId, verifiedAtMs }),
+      during,
     );
   }
 

@@ -416,7 +416,7 @@ export interface MetadataStore extends Leases, ImageRecords {
 
   /** The Grants of `credentialIds`; all of the repository if absent, which may be very many. */
   readGrants(repository: Repository, credentialIds?: readonly string[]): Promise<readonly Grant[]>;
-  putGrant(repository: Repository, grant: Grant): Promise<void>;
+  putGrant(repository: Repository, grant: Grant, during?: During): Promise<void>;
   endGrant(repository: Repository, credentialId: string): Promise<void>;
   /** Ends all Grants of a credential that is gone. */
   endGrantsOf(credentialId: string): Promise<void>;

@@ -431,8 +431,8 @@ class PostgresMetadataStore implements MetadataStore {
     return grants.readGrants(this.#database, repository, credentialIds);
   }
 
-  putGrant(repository: Repository, grant: Grant) {
-    return this.#write({}, async session => {
+  putGrant(repository: Repository, grant: Grant, { during }: During = {}) {
+    return this.#write({ during }, async session => {
       const id = await repositories.repositoryIdOrNew(session, repository, 'kept');
       await grants.putGrant(session, id, grant);
     });

@@ -439,6 +439,7 @@ test('nothing is written any more that began before others considered this proce
       () => store.putManifest(REPOSITORY, manifest, view, { tag: 'v2', atMs: 1, ...along }),
       () => store.putTag(REPOSITORY, 'v2', { digest: manifest.digest, checkedAtMs: 1 }, along),
       () => store.linkBlob(REPOSITORY, DIGEST, 4, along),
+      () => store.putGrant(REPOSITORY, { credentialId: 'one', verifiedAtMs: 1 }, along),
       () => store.publish([{ repository: REPOSITORY, digest: manifest.digest, tag: 'v2' }], 1, along),
       () => store.putContent(REPOSITORY, { manifests: [{ manifest, view }], blobs: [] }, 1, along),
       () => store.removeTag(REPOSITORY, 'v1', along),

@@ -553,8 +553,8 @@ class SqliteMetadataStore implements MetadataStore {
     );
   }
 
-  putGrant(repository: Repository, grant: Grant) {
-    return this.#write(() => this.#grants.put(this.#repositories.idOrNew(repository), grant));
+  putGrant(repository: Repository, grant: Grant, during?: During) {
+    return this.#write(() => this.#grants.put(this.#repositories.idOrNew(repository), grant), during);
   }
 
   async endGrant(repository: Repository, credentialId: string) {

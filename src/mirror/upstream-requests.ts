@@ -1,9 +1,10 @@
 import { setMaxListeners } from 'node:events';
 import type { Grants } from '../grants/grants.ts';
 import type { Clock } from '../lib/clock.ts';
+import type { Presence } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import { Lru } from '../lib/lru.ts';
-import { noNews, type News } from '../lib/news.ts';
+import { type News, noNews } from '../lib/news.ts';
 import type { SingleFlight } from '../lib/single-flight.ts';
 import { ANONYMOUS_ID, type Credential, credentialId } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
@@ -35,7 +36,7 @@ export interface UpstreamRequestsOptions {
   readonly failures: NegativeCache;
   readonly record: UpstreamRecord;
   /** Records every response that proves or ends a right. */
-  readonly grants: Pick<Grants, 'record'>;
+  readonly grants: Pick<Grants, 'record' | 'presence'>;
   readonly ownLogins: OwnLogins;
   /** If set, no upstream is contacted, whatever a policy says. */
   readonly isOffline: boolean;
@@ -94,7 +95,9 @@ export class UpstreamRequests {
   readonly #upstreams: ReadonlyMap<string, Upstream>;
   readonly #failures: NegativeCache;
   readonly #record: UpstreamRecord;
-  readonly #grants: Pick<Grants, 'record'>;
+  readonly #grants: Pick<Grants, 'record' | 'presence'>;
+  /** The last that was seen, and since when: it may have begun a little earlier. */
+  #presence: { readonly last: Presence; readonly sinceMs: number };
   readonly #ownLogins: OwnLogins;
   readonly #isOffline: boolean;
   readonly #log: Log;
@@ -128,6 +131,7 @@ export class UpstreamRequests {
     this.#failures = failures;
     this.#record = record;
     this.#grants = grants;
+    this.#presence = { last: grants.presence, sinceMs: Number.NEGATIVE_INFINITY };
     this.#ownLogins = ownLogins;
     this.#isOffline = isOffline;
     this.#log = log;
@@ -277,12 +281,13 @@ export class UpstreamRequests {
     ask: (signal: AbortSignal) => Promise<A>,
   ): Promise<A> {
     const { signal } = this.#closing;
+    const during = this.#grants.presence;
     try {
       const answer = await ask(signal);
       this.#failures.succeeded(key);
       this.#record.answered(key.upstream);
       this.#ownLogins.succeeded(key, signal);
-      if (answer.proof && question.proves) await this.#prove(key, 'granted');
+      if (answer.proof && question.proves) await this.#prove(key, 'granted', during);
       return answer;
     } catch (error) {
       if (!(error instanceof UpstreamFailure)) throw error;
@@ -298,8 +303,9 @@ export class UpstreamRequests {
    * response. `sinceMs` (of `clock.monotonicMs`) is when it began; a later refusal takes precedence.
    */
   async granted(repository: Repository, credential: Credential | undefined, sinceMs: number): Promise<void> {
-    if (this.hasEndedSince(sinceMs, repository, credential)) return;
-    await this.#prove(keyOf({ repository, reference: '' }, credential), 'granted');
+    const during = this.#presenceSince(sinceMs);
+    if (during === undefined || this.hasEndedSince(sinceMs, repository, credential)) return;
+    await this.#prove(keyOf({ repository, reference: '' }, credential), 'granted', during);
   }
 
   /** Records that a response broke off after it had begun. */
@@ -319,8 +325,17 @@ export class UpstreamRequests {
     if (id === ANONYMOUS_ID) this.#public.delete(repositoryText({ upstream, name }));
   }
 
+  /** The current Presence, if it has certainly lasted since then: otherwise others may have seen an end of a right. */
+  #presenceSince(sinceMs: number): Presence | undefined {
+    const { presence } = this.#grants;
+    if (presence !== this.#presence.last) {
+      this.#presence = { last: presence, sinceMs: this.clock.monotonicMs() };
+    }
+    return this.#presence.sinceMs <= sinceMs ? presence : undefined;
+  }
+
   /** Reports a proof. A failure to record it only costs another question later. */
-  async #prove(key: FailureKey, outcome: Proof['outcome']): Promise<void> {
+  async #prove(key: FailureKey, outcome: Proof['outcome'], during?: Presence): Promise<void> {
     const { upstream, repository, credentialId: id } = key;
     if (outcome === 'ended') {
       this.noteEnd(key);
@@ -329,7 +344,7 @@ export class UpstreamRequests {
       this.#public.set(repositoryText({ upstream, name: repository }), { atMs: this.clock.nowMs() });
     }
     try {
-      await this.#grants.record({ upstream, repository, credentialId: id, outcome });
+      await this.#grants.record({ upstream, repository, credentialId: id, outcome, during });
     } catch (error) {
       logUnstored(this.#log, error, { upstream, repository, outcome }, 'a grant could not be recorded');
     }

@@ -1,3 +1,4 @@
+import type { Presence } from '../lib/lease.ts';
 import type { MemoryHolder } from '../lib/memory-budget.ts';
 import type { Credential } from './credential.ts';
 import type { Platform } from './platform.ts';
@@ -98,4 +99,6 @@ export interface Proof {
   readonly credentialId: string;
   /** `granted`: a manifest or blob request succeeded. `ended`: 401, 403 or 404 for the repository. */
   readonly outcome: 'granted' | 'ended';
+  /** In which upstream was asked: others may have seen an end of the right since. Default: the current one. */
+  readonly during?: Presence | undefined;
 }

@@ -19,9 +19,12 @@ import { Daemon, until } from '../support/programs.ts';
 import { replicaConfig } from '../support/replica-config.ts';
 import { type HeldMessage, TcpGate } from '../support/tcp-gate.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
+import { getAs } from '../support/tenants.ts';
 
 const MIB = 1024 * 1024;
 const UPSTREAM = 'up.example';
+/** Where everything is private. */
+const PRIVATE = 'private.example';
 /** No criterion, only an end for what hangs. */
 const HANG_MS = 120_000;
 
@@ -43,6 +46,7 @@ const STATEMENTS = {
   'an eviction': /DELETE FROM \S+blobs content[^]*preloads/,
   'a quarantined blob': /DELETE FROM \S+blobs WHERE digest = \$1\0/,
   'a quarantined manifest': /DELETE FROM \S+manifests WHERE digest = \$1\0/,
+  'a grant': /INSERT INTO \S+grants /,
   'a sent message': /DELETE FROM \S+outbox WHERE endpoint/,
 };
 
@@ -52,6 +56,12 @@ describe.skipIf(!HAS_POSTGRES)('a replica that was suspended', { timeout: 600_00
   let settings: PostgresSettings;
   let s3: FakeS3;
   let upstream: FakeUpstream;
+  let closed: FakeUpstream;
+  /** Users of the private upstream, with their passwords. */
+  const users = {
+    alice: { password: 'of alice', repositories: [] as string[] },
+    bob: { password: 'of bob', repositories: [] as string[] },
+  };
   let endpoint: Server;
   /** Digests that the endpoint was told of. */
   const told: string[] = [];
@@ -68,6 +78,7 @@ describe.skipIf(!HAS_POSTGRES)('a replica that was suspended', { timeout: 600_00
     settings = postgres.settings();
     s3 = await FakeS3.start();
     upstream = await FakeUpstream.start();
+    closed = await FakeUpstream.start({ auth: { scheme: 'bearer', users } });
     const hear = async (request: IncomingMessage, response: ServerResponse) => {
       const { events } = JSON.parse(await text(request)) as { events: { target: { digest: string } }[] };
       told.push(...events.map(({ target }) => target.digest));
@@ -86,7 +97,11 @@ describe.skipIf(!HAS_POSTGRES)('a replica that was suspended', { timeout: 600_00
         ...rest,
         storage: { ...storage, path: join(folder, name) },
         hosted: { prefixes: ['tools'], anonymous: 'push', delete: true },
-        upstreams: { [UPSTREAM]: { url: upstream.url, freshFor: '0s' } },
+        upstreams: {
+          [UPSTREAM]: { url: upstream.url, freshFor: '0s' },
+          [PRIVATE]: { url: closed.url },
+        },
+        unknownCredentials: 'verify',
         upkeep: { gcInterval: false, scrubInterval: false },
         notifications: { endpoints: [{ name: 'ci', url, events: ['push'], repositories: ['tools/told'] }] },
         log: { level: 'warn' },
@@ -111,6 +126,7 @@ describe.skipIf(!HAS_POSTGRES)('a replica that was suspended', { timeout: 600_00
     await Promise.all(nodes.map(({ server }) => server.remove()));
     await Promise.all(nodes.map(({ gate }) => gate.close()));
     await upstream?.stop();
+    await closed?.stop();
     endpoint?.close();
     await s3?.close();
     await postgres?.remove();
@@ -287,6 +303,29 @@ describe.skipIf(!HAS_POSTGRES)('a replica that was suspended', { timeout: 600_00
       );
       expect(rows).toEqual([{ digest: images[2]!.manifest.digest }]);
     });
+  });
+
+  it('in the middle of a proof gives no right back that upstream has ended since', async () => {
+    const name = `library/app-${made}`;
+    const image = imageOf([newBlob()]);
+    const { digest } = image.manifest;
+    closed.add(name, image, 'v1');
+    const pull = ({ server }: Node, user: keyof typeof users) =>
+      getAs([user, users[user].password], `${server.url}/v2/${name}/manifests/${digest}?ns=${PRIVATE}`);
+    for (const user of Object.values(users)) user.repositories.push(name);
+    expect((await pull(other, 'bob')).status).toBe(200);
+    const message = hold('a grant');
+    const pulling = pull(suspended, 'alice');
+    await suspendReplicaAt(message, async () => {
+      users.alice.repositories.pop();
+      closed.revokeTokens();
+      expect((await pull(other, 'alice')).status).not.toBe(200);
+    });
+    await pulling;
+    await until('it to have a row again', HANG_MS, async () => {
+      return (await pull(suspended, 'bob')).status === 200;
+    });
+    for (const node of nodes) expect((await pull(node, 'alice')).status).not.toBe(200);
   });
 
   describe('in the middle of a request of a client that has gone elsewhere', () => {
