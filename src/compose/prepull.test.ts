@@ -59,13 +59,13 @@ const asked = (repository: string) => upstream.count('manifest', { repository })
 it('a file that cannot be read does not delay others, is counted, and is retried', async () => {
   const list = join(folder, 'list.txt');
   await begin({ images: ['up.example/app:v1'], from: [list] });
-  await vi.waitFor(() => expect(failing).toBe(1), 20_000);
+  await expect.poll(() => failing).toBe(1);
   const before = asked('app');
   expect(before).toBeGreaterThan(0);
   await writeFile(list, 'up.example/listed:v1\n');
   // The first wait of ImagePullBackOff.
   await clock.pass(10_000);
-  await vi.waitFor(() => expect(failing).toBe(0), 20_000);
+  await expect.poll(() => failing).toBe(0);
   expect(asked('listed')).toBeGreaterThan(0);
   expect(asked('app')).toBe(before);
   for (const name of ['app', 'listed'])
@@ -74,7 +74,7 @@ it('a file that cannot be read does not delay others, is counted, and is retried
 
 it('a failed image is no longer counted when it is not to be pulled any more', async () => {
   await begin({ images: ['up.example/none:v1'] });
-  await vi.waitFor(() => expect(failing).toBe(1), 20_000);
+  await expect.poll(() => failing).toBe(1);
   expect(lastPulls.of('up.example/none:v1')?.failure).toMatch(/responded 404/);
   expect(lastPulls.failing).toBe(1);
   await prepull?.close();
@@ -90,7 +90,7 @@ it('malformed names and lists are logged with the reason alone', async () => {
     { images: ['up.example/app:v1:2'], from: [list] },
     { ...silentLog, warn: record, error: record },
   );
-  await vi.waitFor(() => expect(failing).toBe(2), 20_000);
+  await expect.poll(() => failing).toBe(2);
   const malformed = 'invalid reference format: "up.example/app:v1:2"';
   expect(logged).toContainEqual({ image: 'up.example/app:v1:2', reason: malformed });
   expect(logged).toContainEqual({ reason: expect.stringContaining(`${list}:1: expected an image`) });

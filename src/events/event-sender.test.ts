@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, expect, it } from 'vitest';
 import { type Log, silentLog } from '../lib/log.ts';
 import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { silentMeter } from '../lib/meter.ts';
@@ -100,7 +100,7 @@ it('sends what waits, in order, as many at once as the endpoint takes', async ()
   const store = index.open();
   await put(store, 'team-a/app', 0, 20);
   begin(store);
-  await vi.waitFor(async () => expect(await isEmpty(store)).toBe(true));
+  await expect.poll(() => isEmpty(store)).toBe(true);
   expect(receiver.received.map(({ body }) => JSON.parse(body).events.length)).toEqual([7, 7, 6]);
   expect(
     accepted(
@@ -125,7 +125,7 @@ it('an endpoint that fails, hangs, breaks connections and redirects gets all in 
   await put(store, 'team-b/app', 0, 10);
   await put(store, 'team-a/app', 40, 60);
   begin(store, { timeoutMs: SHORT_TIMEOUT_MS });
-  await vi.waitFor(async () => expect(await isEmpty(store)).toBe(true), { timeout: 20_000 });
+  await expect.poll(() => isEmpty(store)).toBe(true);
   expect(accepted(bodies, 'team-a/app')).toEqual(upTo(60));
   expect(accepted(bodies, 'team-b/app')).toEqual(upTo(10));
 });
@@ -134,14 +134,14 @@ it('one of several processes sends, and another one when that has ended', async 
   const [one, other] = [index.open(), index.open()];
   const first = begin(one);
   await put(one, 'team-a/app', 0, 10);
-  await vi.waitFor(async () => expect(await isEmpty(one)).toBe(true));
+  await expect.poll(() => isEmpty(one)).toBe(true);
   begin(other);
   await put(other, 'team-a/app', 10, 20);
-  await vi.waitFor(async () => expect(await isEmpty(one)).toBe(true));
+  await expect.poll(() => isEmpty(one)).toBe(true);
   await first.close();
   await one.close();
   await put(other, 'team-a/app', 20, 30);
-  await vi.waitFor(async () => expect(await isEmpty(other)).toBe(true));
+  await expect.poll(() => isEmpty(other)).toBe(true);
   const all = receiver.received.flatMap(({ body }) => JSON.parse(body).events);
   expect(all.map(({ target }) => target.size)).toEqual(upTo(30));
 });
@@ -155,7 +155,7 @@ it('says once that the endpoint fails, and when it accepts events again', async 
   receiver.answer = () => ((failures -= 1) >= 0 ? 503 : 204);
   await put(store, 'team-a/app', 0, 1);
   const sender = begin(store, { log });
-  await vi.waitFor(async () => expect(await isEmpty(store)).toBe(true));
+  await expect.poll(() => isEmpty(store)).toBe(true);
   expect(said).toEqual([
     'an endpoint of notifications fails: its events wait',
     'an endpoint of notifications accepts events again',
@@ -169,7 +169,7 @@ it('what has waited for more than a week is dropped', async () => {
   clock.set(clock.nowMs() + 8 * 24 * 3_600_000);
   await put(store, 'team-a/app', 3, 5);
   begin(store);
-  await vi.waitFor(async () => expect(await isEmpty(store)).toBe(true));
+  await expect.poll(() => isEmpty(store)).toBe(true);
   expect(
     accepted(
       receiver.received.map(({ body }) => body),
@@ -185,7 +185,7 @@ it('a receiver that is asked while it is closed answers before the sender ends',
   receiver.answer = () => new Promise(resolve => void answers.push(resolve));
   await put(store, 'team-a/app', 0, 1);
   const sender = begin(store);
-  await vi.waitFor(() => expect(receiver.received).toHaveLength(1));
+  await expect.poll(() => receiver.received).toHaveLength(1);
   const closed = sender.close();
   answers[0]?.(204);
   await closed;
@@ -212,7 +212,7 @@ it('finds the event that an endpoint refuses, without sending those behind it, a
   // It stands still once it has found the event.
   clock.skipWaits(0);
   const sender = begin(store, { log });
-  await vi.waitFor(() => expect(sender.problem?.refused).toBe('team-a/app 4'));
+  await expect.poll(() => sender.problem?.refused).toBe('team-a/app 4');
   expect(sender.problem?.reason).toBe('it answered 422 to push of team-a/app');
   expect(said).toMatchObject([{ endpoint: 'ci', event: 'team-a/app 4' }]);
   expect((await store.outbox?.readState('ci'))?.waiting).toBe(16);
@@ -220,7 +220,7 @@ it('finds the event that an endpoint refuses, without sending those behind it, a
   const position = blocking?.position ?? 0;
   await store.outbox?.skip('ci', { from: position, to: position });
   sender.hurry();
-  await vi.waitFor(async () => expect(await isEmpty(store)).toBe(true));
+  await expect.poll(() => isEmpty(store)).toBe(true);
   expect(sender.problem).toBeUndefined();
   const arrived = sent.filter(ids => !ids.includes('team-a/app 4')).flat();
   expect(arrived).toEqual(upTo(20).flatMap(number => (number === 4 ? [] : `team-a/app ${number}`)));
@@ -233,10 +233,10 @@ it('has no problem any more when what was refused is skipped, and nothing else w
   clock.skipWaits(0);
   const problems: (string | undefined)[] = [];
   const sender = begin(store, { onProblem: () => problems.push(sender.problem?.refused) });
-  await vi.waitFor(() => expect(problems).toEqual(['team-a/app 0']));
+  await expect.poll(() => problems).toEqual(['team-a/app 0']);
   await store.outbox?.skip('ci', { from: 0, to: Number.MAX_SAFE_INTEGER });
   sender.hurry();
-  await vi.waitFor(() => expect(problems).toEqual(['team-a/app 0', undefined]));
+  await expect.poll(() => problems).toEqual(['team-a/app 0', undefined]);
 });
 
 it('waits for an endpoint that fails in another way with as many events as before', async () => {
@@ -248,6 +248,6 @@ it('waits for an endpoint that fails in another way with as many events as befor
   };
   await put(store, 'team-a/app', 0, 7);
   begin(store);
-  await vi.waitFor(async () => expect(await isEmpty(store)).toBe(true));
+  await expect.poll(() => isEmpty(store)).toBe(true);
   expect(sizes).toEqual([7, 7, 7, 7]);
 });

@@ -321,7 +321,7 @@ describe('a quota', () => {
       await putUpload(upload);
     });
     const first = few.begin(ANYBODY, repositoryOf('c/one'));
-    await vi.waitFor(() => expect(spied).toHaveBeenCalled());
+    await expect.poll(() => spied).toHaveBeenCalled();
     await expect(few.begin(ANYBODY, repositoryOf('c/two'))).rejects.toMatchObject({ code: 'DENIED' });
     put?.();
     await first;

@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { connect, createServer, type Socket } from 'node:net';
-import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, expect, it } from 'vitest';
 import { type Accepted, Acceptor, type Taker } from './acceptor.ts';
 
 const listener = { host: '127.0.0.1', port: 0 };
@@ -45,16 +45,16 @@ it('gives each connection to the process with the fewest, when that has taken it
   acceptor.add(other);
   await client();
   await client();
-  await vi.waitFor(() => expect([one.given.length, other.given.length]).toEqual([1, 1]));
+  await expect.poll(() => [one.given.length, other.given.length]).toEqual([1, 1]);
   other.takeAll();
   await client(1);
   one.takeAll();
-  await vi.waitFor(() => expect([one.given.length, other.given.length]).toEqual([2, 1]));
+  await expect.poll(() => [one.given.length, other.given.length]).toEqual([2, 1]);
   expect(one.given[1]?.listener).toBe(1);
   one.takeAll();
   acceptor.left(one.given.map(({ id }) => id));
   await client();
-  await vi.waitFor(() => expect([one.given.length, other.given.length]).toEqual([3, 1]));
+  await expect.poll(() => [one.given.length, other.given.length]).toEqual([3, 1]);
   expect([acceptor.connectionsOf(one), acceptor.connectionsOf(other)]).toEqual([1, 1]);
 });
 
@@ -62,11 +62,11 @@ it('passes over a process that does not take what it was given', async () => {
   const [hung, other] = [new TestTaker(), new TestTaker()];
   acceptor.add(hung);
   await client();
-  await vi.waitFor(() => expect(hung.given.length).toBe(1));
+  await expect.poll(() => hung.given.length).toBe(1);
   acceptor.add(other);
   for (let count = 1; count <= 4; count += 1) {
     await client();
-    await vi.waitFor(() => expect(other.given.length).toBe(count));
+    await expect.poll(() => other.given.length).toBe(count);
     other.takeAll();
   }
   expect([hung.given.length, acceptor.connectionsOf(other)]).toEqual([1, 4]);
@@ -76,13 +76,13 @@ it('closes what a process has not taken when it ends', async () => {
   const taker = new TestTaker();
   acceptor.add(taker);
   const pending = await client();
-  await vi.waitFor(() => expect(taker.given.length).toBe(1));
+  await expect.poll(() => taker.given.length).toBe(1);
   const waiting = await client();
   acceptor.forget(taker);
   await once(pending.resume(), 'close');
   const next = new TestTaker();
   acceptor.add(next);
-  await vi.waitFor(() => expect(next.given.length).toBe(1));
+  await expect.poll(() => next.given.length).toBe(1);
   expect(waiting.destroyed).toBe(false);
 });
 
@@ -90,19 +90,19 @@ it('gives a connection that a process has no descriptor for to another, or to th
   const [full, other] = [new TestTaker(), new TestTaker()];
   acceptor.add(full);
   const refused = await client();
-  await vi.waitFor(() => expect(full.given.length).toBe(1));
+  await expect.poll(() => full.given.length).toBe(1);
   acceptor.add(other);
   acceptor.refused(full.given[0]?.id ?? 0);
-  await vi.waitFor(() => expect(other.given).toEqual(full.given));
+  await expect.poll(() => other.given).toEqual(full.given);
   expect(refused.destroyed).toBe(false);
   other.takeAll();
   await client();
-  await vi.waitFor(() => expect(other.given.length).toBe(2));
+  await expect.poll(() => other.given.length).toBe(2);
   other.takeAll();
   expect([acceptor.connectionsOf(full), acceptor.connectionsOf(other)]).toEqual([0, 2]);
   acceptor.remove(other);
   await client();
-  await vi.waitFor(() => expect(full.given.length).toBe(2), 10_000);
+  await expect.poll(() => full.given.length).toBe(2);
   expect(acceptor.connectionsOf(full)).toBe(1);
 });
 
@@ -112,7 +112,7 @@ it('limits the connections of each listener, in all processes and waiting', asyn
   const ofAnother = await client(1);
   const taker = new TestTaker();
   acceptor.add(taker);
-  await vi.waitFor(() => expect(taker.given.length).toBe(1));
+  await expect.poll(() => taker.given.length).toBe(1);
   acceptor.left(taker.given.map(({ id }) => id));
   const admitted = await client();
   await once((await client()).resume(), 'close');

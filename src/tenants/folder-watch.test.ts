@@ -62,8 +62,8 @@ test('many changes at once are one read, and a failed read is followed by others
   };
   watched = new FolderWatch(read, silentLog);
   await watched.start();
-  await vi.waitFor(() => expect(reads).toBe(2), 5000);
+  await expect.poll(() => reads).toBe(2);
   for (let n = 0; n < 20; n++) writeFileSync(join(folder, `${n}`), '');
-  await vi.waitFor(() => expect(reads).toBeGreaterThan(2), 5000);
+  await expect.poll(() => reads).toBeGreaterThan(2);
   expect(reads).toBeLessThan(8);
 }, 15_000);

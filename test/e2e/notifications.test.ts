@@ -55,12 +55,12 @@ describe.each([1, 2])('with %i serving processes', processes => {
     await pushImage(url, 'tools/app', 'v1', image);
     const path = `${url}/v2/tools/app/manifests`;
     expect((await get(`${path}/v1`)).status).toBe(200);
-    await vi.waitFor(() => expect(told()).toHaveLength(2), { timeout: 10_000 });
+    await expect.poll(() => told()).toHaveLength(2);
     await putManifest(url, 'tools/app', `${digest}?tag=v2&tag=v3`, image.manifest);
     expect((await get(`${path}/v3`, { method: 'DELETE' })).status).toBe(202);
     expect((await get(`${path}/${digest}`, { method: 'DELETE' })).status).toBe(202);
     expect((await get(`${path}/${digest}`, { method: 'DELETE' })).status).toBe(404);
-    await vi.waitFor(() => expect(told()).toHaveLength(6), { timeout: 10_000 });
+    await expect.poll(() => told()).toHaveLength(6);
     expect(told()).toEqual([
       'push tools/app v1',
       'pull tools/app v1',
@@ -100,11 +100,10 @@ it('what is pushed while the endpoint is away arrives when it is back, also afte
   await server.stop();
   receiver = await Receiver.start(port);
   entrepot = await server.startAgain();
-  await vi.waitFor(() => expect(told()).toEqual(['push tools/app v1']), { timeout: 15_000 });
-  await vi.waitFor(async () => {
-    expect(await entrepot?.metrics()).toContain('entrepot_notifications_sent_total{endpoint="ci"} 1');
-    expect(await entrepot?.metrics()).toContain('entrepot_notifications_waiting{endpoint="ci"} 0');
-  });
+  await expect.poll(() => told()).toEqual(['push tools/app v1']);
+  const metrics = async () => entrepot?.metrics();
+  await expect.poll(metrics).toContain('entrepot_notifications_sent_total{endpoint="ci"} 1');
+  await expect.poll(metrics).toContain('entrepot_notifications_waiting{endpoint="ci"} 0');
 });
 
 it('an event that the endpoint refuses is shown, and skipped when the operator says so', async () => {
@@ -135,7 +134,7 @@ it('an event that the endpoint refuses is shown, and skipped when the operator s
   expect(await server.command('notify', 'ci', '--skip', 'unknown')).toMatchObject({ code: 1 });
   const skipped = await server.command('notify', 'ci', '--skip', shown.refused);
   expect(skipped.stdout).toBe('ci: 1 event skipped\n');
-  await vi.waitFor(() => expect(accepted()).toEqual(['v1', 'v2']), { timeout: 15_000 });
+  await expect.poll(() => accepted()).toEqual(['v1', 'v2']);
   const audit = await (await fetch(`${server.ops}/admin/v1/audit`)).text();
   expect(JSON.parse(audit).entries[0]).toMatchObject({
     who: 'operator',
@@ -151,13 +150,13 @@ it('a pull of a mirrored image is an event, and removals by commands are, too', 
   const server = await start({}, { upstreams: { 'up.example': { url: upstream.url, freshFor: 'forever' } } });
   const path = `${server.url}/v2/up.example/app/manifests/1`;
   for (let count = 0; count < 3; count += 1) expect((await get(path)).status).toBe(200);
-  await vi.waitFor(() => expect(told()).toEqual(['pull up.example/app 1']), { timeout: 10_000 });
+  await expect.poll(() => told()).toEqual(['pull up.example/app 1']);
   expect(events()[0]?.entrepot).toEqual({ count: 3 });
   await pushImage(server.url, 'tools/app', 'v1', image);
   expect(await server.command('rm', 'tools/app:v1')).toMatchObject({ code: 0 });
   expect(await server.command('rm', `up.example/app@${digest}`)).toMatchObject({ code: 0 });
   const removals = ['push tools/app v1', 'delete tools/app v1', `delete up.example/app ${digest}`];
-  await vi.waitFor(() => expect(told().slice(1)).toEqual(removals), { timeout: 10_000 });
+  await expect.poll(() => told().slice(1)).toEqual(removals);
   expect(events().at(-1)?.actor).toEqual({ name: 'operator' });
   await upstream.stop();
 });
@@ -176,7 +175,7 @@ it('an endpoint gets only the events and repositories that it wants, with its he
   for (const name of ['tools/other', 'tools/app-1', 'tools/app-2'])
     await pushImage(server.url, name, 'v1', image);
   expect((await get(`${server.url}/v2/tools/app-1/manifests/v1`)).status).toBe(200);
-  await vi.waitFor(() => expect(receiver.received).toHaveLength(2), { timeout: 10_000 });
+  await expect.poll(() => receiver.received).toHaveLength(2);
   const subjects = receiver.received.map(({ body }) => JSON.parse(body).subject);
   expect(subjects).toEqual(['tools/app-1:v1', 'tools/app-2:v1']);
   for (const request of receiver.received) {
@@ -207,10 +206,10 @@ it('a reload changes the endpoints; what waits for one that has gone stays until
   await pushImage(server.url, 'tools/app', 'v1', image);
   await reload(withEndpoints({ name: 'ci', url: receiver.url }));
   await pushImage(server.url, 'tools/app', 'v2', image);
-  await vi.waitFor(() => expect(told()).toEqual(['push tools/app v2']), { timeout: 10_000 });
+  await expect.poll(() => told()).toEqual(['push tools/app v2']);
   await reload(withEndpoints({ name: 'other', url: other.url }));
   await pushImage(server.url, 'tools/app', 'v3', image);
-  await vi.waitFor(() => expect(other.received).toHaveLength(1), { timeout: 10_000 });
+  await expect.poll(() => other.received).toHaveLength(1);
   expect(told()).toEqual(['push tools/app v2']);
   await other.close();
 });
