@@ -75,7 +75,7 @@ export function openAdmin(options: AdminOptions): Admin {
       upstreams: upstreamDocuments(parts, await live.reports()),
       replicas: { entries: server.replicas },
     }),
-    isStored: async digest => isDigest(digest) && (await parts.metadata.statBlob(digest)) !== undefined,
+    isStored: digest => isStored(parts, digest),
     refusalsSince: atMs => refusals.since(atMs),
     clock,
     log,
@@ -152,7 +152,7 @@ function readHandlers(
     }),
     overview: () => overview.document(),
     status,
-    fills: async ({ query }) => fills.page(await live.downloads(), query),
+    fills: async ({ query }) => fills.page(await live.downloads(), query, digest => isStored(parts, digest)),
     queue: async () => queueDocument(mirror.queue, config.pulls),
     partial: ({ query }) => partialsDocument(parts, server, query),
     backoffs: async ({ query }) => backoffsDocument(mirror.failures, query),
@@ -184,6 +184,10 @@ function readHandlers(
     task: async ({ id }) => tasks.read(id),
     cancel: ({ id }) => tasks.cancel(id),
   };
+}
+
+async function isStored({ metadata }: AdminParts, digest: string): Promise<boolean> {
+  return isDigest(digest) && (await metadata.statBlob(digest)) !== undefined;
 }
 
 interface Made {

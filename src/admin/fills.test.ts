@@ -48,7 +48,32 @@ it('begins again for one that has ended and is downloaded again', () => {
   expect(fills.look([downloadOf(0)])[0]?.bytesPerSecond).toBeNull();
 });
 
-it('comes in pages, in which those that end and begin move no other', () => {
+it('lists those that have ended for a while, and whether they are stored, to whoever has looked before', async () => {
+  let nowMs = 0;
+  const fills = new FillList(() => nowMs);
+  const [stored, failed, third] = [1, 2, 3].map(at => downloadOf(at));
+  if (stored === undefined || failed === undefined || third === undefined) throw new Error('there are three');
+  const ended = async (running: readonly ReturnType<typeof downloadOf>[]) => {
+    const page = await fills.page(running, { limit: 1 }, async digest => digest === stored.digest);
+    return page.ended.map(each => [each.repository, each.stored]);
+  };
+  expect(await ended([stored, failed, third])).toEqual([]);
+  nowMs = 1_000;
+  expect(await ended([third])).toEqual([
+    [stored.repository, true],
+    [failed.repository, false],
+  ]);
+  nowMs = 15_000;
+  // It was tried again.
+  expect(await ended([failed, third])).toEqual([[stored.repository, true]]);
+  nowMs = 22_000;
+  expect(await ended([failed])).toEqual([[third.repository, false]]);
+  // Nobody looked for longer than that.
+  nowMs = 50_000;
+  expect(await ended([])).toEqual([]);
+});
+
+it('comes in pages, in which those that end and begin move no other', async () => {
   const fills = new FillList();
   const all = Array.from({ length: 1_000 }, (_, at) => downloadOf(at));
   const seen: string[] = [];
@@ -56,7 +81,7 @@ it('comes in pages, in which those that end and begin move no other', () => {
   let running = all;
   let round = 0;
   do {
-    const page = fills.page(running, { limit: 100, after });
+    const page = await fills.page(running, { limit: 100, after }, async () => false);
     seen.push(...page.entries.map(({ repository }) => repository));
     after = page.next ?? undefined;
     // Of those that were listed, some end; new ones begin last.

@@ -137,11 +137,15 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
     await expect.poll(() => page.getByText('Loading…').count()).toBe(0);
   }
 
-  /** What the server computes while this time passes. */
+  /** What the server computes in such a time: the least of three, since whatever else the machine does only adds to it. */
   async function cpuSecondsOver(ms: number): Promise<number> {
-    const before = entrepot.cpuSeconds();
-    await watched.page.waitForTimeout(ms);
-    return entrepot.cpuSeconds() - before;
+    const spans: number[] = [];
+    while (spans.length < 3) {
+      const before = entrepot.cpuSeconds();
+      await watched.page.waitForTimeout(ms);
+      spans.push(entrepot.cpuSeconds() - before);
+    }
+    return Math.min(...spans);
   }
 
   /** The text of a figure or fact, by its label. */
@@ -513,10 +517,11 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
   });
 
   test('shows a thousand downloads as fifty rows, which sort and filter in the address', async () => {
-    const fills: FillsDocument = {
+    const fillsFrom = (from: number): FillsDocument => ({
       total: 1_000,
-      next: null,
-      entries: Array.from({ length: 500 }, (_, at) => ({
+      next: from === 0 ? 'further' : null,
+      ended: [],
+      entries: Array.from({ length: 500 }, (_, place) => from + place).map(at => ({
         id: `fill-${at}`,
         upstream: UPSTREAM,
         repository: `${UPSTREAM}/library/image-${at}`,
@@ -532,15 +537,17 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
         bytesPerSecond: 1_000,
         remainingSeconds: 5,
       })),
-    };
-    await page.route('**/admin/v1/fills?*', route => route.fulfill({ json: fills }));
+    });
+    await page.route('**/admin/v1/fills?*', route =>
+      route.fulfill({ json: fillsFrom(route.request().url().endsWith('&after=further') ? 500 : 0) }),
+    );
     await show('now');
     const rows = page.getByRole('table', { name: 'Downloads' }).locator('tbody tr');
     await expect.poll(() => rows.count()).toBe(50);
-    await page.getByText('1,000, the oldest 500 of them').waitFor();
+    await page.getByText('1,000', { exact: true }).waitFor();
     await page.getByRole('button', { name: 'Progress' }).click();
     await page.getByRole('button', { name: 'Progress' }).click();
-    await expect.poll(() => rows.first().textContent()).toContain('image-499');
+    await expect.poll(() => rows.first().textContent()).toContain('image-999');
     await page.getByRole('searchbox', { name: 'Filter: Downloads' }).fill('image-42');
     await expect.poll(() => rows.count()).toBe(11);
     await page.reload();
@@ -620,7 +627,7 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
 });
 
 /** Over which ten pages that are open are measured. */
-const IDLE_MS = 15_000;
+const IDLE_MS = 5_000;
 
 /** A page of somebody else, on an origin of its own. */
 async function serveSite(html: string): Promise<{ readonly url: string; close(): Promise<void> }> {

@@ -1,5 +1,5 @@
 import { z } from '../../config/fields.ts';
-import { bytes, amount, pageSchema } from './parts.ts';
+import { bytes, amount, arrayOf, pageSchema, time } from './parts.ts';
 import { downloadSchema } from './status.ts';
 
 /** A download in progress, of a whole layer or of ranges. */
@@ -11,6 +11,17 @@ export const fillSchema = downloadSchema.extend({
 });
 export type FillDocument = z.output<typeof fillSchema>;
 
+/** A download that has ended, as it was when it was last seen. */
+const endedFillSchema = fillSchema.extend({
+  ended: time,
+  stored: z.boolean().describe('Whether its blob is stored now'),
+});
+
 /** Downloads in progress, oldest first. */
-export const fillsSchema = pageSchema(fillSchema).extend({ total: amount });
+export const fillsSchema = pageSchema(fillSchema).extend({
+  total: amount,
+  ended: arrayOf(endedFillSchema).describe(
+    'Those that have ended in the last 20 s, if somebody looked before: on each page, the last 200',
+  ),
+});
 export type FillsDocument = z.output<typeof fillsSchema>;

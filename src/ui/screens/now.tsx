@@ -1,11 +1,12 @@
 // What goes on: each download, other replicas, who waits, what upstreams have refused and until when, unfinished pushes.
-import { useRef } from 'preact/hooks';
 import type { BackoffDocument } from '../../admin/documents/backoffs.ts';
+import type { EventData } from '../../admin/documents/events.ts';
 import type { FillDocument, FillsDocument } from '../../admin/documents/fills.ts';
 import type { QueueDocument } from '../../admin/documents/queue.ts';
 import type { PartialStatus } from '../../admin/documents/status.ts';
 import type { UploadDocument } from '../../admin/documents/uploads.ts';
 import { addressOf } from '../address.ts';
+import { ask } from '../admin.ts';
 import { nowMs } from '../clock.ts';
 import { useDocument } from '../use-document.ts';
 import { bytesText, numberText, quantityText, rateText, shareText, spanText } from '../format.ts';
@@ -16,17 +17,15 @@ import { Ago, Badge, Empty, Name, ShareBar, ShortDigest } from '../parts/text.ts
 
 /** What one request may ask for. */
 const MAX_FILLS = 500;
+/** Rows that are held: a thousand nodes that start at once have fewer layers in progress. */
+const MAX_SHOWN = 2_000;
 
 /** How long a download that has ended stays where it was. */
 const ENDED_FOR_MS = 20_000;
 
-interface Shown extends FillDocument {
-  readonly ended?: { readonly atMs: number; readonly stored: boolean };
-}
-
-interface ShownFills extends FillsDocument {
-  readonly entries: readonly Shown[];
-}
+type Ended = FillsDocument['ended'][number];
+/** `ended` and `stored`: of one that has ended. */
+type Shown = FillDocument & Partial<Pick<Ended, 'ended' | 'stored'>>;
 
 export function NowScreen() {
   return (
@@ -84,44 +83,66 @@ export function NowScreen() {
   );
 }
 
-/** Of what is stored, all bytes have arrived since it was last looked at. */
-function endOf(fill: FillDocument, stored: boolean): Shown {
-  const { kind, size, bytes } = fill;
+/** All pages, up to `MAX_SHOWN`. */
+async function askFills(path: string, until: AbortSignal): Promise<FillsDocument> {
+  let page = await ask<FillsDocument>(path, until);
+  const entries = [...page.entries];
+  while (page.next !== null && entries.length < MAX_SHOWN) {
+    page = await ask<FillsDocument>(`${path}&after=${page.next}`, until);
+    entries.push(...page.entries);
+  }
+  // By this machine's clock, which may differ from the server's.
+  const now = new Date().toISOString();
+  return { ...page, entries, ended: page.ended.map(fill => ({ ...fill, ended: now })) };
+}
+
+/** The list after an event; `undefined` if the event does not tell everything. */
+function withChanges(
+  document: FillsDocument,
+  { changed, gone, total, more }: EventData<'fills'>,
+): FillsDocument | undefined {
+  if (more) return undefined;
+  const stored = new Map(gone.map(each => [each.id, each.stored]));
+  const running = document.entries.filter(({ id }) => !stored.has(id));
+  const entries = new Map([...running, ...changed].map(fill => [fill.id, fill]));
+  const now = new Date().toISOString();
+  const justEnded = document.entries.flatMap(fill => {
+    const isStored = stored.get(fill.id);
+    return isStored === undefined ? [] : { ...fill, ended: now, stored: isStored };
+  });
   return {
-    ...fill,
-    bytes: stored && kind === 'whole' ? (size ?? bytes) : bytes,
-    readers: 0,
-    ended: { atMs: Date.now(), stored },
+    ...document,
+    total,
+    entries: [...entries.values()],
+    ended: [...recent(document.ended), ...justEnded],
   };
 }
 
+/** Those that are to be seen: in progress, or ended a moment ago. */
+function shownOf({ entries, ended }: FillsDocument): readonly Shown[] {
+  const running = new Set(entries.map(({ id }) => id));
+  const past = new Map(recent(ended).map(fill => [fill.id, lastOf(fill)]));
+  return [...entries, ...[...past.values()].filter(({ id }) => !running.has(id))];
+}
+
+function recent(ended: readonly Ended[]): readonly Ended[] {
+  const since = new Date(nowMs.value - ENDED_FOR_MS).toISOString();
+  return ended.filter(fill => fill.ended >= since);
+}
+
+/** Of what is stored, all bytes have arrived since it was last looked at. */
+function lastOf(fill: Ended): Ended {
+  const { kind, size, bytes, stored } = fill;
+  return { ...fill, bytes: stored && kind === 'whole' ? (size ?? bytes) : bytes, readers: 0 };
+}
+
 function Fills() {
-  const ended = useRef(new Map<string, Shown>());
-  const shown = useDocument<ShownFills>(`fills?limit=${MAX_FILLS}`, {
-    fills: (document, { changed, gone, total, more }) => {
-      if (more) return undefined;
-      const news = new Map<string, Shown>(changed.map(fill => [fill.id, fill]));
-      for (const { id, stored } of gone) {
-        const last = document.entries.find(fill => fill.id === id);
-        if (last !== undefined) ended.current.set(id, endOf(last, stored));
-      }
-      const goneIds = new Set(gone.map(({ id }) => id));
-      const rest = document.entries.filter(({ id }) => !goneIds.has(id));
-      const known = new Set(rest.map(({ id }) => id));
-      const added = changed.filter(({ id }) => !known.has(id));
-      return { ...document, total, entries: [...rest.map(fill => news.get(fill.id) ?? fill), ...added] };
-    },
-  });
+  const shown = useDocument<FillsDocument>(`fills?limit=${MAX_FILLS}`, { fills: withChanges }, askFills);
   return (
     <section class="card">
       <Loaded shown={shown}>
-        {({ entries, total }) => {
-          const sinceMs = nowMs.value - ENDED_FOR_MS;
-          for (const [id, { ended: end }] of ended.current) {
-            if (end === undefined || end.atMs < sinceMs) ended.current.delete(id);
-          }
-          const known = new Set(entries.map(({ id }) => id));
-          const past = [...ended.current.values()].filter(({ id }) => !known.has(id));
+        {document => {
+          const { entries, total } = document;
           return (
             <>
               <h2>
@@ -133,7 +154,7 @@ function Fills() {
               </h2>
               <Table<Shown>
                 caption="Downloads"
-                rows={[...entries, ...past]}
+                rows={shownOf(document)}
                 keyOf={({ id }) => id}
                 columns={FILLS}
                 sort="started"
@@ -175,16 +196,16 @@ const FILLS: readonly Column<Shown>[] = [
     key: 'progress',
     label: 'Progress',
     by: ({ bytes, size }) => (size ? bytes / size : 0),
-    cell: ({ kind, bytes, size, state, ended, repository }) => (
+    cell: ({ kind, bytes, size, state, ended, stored, repository }) => (
       <div class="progress">
         <ShareBar
           value={size === null ? undefined : size === 0 ? 1 : bytes / size}
           label={`Download of ${repository}`}
         />
         <span class="small">
-          {ended?.stored === true && <Badge tone="good">stored</Badge>}
-          {ended?.stored === false && kind === 'whole' && <Badge tone="bad">not stored</Badge>}
-          {ended?.stored === false && kind === 'ranges' && <Badge tone="idle">ended</Badge>}
+          {stored === true && <Badge tone="good">stored</Badge>}
+          {stored === false && kind === 'whole' && <Badge tone="bad">not stored</Badge>}
+          {stored === false && kind === 'ranges' && <Badge tone="idle">ended</Badge>}
           {ended === undefined && state === 'queued' && <Badge tone="warn">waiting</Badge>}{' '}
           {size !== null && `${shareText(bytes / size)}, `}
           {bytesText(bytes)} of {size === null ? 'unknown size' : bytesText(size)}
