@@ -218,6 +218,7 @@ export class Mirror implements PullSource {
       blobs,
       metadata,
       links,
+      asking,
       fills: this.#fills,
       partials: this.#partials,
       firstRanges: new FirstRanges(asking, links, meter),
