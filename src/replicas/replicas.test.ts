@@ -320,6 +320,19 @@ describe('a blob that clients of three replicas want', () => {
     await expectIdle();
   });
 
+  it('is read from where it is stored by one that finds its Lease in other hands, and then in none', async () => {
+    const [a, b] = [await Replica.start(), await Replica.start()];
+    const blob = await mirrored(a);
+    vi.spyOn(b.metadata, 'acquireLease').mockImplementationOnce(async () => {
+      expect(await a.world.pull(blob.digest)).toMatchObject(whole(blob));
+      await until(() => a.world.mirror.runningFills === 0);
+      return undefined;
+    });
+    expect(await b.world.pull(blob.digest)).toMatchObject(whole(blob));
+    expect(blobRequests()).toBe(1);
+    await expectIdle();
+  });
+
   it('is asked of upstream by a client whose right no other replica has proved', async () => {
     const [a, b] = [await Replica.start(), await Replica.start()];
     const blob = await mirrored(a);

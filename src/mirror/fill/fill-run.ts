@@ -251,10 +251,11 @@ export class FillRun {
 
   /** Follows another process of this replica for a while, if one has the Lease. True if the blob is stored. */
   async #followHere(): Promise<boolean> {
-    const isElsewhere =
-      this.#replicaFollower !== undefined &&
-      (await this.#metadata.readLease(this.key))?.elsewhere !== undefined;
-    return !isElsewhere && this.#follower.follow();
+    if (this.#replicaFollower !== undefined) {
+      const lease = await this.#metadata.readLease(this.key);
+      if (lease?.isHeld !== true || lease.elsewhere !== undefined) return false;
+    }
+    return this.#follower.follow();
   }
 
   /** False if another process has taken the Lease over: this process then follows it. */
