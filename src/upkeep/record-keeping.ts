@@ -10,7 +10,7 @@ import { PAUSE_MS } from './steps.ts';
 /** The setting of an index with the token of the records that are of it; '' or absent if there are none. */
 export const RECORDS = 'image-records';
 
-const AT_ONCE = 20;
+const AT_ONCE = 10;
 
 /**
  * Keeps the records of hosted images, behind the index: which of them are to be kept anew is in the index, so that none is
@@ -38,15 +38,16 @@ export class RecordKeeping {
     return !this.#isOfIndex && (await this.#hasImages());
   }
 
-  /** Keeps the records of all images that are not recorded. */
+  /** Keeps the records of all images that are not recorded. Pauses for as long as it works: pushes use the same disk. */
   async run(signal?: AbortSignal): Promise<void> {
     if (!(await this.#beginWith())) return;
     for (;;) {
       signal?.throwIfAborted();
+      const fromMs = performance.now();
       const images = await this.#metadata.listUnrecorded(AT_ONCE);
       await Promise.all(images.map(image => this.#keep(image)));
       if (images.length < AT_ONCE) return;
-      await sleep(PAUSE_MS);
+      await sleep(Math.max(PAUSE_MS, performance.now() - fromMs), undefined, { signal });
     }
   }
 

@@ -35,7 +35,9 @@ describe.skipIf(!canMount).each<FileSystem>(['ext4', 'tmpfs'])('a disk of 64 MiB
     upstream.add('app', mirrored, 'v1');
     entrepot = await Entrepot.start(
       {
-        storage: { path: join(disk.path, 'store') },
+        // Everything is on this disk.
+        index: {},
+        storage: { path: join(disk.path, 'store'), s3: undefined },
         hosted: { prefixes: ['team'], anonymous: 'push' },
         upstreams: { [UPSTREAM]: { url: upstream.url, freshFor: 'forever' } },
       },
