@@ -13,11 +13,18 @@ const SIZES = [900, 20_000, 120_000, 400_000];
 const LARGE_BYTES = 17 * 1024 * 1024;
 /** A request that takes longer is given up: it may be carried out all the same. */
 const PATIENCE_MS = 5_000;
+/**
+ * After a request has ended without an answer that says what became of it, a transaction may still go on, whose locks and
+ * statements have limits: those of `metadata/postgres/writer.ts`.
+ */
+const UNDONE_AFTER_MS = 15_000;
 /** Between two requests, so that servers are not busy with anything else. */
 const PAUSE_MS = 60;
 /** Of the blobs that tenants push, so many are the same for all. */
 const COMMON = SIZES.map((size, at) => randomBlob(size, `common ${at}`));
 const MAX_HELD = 12;
+/** Of what happened before something was found. */
+const LINES_SHOWN = 40;
 
 /** What all tenants of a fleet have in common. */
 export interface TenantWorld {
@@ -63,6 +70,7 @@ export class FleetClient {
   readonly #held = new Map<string, Held>();
   readonly #tags = new Map<string, Register<string | undefined>>();
   readonly #late = new Set<Promise<void>>();
+  readonly #happened: string[] = [];
   #others: readonly FleetClient[] = [];
   #made = 0;
 
@@ -315,17 +323,16 @@ export class FleetClient {
   /** Sends what has effects, and notes what may have become of them. The answer, unless it may still come. */
   async #write(path: string, options: GetOptions, effects: readonly Effect[]): Promise<Answer | undefined> {
     const { answer, late } = await this.#ask(path, options);
-    if (answer === undefined) {
-      for (const { register, value } of effects) void register.later(value, late);
-      return undefined;
-    }
-    const { status } = answer;
+    const { status } = answer ?? { status: 0 };
     // A deletion of what was not there has had its effect, too.
     const isDone = status === 201 || status === 202 || (options.method === 'DELETE' && status === 404);
     const isUncertain = status === 0 || status >= 500;
+    const ended = isUncertain ? late.then(() => sleep(UNDONE_AFTER_MS)) : late;
+    this.#await(ended);
     for (const { register, value, isCertain } of effects) {
-      if (isDone && isCertain) register.is(value);
-      else if (isDone || isUncertain) register.maybe(value);
+      if (isUncertain) void register.later(value, ended);
+      else if (isDone && isCertain) register.is(value);
+      else if (isDone) register.maybe(value);
     }
     return answer;
   }
@@ -339,8 +346,7 @@ export class FleetClient {
     const replica = this.#chance.pick(this.#world.replicas);
     const asking = this.#at(replica, repository, path, options);
     const late = asking.then(() => undefined);
-    this.#late.add(late);
-    void late.then(() => this.#late.delete(late));
+    this.#await(late);
     const answer = await Promise.race([asking, sleep(PATIENCE_MS).then(() => undefined)]);
     if (answer === undefined) this.#world.met('given up');
     if (answer?.status === 500) throw this.#fault(path, answer);
@@ -348,11 +354,17 @@ export class FleetClient {
   }
 
   async #at(replica: Replica, repository: string, path: string, options: GetOptions = {}): Promise<Answer> {
-    const { blindTimes, isBlind } = replica;
+    const { blindTimes, isBlind, trouble } = replica;
+    const sentMs = Math.round(performance.now());
     const got = await get(`${replica.server.url}/v2/${repository}/${path}`, {
       ...options,
       headers: { ...options.headers, ...basic(this.#login) },
     });
+    this.#note(
+      `${sentMs} to ${Math.round(performance.now())} ms: ${options.method ?? 'GET'} ${repository}/${path} ` +
+        `at ${this.#world.replicas.indexOf(replica)} (${trouble ?? 'well'}): ${got.status} ` +
+        String(got.headers['docker-content-digest'] ?? ''),
+    );
     if (got.status === 401 || (got.status === 403 && repository === this.repository)) {
       throw this.#fault(`login for ${path}`, got);
     }
@@ -371,11 +383,23 @@ export class FleetClient {
     return answer?.status === status;
   }
 
+  /** `settle` waits for it. */
+  #await(late: Promise<void>): void {
+    this.#late.add(late);
+    void late.then(() => this.#late.delete(late));
+  }
+
+  #note(line: string): void {
+    this.#happened.push(line);
+    if (this.#happened.length > LINES_SHOWN) this.#happened.shift();
+  }
+
   #fault(what: string, { status, complete, sha256, text }: Got, possible?: ReadonlySet<unknown>): Error {
     const expected = possible === undefined ? '' : `; possible: ${[...possible].map(String).join(', ')}`;
     const body = text.length < 500 ? text : `${text.length} characters`;
     return new Error(
-      `${this.name}: ${what}: ${status}${complete ? '' : ' (cut)'}, sha256:${sha256}, ${body}${expected}`,
+      `${this.name}: ${what}: ${status}${complete ? '' : ' (cut)'}, sha256:${sha256}, ${body}${expected}\n` +
+        `after:\n${this.#happened.join('\n')}`,
     );
   }
 }

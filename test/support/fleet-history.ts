@@ -4,7 +4,6 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Chance } from './chance.ts';
-import { get } from './client.ts';
 import { imageOf, randomBlob } from './content.ts';
 import { FakeUpstream } from './fake-upstream.ts';
 import { Fleet, type Replica, TROUBLES } from './fleet.ts';
@@ -141,12 +140,8 @@ export class FleetHistory {
 
   /** When all is healed: what was acknowledged is there, and the bucket has what is needed, object for object. */
   async expectSound(): Promise<void> {
-    for (const { server } of this.#fleet.replicas) {
-      await until(
-        'a replica to be ready',
-        HANG_MS,
-        async () => (await get(`${server.ops}/readyz`)).status === 200,
-      );
+    for (const replica of this.#fleet.replicas) {
+      await until('a replica to be ready', HANG_MS, () => replica.isReady());
     }
     for (const [what, line] of Object.entries(LOGGED)) if (line.test(this.#logs())) this.#meet(what);
     for (const client of this.#clients) await client.settle();

@@ -1,13 +1,17 @@
 // Replicas on one index and one bucket, each of which can be killed, suspended, or cut off from what it needs.
 import { join } from 'node:path';
 import type { PostgresSettings } from '../../src/metadata/postgres/postgres-settings.ts';
+import { get } from './client.ts';
 import { Entrepot, type EntrepotConfig } from './entrepot.ts';
 import { FakeS3 } from './fake-s3.ts';
 import { Postgres } from './postgres.ts';
-import { freePort } from './programs.ts';
+import { freePort, until } from './programs.ts';
 import { replicaConfig } from './replica-config.ts';
 import { TcpGate } from './tcp-gate.ts';
 import { makeTempFolder, removeFolder } from './temp-folder.ts';
+
+/** No criterion, only an end for what hangs. */
+const HANG_MS = 180_000;
 
 /** What can become of a replica. `replicas`: the others cannot reach it; it reaches them. */
 export const TROUBLES = [
@@ -57,7 +61,13 @@ export class Replica {
     if (trouble === 'killed') this.server = await this.server.startAgain();
     else if (trouble === 'suspended') process.kill(this.server.pid, 'SIGCONT');
     else for (const gate of Object.values(this.#gates)) gate.heal();
+    // Until it has noticed, it answers from what it remembers.
+    if (this.isBlind) await until('the database to be reached', HANG_MS, () => this.isReady());
     this.trouble = undefined;
+  }
+
+  async isReady(): Promise<boolean> {
+    return (await get(`${this.server.ops}/readyz`)).status === 200;
   }
 
   async remove(): Promise<void> {
