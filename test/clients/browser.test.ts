@@ -20,6 +20,7 @@ import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
 import { Latch } from '../support/latch.ts';
 import { hasPrograms, run } from '../support/programs.ts';
+import { beginUpload, sendBytes } from '../support/push-client.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 import { getAs, type Login, writeSecret } from '../support/tenants.ts';
 
@@ -220,6 +221,21 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
     await row.getByText('stored', { exact: true }).waitFor();
     await pulled;
     expect(watched.urls.filter(url => url.endsWith('/ui/')).length).toBe(loads);
+  });
+
+  test('shows a push that begins while it is looked at, until it ends', async () => {
+    let answers = 0;
+    page.on('response', response => void (answers += Number(response.url().includes('/uploads?'))));
+    await show('now');
+    // The second one follows the first event.
+    await expect.poll(() => answers).toBeGreaterThan(1);
+    await page.getByText('Nobody is pushing').waitFor();
+    const blob = randomBlob(500_000, 'browser push');
+    const session = entrepot.url + (await beginUpload(entrepot.url, 'hosted/app'));
+    expect(await sendBytes('PATCH', session, blob, { end: 300_000 })).toBe(202);
+    await page.getByRole('table', { name: 'Unfinished pushes' }).getByText(bytesText(300_000)).waitFor();
+    expect((await get(session, { method: 'DELETE' })).status).toBe(204);
+    await page.getByText('Nobody is pushing').waitFor();
   });
 
   test('lets a refused pull be found and explained in three clicks', async () => {

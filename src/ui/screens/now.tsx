@@ -1,4 +1,5 @@
 // What goes on: each download, other replicas, who waits, what upstreams have refused and until when, unfinished pushes.
+import { useRef } from 'preact/hooks';
 import type { BackoffDocument } from '../../admin/documents/backoffs.ts';
 import type { EventData } from '../../admin/documents/events.ts';
 import type { FillDocument, FillsDocument } from '../../admin/documents/fills.ts';
@@ -28,6 +29,7 @@ type Ended = FillsDocument['ended'][number];
 type Shown = FillDocument & Partial<Pick<Ended, 'ended' | 'stored'>>;
 
 export function NowScreen() {
+  const unfinished = useRef(0);
   return (
     <>
       <Fills />
@@ -40,7 +42,14 @@ export function NowScreen() {
             name="uploads"
             caption="Unfinished pushes"
             path="uploads"
-            updates={{ overview: page => (page.entries.length > 0 ? undefined : page) }}
+            updates={{
+              overview: (page, { store }) => {
+                // A push that has begun, as something else may that is not finished.
+                const isNews = page.entries.length > 0 || store.unfinishedBytes !== unfinished.current;
+                unfinished.current = store.unfinishedBytes;
+                return isNews ? undefined : page;
+              },
+            }}
             keyOf={({ id }) => id}
             columns={UPLOADS}
             empty={<Empty title="Nobody is pushing" />}
