@@ -6,7 +6,7 @@ import type { Administrator } from './admin-access.ts';
 import type { AdminParts, AdminServer } from './admin-parts.ts';
 import { AdminProblem } from './admin-problem.ts';
 import type { AdminHandlers } from './admin-site.ts';
-import { collectGarbage, freedBytes, garbageDocument } from './garbage.ts';
+import { collectGarbage, EXCEEDED, freedBytes, garbageDocument } from './garbage.ts';
 import { NotStored } from './inspect.ts';
 import { type EndpointTest, skipEvents, testNotifications } from './notifications.ts';
 import { changePin } from './pins.ts';
@@ -199,7 +199,9 @@ const beginCollection: Begin<'gc'> = ({ parts, tasks, onImages }, who, { dryRun,
       });
       if (report === undefined) throw new Error('another process is already collecting garbage');
       if (!dryRun) onImages();
-      const message = `${dryRun ? 'would free' : 'freed'} ${sizeText(freedBytes(report))}`;
+      const { stuckAt } = report.evicted ?? {};
+      const rest = stuckAt === undefined ? '' : `; ${EXCEEDED[stuckAt]}, and nothing else can be evicted`;
+      const message = `${dryRun ? 'would free' : 'freed'} ${sizeText(freedBytes(report))}${rest}`;
       return { message, result: garbageDocument(report, dryRun) };
     },
   });

@@ -19,7 +19,10 @@ function originOf(req: http.IncomingMessage) {
 }
 
 /** A site whose stream only begins; the cluster lets whoever has `tokens` read, once it has judged. */
-async function serve(tokens: ReadonlySet<string>, judging?: Promise<unknown>) {
+async function serve(
+  tokens: ReadonlySet<string>,
+  { judging, failure }: { readonly judging?: Promise<unknown>; readonly failure?: unknown } = {},
+) {
   const clock = new ManualClock();
   const site = new AdminSite({
     access: new AdminAccess({
@@ -33,7 +36,8 @@ async function serve(tokens: ReadonlySet<string>, judging?: Promise<unknown>) {
       names: [],
       allowsPlainCredentials: false,
     }),
-    handlers: Object.create(null),
+    // Whichever is called fails.
+    handlers: new Proxy(Object.create(null), { get: () => () => Promise.reject(failure) }),
     events: { follow: (_req, res) => void res.writeHead(200).write('begin') },
     description: () => '{}',
     record: () => {},
@@ -88,7 +92,7 @@ it('takes a path for what it says, however a proxy might have read it', async ()
 it('answers whoever needs no judgement while the cluster judges any number of made-up tokens', async () => {
   let judge: ((value?: unknown) => void) | undefined;
   const judging = new Promise(resolve => void (judge = resolve));
-  const { ask } = await serve(new Set(), judging);
+  const { ask } = await serve(new Set(), { judging });
   const path = '/admin/v1/openapi.json';
   const madeUp = Array.from({ length: 100 }, (_, at) => ask(path, { authorization: `Bearer made-up-${at}` }));
   for (const headers of [{}, { 'x-test-origin': 'socket' }]) {
@@ -96,4 +100,22 @@ it('answers whoever needs no judgement while the cluster judges any number of ma
   }
   judge?.();
   for (const answer of await Promise.all(madeUp)) expect(answer.resume().statusCode).toBe(401);
+});
+
+it.each([
+  [
+    'ENOSPC',
+    503,
+    'the disk is full, so nothing can be changed: make room on it, or let upkeep do so (entrepot gc)',
+  ],
+  ['SQLITE_IOERR_READ', 503, 'the registry cannot access its storage at the moment: try again'],
+  ['ERR_ASSERTION', 500, 'internal error: the log says more'],
+])('says what is wrong with the disk if it fails with %s', async (code, status, message) => {
+  const failure = new Error('written for programmers', {
+    cause: Object.assign(new Error('a cause'), { code }),
+  });
+  const { ask } = await serve(new Set(), { failure });
+  const answer = await ask('/admin/v1/overview');
+  expect(answer.statusCode).toBe(status);
+  expect(JSON.parse((await answer.toArray()).join(''))).toMatchObject({ error: { message } });
 });

@@ -8,14 +8,18 @@
  * looked at while somebody listens.
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import { isStorageFull } from '../blobs/storage-full.ts';
 import type { OpsOrigin, OpsSite } from '../http/ops-server.ts';
 import { splitTarget } from '../http/path.ts';
+import { storageTrouble } from '../http/storage-trouble.ts';
+import { errorsIn } from '../lib/error-code.ts';
 import { collectBytes } from '../lib/collect-bytes.ts';
 import type { Clock, Timer } from '../lib/clock.ts';
 import { parseJsonObject } from '../lib/json.ts';
 import type { Log } from '../lib/log.ts';
 import { IndexAway } from '../metadata/index-away.ts';
 import { OciError } from '../oci/errors.ts';
+import { isOutage } from '../oci/outage.ts';
 import { InvalidReference } from '../oci/reference.ts';
 import type { z } from '../config/fields.ts';
 import type { AdminAccess, Administrator } from './admin-access.ts';
@@ -113,7 +117,7 @@ export class AdminSite implements OpsSite {
           'a wrong login for the administration API',
         );
       }
-      if (problem.code === 'internal') {
+      if (problem.code === 'internal' || (storageProblem(error) !== undefined && !isOutage(error))) {
         this.#options.log.error({ err: error }, 'the administration API failed to answer');
       }
       writeJson(req, res, {
@@ -315,7 +319,17 @@ function problemOf(error: unknown): AdminProblem {
     return new AdminProblem(error.status >= 500 ? 'unavailable' : 'refused', error.story);
   }
   if (error instanceof IndexAway) return new AdminProblem('unavailable', error.message);
+  const message = storageProblem(error);
+  if (message !== undefined) return new AdminProblem('unavailable', message);
   return new AdminProblem('internal', 'internal error: the log says more');
+}
+
+/** What to say if it is the disk, or the index on it, that fails; `undefined` if it is not. */
+function storageProblem(error: unknown): string | undefined {
+  for (const cause of errorsIn(error))
+    if (isStorageFull(cause))
+      return 'the disk is full, so nothing can be changed: make room on it, or let upkeep do so (entrepot gc)';
+  return storageTrouble(error)?.message;
 }
 
 interface Written {

@@ -38,6 +38,12 @@ export async function collectGarbage(
   return { collected, evicted };
 }
 
+/** Which limit is still exceeded when nothing is left to evict, for people. */
+export const EXCEEDED: Readonly<Record<NonNullable<EvictionReport['stuckAt']>, string>> = {
+  maxBytes: 'the store exceeds storage.maxBytes',
+  minFree: 'less of the disk is free than storage.minFree',
+};
+
 /** What of it was the content of images. */
 export function contentBytes({ manifests, blobs }: CollectionReport): number {
   return manifests.bytes + blobs.bytes;

@@ -1,6 +1,7 @@
 import {
   collectGarbage,
   contentBytes,
+  EXCEEDED,
   freedBytes,
   garbageDocument,
   type GarbageReport,
@@ -20,10 +21,6 @@ import {
 } from './command.ts';
 import { withUpkeep } from './upkeep-run.ts';
 
-const EXCEEDED = {
-  maxBytes: 'the store exceeds storage.maxBytes',
-  minFree: 'less of the disk is free than storage.minFree',
-} as const;
 const BUSY = 'another process is already collecting garbage';
 
 /** `entrepot gc`: collects garbage and evicts. */

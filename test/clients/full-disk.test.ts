@@ -1,7 +1,10 @@
 // A file system that is really full, and has room again later. Making one needs root.
-import { mkdir } from 'node:fs/promises';
+import { mkdir, rm, statfs, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { OverviewDocument } from '../../src/admin/documents/overview.ts';
+import type { SessionDocument } from '../../src/admin/documents/session.ts';
+import type { TaskDocument } from '../../src/admin/documents/tasks.ts';
 import { codeOf, get } from '../support/client.ts';
 import { bytesOf, type Content, imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
@@ -48,6 +51,12 @@ describe.skipIf(!isRoot || !hasPrograms('mount', 'umount'))('a full disk', () =>
     await removeFolder(folder);
   });
 
+  async function admin<Document>(path: string): Promise<Document> {
+    const { status, text } = await get(`${entrepot.ops}/admin/v1/${path}`);
+    expect(status).toBe(200);
+    return JSON.parse(text);
+  }
+
   function push(blob: Content) {
     const url = `${entrepot.url}/v2/team/app/blobs/uploads/?digest=${blob.digest}`;
     return get(url, { method: 'POST', body: bytesOf(blob) });
@@ -75,6 +84,28 @@ describe.skipIf(!isRoot || !hasPrograms('mount', 'umount'))('a full disk', () =>
       expect([got.status, got.complete, `sha256:${got.sha256}`]).toEqual([200, true, mirrored.digest]);
     }
     expect(`sha256:${(await read(small)).sha256}`).toBe(small.digest);
+  });
+
+  test('tells operators that it is full, and that collecting garbage was of no use', async () => {
+    const filler = join(store, 'filler');
+    const { bavail, bsize } = await statfs(store);
+    await writeFile(filler, Buffer.alloc(bavail * bsize));
+    try {
+      const { token } = await admin<SessionDocument>('session');
+      const headers = { 'X-Entrepot-Token': token, 'Content-Type': 'application/json' };
+      const begun = await get(`${entrepot.ops}/admin/v1/actions/gc`, { method: 'POST', headers, body: '{}' });
+      const { id }: TaskDocument = JSON.parse(begun.text);
+      await expect.poll(async () => (await admin<TaskDocument>(`tasks/${id}`)).state).toBe('done');
+      expect((await admin<TaskDocument>(`tasks/${id}`)).message).toMatch(
+        /; less of the disk is free than storage\.minFree, and nothing else can be evicted$/,
+      );
+      const problems = async () =>
+        (await admin<OverviewDocument>('overview')).problems.map(({ text }) => text);
+      await expect.poll(problems).toEqual([expect.stringMatching(/^the disk of storage\.path has /)]);
+      expect((await entrepot.command('status')).stdout).toMatch(/^problem +the disk of storage\.path has /m);
+    } finally {
+      await rm(filler);
+    }
   });
 
   test('fails a pull at once, since it cannot keep what it would fetch', async () => {
