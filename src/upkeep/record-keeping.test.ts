@@ -158,7 +158,6 @@ test('a sweep removes records of images that the index does not have', async () 
   await push(APP, 'v1', 'one');
   await keeping.run();
   const other = new RecordKeeping({ metadata: index, records: store });
-  await index.putSetting('image-records', 'another');
   await other.run();
   expect(imagesKept()).toEqual(['team@app']);
   await other.sweep();
