@@ -135,6 +135,21 @@ it('keeps those that helped when a further one does not', () => {
   expect([download.connections, download.grown]).toEqual([2, 2]);
 });
 
+it('adds none while nothing comes', () => {
+  rateOf = () => 0;
+  const download = new Download();
+  vi.advanceTimersByTime(5_000);
+  expect(download.grown).toBe(0);
+});
+
+it('adds one for an upstream that sends in bursts', () => {
+  let windows = 0;
+  rateOf = connections => (windows++ % 3 === 0 ? 3 * connections * RATE : 0);
+  const download = new Download(2);
+  vi.advanceTimersByTime(10_000);
+  expect(download.connections).toBe(2);
+});
+
 it('is not misled by a moment in which nothing comes', () => {
   const download = new Download(2);
   vi.advanceTimersByTime(1_200);

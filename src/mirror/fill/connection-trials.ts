@@ -136,7 +136,8 @@ export class ConnectionTrials {
   get #bytesPerSecond(): number | undefined {
     const [first = 0, ...others] = this.#rates;
     const last = others.at(-1);
-    if (last === undefined || last > first * STEADY) return undefined;
+    // In a moment in which nothing comes, anything would be faster.
+    if (last === undefined || first + last === 0 || last > first * STEADY) return undefined;
     return (first + last) / 2;
   }
 

@@ -34,9 +34,14 @@ describe('the pace of a Fill', () => {
     const leave = read.hold();
     pace.measured(500, 0);
     expect(pace.isHeldUp).toBe(true);
-    read.noteWait();
+    const endWait = read.beginWait();
+    for (const _ of ['in which it begins', 'in which nothing comes']) {
+      pace.measured(500, 0);
+      expect(pace.isHeldUp).toBe(false);
+    }
+    endWait();
     pace.measured(500, 0);
-    expect(pace.isHeldUp).toBe(false);
+    expect(pace.isHeldUp).toBe(true);
     leave();
   });
 });

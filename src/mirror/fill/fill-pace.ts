@@ -37,11 +37,11 @@ export class FillPace {
 
   /** Ends a window, in which so many bytes came ahead. Returns how many came in order. */
   measured(windowMs: number, aheadBytes: number): number {
-    const { hasReaders, waits } = this.#fill;
+    const { hasReaders, waits, isAwaited } = this.#fill;
     const bytes = this.#bytes;
     this.#bytesPerSecond = ((bytes + aheadBytes) * 1000) / Math.max(1, windowMs);
     // Readers that never wait would not become faster.
-    const areReadersSlow = hasReaders && waits === this.#waits;
+    const areReadersSlow = hasReaders && !isAwaited && waits === this.#waits;
     this.#isHeldUp = areReadersSlow || this.#writingMs > windowMs * BUSY_SHARE;
     this.#bytes = 0;
     this.#writingMs = 0;

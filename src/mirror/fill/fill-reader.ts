@@ -9,7 +9,7 @@ export interface ReadableFill {
   readonly digest: Digest;
   readonly size: number | undefined;
   readonly readable: number;
-  noteWait(): void;
+  beginWait(): () => void;
   until<T>(look: () => T | undefined, signal?: AbortSignal): Promise<T>;
   read(buffer: Uint8Array, position: number): Promise<number>;
   lend(position: number): LentBytes | undefined;
@@ -76,13 +76,16 @@ export class FillReader implements BlobReader {
     }
     if (this.#direct !== undefined) return this.size;
     const fill = this.#fill;
+    let endWait: (() => void) | undefined;
     try {
-      if (this.#readableBehind(position) === undefined) fill.noteWait();
+      if (this.#readableBehind(position) === undefined) endWait = fill.beginWait();
       return await fill.until(() => this.#readableBehind(position), this.#closing.signal);
     } catch (error) {
       if (!isStorageClosed(error)) throw error;
       this.#direct = this.#options.direct();
       return this.size;
+    } finally {
+      endWait?.();
     }
   }
 

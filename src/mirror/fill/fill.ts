@@ -41,6 +41,7 @@ export class Fill {
   #readers = 0;
   #keepers = 0;
   #waits = 0;
+  #waiting = 0;
   #ended = false;
 
   constructor(digest: Digest) {
@@ -88,9 +89,18 @@ export class Fill {
     return this.#waits;
   }
 
-  /** A reader has to wait for bytes. */
-  noteWait(): void {
+  /** Whether a reader is waiting for bytes. */
+  get isAwaited(): boolean {
+    return this.#waiting > 0;
+  }
+
+  /** A reader has to wait for bytes, until the returned function is called, once. */
+  beginWait(): () => void {
     this.#waits += 1;
+    this.#waiting += 1;
+    return () => {
+      this.#waiting -= 1;
+    };
   }
 
   get hasReaders(): boolean {
