@@ -21,11 +21,11 @@ import type { FirstRange, FirstRanges } from './fill/first-range.ts';
 import type { PartialBlob } from './fill/partial-blob.ts';
 import type { Partials } from './fill/partials.ts';
 import { type Along, needsWhole, RangeReader } from './fill/range-reader.ts';
-import { rangesReference, RangesUnusable } from './fill/range-request.ts';
+import { RangesUnusable } from './fill/range-request.ts';
 import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './freshness.ts';
 import type { Confirmed, Links } from './links.ts';
 import { granteesOf, withPreload } from './preloads.ts';
-import { blobReference, forbidsHeld, type UpstreamRequests } from './upstream-requests.ts';
+import { forbidsHeld } from './upstream-requests.ts';
 
 /**
  * How long a reader that knows the size from a stored manifest waits for upstream's response. Until then a failure gets
@@ -37,7 +37,6 @@ export interface BlobSourceOptions {
   readonly blobs: BlobStore;
   readonly metadata: MetadataStore;
   readonly links: Links;
-  readonly asking: UpstreamRequests;
   readonly fills: Fills;
   readonly partials: Partials;
   readonly firstRanges: FirstRanges;
@@ -94,7 +93,6 @@ export class BlobSource {
   readonly #blobs: BlobStore;
   readonly #metadata: MetadataStore;
   readonly #links: Links;
-  readonly #asking: UpstreamRequests;
   readonly #fills: Fills;
   readonly #partials: Partials;
   readonly #firstRanges: FirstRanges;
@@ -109,7 +107,6 @@ export class BlobSource {
     this.#blobs = blobs;
     this.#metadata = metadata;
     this.#links = links;
-    this.#asking = options.asking;
     this.#fills = fills;
     this.#partials = partials;
     this.#firstRanges = firstRanges;
@@ -119,13 +116,13 @@ export class BlobSource {
     this.#meter = meter;
   }
 
-  /** The size: from what is known here, if the right is proved; otherwise by one HEAD to upstream. Never starts a Fill. */
+  /** The size: from the Link if possible, otherwise by one HEAD to upstream. Never starts a Fill. */
   async stat(repository: Repository, digest: Digest, given: Right): Promise<ServedBlobStat> {
     const { right, linkedSize, settled } = await this.#readForPull(repository, digest, given);
+    // A manifest can tell the size, too, but only upstream says that the blob belongs here.
     const here =
       (right.proved || settled ? linkedSize : undefined) ??
-      (await this.#sizeOfParts({ repository, digest, right, settled })) ??
-      (await this.#sizeByManifest(repository, digest, right));
+      (await this.#sizeOfParts({ repository, digest, right, settled }));
     if (here !== undefined) return { digest, size: here, outcome: 'hit', stored: true, upstreamMs: 0 };
     const startedMs = this.#clock.monotonicMs();
     const { size, outcome } = await this.#confirm(repository, digest, right, () =>
@@ -338,17 +335,6 @@ export class BlobSource {
       return undefined;
     }
     return begun === undefined ? { size } : { size, outcome, keepIn: begun.keepIn };
-  }
-
-  /**
-   * The size that a manifest of the repository names, for a requester that may read that. It says nothing of what is
-   * stored; that upstream has the blob is believed unless it has just said otherwise.
-   */
-  async #sizeByManifest(repository: Repository, digest: Digest, right: Right): Promise<number | undefined> {
-    if (!right.proved || this.#isOffline(repository, right)) return undefined;
-    const questions = [blobReference(digest), rangesReference(digest)];
-    if (questions.some(question => this.#asking.isRefused(repository, question, right))) return undefined;
-    return this.#metadata.namedSize(repository, digest);
   }
 
   /** The size according to parts that are there and that the requester may have without upstream being asked. */

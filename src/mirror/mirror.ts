@@ -218,7 +218,6 @@ export class Mirror implements PullSource {
       blobs,
       metadata,
       links,
-      asking,
       fills: this.#fills,
       partials: this.#partials,
       firstRanges: new FirstRanges(asking, links, meter),

@@ -241,12 +241,6 @@ export class UpstreamRequests {
     return [...credentials.filter(isWinner), ...credentials.filter(credential => !isWinner(credential))];
   }
 
-  /** Whether upstream has lately answered this question with a refusal to any credential of the requester. */
-  isRefused(repository: Repository, reference: string, { credentials }: Right): boolean {
-    const failures = credentials.map(credential => this.#remembered({ repository, reference }, credential));
-    return failures.some(failure => failure !== undefined && isRefusal(failure));
-  }
-
   /** The remembered failure for this question. */
   #remembered(
     question: Pick<Question<unknown>, 'repository' | 'reference' | 'insists'>,
