@@ -91,6 +91,20 @@ it('lets nobody guess', async () => {
   expect(await outcome(access, { authorization: basic(LOGIN.password) })).toBe('busy');
 });
 
+const knowsNobody = async (): Promise<undefined> => undefined;
+
+it.each([
+  [{}, 'log in as one of server.admins'],
+  [{ logins: [], kubernetes: knowsNobody }, 'log in with a Kubernetes token'],
+  [{ kubernetes: knowsNobody }, 'log in as one of server.admins, or with a Kubernetes token'],
+])('names only the ways to log in that there are: %o', async (options, message) => {
+  const access = accessWith(BEHIND_TLS, options);
+  await expect(access.admit(requestWith({ host: 'registry.example' }), 'address')).rejects.toMatchObject({
+    code: 'unauthorized',
+    message,
+  });
+});
+
 it('believes the cluster about its tokens, and about no others', async () => {
   const asked: string[] = [];
   const access = accessWith(BEHIND_TLS, {

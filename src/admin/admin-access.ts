@@ -153,7 +153,11 @@ export class AdminAccess {
       ...(logins.length === 0 ? [] : [`Basic realm="${REALM}", charset="UTF-8"`]),
       ...(kubernetes === undefined ? [] : [`Bearer realm="${REALM}"`]),
     ];
-    return new AdminProblem('unauthorized', 'log in as one of server.admins, or with a Kubernetes token', {
+    const ways = [
+      ...(logins.length === 0 ? [] : ['as one of server.admins']),
+      ...(kubernetes === undefined ? [] : ['with a Kubernetes token']),
+    ];
+    return new AdminProblem('unauthorized', `log in ${ways.join(', or ')}`, {
       'WWW-Authenticate': challenges,
     });
   }

@@ -55,6 +55,8 @@ export interface AdminServer {
   readonly servingPids: readonly number[];
   /** As in `ReplicasDocument`. */
   readonly replicas: readonly ReplicaDocument[];
+  /** Which of `problems` is that replicas do not reach each other; `undefined` if they do. */
+  readonly replicaProblem: string | undefined;
   /** What sends notifications. */
   readonly delivery: AdminDelivery;
   readonly lastPulls: Readonly<Pick<LastPulls, 'of' | 'failing'>>;

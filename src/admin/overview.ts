@@ -68,7 +68,10 @@ export class Overview {
     return {
       ready: (await server.notReady()) ?? null,
       problems: [
-        ...(await server.problems()).map(text => ({ kind: 'server' as const, text })),
+        ...(await server.problems()).map(text => ({
+          kind: text === server.replicaProblem ? ('replica' as const) : ('server' as const),
+          text,
+        })),
         ...(damaged === 0 ? [] : [{ kind: 'damage' as const, text: damageText(damaged) }]),
         ...upstreamDocuments(parts, reports).flatMap(problemsOfUpstream),
         ...this.#secretProblems(),

@@ -314,6 +314,9 @@ async function openOps(
       get replicas() {
         return replicaStatus(parts, server.startedAtMs);
       },
+      get replicaProblem() {
+        return parts.replicas?.watch.problem;
+      },
       notReady,
       problems,
       reports,

@@ -17,6 +17,7 @@ import { freePort, hasPrograms, tryRun, until } from '../support/programs.ts';
 import * as pushClient from '../support/push-client.ts';
 import { replicaConfig } from '../support/replica-config.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
+import type { OverviewDocument } from '../../src/admin/documents/overview.ts';
 import type { PostgresSettings } from '../../src/metadata/postgres/postgres-settings.ts';
 
 const UPSTREAM = 'up.example';
@@ -281,6 +282,10 @@ describe.skipIf(!HAS_PGBOUNCER).each(['no pooler', 'pgbouncer'])('replicas with 
     expect(await problems()).toEqual([expect.stringMatching(/^1 of 3 other replicas cannot be asked /)]);
     expect(await status()).toMatch(new RegExp(`^${cluster.advertise} +refuses our key `, 'm'));
     expect(await one!.metrics()).toContain('entrepot_replicas{state="unreachable"} 1');
+    const { problems: shown }: OverviewDocument = JSON.parse(
+      (await get(`${one!.ops}/admin/v1/overview`)).text,
+    );
+    expect(shown.map(({ kind }) => kind)).toEqual(['replica']);
     if (hasPrograms(BROWSER)) await expectOnPage(one!, cluster.advertise, /refuses the key of this one/);
     expect((await fetch(`${stranger.ops}/readyz`)).status).toBe(200);
     await until('it to have noticed, too', 60_000, async () =>

@@ -25,7 +25,7 @@ export const overviewSchema = z.object({
   ready: z.string().nullable().describe('Why the server cannot serve now; null if it can'),
   problems: arrayOf(
     z.object({
-      kind: z.enum(['server', 'secret', 'damage', 'backoff', 'prepull', 'budget']),
+      kind: z.enum(['server', 'replica', 'secret', 'damage', 'backoff', 'prepull', 'budget']),
       text: z.string(),
     }),
   ).describe('What is wrong now, worst first'),

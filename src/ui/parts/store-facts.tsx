@@ -13,7 +13,9 @@ export function StoreFacts({
 }) {
   return (
     <>
-      {maxBytes !== null && <ShareBar value={heldBytes / maxBytes} label="Stored, of storage.maxBytes" />}
+      {maxBytes !== null && (
+        <ShareBar value={(heldBytes + unfinishedBytes) / maxBytes} label="Used, of storage.maxBytes" />
+      )}
       <dl class="facts">
         <dt>Stored</dt>
         <dd>

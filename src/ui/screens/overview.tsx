@@ -38,6 +38,7 @@ export function OverviewScreen() {
 /** Where somebody sees more about a problem, and can do something. */
 const SEEN_ON: Readonly<Record<OverviewDocument['problems'][number]['kind'], string>> = {
   server: 'upkeep',
+  replica: 'now',
   secret: 'tenants',
   damage: 'upkeep',
   backoff: 'now',
