@@ -1,4 +1,5 @@
-// A client of a fleet, with the login of a tenant and a repository of its own: pushes, deletes and pulls through any replica, and knows what it must get, and what it must not.
+// A client of a fleet, with the login of a tenant and a repository of its own: pushes, deletes and pulls through any
+// replica, and knows what it must get, and what it must not.
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Chance } from './chance.ts';
 import { type GetOptions, type Got, get } from './client.ts';
@@ -6,6 +7,11 @@ import { bytesOf, type Content, type Image, imageOf, randomBlob } from './conten
 import type { Replica } from './fleet.ts';
 import { Register } from './fleet-register.ts';
 import { basic, type Login } from './tenants.ts';
+
+/** How often each step is taken, next to the others. */
+const WEIGHTS = { push: 6, move: 2, deleteTag: 2, deleteManifest: 2, read: 4, pull: 3, trespass: 2 } as const;
+type Step = keyof typeof WEIGHTS;
+const STEPS = Object.entries(WEIGHTS).flatMap(([step, weight]) => Array<Step>(weight).fill(step as Step));
 
 const TAGS = ['v1', 'v2', 'latest'] as const;
 const SIZES = [900, 20_000, 120_000, 400_000];
@@ -20,16 +26,17 @@ const PATIENCE_MS = 5_000;
 const UNDONE_AFTER_MS = 15_000;
 /** Between two requests, so that servers are not busy with anything else. */
 const PAUSE_MS = 60;
-/** Of the blobs that tenants push, so many are the same for all. */
+/** Pushed by all clients. */
 const COMMON = SIZES.map((size, at) => randomBlob(size, `common ${at}`));
+/** Images that are remembered before those that are gone are forgotten. */
 const MAX_HELD = 12;
 /** Of what happened before something was found. */
 const LINES_SHOWN = 40;
 
-/** What all tenants of a fleet have in common. */
-export interface TenantWorld {
+/** What all clients of a fleet have in common. */
+export interface FleetWorld {
   readonly replicas: readonly Replica[];
-  /** The repositories of upstreams, as in a request, by who may pull them from when on. */
+  /** By their names in a request. */
   readonly mirrored: ReadonlyMap<string, MirroredRepository>;
   /** Blobs without a manifest are kept for as long as this. */
   readonly graceMs: number;
@@ -55,7 +62,7 @@ interface Effect {
   readonly isCertain: boolean;
 }
 
-/** An answer, and the replica that gave it. */
+/** The answer of a replica. */
 interface Answer extends Got {
   /** Whether the replica could have asked the database at any moment since the request. */
   readonly isSighted: boolean;
@@ -66,7 +73,7 @@ export class FleetClient {
   readonly repository: string;
   readonly #login: Login;
   readonly #chance: Chance;
-  readonly #world: TenantWorld;
+  readonly #world: FleetWorld;
   readonly #held = new Map<string, Held>();
   readonly #tags = new Map<string, Register<string | undefined>>();
   readonly #late = new Set<Promise<void>>();
@@ -77,7 +84,7 @@ export class FleetClient {
   constructor(
     { name, repository, login }: Pick<FleetClient, 'name' | 'repository'> & { readonly login: Login },
     chance: Chance,
-    world: TenantWorld,
+    world: FleetWorld,
   ) {
     this.name = name;
     this.repository = repository;
@@ -103,14 +110,16 @@ export class FleetClient {
   }
 
   async act(): Promise<void> {
-    const step = this.#chance.next();
-    if (step < 0.3) await this.#push();
-    else if (step < 0.4) await this.#move();
-    else if (step < 0.48) await this.#deleteTag();
-    else if (step < 0.56) await this.#deleteManifest();
-    else if (step < 0.76) await this.#read();
-    else if (step < 0.9) await this.#pull();
-    else await this.#trespass();
+    const steps: Readonly<Record<Step, () => Promise<void>>> = {
+      push: () => this.push(),
+      move: () => this.#move(),
+      deleteTag: () => this.#deleteTag(),
+      deleteManifest: () => this.#deleteManifest(),
+      read: () => this.#read(),
+      pull: () => this.#pull(),
+      trespass: () => this.#trespass(),
+    };
+    await steps[this.#chance.pick(STEPS)]();
     await sleep(this.#chance.below(2 * PAUSE_MS));
   }
 
@@ -119,7 +128,7 @@ export class FleetClient {
     await Promise.all(this.#late);
   }
 
-  /** When all replicas live, and this tenant has settled: finds out what has become of the rest, and expects all. */
+  /** When all replicas live, and this client has settled: finds out what has become of the rest, and expects all. */
   async expectAll(): Promise<void> {
     for (const [digest, { isThere, image }] of this.#held) {
       const got = await this.#insist(`manifests/${digest}`);
@@ -140,12 +149,8 @@ export class FleetClient {
     }
   }
 
-  /** Pushes what its repository has again, so that the tenant ends with some images for certain. */
-  async finish(): Promise<void> {
-    await this.#push();
-  }
-
-  async #push(): Promise<void> {
+  /** A new image. */
+  async push(): Promise<void> {
     const image = this.#newImage();
     const { digest } = image.manifest;
     const since = performance.now();

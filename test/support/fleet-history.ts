@@ -146,7 +146,7 @@ export class FleetHistory {
     for (const [what, line] of Object.entries(LOGGED)) if (line.test(this.#logs())) this.#meet(what);
     for (const client of this.#clients) await client.settle();
     for (const client of this.#clients) await client.expectAll();
-    for (const client of this.#clients) await client.finish();
+    for (const client of this.#clients) await client.push();
     for (const client of this.#clients) await client.expectAll();
     await this.#expectExactlyTheNeeded();
     for (const client of this.#clients) await client.expectAll();
