@@ -49,11 +49,12 @@ export class FileRecordStore implements RecordStore {
     const folder = dirname(path);
     if ((await absentAsUndefined(stat(folder))) === undefined) return;
     await rm(path, { force: true });
-    await syncFolder(folder);
     try {
+      await syncFolder(folder);
       await rmdir(folder);
       this.#made.delete(folder);
     } catch (error) {
+      // Whoever removes the last records removes the folder.
       if (!['ENOTEMPTY', 'EEXIST', 'ENOENT'].includes(errorCode(error) ?? '')) throw error;
     }
   }

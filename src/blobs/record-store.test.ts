@@ -1,6 +1,7 @@
 import { mkdtemp, readdir, rm, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { FakeS3 } from '../../test/support/fake-s3.ts';
 import { FileRecordStore } from './file-record-store.ts';
@@ -56,6 +57,23 @@ test('a folder of records has no files of killed processes for longer than a day
     'one',
     'two.host.1.00000000.partial',
   ]);
+  await rm(folder, { recursive: true });
+});
+
+test('the last records of a folder can be removed by several at once', async () => {
+  const folder = await newFolder();
+  const records = new FileRecordStore(folder);
+  const names = Array.from({ length: 10 }, (_, at) => `images/a/${at}`);
+  for (let round = 0; round < 50; round += 1) {
+    await Promise.all(names.map(name => records.put(name, Buffer.from('x'))));
+    // In ever different steps of each other.
+    const removeAt = async (name: string, at: number) => {
+      for (let turns = at * round; turns > 0; turns -= 1) await nextTurn();
+      await records.remove(name);
+    };
+    await Promise.all(names.map(removeAt));
+    expect(await readdir(join(folder, 'images'))).toEqual([]);
+  }
   await rm(folder, { recursive: true });
 });
 
