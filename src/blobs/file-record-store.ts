@@ -4,7 +4,7 @@ import { partialName, syncFolder } from '../lib/atomic-file.ts';
 import { absentAsUndefined, errorCode } from '../lib/error-code.ts';
 import { makeFolder } from '../lib/make-folder.ts';
 import { folderEntries } from './folder-entries.ts';
-import { type FoundRecord, type RecordStore, requireRecordName, recordTooLarge } from './record-store.ts';
+import { type FoundRecord, type RecordStore, requireRecordName, RecordTooLarge } from './record-store.ts';
 
 /** Records name private content. */
 const FOLDER_MODE = 0o700;
@@ -40,7 +40,7 @@ export class FileRecordStore implements RecordStore {
   async read(name: string, maxBytes: number): Promise<Uint8Array | undefined> {
     const path = this.#path(name);
     const found = await absentAsUndefined(stat(path));
-    if (found !== undefined && found.size > maxBytes) throw recordTooLarge(name);
+    if (found !== undefined && found.size > maxBytes) throw new RecordTooLarge(name);
     return absentAsUndefined(readFile(path));
   }
 

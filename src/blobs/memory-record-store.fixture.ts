@@ -1,4 +1,4 @@
-import { type RecordStore, requireRecordName, recordTooLarge } from './record-store.ts';
+import { type RecordStore, requireRecordName, RecordTooLarge } from './record-store.ts';
 
 /** Records in memory. */
 export class MemoryRecordStore implements RecordStore {
@@ -10,7 +10,7 @@ export class MemoryRecordStore implements RecordStore {
 
   async read(name: string, maxBytes: number) {
     const bytes = this.records.get(requireRecordName(name));
-    if (bytes !== undefined && bytes.byteLength > maxBytes) throw recordTooLarge(name);
+    if (bytes !== undefined && bytes.byteLength > maxBytes) throw new RecordTooLarge(name);
     return bytes;
   }
 

@@ -12,7 +12,7 @@ export interface FoundRecord {
 export interface RecordStore {
   /** Adds or replaces a record, which is durable when it resolves. Whoever reads it gets all of the old one, or of the new. */
   put(name: string, bytes: Uint8Array): Promise<void>;
-  /** `undefined` if there is none. Rejects if it has more than `maxBytes`. */
+  /** `undefined` if there is none. Rejects with RecordTooLarge if it has more than `maxBytes`. */
   read(name: string, maxBytes: number): Promise<Uint8Array | undefined>;
   /** Removes a record, durably; one that is gone is no error. */
   remove(name: string): Promise<void>;
@@ -28,6 +28,11 @@ export function requireRecordName(name: string): string {
   return name;
 }
 
-export function recordTooLarge(name: string): Error {
-  return new Error(`the record ${name} is too large`);
+/** A record has more bytes than its reader takes. */
+export class RecordTooLarge extends Error {
+  override readonly name = 'RecordTooLarge';
+
+  constructor(name: string) {
+    super(`the record ${name} is too large`);
+  }
 }

@@ -36,6 +36,8 @@ export interface UnrecordedImage extends HostedImage {
 export interface ImageRecords {
   /** Some of them, in any order. */
   listUnrecorded(limit: number): Promise<readonly UnrecordedImage[]>;
+  /** Whether the index knows something of the image that its record does not: after a deletion, that it is gone. */
+  isUnrecorded(image: HostedImage): Promise<boolean>;
   /** `undefined` if the image is gone. */
   readImageRecord(image: HostedImage): Promise<HostedRecord | undefined>;
   /** Whether a hosted repository has a manifest of this digest, intact or not. */

@@ -333,6 +333,10 @@ export class MemoryMetadataStore implements MetadataStore {
     return imageRecords.listUnrecorded(this.#read(), limit);
   }
 
+  async isUnrecorded(image: HostedImage) {
+    return imageRecords.isUnrecorded(this.#read(), image);
+  }
+
   async readImageRecord(image: HostedImage) {
     return imageRecords.readImageRecord(this.#read(), image);
   }

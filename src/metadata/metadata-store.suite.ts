@@ -1597,7 +1597,10 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         await store.putManifest(HOSTED, other.manifest, other.view, { tag: 'v1', atMs: 7 });
         expect(await unrecordedIn(store)).toHaveLength(2);
         await keepRecords(store);
+        expect(await store.isUnrecorded({ name: NAME, digest })).toBe(false);
         await store.unlinkManifest(HOSTED, digest);
+        expect(await store.isUnrecorded({ name: NAME, digest })).toBe(true);
+        expect(await store.isUnrecorded({ name: NAME, digest: other.manifest.digest })).toBe(false);
         expect(await keepRecords(store)).toEqual([undefined]);
         await store.removeRepository(HOSTED);
         await expect.poll(() => unrecordedIn(store)).toContainEqual([NAME, other.manifest.digest]);

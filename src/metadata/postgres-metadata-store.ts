@@ -363,6 +363,10 @@ class PostgresMetadataStore implements MetadataStore {
     return imageRecords.listUnrecorded(this.#database, limit);
   }
 
+  isUnrecorded(image: HostedImage) {
+    return imageRecords.isUnrecorded(this.#database, image);
+  }
+
   readImageRecord(image: HostedImage) {
     return imageRecords.readImageRecord(this.#database, image);
   }

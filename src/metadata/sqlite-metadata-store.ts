@@ -482,6 +482,10 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#records.list(limit));
   }
 
+  isUnrecorded(image: HostedImage) {
+    return this.#read(() => this.#records.isUnrecorded(image));
+  }
+
   readImageRecord(image: HostedImage) {
     return this.#read(() => this.#records.read(image));
   }

@@ -6,7 +6,8 @@
  * There are none of mirrored repositories: what a client may read of those has to be proved upstream again, which brings the
  * manifests along. And none of tenants, logins and Grants, so that nobody gets a right of them who has lost it since.
  */
-import type { FoundRecord, RecordStore } from '../blobs/record-store.ts';
+import { type FoundRecord, type RecordStore, RecordTooLarge } from '../blobs/record-store.ts';
+import { unreadableReason } from '../blobs/unreadable.ts';
 import { parseJsonObject } from '../lib/json.ts';
 import type { HostedImage, HostedRecord, RecordedTag } from '../metadata/image-record.ts';
 import { type Digest, digestAlgorithm, digestHex, digestOf, isDigest } from '../oci/digest.ts';
@@ -37,9 +38,9 @@ export class ImageRecordStore {
     await this.#records.remove(manifestName(digest));
   }
 
-  /** `undefined` if they are absent, or do not match the digest. */
+  /** `undefined` if they are absent or unreadable, or do not match the digest. */
   async readManifest(digest: Digest): Promise<Uint8Array | undefined> {
-    const bytes = await this.#records.read(manifestName(digest), MAX_MANIFEST_BYTES);
+    const bytes = await this.#read(manifestName(digest), MAX_MANIFEST_BYTES);
     return bytes !== undefined && digestOf(bytes, digestAlgorithm(digest)) === digest ? bytes : undefined;
   }
 
@@ -53,8 +54,9 @@ export class ImageRecordStore {
     await this.#records.remove(imageName(image));
   }
 
+  /** `undefined` if it is absent or damaged. */
   async read(image: HostedImage): Promise<HostedRecord | undefined> {
-    const bytes = await this.#records.read(imageName(image), MAX_RECORD_BYTES);
+    const bytes = await this.#read(imageName(image), MAX_RECORD_BYTES);
     return bytes && parseRecord(bytes, image);
   }
 
@@ -76,12 +78,22 @@ export class ImageRecordStore {
   }
 
   async readState(): Promise<string | undefined> {
-    const bytes = await this.#records.read(STATE, MAX_STATE_BYTES);
+    const bytes = await this.#read(STATE, MAX_STATE_BYTES);
     return bytes && Buffer.from(bytes).toString().trim();
   }
 
   async putState(state: string): Promise<void> {
     await this.#records.put(STATE, Buffer.from(`${state}\n`));
+  }
+
+  /** A record that is damaged is absent: it must not keep the others from being read. */
+  async #read(name: string, maxBytes: number): Promise<Uint8Array | undefined> {
+    try {
+      return await this.#records.read(name, maxBytes);
+    } catch (error) {
+      if (error instanceof RecordTooLarge || unreadableReason(error) !== undefined) return undefined;
+      throw error;
+    }
   }
 }
 

@@ -126,21 +126,16 @@ class ImageRebuild {
 
   async run(): Promise<{ readonly manifests: number; readonly tags: number }> {
     const { signal, onProgress } = this.#run;
-    const unrecorded = await this.#unrecorded();
     for await (const image of this.#records.images()) {
       signal.throwIfAborted();
-      if (unrecorded.has(keyOf(image))) continue;
       const repository = { upstream: '', name: image.name };
       if ((await this.#metadata.readLinkedManifest(repository, image.digest)) !== undefined) continue;
+      // Asked then, since it may have been deleted while this runs: its record is older than that.
+      if (await this.#metadata.isUnrecorded(image)) continue;
       await this.#add(repository, image);
       onProgress({ step: 'manifests found', items: this.#report.manifests, bytes: 0 });
     }
     return this.#report;
-  }
-
-  /** Images whose records are older than what the index knows, such as that they were deleted. */
-  async #unrecorded(): Promise<ReadonlySet<string>> {
-    return new Set((await this.#metadata.listUnrecorded(Number.MAX_SAFE_INTEGER)).map(keyOf));
   }
 
   async #add(repository: Repository, image: HostedImage): Promise<void> {
@@ -188,10 +183,6 @@ class ImageRebuild {
     }
     for (const reference of pins) await this.#metadata.putPin(repository, reference);
   }
-}
-
-function keyOf({ name, digest }: HostedImage): string {
-  return `${name} ${digest}`;
 }
 
 async function viewOf(bytes: Uint8Array, mediaType: string): Promise<ManifestView | undefined> {

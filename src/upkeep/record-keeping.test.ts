@@ -3,6 +3,7 @@ import { MemoryRecordStore } from '../blobs/memory-record-store.fixture.ts';
 import { MemoryIndex, type MemoryMetadataStore } from '../metadata/memory-metadata-store.fixture.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
 import { documents } from '../oci/documents.ts';
+import { MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
 import { OCI_CONFIG, OCI_LAYER, OCI_MANIFEST } from '../oci/media-types.ts';
 import type { Repository } from '../oci/repository.ts';
 import { rebuildIndex } from './rebuild.ts';
@@ -200,6 +201,44 @@ test('a rebuild reports what is damaged or missing, and adds the rest', async ()
     ]),
   );
   expect(await index.readTag(APP, 'v3')).toMatchObject({ digest: three });
+});
+
+test('a rebuild reports what cannot be read, and adds the rest', async () => {
+  const [one, two] = [await push(APP, 'v1', 'one'), await push(APP, 'v2', 'two')];
+  await push(APP, 'v3', 'three');
+  await keeping.run();
+  const read = store.read.bind(store);
+  vi.spyOn(store, 'read').mockImplementation(async (name, maxBytes) => {
+    if (name.includes(two.slice(7))) throw Object.assign(new Error('i/o error'), { code: 'EIO' });
+    return read(name, maxBytes);
+  });
+  for (const name of store.records.keys()) {
+    if (name.startsWith('manifests/') && name.includes(one.slice(7)))
+      store.records.set(name, Buffer.alloc(MAX_MANIFEST_BYTES + 1));
+  }
+  const { index, report, damaged } = await rebuilt();
+  expect(report).toMatchObject({ manifests: 1, tags: 1 });
+  expect(damaged).toEqual(
+    expect.arrayContaining([
+      ['manifest', one, 'its copy is missing or damaged'],
+      ['manifest', two, 'its copy is missing or damaged'],
+    ]),
+  );
+  expect(await index.readTag(APP, 'v3')).toBeDefined();
+});
+
+test('a rebuild brings no image back that is deleted while it runs', async () => {
+  const [one, two] = [await push(APP, 'v1', 'one'), await push(APP, 'v2', 'two')];
+  await keeping.run();
+  const list = store.list.bind(store);
+  vi.spyOn(store, 'list').mockImplementation(async function* (folder) {
+    for (const digest of [one, two]) await metadata.unlinkManifest(APP, digest);
+    yield* list(folder);
+  });
+  const run = { signal: new AbortController().signal, onProgress() {}, onDamaged() {} };
+  const report = await rebuildIndex({ metadata, blobs: NO_BLOBS, records: store }, run);
+  expect(report).toMatchObject({ manifests: 0, tags: 0, damaged: 0 });
+  expect(await metadata.isLinked(APP, one)).toBe(false);
 });
 
 test('a rebuild leaves what the index knows as it is, deleted images included', async () => {

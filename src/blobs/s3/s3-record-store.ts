@@ -1,5 +1,5 @@
 import { collectBytes } from '../../lib/collect-bytes.ts';
-import { type FoundRecord, type RecordStore, requireRecordName, recordTooLarge } from '../record-store.ts';
+import { type FoundRecord, type RecordStore, requireRecordName, RecordTooLarge } from '../record-store.ts';
 import { available, unavailable } from './available.ts';
 import { payloadOfBytes } from './payload.ts';
 import { MARK_SEEN_WITHIN_MS, type OwnBucket } from './s3-blob-store.ts';
@@ -21,10 +21,10 @@ export class S3RecordStore implements RecordStore {
     return this.#do(async ({ bucket }) => {
       const size = await bucket.size(requireRecordName(name));
       if (size === undefined) return undefined;
-      if (size > maxBytes) throw recordTooLarge(name);
+      if (size > maxBytes) throw new RecordTooLarge(name);
       if (size === 0) return new Uint8Array();
       const response = await bucket.get(name, { start: 0, end: size }, { size });
-      return response && collectBytes(response.body, size, () => recordTooLarge(name));
+      return response && collectBytes(response.body, size, () => new RecordTooLarge(name));
     });
   }
 

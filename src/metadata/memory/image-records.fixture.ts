@@ -33,6 +33,10 @@ export function listUnrecorded(tables: Tables, limit: number): readonly Unrecord
     .slice(0, limit);
 }
 
+export function isUnrecorded(tables: Tables, image: HostedImage): boolean {
+  return listUnrecorded(tables, Number.POSITIVE_INFINITY).some(other => keyOf(other) === keyOf(image));
+}
+
 /** Call within a write. */
 export function noteRecorded(tables: Tables, { change, ...image }: UnrecordedImage): void {
   const isRecorded = tables.recorded.get(keyOf(image)) === stateOf(tables, image);

@@ -36,6 +36,11 @@ export async function readImageRecord(
   return row && { mediaType: row.mediaType, tags: row.tags ?? [], pins: row.pins ?? [] };
 }
 
+export async function isUnrecorded(on: Rows, { name, digest }: HostedImage): Promise<boolean> {
+  const row = await on.row('SELECT 1 FROM @unrecorded WHERE repository = $1 AND digest = $2', [name, digest]);
+  return row !== undefined;
+}
+
 export async function isHostedManifest(on: Rows, digest: Digest): Promise<boolean> {
   const row = await on.row(
     `SELECT 1 FROM @links l JOIN @repositories r ON r.id = l.repository_id

@@ -66,6 +66,10 @@ export class ImageRecordRows {
     return { mediaType, tags: this.#selectTags.all(id, digest), pins };
   }
 
+  isUnrecorded({ name, digest }: HostedImage): boolean {
+    return this.#selectIsUnrecorded.get({ name, digest }) !== undefined;
+  }
+
   isHostedManifest(digest: Digest): boolean {
     return this.#selectHosted.get(digest) !== undefined;
   }
