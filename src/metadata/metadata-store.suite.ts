@@ -1635,7 +1635,9 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       test('can be asked for of all images, in steps, and of what is not there', async () => {
         for (let at = 0; at < 450; at += 1) {
           const each = image(`${at}`);
-          await store.putManifest(HOSTED, each.manifest, each.view, { atMs: 5 });
+          // The first step ends in the middle of the second repository.
+          const repository = at % 3 === 0 ? HOSTED : { upstream: '', name: `${NAME}-${at % 3}` };
+          await store.putManifest(repository, each.manifest, each.view, { atMs: 5 });
         }
         for (const each of await store.listUnrecorded(1_000)) await store.noteRecorded(each);
         let steps = 0;

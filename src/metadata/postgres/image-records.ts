@@ -12,7 +12,8 @@ import type { Rows } from './session.ts';
 
 export async function listUnrecorded(on: Rows, limit: number): Promise<readonly UnrecordedImage[]> {
   return on.rows<UnrecordedImage>(
-    'SELECT repository AS name, digest, change::text AS change FROM @unrecorded ORDER BY change LIMIT $1',
+    // In the order of the primary key, since there may be a million.
+    'SELECT repository AS name, digest, change::text AS change FROM @unrecorded ORDER BY repository, digest LIMIT $1',
     [limit],
   );
 }
@@ -78,9 +79,14 @@ export async function noteAllUnrecorded(
   on: Rows,
   after: HostedImage | undefined,
 ): Promise<HostedImage | undefined> {
+  // The rest of a repository, then others: what is before is not looked at again.
   const images = await on.rows<HostedImage>(
-    `SELECT r.name, l.digest FROM @repositories r JOIN @links l ON l.repository_id = r.id AND l.kind = 'manifest'
-    WHERE r.upstream = '' AND (r.name, l.digest) > ($1, $2) ORDER BY r.name, l.digest LIMIT ${NOTED_AT_ONCE}`,
+    `(SELECT r.name, l.digest FROM @repositories r JOIN @links l ON l.repository_id = r.id AND l.kind = 'manifest'
+      WHERE r.upstream = '' AND r.name = $1 AND l.digest > $2 ORDER BY l.digest LIMIT ${NOTED_AT_ONCE})
+    UNION ALL
+    (SELECT r.name, l.digest FROM @repositories r JOIN @links l ON l.repository_id = r.id AND l.kind = 'manifest'
+      WHERE r.upstream = '' AND r.name > $1 ORDER BY r.name, l.digest LIMIT ${NOTED_AT_ONCE})
+    ORDER BY name, digest LIMIT ${NOTED_AT_ONCE}`,
     [after?.name ?? '', after?.digest ?? ''],
   );
   if (images.length > 0) await noteUnrecorded(on, images);

@@ -17,7 +17,8 @@ export class ImageRecordRows {
   readonly #selectHosted: Statement<[Digest]>;
   readonly #settle: Statement<[UnrecordedImage]>;
   readonly #note: Statement<[HostedImage]>;
-  readonly #selectAll: Statement<[HostedImage | { name: string; digest: string }], HostedImage>;
+  readonly #selectRest: Statement<[HostedImage], HostedImage>;
+  readonly #selectOthers: Statement<[{ name: string; limit: number }], HostedImage>;
   readonly #selectIsUnrecorded: Statement<[HostedImage]>;
 
   constructor(connection: Connection) {
@@ -48,10 +49,15 @@ export class ImageRecordRows {
     this.#note = connection.prepare(`
       INSERT INTO unrecorded (repository, digest, change) VALUES (@name, @digest, hex(randomblob(8)))
       ON CONFLICT DO UPDATE SET change = excluded.change`);
-    this.#selectAll = connection.prepare(`
+    this.#selectRest = connection.prepare(`
       SELECT r.name, l.digest FROM repositories r JOIN links l ON l.repository_id = r.id AND l.kind = 'manifest'
-      WHERE r.upstream = '' AND (r.name, l.digest) > (@name, @digest)
-      ORDER BY r.name, l.digest LIMIT ${NOTED_AT_ONCE}`);
+      WHERE r.upstream = '' AND r.name = @name AND l.digest > @digest
+      ORDER BY l.digest LIMIT ${NOTED_AT_ONCE}`);
+    // In an order of which SQLite knows that it need not sort: a repository may have a million links.
+    this.#selectOthers = connection.prepare(`
+      SELECT r.name, l.digest FROM repositories r JOIN links l ON l.repository_id = r.id AND l.kind = 'manifest'
+      WHERE r.upstream = '' AND r.name > @name
+      ORDER BY r.upstream, r.name, r.id, l.digest LIMIT @limit`);
   }
 
   list(limit: number): readonly UnrecordedImage[] {
@@ -87,7 +93,9 @@ export class ImageRecordRows {
 
   /** Call within a write. Returns where to continue. */
   noteSome(after: HostedImage | undefined): HostedImage | undefined {
-    const images = this.#selectAll.all(after ?? { name: '', digest: '' });
+    const rest = after === undefined ? [] : this.#selectRest.all(after);
+    const limit = NOTED_AT_ONCE - rest.length;
+    const images = [...rest, ...this.#selectOthers.all({ name: after?.name ?? '', limit })];
     for (const image of images) this.note(image);
     return images.length < NOTED_AT_ONCE ? undefined : images.at(-1);
   }
