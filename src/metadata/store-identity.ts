@@ -240,6 +240,12 @@ export async function whyNotCollected(
   return stored === undefined || stored === '' ? undefined : stopFor(stored);
 }
 
+/** Whether the index may lack something that is in the store, and nobody has dealt with it yet. */
+export async function mayBeIncomplete(metadata: Pick<MetadataStore, 'readSetting'>): Promise<boolean> {
+  const stop = await whyNotCollected(metadata);
+  return stop !== undefined && !stop.isExpected;
+}
+
 /** Stops garbage collection in all processes, until `resumeCollecting`. */
 export function stopCollecting(metadata: MetadataStore, reason: string): Promise<void> {
   return metadata.putSetting(STOPPED, reason);

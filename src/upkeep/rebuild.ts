@@ -3,7 +3,7 @@ import type { RecordStore } from '../blobs/record-store.ts';
 import { unreadableReason } from '../blobs/unreadable.ts';
 import type { HostedImage, HostedRecord } from '../metadata/image-record.ts';
 import { namedIn } from '../metadata/named-content.ts';
-import { stopCollectingAfterRebuild, whyNotCollected } from '../metadata/store-identity.ts';
+import { mayBeIncomplete, stopCollectingAfterRebuild, whyNotCollected } from '../metadata/store-identity.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { Digest } from '../oci/digest.ts';
 import { documents } from '../oci/documents.ts';
@@ -55,8 +55,9 @@ export async function rebuildIndex(stores: RebuiltStores, run: RebuildRun): Prom
       run.onDamaged(...damage);
     },
   };
+  const lacksTags = await mayBeIncomplete(stores.metadata);
   const blobs = await addBlobs(stores, counting);
-  const images = await new ImageRebuild(stores, counting).run();
+  const images = await new ImageRebuild(stores, counting, lacksTags).run();
   return { ...blobs, ...images, ...found };
 }
 
@@ -109,19 +110,25 @@ async function faultOf(
   }
 }
 
-/** Adds recorded images that the index does not have. What it has, it knows better. */
+/**
+ * Adds recorded images that the index does not have. What it has, it knows better; but if it was lost, and its images were
+ * pushed again since, they may have had further tags.
+ */
 class ImageRebuild {
   readonly #metadata: Stores['metadata'];
   readonly #records: ImageRecordStore;
   readonly #run: RebuildRun;
+  readonly #lacksTags: boolean;
   readonly #report = { manifests: 0, tags: 0 };
   /** Blobs that were reported to be missing. */
   readonly #missing = new Set<Digest>();
 
-  constructor({ metadata, records }: RebuiltStores, run: RebuildRun) {
+  /** `lacksTags`: whether images that the index has may lack tags. */
+  constructor({ metadata, records }: RebuiltStores, run: RebuildRun, lacksTags: boolean) {
     this.#metadata = metadata;
     this.#records = new ImageRecordStore(records);
     this.#run = run;
+    this.#lacksTags = lacksTags;
   }
 
   async run(): Promise<{ readonly manifests: number; readonly tags: number }> {
@@ -129,7 +136,10 @@ class ImageRebuild {
     for await (const image of this.#records.images()) {
       signal.throwIfAborted();
       const repository = { upstream: '', name: image.name };
-      if ((await this.#metadata.readLinkedManifest(repository, image.digest)) !== undefined) continue;
+      if ((await this.#metadata.readLinkedManifest(repository, image.digest)) !== undefined) {
+        if (this.#lacksTags) await this.#addTags(repository, image);
+        continue;
+      }
       // Asked then, since it may have been deleted while this runs: its record is older than that.
       if (await this.#metadata.isUnrecorded(image)) continue;
       await this.#add(repository, image);
@@ -171,6 +181,15 @@ class ImageRebuild {
     if (this.#missing.has(digest) || (await this.#metadata.statBlob(digest)) !== undefined) return;
     this.#missing.add(digest);
     this.#run.onDamaged('blob', digest, `it is missing, and belongs to ${repository.name}`);
+  }
+
+  /** Sets the recorded tags that mean nothing by now. */
+  async #addTags(repository: Repository, image: HostedImage): Promise<void> {
+    for (const { tag, atMs } of (await this.#records.read(image))?.tags ?? []) {
+      if ((await this.#metadata.readTag(repository, tag)) !== undefined) continue;
+      await this.#metadata.putTag(repository, tag, { digest: image.digest, checkedAtMs: atMs });
+      this.#report.tags += 1;
+    }
   }
 
   /** A tag that two images have, because a crash came between their records, means the newer one. */

@@ -1,6 +1,7 @@
 import { beforeEach, expect, test, vi } from 'vitest';
 import { MemoryRecordStore } from '../blobs/memory-record-store.fixture.ts';
 import { MemoryIndex, type MemoryMetadataStore } from '../metadata/memory-metadata-store.fixture.ts';
+import { stopCollecting } from '../metadata/store-identity.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
 import { documents } from '../oci/documents.ts';
 import { MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
@@ -239,6 +240,35 @@ test('a rebuild brings no image back that is deleted while it runs', async () =>
   const report = await rebuildIndex({ metadata, blobs: NO_BLOBS, records: store }, run);
   expect(report).toMatchObject({ manifests: 0, tags: 0, damaged: 0 });
   expect(await metadata.isLinked(APP, one)).toBe(false);
+});
+
+test('an index that may lack something leaves the records as they are for a rebuild', async () => {
+  const one = await push(APP, 'v1', 'one');
+  await metadata.putTag(APP, 'stable', { digest: one, checkedAtMs: 7 });
+  const both = await push(APP, 'v1', 'two');
+  await push(OTHER, 'v1', 'two');
+  await keeping.run();
+  const before = new Map(store.records);
+  // A server was started without the index, and used.
+  metadata = new MemoryIndex().open();
+  await stopCollecting(metadata, 'the index is new, and blobs/ is not empty');
+  await push(APP, 'v2', 'two');
+  await metadata.unlinkManifest(APP, both);
+  // As indexes do that keep what has changed: this one compares with what was recorded.
+  await metadata.noteUnrecorded([{ name: APP.name, digest: both }]);
+  await push(APP, 'v3', 'one');
+  const next = new RecordKeeping({ metadata, records: store });
+  expect(await next.isDue()).toBe(false);
+  await next.run();
+  expect(store.records).toEqual(before);
+  const run = { signal: new AbortController().signal, onProgress() {}, onDamaged() {} };
+  await rebuildIndex({ metadata, blobs: NO_BLOBS, records: store }, run);
+  expect(await metadata.readTag(OTHER, 'v1')).toMatchObject({ digest: both });
+  expect(await metadata.isLinked(APP, both)).toBe(false);
+  expect(await metadata.readTag(APP, 'stable')).toEqual({ digest: one, checkedAtMs: 7 });
+  expect(await next.isDue()).toBe(true);
+  await next.run();
+  expect([imagesKept(), manifestsKept()]).toEqual([['team@app', 'team@other'], 2]);
 });
 
 test('a rebuild leaves what the index knows as it is, deleted images included', async () => {

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { RecordStore } from '../blobs/record-store.ts';
 import type { HostedImage, UnrecordedImage } from '../metadata/image-record.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { mayBeIncomplete } from '../metadata/store-identity.ts';
 import type { Digest } from '../oci/digest.ts';
 import { ImageRecordStore } from './image-records.ts';
 import { PAUSE_MS } from './steps.ts';
@@ -14,7 +15,8 @@ const AT_ONCE = 10;
 
 /**
  * Keeps the records of hosted images, behind the index: which of them are to be kept anew is in the index, so that none is
- * forgotten, however often it fails. One process at a time does this.
+ * forgotten, however often it fails. One process at a time does this. While the index may be incomplete, records stay as they
+ * are: they may say what it lacks.
  */
 export class RecordKeeping {
   readonly #metadata: MetadataStore;
@@ -32,15 +34,16 @@ export class RecordKeeping {
     this.#records = new ImageRecordStore(records);
   }
 
-  /** Whether there is anything to do: one query or two. */
+  /** Whether there is anything to do: one to three queries. */
   async isDue(): Promise<boolean> {
-    if ((await this.#metadata.listUnrecorded(1)).length > 0) return true;
-    return !this.#isOfIndex && (await this.#hasImages());
+    const isBehind = (await this.#metadata.listUnrecorded(1)).length > 0;
+    if (!isBehind && (this.#isOfIndex || !(await this.#hasImages()))) return false;
+    return !(await mayBeIncomplete(this.#metadata));
   }
 
   /** Keeps the records of all images that are not recorded. Pauses for as long as it works: pushes use the same disk. */
   async run(signal?: AbortSignal): Promise<void> {
-    if (!(await this.#beginWith())) return;
+    if ((await mayBeIncomplete(this.#metadata)) || !(await this.#beginWith())) return;
     for (;;) {
       signal?.throwIfAborted();
       const fromMs = performance.now();
