@@ -122,9 +122,11 @@ const ROUGH_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB'] as const;
 
 /** A rounded size: `1.2 GiB`. */
 export function sizeText(bytes: number): string {
-  const unit = bytes < 1 ? 0 : Math.min(Math.floor(Math.log2(bytes) / 10), ROUGH_UNITS.length - 1);
+  // What would be rounded to 1024 of a unit is 1 of the next.
+  const fits = ROUGH_UNITS.findIndex((_, unit) => Math.round(bytes / 1024 ** unit) < 1024);
+  const unit = fits < 0 ? ROUGH_UNITS.length - 1 : fits;
   const value = bytes / 1024 ** unit;
-  return `${unit === 0 || value >= 100 ? Math.round(value) : value.toFixed(1)} ${ROUGH_UNITS[unit]}`;
+  return `${unit === 0 || value >= 99.95 ? Math.round(value) : value.toFixed(1)} ${ROUGH_UNITS[unit]}`;
 }
 
 /** Requires a safe integer: fractions of a byte or millisecond are a mistake. */

@@ -24,6 +24,14 @@ describe('numbers for people', () => {
       '5.0 GiB',
       '3072 PiB',
     ]);
+    // Rounded, none of them is 1024 of a unit, or has a decimal place beyond 100.
+    expect([2 ** 20 - 1, 2 ** 20, 99.96 * 1024, 1023.4 * 1024, 2 ** 30 - 1].map(bytesText)).toEqual([
+      '1.0 MiB',
+      '1.0 MiB',
+      '100 KiB',
+      '1023 KiB',
+      '1.0 GiB',
+    ]);
     expect(rateText(12.34 * 2 ** 20)).toBe('12.3 MiB/s');
     expect(numberText(1_234_567)).toBe('1,234,567');
     expect([0, 1, 1_000].map(count => quantityText(count, 'reader'))).toEqual([
@@ -59,10 +67,12 @@ describe('numbers for people', () => {
 
 describe('times for people', () => {
   it('are spans in one unit, or two of a kind', () => {
-    expect([0, 1.25, 999, 1000, 61_000, 600_000, 7_500_000, 90_000_000].map(spanText)).toEqual([
+    expect([0, 1.25, 9.96, 999, 999.6, 1000, 61_000, 600_000, 7_500_000, 90_000_000].map(spanText)).toEqual([
       '0 ms',
       '1.3 ms',
+      '10 ms',
       '999 ms',
+      '1 s',
       '1 s',
       '1 min 1 s',
       '10 min',

@@ -6,9 +6,16 @@ const BYTE_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'] as const;
 export function bytesText(bytes: number | null | undefined): string {
   if (bytes === null || bytes === undefined) return '–';
   const size = Math.abs(bytes);
-  const unit = size < 1 ? 0 : Math.min(Math.floor(Math.log2(size) / 10), BYTE_UNITS.length - 1);
+  // What would be rounded to 1024 of a unit is 1 of the next.
+  const fits = BYTE_UNITS.findIndex((_, unit) => Math.round(size / 1024 ** unit) < 1024);
+  const unit = fits < 0 ? BYTE_UNITS.length - 1 : fits;
   const value = bytes / 1024 ** unit;
-  return `${unit === 0 || Math.abs(value) >= 100 ? Math.round(value) : value.toFixed(1)} ${BYTE_UNITS[unit]}`;
+  return `${unit === 0 ? Math.round(value) : shortText(value)} ${BYTE_UNITS[unit]}`;
+}
+
+/** With one decimal place while that matters: `9.9`, `99.9`, `100`. */
+function shortText(value: number): string {
+  return Math.abs(value) < 99.95 ? value.toFixed(1) : String(Math.round(value));
 }
 
 /** `12.3 MiB/s` */
@@ -47,12 +54,13 @@ const SPANS = [
 /** A span in its largest unit, with the next one while that is small: `2 h 5 min`, `40 s`, `12 ms`. */
 export function spanText(ms: number | null | undefined): string {
   if (ms === null || ms === undefined || !Number.isFinite(ms)) return '–';
-  if (ms < 1000) return `${ms < 10 && !Number.isInteger(ms) ? ms.toFixed(1) : Math.round(ms)} ms`;
-  const at = SPANS.findIndex(span => ms >= span.ms);
+  const rounded = Math.round(ms);
+  if (rounded < 1000) return `${ms < 9.95 && !Number.isInteger(ms) ? ms.toFixed(1) : rounded} ms`;
+  const at = SPANS.findIndex(span => rounded >= span.ms);
   const { unit, ms: unitMs } = SPANS[at] ?? SPANS[3];
-  const whole = Math.floor(ms / unitMs);
+  const whole = Math.floor(rounded / unitMs);
   const next = SPANS[at + 1];
-  const rest = next === undefined || whole >= 10 ? 0 : Math.floor((ms - whole * unitMs) / next.ms);
+  const rest = next === undefined || whole >= 10 ? 0 : Math.floor((rounded - whole * unitMs) / next.ms);
   return rest === 0 || next === undefined ? `${whole} ${unit}` : `${whole} ${unit} ${rest} ${next.unit}`;
 }
 
