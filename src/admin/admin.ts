@@ -76,7 +76,7 @@ export function openAdmin(options: AdminOptions): Admin {
       replicas: { entries: server.replicas },
     }),
     isStored: digest => isStored(parts, digest),
-    refusalsSince: atMs => refusals.since(atMs),
+    refusals,
     clock,
     log,
   });

@@ -4,9 +4,9 @@ import { silentLog } from '../lib/log.ts';
 import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { eventSchemas, type EventName } from './documents/events.ts';
 import type { FillDocument } from './documents/fills.ts';
-import type { RefusalDocument } from './documents/refusals.ts';
 import type { ReplicaDocument } from './documents/replicas.ts';
 import { AdminEvents, type Observed } from './events.ts';
+import { Refusals } from './refusals.ts';
 
 const saved = { sentBytes: 0, fetchedBytes: 0, savedBytes: 0, since: '2026-01-01T00:00:00.000Z' };
 const idle: Observed = {
@@ -123,7 +123,8 @@ afterEach(async () => {
   close = undefined;
 });
 
-async function serve(state: { now: Observed; refusals?: readonly RefusalDocument[] }) {
+async function serve(state: { now: Observed }) {
+  const refusals = new Refusals();
   const clock = new ManualClock();
   let looks = 0;
   const events = new AdminEvents({
@@ -132,7 +133,7 @@ async function serve(state: { now: Observed; refusals?: readonly RefusalDocument
       return state.now;
     },
     isStored: async digest => digest === digestOfFill('a'),
-    refusalsSince: atMs => (state.refusals ?? []).filter(({ at }) => Date.parse(at) > atMs),
+    refusals,
     clock,
     log: silentLog,
   });
@@ -145,11 +146,11 @@ async function serve(state: { now: Observed; refusals?: readonly RefusalDocument
     server.closeAllConnections();
     await new Promise(resolve => server.close(resolve));
   };
-  return { events, port, clock, looks: () => looks };
+  return { events, refusals, port, clock, looks: () => looks };
 }
 
 async function follows(events: AdminEvents, clients: number): Promise<void> {
-  await expect.poll(() => events.clients).toBe(clients);
+  await expect.poll(() => events.clients, { interval: 5 }).toBe(clients);
 }
 
 it('looks at nothing while nobody follows, and once a second for all who do', async () => {
@@ -263,6 +264,38 @@ it('says at most once a second how a task is', async () => {
   await clock.advance(1_000);
   await expect.poll(() => client.last('task')).toMatchObject({ items: 1_000 });
   expect(client.names().filter(name => name === 'task')).toHaveLength(1);
+});
+
+it('says of each refusal once, even of one that comes later than another of its time', async () => {
+  const { events, refusals, port, clock } = await serve({ now: idle });
+  const refuse = (reference: string, atMs: number) =>
+    refusals.add({
+      atMs,
+      times: 1,
+      requester: 'team-a',
+      remote: '192.0.2.1',
+      repository: 'docker.io/library/app',
+      reference,
+      method: 'GET',
+      status: 403,
+      code: 'DENIED',
+      reason: 'DENIED: no',
+    });
+  refuse('before', 1_000);
+  const client = new Listener(port);
+  await follows(events, 1);
+  const told = () => client.events.filter(({ name }) => name === 'refusals').map(({ data }) => data);
+  refuse('first', 2_000);
+  await clock.advance(1_000);
+  await expect.poll(told).toMatchObject([{ changed: [{ reference: 'first' }] }]);
+  refuse('same-ms', 2_000);
+  await clock.advance(1_000);
+  await expect.poll(() => told().slice(1)).toMatchObject([{ changed: [{ reference: 'same-ms' }] }]);
+  refuse('of-another-process', 1_500);
+  await clock.advance(1_000);
+  await expect
+    .poll(() => told().slice(2))
+    .toMatchObject([{ changed: [{ reference: 'of-another-process' }], more: false }]);
 });
 
 it('lists so many at most, and says that there are more', async () => {

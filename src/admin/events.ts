@@ -6,10 +6,10 @@ import type { EventData, EventName } from './documents/events.ts';
 import type { FillDocument } from './documents/fills.ts';
 import type { OverviewDocument } from './documents/overview.ts';
 import type { QueueDocument } from './documents/queue.ts';
-import type { RefusalDocument } from './documents/refusals.ts';
 import type { ReplicasDocument } from './documents/replicas.ts';
 import type { TaskDocument } from './documents/tasks.ts';
 import type { UpstreamDocument } from './documents/upstreams.ts';
+import type { Refusals } from './refusals.ts';
 
 /** What can be looked at without delaying anybody. */
 export interface Observed {
@@ -25,8 +25,8 @@ export interface EventsOptions {
   readonly observe: () => Promise<Observed>;
   /** Whether a blob is stored; asked for downloads that have ended. */
   readonly isStored: (digest: string) => Promise<boolean>;
-  /** What was refused after a time (epoch ms), the latest first. */
-  readonly refusalsSince: (atMs: number) => readonly RefusalDocument[];
+  /** What clients were refused. */
+  readonly refusals: Pick<Refusals, 'added' | 'since'>;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -70,7 +70,8 @@ export class AdminEvents {
   /** What is to be said at the next look. */
   readonly #noted = new Set<Noted>();
   readonly #tasks = new Map<string, TaskDocument>();
-  #refusedAtMs = 0;
+  /** Of those that were added so far, clients know. */
+  #refusalsTold = 0;
   #timer: Timer | undefined;
   #looking: Promise<void> = Promise.resolve();
   #aliveAtMs = 0;
@@ -134,7 +135,7 @@ export class AdminEvents {
 
   #begin(): void {
     if (this.#timer !== undefined) return;
-    this.#refusedAtMs = Date.now();
+    this.#refusalsTold = this.#options.refusals.added;
     this.#aliveAtMs = performance.now();
     this.#schedule();
   }
@@ -209,12 +210,12 @@ export class AdminEvents {
       (last.overview.store.heldBytes !== now.overview.store.heldBytes ||
         last.overview.store.blobs !== now.overview.store.blobs);
     if (hasNewContent) this.#noted.add('images');
-    const refusals = this.#options.refusalsSince(this.#refusedAtMs);
-    const [latest] = refusals;
-    if (latest !== undefined) {
-      this.#refusedAtMs = Date.parse(latest.at);
-      const more = refusals.length > MAX_LISTED;
-      yield this.#text('refusals', { changed: refusals.slice(0, MAX_LISTED), more });
+    const { refusals } = this.#options;
+    const refused = refusals.since(this.#refusalsTold);
+    this.#refusalsTold = refusals.added;
+    if (refused.length > 0) {
+      const more = refused.length > MAX_LISTED;
+      yield this.#text('refusals', { changed: refused.slice(0, MAX_LISTED), more });
     }
   }
 

@@ -29,6 +29,15 @@ it('counts equal ones, and lists the latest first', () => {
   expect(Date.parse(entries[0]?.at ?? '')).toBe(1_000_003);
 });
 
+it('keeps the last time of equal ones in whichever order they come', () => {
+  const refusals = new Refusals();
+  refusals.add(refusalOf(5, { remote: '192.0.2.5' }));
+  refusals.add(refusalOf(2, { remote: '192.0.2.2' }));
+  const [entry] = refusals.page({ limit: 10 }).entries;
+  expect(entry).toMatchObject({ times: 2, remote: '192.0.2.5' });
+  expect([entry?.since, entry?.at].map(time => Date.parse(time ?? ''))).toEqual([1_000_002, 1_000_005]);
+});
+
 it('remembers the last thousand different ones', () => {
   const refusals = new Refusals();
   for (let at = 0; at < 5_000; at += 1) refusals.add(refusalOf(at, { reference: `v${at}` }));

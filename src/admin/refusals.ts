@@ -5,7 +5,7 @@ import type { Refusal } from '../http/refusal.ts';
 import { type Search, searchFor } from './search.ts';
 import { timeOf } from './status.ts';
 
-/** Different ones that are remembered: some hundred KB. */
+/** Different ones that are remembered: some hundred KB, or a few MB if all their reasons are long. */
 const MAX_REMEMBERED = 1_000;
 
 interface Kept {
@@ -13,6 +13,8 @@ interface Kept {
   readonly sinceMs: number;
   readonly times: number;
   readonly last: Refusal;
+  /** What `Refusals.added` was then. */
+  readonly added: number;
 }
 
 /**
@@ -20,28 +22,36 @@ interface Kept {
  * asks for hours.
  */
 export class Refusals {
-  /** Those that were last seen are last. */
+  /** Those that were last added are last. */
   readonly #kept = new Map<string, Kept>();
   #nextId = 1;
+  #added = 0;
+
+  /** How many were added so far. Not a time: those of other processes come later, and many have the same. */
+  get added(): number {
+    return this.#added;
+  }
 
   add(refusal: Refusal): void {
     const key = keyOf(refusal);
     const known = this.#kept.get(key);
     this.#kept.delete(key);
+    this.#added += 1;
     this.#kept.set(key, {
       id: known?.id ?? String(this.#nextId++),
-      sinceMs: known?.sinceMs ?? refusal.atMs,
+      sinceMs: Math.min(known?.sinceMs ?? refusal.atMs, refusal.atMs),
       times: (known?.times ?? 0) + refusal.times,
-      last: refusal,
+      last: known !== undefined && known.last.atMs > refusal.atMs ? known.last : refusal,
+      added: this.#added,
     });
     const [oldest] = this.#kept.keys();
     if (this.#kept.size > MAX_REMEMBERED && oldest !== undefined) this.#kept.delete(oldest);
   }
 
-  /** The latest first, those that were seen after `afterMs`. */
-  since(afterMs: number): readonly RefusalDocument[] {
+  /** Those that were added since `added` was so much, the last one first. */
+  since(added: number): readonly RefusalDocument[] {
     return [...this.#kept.values()]
-      .filter(({ last }) => last.atMs > afterMs)
+      .filter(kept => kept.added > added)
       .map(refusalDocument)
       .toReversed();
   }
