@@ -70,16 +70,7 @@ function Notes() {
       ))}
       {refused.map(({ name, reason }) => (
         <li class="note warn" key={name}>
-          {name}: {reason}{' '}
-          <ActionButton
-            label="Adopt"
-            about={name}
-            kind="quiet"
-            act={async () => {
-              await send('actions/tenant-adopt', { tenant: name });
-              return `Adopted: ${name}`;
-            }}
-          />
+          {name}: {reason}
         </li>
       ))}
       {passedOver.map(({ resource, namespace, name, reason }) => (
@@ -180,6 +171,7 @@ function TenantDialog({ name }: { readonly name: string }) {
   return (
     <Dialog title={`Tenant ${name}`} close={closeTenant}>
       {rotated !== undefined && <Issued {...rotated} />}
+      {tenant?.suspended !== undefined && <Suspended name={name} reason={tenant.suspended} />}
       {tenant === undefined ? (
         <p class="faint">{document === undefined ? 'Loading…' : 'There is no such tenant.'}</p>
       ) : (
@@ -243,6 +235,25 @@ function TenantDialog({ name }: { readonly name: string }) {
         </>
       )}
     </Dialog>
+  );
+}
+
+/** Why the tenant gets nothing, and the button that ends it. */
+function Suspended({ name, reason }: { readonly name: string; readonly reason: string }) {
+  const adopt = async () => {
+    await send('actions/tenant-adopt', { tenant: name });
+    return `Adopted: ${name}`;
+  };
+  return (
+    <div class="note bad">
+      <p>
+        Suspended: {reason}. Adopt it only if the new namespace belongs to the same people: it gets all that
+        the earlier one had.
+      </p>
+      <div class="actions">
+        <ActionButton label="Adopt" about={name} act={adopt} />
+      </div>
+    </div>
   );
 }
 
