@@ -81,7 +81,7 @@ export function AirGapScreen() {
           keyOf={({ image }) => image}
           columns={COLUMNS}
           empty={
-            isMissing ? (
+            isMissing && shown.document?.total !== 0 ? (
               <Empty title="Nothing is missing" />
             ) : (
               <Empty title="No list is configured">
@@ -94,6 +94,7 @@ export function AirGapScreen() {
       <section class="card">
         <h2>Bundles</h2>
         <List<BundleDocument>
+          name="bundles"
           caption="Bundles"
           path="bundles"
           updates={{ images: () => undefined }}
