@@ -43,7 +43,7 @@ function disconnect(): void {
 }
 
 /** Opens the stream anew. */
-export function connect(): void {
+function connect(): void {
   disconnect();
   if (document.hidden) return;
   const opened = new EventSource(`${ROOT}events`);
@@ -60,13 +60,26 @@ export function connect(): void {
   });
 }
 
+/**
+ * Opens the stream after a login. That is asked for with another request: browsers would show their dialog for the
+ * stream, and, if it is cancelled, once more to find out why there is none.
+ */
+export async function logIn(): Promise<void> {
+  if (!(await isRefused())) connect();
+}
+
 /** Unless this user may not: browsers would ask for the login each time. */
 async function connectAgain(closed: EventSource): Promise<void> {
-  const isRefused = await askSession().then(
+  const mayNot = await isRefused();
+  if (source !== closed) return;
+  if (mayNot) connection.value = 'refused';
+  else reconnecting = setTimeout(connect, RECONNECT_MS);
+}
+
+/** Whether the server answers that this user may not see the page. */
+function isRefused(): Promise<boolean> {
+  return askSession().then(
     () => false,
     (error: unknown) => error instanceof Refused && (error.status === 401 || error.status === 403),
   );
-  if (source !== closed) return;
-  if (isRefused) connection.value = 'refused';
-  else reconnecting = setTimeout(connect, RECONNECT_MS);
 }

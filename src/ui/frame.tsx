@@ -3,7 +3,7 @@ import { Fragment } from 'preact';
 import { useEffect, useRef } from 'preact/hooks';
 import { addressOf, goTo, place } from './address.ts';
 import { session } from './admin.ts';
-import { connect, connection } from './events.ts';
+import { connection, logIn } from './events.ts';
 import icon from './icon.svg';
 import { Announced } from './parts/text.tsx';
 import { SCREENS } from './screens.ts';
@@ -144,7 +144,7 @@ function Connection() {
         {text}
       </span>
       {state === 'refused' && (
-        <button type="button" class="quiet" onClick={connect}>
+        <button type="button" class="quiet" onClick={() => void logIn()}>
           Log in again
         </button>
       )}
