@@ -12,8 +12,9 @@ import type { OverviewDocument } from '../../src/admin/documents/overview.ts';
 import type { TenantsPage } from '../../src/admin/documents/tenants.ts';
 import type { UpstreamsDocument } from '../../src/admin/documents/upstreams.ts';
 import { Receiver } from '../../src/events/receiver.fixture.ts';
+import { FakeApiServer } from '../../src/tenants/kubernetes/fake-api-server.fixture.ts';
 import { bytesText, numberText } from '../../src/ui/format.ts';
-import { BROWSER, Browser, FOREIGN_NAME, type WatchedPage } from '../support/browser.ts';
+import { BROWSER, Browser, FOREIGN_NAME, LoginDialog, type WatchedPage } from '../support/browser.ts';
 import { get } from '../support/client.ts';
 import { imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
@@ -438,6 +439,107 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
     } finally {
       await ops.close();
       await (again ?? own).remove();
+    }
+  });
+
+  test('asks for the login again after a dialog that was cancelled, and after a wrong password', async () => {
+    const password = join(folder, 'asked-password');
+    await writeFile(password, 'the-first', { mode: 0o600 });
+    const config = { server: { loopbackAdmin: 'none', admins: [{ name: 'ops', passwordFile: password }] } };
+    const own = await Entrepot.start(config);
+    const stranger = await browser.open();
+    let again: Entrepot | undefined;
+    try {
+      const dialog = await LoginDialog.of(stranger.page);
+      const refused = await stranger.page.goto(`${own.ops}/ui/`);
+      expect([refused?.status(), dialog.shown]).toEqual([401, 1]);
+      expect(await stranger.page.textContent('body')).toContain('log in as one of server.admins');
+      dialog.answers.push(['ops', 'wrong'], ['ops', 'the-first']);
+      await stranger.page.reload();
+      await stranger.page.getByText('Live', { exact: true }).waitFor();
+      await stranger.page.getByText('· ops').waitFor();
+      expect(dialog.shown).toBe(3);
+
+      await own.stop();
+      await writeFile(password, 'the-second');
+      again = await own.startAgain();
+      await stranger.page.getByText('You are not logged in any more').waitFor();
+      const { shown } = dialog;
+      await stranger.page.getByRole('button', { name: 'Log in again' }).click();
+      await expect.poll(() => dialog.shown).toBe(shown + 1);
+      await stranger.page.getByText('You are not logged in any more').waitFor();
+      dialog.answers.push(['ops', 'the-second']);
+      await stranger.page.getByRole('button', { name: 'Log in again' }).click();
+      await stranger.page.getByText('Live', { exact: true }).waitFor();
+      expect(dialog.shown).toBe(shown + 2);
+    } finally {
+      await stranger.close();
+      await (again ?? own).remove();
+    }
+  });
+
+  test('adopts a tenant whose namespace was created again', async () => {
+    const api = await FakeApiServer.start();
+    const kubeconfig = join(folder, 'kubeconfig.json');
+    const named = { name: 'own', context: { cluster: 'own', user: 'own' } };
+    await writeFile(
+      kubeconfig,
+      JSON.stringify({
+        'current-context': 'own',
+        contexts: [named],
+        clusters: [{ name: 'own', cluster: { server: api.url } }],
+        users: [{ name: 'own', user: { token: 'token' } }],
+      }),
+    );
+    const namespace = { collection: 'namespaces', name: 'team-c', labels: { entrepot: 'tenant' } } as const;
+    api.put(namespace);
+    const own = await Entrepot.start({ kubernetes: { kubeconfig, namespaceSelector: 'entrepot=tenant' } });
+    try {
+      await page.goto(`${own.ops}/ui/#/tenants`);
+      const tenant = page.getByRole('button', { name: 'team-c' });
+      await tenant.waitFor();
+      api.remove(namespace);
+      await tenant.waitFor({ state: 'detached' });
+      api.put(namespace);
+      await page.getByText(/^suspended: its namespace was created again/).waitFor();
+      await tenant.click();
+      await page.getByRole('button', { name: 'Adopt team-c' }).click();
+      await page.getByText('Adopted: team-c').first().waitFor();
+      await page.getByRole('button', { name: 'Adopt team-c' }).waitFor({ state: 'detached' });
+      await page.keyboard.press('Escape');
+      await tenant.waitFor();
+      expect(await page.getByText(/suspended/).count()).toBe(0);
+      const audit: AuditDocument = JSON.parse((await get(`${own.ops}/admin/v1/audit`)).text);
+      expect(audit.entries).toMatchObject([
+        { action: 'admin tenant-adopt', subject: 'team-c', outcome: 'allowed' },
+      ]);
+    } finally {
+      await page.goto('about:blank');
+      await own.remove();
+      await api.close();
+    }
+  });
+
+  test('turns the pages of one list, and not of another on the same screen', async () => {
+    const names = Array.from(
+      { length: 60 },
+      (_, at) => `${UPSTREAM}/library/image-${String(at).padStart(2, '0')}:1`,
+    );
+    const list = join(folder, 'many.txt');
+    await writeFile(list, names.join('\n'));
+    const own = await Entrepot.start({ prepull: { from: [list] }, offline: true });
+    try {
+      await page.goto(`${own.ops}/ui/#/air-gap`);
+      await page.getByText('No bundle was made or taken in').waitFor();
+      await page
+        .getByRole('navigation', { name: 'Pages: Images of the lists' })
+        .getByRole('button', { name: 'Next' })
+        .click();
+      await page.getByRole('row', { name: 'image-59' }).waitFor();
+      expect(await page.getByRole('navigation', { name: 'Pages: Bundles' }).count()).toBe(0);
+    } finally {
+      await page.goto('about:blank');
+      await own.remove();
     }
   });
 

@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { type Browser as Chromium, type BrowserContextOptions, chromium, type Page } from 'playwright-core';
+import type { Login } from './tenants.ts';
 
 /** The program that it needs. */
 export const BROWSER = 'chromium';
@@ -89,6 +90,35 @@ export class WatchedPage {
 
   close(): Promise<void> {
     return this.page.context().close();
+  }
+}
+
+/** The dialog in which a browser asks for a name and a password, as somebody answers it. */
+export class LoginDialog {
+  /** How often it was shown. */
+  shown = 0;
+  /** What is answered from now on, one after the other; the dialog is cancelled when there is nothing left. */
+  readonly answers: Login[] = [];
+
+  /** Of all that `page` asks for. */
+  static async of(page: Page): Promise<LoginDialog> {
+    const dialog = new LoginDialog();
+    const devTools = await page.context().newCDPSession(page);
+    devTools.on('Fetch.requestPaused', ({ requestId }) => {
+      // Not of a page that was closed meanwhile.
+      devTools.send('Fetch.continueRequest', { requestId }).catch(() => {});
+    });
+    devTools.on('Fetch.authRequired', ({ requestId }) => {
+      dialog.shown += 1;
+      const login = dialog.answers.shift();
+      const authChallengeResponse =
+        login === undefined
+          ? { response: 'CancelAuth' as const }
+          : { response: 'ProvideCredentials' as const, username: login[0], password: login[1] };
+      devTools.send('Fetch.continueWithAuth', { requestId, authChallengeResponse }).catch(() => {});
+    });
+    await devTools.send('Fetch.enable', { handleAuthRequests: true });
+    return dialog;
   }
 }
 
