@@ -10,6 +10,7 @@ import { send } from '../admin.ts';
 import { numberText, quantityText } from '../format.ts';
 import { useDocument } from '../use-document.ts';
 import { ActionButton, Dialog, mayChange } from './action.tsx';
+import { Loaded } from './loaded.tsx';
 import { type Column, TableRows } from './table.tsx';
 import { Ago, Badge } from './text.tsx';
 
@@ -18,17 +19,21 @@ export function NotificationEndpoints() {
     audit: () => undefined,
     notifications: () => undefined,
   });
-  const entries = shown.document?.entries ?? [];
-  if (entries.length === 0) return null;
+  const { document, problem } = shown;
+  if (problem === undefined && (document === undefined || document.entries.length === 0)) return null;
   return (
     <section class="card">
       <h2>Notifications</h2>
-      <TableRows
-        caption="Endpoints of notifications"
-        rows={entries}
-        keyOf={({ name }) => name}
-        columns={COLUMNS}
-      />
+      <Loaded shown={shown}>
+        {({ entries }) => (
+          <TableRows
+            caption="Endpoints of notifications"
+            rows={entries}
+            keyOf={({ name }) => name}
+            columns={COLUMNS}
+          />
+        )}
+      </Loaded>
     </section>
   );
 }
@@ -50,7 +55,7 @@ const COLUMNS: readonly Column<EndpointDocument>[] = [
       ),
   },
   { key: 'waiting', label: 'Waiting', isNumber: true, cell: ({ waiting }) => numberText(waiting) },
-  { key: 'oldest', label: 'Since', cell: ({ oldest }) => <Ago at={oldest} /> },
+  { key: 'oldest', label: 'Since', cell: ({ oldest }) => <Ago at={oldest} absent="–" /> },
   { key: 'dropped', label: 'Dropped', isNumber: true, cell: ({ dropped }) => numberText(dropped) },
   {
     key: 'skip',

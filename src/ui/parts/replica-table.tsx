@@ -12,7 +12,9 @@ const SHOWN_DIGESTS = 5;
 /** Nothing, if this server is the only one. */
 export function ReplicaTable() {
   const shown = useDocument<ReplicasDocument>('replicas', { replicas: (_, document) => document });
-  if (shown.document?.entries.length === 0) return null;
+  const { document, problem } = shown;
+  // Nor until that is known: the rest of the screen would jump.
+  if (problem === undefined && (document === undefined || document.entries.length === 0)) return null;
   return (
     <section class="card">
       <h2>Replicas</h2>
