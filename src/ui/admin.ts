@@ -50,6 +50,9 @@ export async function send<Document>(path: string, body: object, method = 'POST'
   return documentOf(current.token === known.token ? response : await request(current));
 }
 
+/** Such as the form of a proxy that wants a login of its own. */
+const NOT_JSON = 'something else than the server has answered: load the page again';
+
 async function answerTo(path: string, request: RequestInit): Promise<Response> {
   try {
     return await fetch(ROOT + path, request);
@@ -61,7 +64,11 @@ async function answerTo(path: string, request: RequestInit): Promise<Response> {
 
 async function documentOf<Document>(response: Response): Promise<Document> {
   const { ok, status } = response;
-  if (ok) return response.json();
+  if (ok) {
+    return response.json().catch((error: unknown) => {
+      throw error instanceof SyntaxError ? new Refused(NOT_JSON, status) : error;
+    });
+  }
   const problem: ProblemDocument | undefined = await response.json().catch(() => undefined);
   throw new Refused(problem?.error.message ?? `the server answered with status ${status}`, status);
 }
