@@ -92,14 +92,17 @@ function Explanation({ reference, tenant }: { readonly reference: string; readon
   return (
     <Loaded shown={shown}>
       {({ conclusions, attempts, repository }) => (
-        <div class="table" role="status">
-          <ol class="notes">
-            {conclusions.map(text => (
-              <li class="note" key={text}>
-                {text}
-              </li>
-            ))}
-          </ol>
+        <div class="table">
+          {/* Without the times and buttons below, with which it would be read out again and again. */}
+          <div role="status">
+            <ol class="notes">
+              {conclusions.map(text => (
+                <li class="note" key={text}>
+                  {text}
+                </li>
+              ))}
+            </ol>
+          </div>
           {attempts.length > 0 && (
             <>
               <h3>Credentials for {repository}, in the order in which they are tried</h3>
