@@ -23,7 +23,11 @@ export function ActivityScreen() {
         updates={{ audit: () => undefined }}
         keyOf={({ id }) => id}
         columns={COLUMNS}
-        empty={<Empty title="Nothing was changed yet" />}
+        empty={
+          <Empty
+            title={document?.covers === 'changes' ? 'Nothing was changed here yet' : 'The audit log is empty'}
+          />
+        }
       />
     </section>
   );
@@ -54,7 +58,7 @@ const COLUMNS: readonly Column<AuditEntry>[] = [
     isLong: true,
     cell: ({ outcome, reason }) => (
       <div>
-        <Badge tone={/fail|refus|denied/i.test(outcome) ? 'bad' : 'idle'}>{outcome}</Badge>
+        <Badge tone={outcome === 'allowed' ? 'idle' : 'bad'}>{outcome}</Badge>
         {reason !== null && <div class="small">{reason}</div>}
       </div>
     ),

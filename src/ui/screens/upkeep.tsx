@@ -26,6 +26,9 @@ export function UpkeepScreen() {
             {lost.length > 0 && (
               <section class="card">
                 <h2>Damaged, and not replaced</h2>
+                <p class="small faint">
+                  Push again what is hosted; what comes from an upstream is fetched when somebody pulls it.
+                </p>
                 <Table
                   name="lost"
                   caption="Damaged content"
@@ -113,7 +116,7 @@ const DUE = {
 
 /** Why it is not known what is evicted next, by whether the index is lost. */
 const NOT_KNOWN = {
-  true: 'The index is lost',
+  true: 'The index is lost: the overview says what to do',
   false: 'Looking: in a large store this takes a while',
 } as const;
 
