@@ -35,15 +35,15 @@ export function OverviewScreen() {
   );
 }
 
-/** Where somebody sees more about a problem, and can do something. */
-const SEEN_ON: Readonly<Record<OverviewDocument['problems'][number]['kind'], string>> = {
-  server: 'upkeep',
-  replica: 'now',
-  secret: 'tenants',
-  damage: 'upkeep',
-  backoff: 'now',
-  prepull: 'air-gap',
-  budget: 'upstreams',
+/** The screen on which somebody sees more about a problem, and can do something: its name and label. */
+const SEEN_ON: Readonly<Record<OverviewDocument['problems'][number]['kind'], readonly [string, string]>> = {
+  server: ['upkeep', 'Upkeep'],
+  replica: ['now', 'Now'],
+  secret: ['tenants', 'Tenants'],
+  damage: ['upkeep', 'Upkeep'],
+  backoff: ['now', 'Now'],
+  prepull: ['air-gap', 'Air gap'],
+  budget: ['upstreams', 'Upstreams'],
 };
 
 function Problems({ ready, problems, offline }: OverviewDocument) {
@@ -53,7 +53,10 @@ function Problems({ ready, problems, offline }: OverviewDocument) {
         {ready !== null && <li class="note bad">Not serving: {ready}</li>}
         {problems.map(({ kind, text }) => (
           <li class="note warn" key={`${kind} ${text}`}>
-            <LocalTimes of={text} /> <a href={addressOf(SEEN_ON[kind])}>Show</a>
+            <LocalTimes of={text} />{' '}
+            <a href={addressOf(SEEN_ON[kind][0])}>
+              Show<span class="hidden"> {SEEN_ON[kind][1]}</span>
+            </a>
           </li>
         ))}
         {ready === null && problems.length === 0 && <li class="note good">Nothing is wrong.</li>}
