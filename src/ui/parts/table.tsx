@@ -43,7 +43,7 @@ export function Table<Row>(props: TableProps<Row>) {
   const sort = param(key('sort')) || (props.sort ?? '');
   const sorted = inOrder(found, columns, sort);
   const pages = Math.max(1, Math.ceil(sorted.length / PAGE_ROWS));
-  const page = Math.min(pages, Math.max(1, Number(param(key('page'))) || 1));
+  const page = Math.min(pages, Math.max(1, Math.trunc(Number(param(key('page')))) || 1));
   const shown = sorted.slice((page - 1) * PAGE_ROWS, page * PAGE_ROWS);
   const sortBy = (next: string) => setParams({ [key('sort')]: next, [key('page')]: undefined });
   return (

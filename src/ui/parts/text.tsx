@@ -42,11 +42,7 @@ export function Name({ of }: { readonly of: string }) {
 
 /** The start of a digest; all of it on hover. */
 export function ShortDigest({ of }: { readonly of: string }) {
-  return (
-    <code class="digest" title={of}>
-      {shortDigest(of)}
-    </code>
-  );
+  return <code title={of}>{shortDigest(of)}</code>;
 }
 
 export type Tone = 'good' | 'warn' | 'bad' | 'idle' | 'busy';

@@ -206,7 +206,7 @@ const FILLS: readonly Column<Shown>[] = [
     label: 'Progress',
     by: ({ bytes, size }) => (size ? bytes / size : 0),
     cell: ({ kind, bytes, size, state, ended, stored, repository }) => (
-      <div class="progress">
+      <div>
         <ShareBar
           value={size === null ? undefined : size === 0 ? 1 : bytes / size}
           label={`Download of ${repository}`}

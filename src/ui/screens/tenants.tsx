@@ -105,7 +105,7 @@ const COLUMNS: readonly Column<TenantOfPage>[] = [
     key: 'use',
     label: 'Stored',
     cell: ({ usedBytes, quotaBytes, name }) => (
-      <div class="progress">
+      <div>
         {quotaBytes !== null && (
           <ShareBar value={quotaBytes === 0 ? 1 : usedBytes / quotaBytes} label={`Quota of ${name}`} />
         )}
