@@ -1603,6 +1603,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await store.isUnrecorded({ name: NAME, digest: other.manifest.digest })).toBe(false);
         expect(await keepRecords(store)).toEqual([undefined]);
         await store.removeRepository(HOSTED);
+        expect(await store.isUnrecorded({ name: NAME, digest: other.manifest.digest })).toBe(true);
         await expect.poll(() => unrecordedIn(store)).toContainEqual([NAME, other.manifest.digest]);
         expect(await store.isHostedManifest(other.manifest.digest)).toBe(false);
       });

@@ -38,7 +38,12 @@ export async function readImageRecord(
 }
 
 export async function isUnrecorded(on: Rows, { name, digest }: HostedImage): Promise<boolean> {
-  const row = await on.row('SELECT 1 FROM @unrecorded WHERE repository = $1 AND digest = $2', [name, digest]);
+  // Images of a removed repository become unrecorded as their rows are removed, a few at a time.
+  const row = await on.row(
+    `SELECT 1 FROM @unrecorded WHERE repository = $1 AND digest = $2
+    UNION ALL SELECT 1 FROM @removed_repositories WHERE name = $1 LIMIT 1`,
+    [name, digest],
+  );
   return row !== undefined;
 }
 

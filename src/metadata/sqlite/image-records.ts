@@ -20,6 +20,7 @@ export class ImageRecordRows {
   readonly #selectRest: Statement<[HostedImage], HostedImage>;
   readonly #selectOthers: Statement<[{ name: string; limit: number }], HostedImage>;
   readonly #selectIsUnrecorded: Statement<[HostedImage]>;
+  readonly #selectIsRemoved: Statement<[string]>;
 
   constructor(connection: Connection) {
     this.#selectUnrecorded = connection.prepare(
@@ -46,6 +47,7 @@ export class ImageRecordRows {
     this.#selectIsUnrecorded = connection.prepare(
       'SELECT 1 FROM unrecorded WHERE repository = @name AND digest = @digest',
     );
+    this.#selectIsRemoved = connection.prepare('SELECT 1 FROM removed_repositories WHERE name = ?');
     this.#note = connection.prepare(`
       INSERT INTO unrecorded (repository, digest, change) VALUES (@name, @digest, hex(randomblob(8)))
       ON CONFLICT DO UPDATE SET change = excluded.change`);
@@ -73,7 +75,9 @@ export class ImageRecordRows {
   }
 
   isUnrecorded({ name, digest }: HostedImage): boolean {
-    return this.#selectIsUnrecorded.get({ name, digest }) !== undefined;
+    if (this.#selectIsUnrecorded.get({ name, digest }) !== undefined) return true;
+    // Its images become unrecorded as their rows are removed, a few at a time.
+    return this.#selectIsRemoved.get(name) !== undefined;
   }
 
   isHostedManifest(digest: Digest): boolean {
