@@ -312,7 +312,9 @@ const clusterTls = section({
 });
 
 const cluster = section({
-  listen: address.describe('Address on which other replicas connect, encrypted and only as such'),
+  listen: address.describe(
+    'Address for other replicas; connections are encrypted, and only replicas can make them',
+  ),
   advertise: reachableAddress.describe(
     'Address at which they reach this replica: its own, not that of a load balancer',
   ),
