@@ -137,7 +137,7 @@ describe('grants', () => {
     });
     const put = vi.spyOn(metadata, 'putGrant').mockImplementationOnce(async (...row) => {
       await gate;
-      await putGrant(...row);
+      return putGrant(...row);
     });
     const granting = granted('a');
     await expect.poll(() => put).toHaveBeenCalled();
@@ -151,8 +151,8 @@ describe('grants', () => {
     await granted('a');
     nowMs += 500;
     let proceed: (() => void) | undefined;
-    const locked = new Promise<void>(resolve => {
-      proceed = resolve;
+    const locked = new Promise<boolean>(resolve => {
+      proceed = () => resolve(true);
     });
     const put = vi.spyOn(metadata, 'putGrant').mockImplementationOnce(() => locked);
     const renewing = granted('a');
@@ -175,7 +175,7 @@ describe('grants', () => {
 
   it('are written once for equal proofs that come while the index is slow', async () => {
     let fail: (() => void) | undefined;
-    const locked = new Promise<void>((_, reject) => {
+    const locked = new Promise<boolean>((_, reject) => {
       fail = () => reject(new Error('locked'));
     });
     const put = vi.spyOn(metadata, 'putGrant').mockImplementation(() => locked);
@@ -196,7 +196,7 @@ describe('grants', () => {
     const endGrant = metadata.endGrant.bind(metadata);
     const put = vi.spyOn(metadata, 'putGrant').mockImplementation(async (...row) => {
       await locked;
-      await putGrant(...row);
+      return putGrant(...row);
     });
     const end = vi.spyOn(metadata, 'endGrant').mockImplementation(async (...row) => {
       await locked;

@@ -177,6 +177,11 @@ export class Grants {
     return this.#metadata.presence;
   }
 
+  /** Whether another process on the index has recorded an end of the right in the last `agoMs`, or may have. */
+  hasEndedElsewhere(repository: Repository, credentialId: string, agoMs: number): Promise<boolean> {
+    return this.#metadata.hasEndedGrant(repository, { credentialIds: namesOf(credentialId), agoMs });
+  }
+
   /** Calls `listener` with every proof that is reported, before it is recorded. */
   onProof(listener: (proof: Proof) => void): void {
     this.#listeners.push(listener);
@@ -188,7 +193,7 @@ export class Grants {
    */
   async record(proof: Proof): Promise<void> {
     for (const listener of this.#listeners) listener(proof);
-    const { upstream, repository: name, credentialId: id, outcome, during } = proof;
+    const { upstream, repository: name, credentialId: id, outcome, during, agoMs } = proof;
     const repository = { upstream, name };
     const credentialId = this.#keptAs(id);
     const key = `${credentialId} ${repositoryText(repository)}`;
@@ -201,7 +206,7 @@ export class Grants {
     const write = () =>
       outcome === 'ended'
         ? this.#remove(repository, credentialId, ended)
-        : this.#renew(repository, credentialId, { ended, during });
+        : this.#renew(repository, credentialId, { ended, during, agoMs });
     if (before !== undefined && !before.hasBegun) {
       before.become(outcome, write);
       return before.done;
@@ -215,22 +220,27 @@ export class Grants {
     }
   }
 
-  /** If there is no row, a refusal costs no write. */
   async #remove(repository: Repository, credentialId: string, ended: EndedGrant | undefined): Promise<void> {
-    const isKnown = await this.#metadata.readGrants(repository, [credentialId]).then(
-      ([known]) => known !== undefined,
-      // There may be a row to remove.
-      () => true,
-    );
-    if (isKnown && ended !== undefined) await this.#unremoved.remove(ended);
-    else this.#unremoved.drop(ended);
+    if (ended === undefined) return;
+    try {
+      await this.#unremoved.remove(ended);
+    } catch (error) {
+      // Clients are refused any name: what has no row is not remembered.
+      const isKnown = await this.#metadata.readGrants(repository, [credentialId]).then(
+        ([known]) => known !== undefined,
+        // There may be a row to remove.
+        () => true,
+      );
+      if (!isKnown) this.#unremoved.drop(ended);
+      throw error;
+    }
   }
 
   /** `ended`: the end that is remembered of the row which this one replaces. */
   async #renew(
     repository: Repository,
     credentialId: string,
-    { ended, during }: Pick<Proof, 'during'> & { readonly ended: EndedGrant | undefined },
+    { ended, during, agoMs }: Pick<Proof, 'during' | 'agoMs'> & { readonly ended: EndedGrant | undefined },
   ): Promise<void> {
     const [known] = await this.#metadata.readGrants(repository, [credentialId]);
     const isRecent =
@@ -240,8 +250,9 @@ export class Grants {
     if (isRecent) return;
     await this.#unremoved.makeRoom(credentialId);
     const grant = { credentialId, verifiedAtMs: this.#nowMs() };
-    await this.#metadata.putGrant(repository, grant, { during });
-    this.#unremoved.drop(ended);
+    const unlessEnded = agoMs && { credentialIds: namesOf(credentialId), agoMs: agoMs() };
+    const isRecorded = await this.#metadata.putGrant(repository, grant, { during, unlessEnded });
+    if (isRecorded) this.#unremoved.drop(ended);
   }
 
   /** Call whenever the index has accepted a write: removes the Grants that ended while it accepted none. */
@@ -425,6 +436,12 @@ function recordedSecret({ secret, hash }: SecretCredential): RecordedSecret {
  * upstream.
  */
 const UNHELD = 'unheld:';
+
+/** All ids under which a credential may be recorded: other processes may know of its Secret earlier or later. */
+function namesOf(credentialId: string): readonly string[] {
+  const id = credentialId.startsWith(UNHELD) ? credentialId.slice(UNHELD.length) : credentialId;
+  return [id, UNHELD + id];
+}
 
 /** The grantee of imports for everybody. */
 const EVERYBODY = '';

@@ -27,6 +27,7 @@ import {
 import { damagedManifest } from './manifest-check.ts';
 import { MemorySurvey } from './memory-survey.fixture.ts';
 import { MemoryOutbox } from './memory/outbox.fixture.ts';
+import { type SinceAsked, slotOf, slotsOf } from './ended-rights.ts';
 import type { HostedImage, UnrecordedImage } from './image-record.ts';
 import type {
   WithMessages,
@@ -40,6 +41,7 @@ import type {
   Document,
   During,
   Grant,
+  GrantConditions,
   ImportedContent,
   Lack,
   MetadataStore,
@@ -408,22 +410,38 @@ export class MemoryMetadataStore implements MetadataStore {
       : grantsOf(rows, credentialIds);
   }
 
-  putGrant(repository: Repository, { credentialId, verifiedAtMs }: Grant, during?: During) {
+  putGrant(
+    repository: Repository,
+    { credentialId, verifiedAtMs }: Grant,
+    { unlessEnded, during }: GrantConditions = {},
+  ) {
+    const hasEnded = this.#endCheck(repository, unlessEnded);
     return this.#write(
-      () =>
-        repositories
-          .findOrAdd(this.#tables, repository)
-          .grants.set(credentialId, { credentialId, verifiedAtMs }),
-      during,
+      () => {
+        if (hasEnded()) return false;
+        const rows = repositories.findOrAdd(this.#tables, repository);
+        rows.grants.set(credentialId, { credentialId, verifiedAtMs });
+        return true;
+      },
+      { during },
     );
   }
 
   endGrant(repository: Repository, credentialId: string) {
-    return this.#write(() => void repositories.find(this.#tables, repository)?.grants.delete(credentialId));
+    return this.#write(() => {
+      this.#noteEnd(slotOf(credentialId, repository));
+      repositories.find(this.#tables, repository)?.grants.delete(credentialId);
+    });
+  }
+
+  async hasEndedGrant(repository: Repository, since: SinceAsked) {
+    this.#requireOpen();
+    return this.#endCheck(repository, since)();
   }
 
   endGrantsOf(credentialId: string) {
     return this.#write(() => {
+      this.#noteEnd(slotOf(credentialId));
       for (const { grants } of this.#tables.repositories.values()) grants.delete(credentialId);
     });
   }
@@ -824,6 +842,23 @@ export class MemoryMetadataStore implements MetadataStore {
   #read(): Tables {
     this.#requireOpen();
     return this.#tables;
+  }
+
+  #endCheck(repository: Repository, since: SinceAsked | undefined): () => boolean {
+    if (since === undefined) return () => false;
+    const sinceMs = performance.now() - since.agoMs;
+    return () =>
+      slotsOf(repository, since.credentialIds).some(slot => {
+        const end = this.#tables.ended.get(String(slot));
+        return end !== undefined && end.atMs >= sinceMs && end.by !== this;
+      });
+  }
+
+  /** Call within a write. */
+  #noteEnd(slot: number): void {
+    const before = this.#tables.ended.get(String(slot));
+    const by = before === undefined || before.by === this ? this : undefined;
+    this.#tables.ended.set(String(slot), { by, atMs: performance.now() });
   }
 
   async #write<T>(work: () => T, { during }: During = {}): Promise<Awaited<T>> {

@@ -26,6 +26,8 @@ const BLOB = digestOf(Buffer.from('blob'));
 const ALL = { limit: 100, after: undefined };
 
 const always = () => true;
+/** A request with a credential that may also have the name `x`. */
+const asked = (agoMs: number, credentialId = 'c') => ({ credentialIds: [credentialId, 'x'], agoMs });
 const object = (key: string) => ({ digest: BLOB, key });
 const bytesIn = (key: string) => ({ key, isSame: always, takeAway: () => {} });
 
@@ -1234,6 +1236,61 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       await store.endGrantsOf('c');
       const left = await Promise.all([NGINX, ...many].map(repository => store.readGrants(repository)));
       expect(left.flat()).toEqual([]);
+    });
+
+    describe('the end of a right', () => {
+      const grant = { credentialId: 'c', verifiedAtMs: 1 };
+      let other: MetadataStore;
+
+      beforeEach(async () => {
+        other = await place.open();
+      });
+
+      afterEach(() => other.close());
+
+      const isRecorded = (by: MetadataStore, agoMs: number, of = grant, where = NGINX) =>
+        by.putGrant(where, of, { unlessEnded: asked(agoMs, of.credentialId) });
+
+      test.each([true, false])(
+        'in one process is no Grant of what another has asked before, with a Grant (%s) or not',
+        async hadGrant => {
+          if (hadGrant) await store.putGrant(NGINX, grant);
+          await other.endGrant(NGINX, 'c');
+          expect(await isRecorded(store, 60_000)).toBe(false);
+          expect(await store.hasEndedGrant(NGINX, asked(60_000))).toBe(true);
+          expect(await store.readGrants(NGINX)).toEqual([]);
+          expect(await isRecorded(store, 60_000, grant, OTHER)).toBe(true);
+          expect(await isRecorded(store, 60_000, { ...grant, credentialId: 'd' })).toBe(true);
+          expect(await store.hasEndedGrant(NGINX, asked(60_000, 'd'))).toBe(false);
+        },
+      );
+
+      test('under another name of the credential counts, too', async () => {
+        await other.endGrant(NGINX, 'x');
+        expect(await isRecorded(store, 60_000)).toBe(false);
+      });
+
+      test('everywhere counts in each repository', async () => {
+        await other.endGrantsOf('c');
+        expect([await isRecorded(store, 60_000), await isRecorded(store, 60_000, grant, OTHER)]).toEqual([
+          false,
+          false,
+        ]);
+      });
+
+      test('is for others to know, unless several have seen it', async () => {
+        await store.endGrant(NGINX, 'c');
+        expect([await isRecorded(store, 60_000), await isRecorded(other, 60_000)]).toEqual([true, false]);
+        await other.endGrant(NGINX, 'c');
+        expect([await isRecorded(store, 60_000), await isRecorded(other, 60_000)]).toEqual([false, false]);
+      });
+
+      test('does not count against what was asked afterwards', async () => {
+        await other.endGrant(NGINX, 'c');
+        await place.passSecond();
+        await expect.poll(() => isRecorded(store, 0), { timeout: 20_000 }).toBe(true);
+        expect(await store.readGrants(NGINX)).toEqual([grant]);
+      });
     });
 
     test('old Grants end, a page at a time, and newer ones stay', async () => {

@@ -24,6 +24,7 @@ import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { BlobPullRead, PullRead, TagRow } from '../oci/pull-read.ts';
 import type { Page } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
+import type { SinceAsked } from './ended-rights.ts';
 import type { ImageRecords } from './image-record.ts';
 import type { Outbox, OutboxMessage } from './outbox.ts';
 
@@ -236,6 +237,12 @@ export interface During {
   readonly during?: Presence | undefined;
 }
 
+/** What must be true when a Grant is recorded. */
+export interface GrantConditions extends During {
+  /** No other process has ended the right since upstream was asked. Ends by this process are the caller's to know. */
+  readonly unlessEnded?: SinceAsked | undefined;
+}
+
 /** What is written along with a change, if it changes anything. */
 export interface WithMessages extends During {
   /** For an index that has an outbox. */
@@ -416,8 +423,12 @@ export interface MetadataStore extends Leases, ImageRecords {
 
   /** The Grants of `credentialIds`; all of the repository if absent, which may be very many. */
   readGrants(repository: Repository, credentialIds?: readonly string[]): Promise<readonly Grant[]>;
-  putGrant(repository: Repository, grant: Grant, during?: During): Promise<void>;
+  /** False if the right has ended since; then nothing is written. */
+  putGrant(repository: Repository, grant: Grant, conditions?: GrantConditions): Promise<boolean>;
+  /** Also ends what others are about to record. If there are neither others nor a Grant, nothing is written. */
   endGrant(repository: Repository, credentialId: string): Promise<void>;
+  /** Whether another process has ended the right since upstream was asked, or may have. */
+  hasEndedGrant(repository: Repository, since: SinceAsked): Promise<boolean>;
   /** Ends all Grants of a credential that is gone. */
   endGrantsOf(credentialId: string): Promise<void>;
   /** Looks at some Grants, from the `next` of the last call on, and ends those verified before `beforeMs`. */

@@ -9,6 +9,7 @@ import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { BlobPullRead, PullRead, TagRow } from '../oci/pull-read.ts';
 import type { Page } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
+import { EndCounts, type SinceAsked, slotOf, slotsOf } from './ended-rights.ts';
 import type { HostedImage, UnrecordedImage } from './image-record.ts';
 import { IndexAway } from './index-away.ts';
 import { LastUsed, type Use } from './last-used.ts';
@@ -24,6 +25,7 @@ import type {
   Document,
   During,
   Grant,
+  GrantConditions,
   ImportedContent,
   Lack,
   MetadataStore,
@@ -39,7 +41,9 @@ import { namedIn } from './named-content.ts';
 import * as blobs from './postgres/blobs.ts';
 import * as credentialUsage from './postgres/credential-usage.ts';
 import { Database } from './postgres/database.ts';
+import { lockSpace } from './postgres/digest-locks.ts';
 import * as documents from './postgres/documents.ts';
+import * as endedRights from './postgres/ended-rights.ts';
 import * as grants from './postgres/grants.ts';
 import { Heartbeat, type StoreFolder } from './postgres/heartbeat.ts';
 import * as imageRecords from './postgres/image-records.ts';
@@ -59,7 +63,7 @@ import * as preloads from './postgres/preloads.ts';
 import * as pulls from './postgres/pulls.ts';
 import * as removals from './postgres/removals.ts';
 import * as repositories from './postgres/repositories.ts';
-import type { PostgresSession } from './postgres/session.ts';
+import type { PostgresSession, Rows } from './postgres/session.ts';
 import * as settings from './postgres/settings.ts';
 import * as tags from './postgres/tags.ts';
 import * as tenants from './postgres/tenants.ts';
@@ -102,15 +106,18 @@ export async function openPostgresMetadataStore(
     const writer = new Writer(database);
     const notifications = new Notifications(database, writer, log);
     await notifications.begin();
+    const endCounts = new EndCounts();
+    const countEnds = async () => endCounts.note(await endedRights.countEnds(database));
+    await countEnds();
     const beat = () => {
-      notifications
-        .look()
-        .catch((error: unknown) => log.warn({ err: error }, 'notifications could not be read'));
+      Promise.all([notifications.look(), countEnds()]).catch((error: unknown) =>
+        log.warn({ err: error }, 'notifications could not be read'),
+      );
       onBeat();
     };
     const parts = { database, writer, folder, log, clock, isThread, onBeat: beat };
     const heartbeat = await Heartbeat.join(parts);
-    return new PostgresMetadataStore({ database, writer, notifications, heartbeat, log });
+    return new PostgresMetadataStore({ database, writer, notifications, heartbeat, endCounts, log });
   } catch (error) {
     await database.close();
     throw error;
@@ -122,6 +129,7 @@ interface Parts {
   readonly writer: Writer;
   readonly notifications: Notifications;
   readonly heartbeat: Heartbeat;
+  readonly endCounts: EndCounts;
   readonly log: Log;
 }
 
@@ -135,6 +143,7 @@ class PostgresMetadataStore implements MetadataStore {
   readonly #writer: Writer;
   readonly #notifications: Notifications;
   readonly #heartbeat: Heartbeat;
+  readonly #endCounts: EndCounts;
   readonly #log: Log;
   readonly #lastUsed: LastUsed;
   readonly #check = new ManifestCheck();
@@ -147,11 +156,12 @@ class PostgresMetadataStore implements MetadataStore {
   #sweeping: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
 
-  constructor({ database, writer, notifications, heartbeat, log }: Parts) {
+  constructor({ database, writer, notifications, heartbeat, endCounts, log }: Parts) {
     this.#database = database;
     this.#writer = writer;
     this.#notifications = notifications;
     this.#heartbeat = heartbeat;
+    this.#endCounts = endCounts;
     this.#log = log;
     this.#version = new IndexVersion({
       ask: () => readVersion(database),
@@ -435,18 +445,42 @@ class PostgresMetadataStore implements MetadataStore {
     return grants.readGrants(this.#database, repository, credentialIds);
   }
 
-  putGrant(repository: Repository, grant: Grant, { during }: During = {}) {
+  putGrant(
+    repository: Repository,
+    grant: Grant,
+    { unlessEnded, during }: GrantConditions = {},
+  ): Promise<boolean> {
+    const hasEnded = this.#endCheck(repository, unlessEnded);
     return this.#write({ during }, async session => {
+      if (unlessEnded !== undefined) await this.#lockEnds(session, { alone: false });
+      if (await hasEnded(session)) return false;
       const id = await repositories.repositoryIdOrNew(session, repository, 'kept');
       await grants.putGrant(session, id, grant);
+      return true;
     });
   }
 
-  endGrant(repository: Repository, credentialId: string) {
-    return this.#write({}, session => grants.endGrant(session, repository, credentialId));
+  async endGrant(repository: Repository, credentialId: string) {
+    // Clients are refused any name: none of these is worth a commit unless somebody relies on it.
+    const isRelied =
+      (await leases.otherProcesses(this.#database, this.#heartbeat.processId)).length > 0 ||
+      (await grants.readGrants(this.#database, repository, [credentialId])).length > 0;
+    if (!isRelied) return;
+    await this.#write({}, async session => {
+      await this.#addEnd(session, slotOf(credentialId, repository));
+      await grants.endGrant(session, repository, credentialId);
+    });
+  }
+
+  async hasEndedGrant(repository: Repository, since: SinceAsked) {
+    const hasEnded = this.#endCheck(repository, since);
+    // Others note no end for a process that they consider dead.
+    const isKnown = await leases.hasJoined(this.#database, this.#heartbeat.processId);
+    return !isKnown || hasEnded(this.#database);
   }
 
   async endGrantsOf(credentialId: string) {
+    await this.#write({}, session => this.#addEnd(session, slotOf(credentialId)));
     while (await this.#write({}, session => grants.endSomeGrantsOf(session, credentialId))) {
       // The next ones, in another transaction.
     }
@@ -875,6 +909,24 @@ class PostgresMetadataStore implements MetadataStore {
     );
     this.#log.error({ digest, reason, loss }, 'a manifest in the index is damaged and is not served');
     return undefined;
+  }
+
+  /** Whether others have ended the right. A write calls it with the lock of the ends. */
+  #endCheck(repository: Repository, since: SinceAsked | undefined): (on: Rows) => Promise<boolean> {
+    if (since === undefined) return async () => false;
+    const ends = this.#endCounts.before(since.agoMs);
+    const slots = slotsOf(repository, since.credentialIds);
+    return on => endedRights.hasEndAfter(on, ends, slots, this.#heartbeat.processId);
+  }
+
+  /** Call first in a write. */
+  async #addEnd(session: PostgresSession, slot: number): Promise<void> {
+    await this.#lockEnds(session, { alone: true });
+    await endedRights.addEnd(session, slot, this.#heartbeat.processId);
+  }
+
+  #lockEnds(session: PostgresSession, how: { readonly alone: boolean }): Promise<void> {
+    return endedRights.lockEnds(session, lockSpace(this.#database.schema.name, 'ended rights'), how);
   }
 
   async #write<T>(

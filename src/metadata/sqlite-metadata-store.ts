@@ -22,6 +22,7 @@ import type {
   Document,
   During,
   Grant,
+  GrantConditions,
   ImportedContent,
   Lack,
   MetadataStore,
@@ -32,6 +33,7 @@ import type {
   Upload,
   WithGrants,
 } from './metadata-store.ts';
+import { EndCounts, type SinceAsked, slotOf, slotsOf } from './ended-rights.ts';
 import type { HostedImage, UnrecordedImage } from './image-record.ts';
 import { IndexUnusable } from './index-unusable.ts';
 import { LastUsed, type Use } from './last-used.ts';
@@ -43,6 +45,7 @@ import { Blobs } from './sqlite/blobs.ts';
 import { Connection, isFull } from './sqlite/connection.ts';
 import { CredentialUsages } from './sqlite/credential-usage.ts';
 import { Documents } from './sqlite/documents.ts';
+import { EndedRightRows } from './sqlite/ended-rights.ts';
 import { GrantRows } from './sqlite/grants.ts';
 import { ImageRecordRows } from './sqlite/image-records.ts';
 import { IndexFile } from './sqlite/index-file.ts';
@@ -104,10 +107,14 @@ export async function openSqliteMetadataStore(
     const writer = new Writer(connection, () => (isClosing ? undefined : file.look()));
     const notifications = new Notifications(connection, writer, log);
     await notifications.begin();
+    const endedRights = new EndedRightRows(connection);
+    const endCounts = new EndCounts();
+    const countEnds = async () => endCounts.note(await connection.read(() => endedRights.count()));
+    await countEnds();
     const beat = () => {
-      notifications
-        .look()
-        .catch((error: unknown) => log.warn({ err: error }, 'notifications could not be read'));
+      Promise.all([notifications.look(), countEnds()]).catch((error: unknown) =>
+        log.warn({ err: error }, 'notifications could not be read'),
+      );
       void reserve?.restore();
       onBeat();
     };
@@ -133,6 +140,8 @@ export async function openSqliteMetadataStore(
       closing,
       notifications,
       heartbeat,
+      endedRights,
+      endCounts,
       reserve,
       log,
     });
@@ -199,6 +208,8 @@ interface Parts {
   readonly closing: () => void;
   readonly notifications: Notifications;
   readonly heartbeat: Heartbeat;
+  readonly endedRights: EndedRightRows;
+  readonly endCounts: EndCounts;
   readonly reserve: Reserve | undefined;
   readonly log: Log;
 }
@@ -232,6 +243,8 @@ class SqliteMetadataStore implements MetadataStore {
   readonly #records: ImageRecordRows;
   readonly #documents: Documents;
   readonly #grants: GrantRows;
+  readonly #endedRights: EndedRightRows;
+  readonly #endCounts: EndCounts;
   readonly #pins: Pins;
   readonly #preloads: Preloads;
   readonly #removals: Removals;
@@ -247,13 +260,16 @@ class SqliteMetadataStore implements MetadataStore {
   #sweeping: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
 
-  constructor({ connection, writer, file, closing, notifications, heartbeat, reserve, log }: Parts) {
+  constructor(parts: Parts) {
+    const { connection, writer, file, closing, notifications, heartbeat, reserve, log } = parts;
     this.#connection = connection;
     this.#writer = writer;
     this.#file = file;
     this.#startClosing = closing;
     this.#notifications = notifications;
     this.#heartbeat = heartbeat;
+    this.#endedRights = parts.endedRights;
+    this.#endCounts = parts.endCounts;
     this.#reserve = reserve;
     this.#log = log;
     this.#version = new IndexVersion(connection, writer);
@@ -557,15 +573,44 @@ class SqliteMetadataStore implements MetadataStore {
     );
   }
 
-  putGrant(repository: Repository, grant: Grant, during?: During) {
-    return this.#write(() => this.#grants.put(this.#repositories.idOrNew(repository), grant), during);
+  putGrant(
+    repository: Repository,
+    grant: Grant,
+    { unlessEnded, during }: GrantConditions = {},
+  ): Promise<boolean> {
+    const hasEnded = this.#endCheck(repository, unlessEnded);
+    return this.#write(
+      () => {
+        if (hasEnded()) return false;
+        this.#grants.put(this.#repositories.idOrNew(repository), grant);
+        return true;
+      },
+      { during },
+    );
   }
 
   async endGrant(repository: Repository, credentialId: string) {
-    await this.#writeIn(repository, id => this.#grants.end(id, credentialId));
+    // Clients are refused any name: none of these is worth a sync of the disk unless somebody relies on it.
+    const isRelied = () =>
+      this.#heartbeat.hasOthers() || this.#grants.read(repository, [credentialId]).length > 0;
+    if (!(await this.#read(isRelied))) return;
+    await this.#write(() => {
+      this.#endedRights.add(slotOf(credentialId, repository), this.#heartbeat.processId);
+      const id = this.#repositories.id(repository);
+      if (id !== undefined) this.#grants.end(id, credentialId);
+    });
+  }
+
+  hasEndedGrant(repository: Repository, since: SinceAsked) {
+    const hasEnded = this.#endCheck(repository, since);
+    // Others note no end for a process that they consider dead.
+    return this.#read(() => this.#heartbeat.seemsDead() || hasEnded());
   }
 
   async endGrantsOf(credentialId: string) {
+    if (await this.#read(() => this.#heartbeat.hasOthers())) {
+      await this.#write(() => this.#endedRights.add(slotOf(credentialId), this.#heartbeat.processId));
+    }
     while (await this.#write(() => this.#grants.endSomeOf(credentialId))) {
       // The next ones, in another transaction.
     }
@@ -955,6 +1000,14 @@ class SqliteMetadataStore implements MetadataStore {
 
   #read<T>(work: () => T | Promise<T>): Promise<T> {
     return this.#connection.read(work);
+  }
+
+  /** To be called within a read or write: whether others have ended the right. */
+  #endCheck(repository: Repository, since: SinceAsked | undefined): () => boolean {
+    if (since === undefined) return () => false;
+    const ends = this.#endCounts.before(since.agoMs);
+    const slots = slotsOf(repository, since.credentialIds);
+    return () => this.#endedRights.hasAfter(ends, slots, this.#heartbeat.processId);
   }
 
   #write<T>(work: () => T, { during }: During = {}): Promise<T> {

@@ -177,6 +177,7 @@ export class BlobSource {
       given.ahead?.takeBlob(repository, digest) ??
       (await this.#metadata.readBlobForPull(repository, digest, { grantees }));
     const right = withPreload(given, read.isPreloaded && grantees.length > 0);
+    await this.#links.forgetEnded(repository, digest, right);
     const settled = read.linkedSize !== undefined && this.#links.covers(repository, digest, right);
     return { ...read, right, settled };
   }

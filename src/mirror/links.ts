@@ -77,7 +77,27 @@ export class Links {
 
   /** Whether the blob may be served to this requester without asking upstream. */
   async isSettled(repository: Repository, digest: Digest, right: Right): Promise<boolean> {
-    return (await this.#metadata.isLinked(repository, digest)) && this.covers(repository, digest, right);
+    if (!(await this.#metadata.isLinked(repository, digest))) return false;
+    await this.forgetEnded(repository, digest, right);
+    return this.covers(repository, digest, right);
+  }
+
+  /**
+   * Forgets what upstream has sent of the blob to credentials whose right another process on the index has seen end since.
+   * Call before `covers` and `isPartGiven` decide about a request. Asks nothing if the right is proved, or nothing was
+   * sent.
+   */
+  async forgetEnded(repository: Repository, digest: Digest, { proved, credentials }: Right): Promise<void> {
+    if (proved) return;
+    for (const credential of credentials) {
+      const key = givenText(repository, digest, credential);
+      for (const times of [this.#given, this.#partGiven]) {
+        const given = times.get(key);
+        if (given === undefined) continue;
+        const hasEnded = await this.#asking.hasEndedAnywhereSince(given.sinceMs, repository, credential);
+        if (hasEnded && times.get(key) === given) times.delete(key);
+      }
+    }
   }
 
   /** Whether the right covers the blob, provided that it is linked in the repository. */

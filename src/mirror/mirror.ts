@@ -68,7 +68,7 @@ export interface MirrorOptions extends ReachabilityListeners {
   readonly spool: Spool;
   readonly blobs: BlobStore;
   /** Records every upstream response that proves or ends a right. */
-  readonly grants: Pick<Grants, 'record' | 'presence'>;
+  readonly grants: Pick<Grants, 'record' | 'presence' | 'hasEndedElsewhere'>;
   /** Freshness and pull policy; asked each time, since the configuration can be reloaded. */
   readonly pullRuleOf: PullRuleOf;
   /** For how long a right confirmed by upstream remains valid; read each time. */

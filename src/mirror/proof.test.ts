@@ -299,6 +299,57 @@ describe('a right that upstream withdraws', () => {
       await other.close();
     }
   });
+
+  describe('while only another process on the index asks', () => {
+    let other: MirrorWorld;
+
+    beforeEach(async () => {
+      await world.remove();
+      world = await MirrorWorld.open(upstream, { isIndexOnDisk: true });
+      other = await MirrorWorld.open(upstream, { folder: world.folder });
+    });
+
+    afterEach(() => other.close());
+
+    it('is not renewed by a download', async () => {
+      expect(await withdrawWhilePulling(other)).toEqual(endedRight());
+    });
+
+    it('is not proved by a download that began without one', async () => {
+      await manifestAs('cat');
+      const latch = new Latch();
+      upstream.misbehave({ kind: 'blob', pause: { atByte: 2 * MIB, until: latch.opened } });
+      const pulling = pullAs('ann', big.digest);
+      await until('bytes to come', 20_000, async () => upstream.bytesSent > MIB);
+      upstream.misbehave({ kind: 'manifest', status: 401 });
+      await expect(other.mirror.refresh(PRIVATE, '1', await rightOf('ann'))).rejects.toMatchObject({
+        code: 'MANIFEST_UNKNOWN',
+      });
+      latch.open();
+      expect(await pulling).toEqual(whole(big));
+      await idle();
+      expect(await opens('ann')).toBe(false);
+    });
+
+    it('covers no blob any more that upstream has sent before', async () => {
+      upstream.add('open', image, '1');
+      const pull = async () => {
+        const { reader, outcome } = await openAs('bob', layer.digest, OPEN);
+        await reader.close();
+        return outcome;
+      };
+      await manifestAs('ann');
+      await pullAs('ann', layer.digest);
+      await idle();
+      expect([await pull(), await pull()]).toEqual(['miss', 'hit']);
+      const behave = upstream.misbehave({ kind: 'manifest', status: 401 });
+      await expect(other.mirror.refresh(OPEN, '1', await rightOf('bob', OPEN))).rejects.toMatchObject({
+        code: 'MANIFEST_UNKNOWN',
+      });
+      behave();
+      expect(await pull()).toBe('miss');
+    });
+  });
 });
 
 /** What nobody in particular gets of the big one before it breaks. */

@@ -36,7 +36,7 @@ export interface UpstreamRequestsOptions {
   readonly failures: NegativeCache;
   readonly record: UpstreamRecord;
   /** Records every response that proves or ends a right. */
-  readonly grants: Pick<Grants, 'record' | 'presence'>;
+  readonly grants: Pick<Grants, 'record' | 'presence' | 'hasEndedElsewhere'>;
   readonly ownLogins: OwnLogins;
   /** If set, no upstream is contacted, whatever a policy says. */
   readonly isOffline: boolean;
@@ -80,6 +80,12 @@ export interface Asked<A> {
   readonly joined: boolean;
 }
 
+/** When upstream was asked, by `Clock.monotonicMs`, and in which Presence. */
+interface Asking {
+  readonly during: Presence;
+  readonly sinceMs: number;
+}
+
 /** Sends the question to an upstream with one credential. */
 export type UpstreamCall<A> = (
   upstream: Upstream,
@@ -95,7 +101,7 @@ export class UpstreamRequests {
   readonly #upstreams: ReadonlyMap<string, Upstream>;
   readonly #failures: NegativeCache;
   readonly #record: UpstreamRecord;
-  readonly #grants: Pick<Grants, 'record' | 'presence'>;
+  readonly #grants: Pick<Grants, 'record' | 'presence' | 'hasEndedElsewhere'>;
   /** The last that was seen, and since when: it may have begun a little earlier. */
   #presence: { readonly last: Presence; readonly sinceMs: number };
   readonly #ownLogins: OwnLogins;
@@ -282,12 +288,13 @@ export class UpstreamRequests {
   ): Promise<A> {
     const { signal } = this.#closing;
     const during = this.#grants.presence;
+    const sinceMs = this.clock.monotonicMs();
     try {
       const answer = await ask(signal);
       this.#failures.succeeded(key);
       this.#record.answered(key.upstream);
       this.#ownLogins.succeeded(key, signal);
-      if (answer.proof && question.proves) await this.#prove(key, 'granted', during);
+      if (answer.proof && question.proves) await this.#prove(key, 'granted', { during, sinceMs });
       return answer;
     } catch (error) {
       if (!(error instanceof UpstreamFailure)) throw error;
@@ -305,7 +312,7 @@ export class UpstreamRequests {
   async granted(repository: Repository, credential: Credential | undefined, sinceMs: number): Promise<void> {
     const during = this.#presenceSince(sinceMs);
     if (during === undefined || this.hasEndedSince(sinceMs, repository, credential)) return;
-    await this.#prove(keyOf({ repository, reference: '' }, credential), 'granted', during);
+    await this.#prove(keyOf({ repository, reference: '' }, credential), 'granted', { during, sinceMs });
   }
 
   /** Records that a response broke off after it had begun. */
@@ -316,6 +323,19 @@ export class UpstreamRequests {
   /** Whether `url` has withdrawn the right of this credential since then (by `clock.monotonicMs`), or may have. */
   hasEndedSince(sinceMs: number, repository: Repository, credential: Credential | undefined): boolean {
     return this.#ended.hasEndedSince(rightText(keyOf({ repository, reference: '' }, credential)), sinceMs);
+  }
+
+  /** The same, also if another process on the index has noticed it. */
+  async hasEndedAnywhereSince(
+    sinceMs: number,
+    repository: Repository,
+    credential: Credential | undefined,
+  ): Promise<boolean> {
+    if (this.#presenceSince(sinceMs) === undefined || this.hasEndedSince(sinceMs, repository, credential)) {
+      return true;
+    }
+    const agoMs = this.clock.monotonicMs() - sinceMs;
+    return this.#grants.hasEndedElsewhere(repository, credentialId(credential), agoMs);
   }
 
   /** Forgets what rested on the right. What the index says of it, whoever has seen the end removes. */
@@ -335,7 +355,7 @@ export class UpstreamRequests {
   }
 
   /** Reports a proof. A failure to record it only costs another question later. */
-  async #prove(key: FailureKey, outcome: Proof['outcome'], during?: Presence): Promise<void> {
+  async #prove(key: FailureKey, outcome: Proof['outcome'], asked?: Asking): Promise<void> {
     const { upstream, repository, credentialId: id } = key;
     if (outcome === 'ended') {
       this.noteEnd(key);
@@ -344,7 +364,9 @@ export class UpstreamRequests {
       this.#public.set(repositoryText({ upstream, name: repository }), { atMs: this.clock.nowMs() });
     }
     try {
-      await this.#grants.record({ upstream, repository, credentialId: id, outcome, during });
+      const agoMs = asked && (() => this.clock.monotonicMs() - asked.sinceMs);
+      const proof = { upstream, repository, credentialId: id, outcome };
+      await this.#grants.record({ ...proof, during: asked?.during, agoMs });
     } catch (error) {
       logUnstored(this.#log, error, { upstream, repository, outcome }, 'a grant could not be recorded');
     }

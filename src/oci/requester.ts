@@ -101,4 +101,6 @@ export interface Proof {
   readonly outcome: 'granted' | 'ended';
   /** In which upstream was asked: others may have seen an end of the right since. Default: the current one. */
   readonly during?: Presence | undefined;
+  /** Of a proof: how long ago upstream was asked, ms. Default: no end that others have seen counts against it. */
+  readonly agoMs?: (() => number) | undefined;
 }

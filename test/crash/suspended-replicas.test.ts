@@ -14,6 +14,7 @@ import { bytesOf, type Content, type Image, imageOf, randomBlob } from '../suppo
 import { Entrepot, STARTER } from '../support/entrepot.ts';
 import { FakeS3, type S3Request } from '../support/fake-s3.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
+import { Latch } from '../support/latch.ts';
 import { HAS_POSTGRES, Postgres, sql } from '../support/postgres.ts';
 import { Daemon, until } from '../support/programs.ts';
 import { replicaConfig } from '../support/replica-config.ts';
@@ -327,6 +328,42 @@ describe.skipIf(!HAS_POSTGRES)('a replica that was suspended', { timeout: 600_00
     });
     for (const node of nodes) expect((await pull(node, 'alice')).status).not.toBe(200);
   });
+
+  it.each(['had', 'had not'])(
+    'gives no right that upstream has ended during a download, though it was not suspended, if the client %s one before',
+    async had => {
+      const name = `library/app-${made}`;
+      const image = imageOf([newBlob(400_000)]);
+      const blob = image.layers[0]!;
+      closed.add(name, image, 'v1');
+      const pull = ({ server }: Node, user: keyof typeof users, path: string) =>
+        getAs([user, users[user].password], `${server.url}/v2/${name}/${path}?ns=${PRIVATE}`);
+      const manifest = `manifests/${image.manifest.digest}`;
+      for (const user of Object.values(users)) user.repositories.push(name);
+      expect((await pull(suspended, had === 'had' ? 'alice' : 'bob', manifest)).status).toBe(200);
+      const latch = new Latch();
+      const behave = closed.misbehave({
+        kind: 'blob',
+        repository: name,
+        pause: { atByte: 200_000, until: latch.opened },
+      });
+      const sentBefore = closed.bytesSent;
+      const pulling = pull(suspended, 'alice', `blobs/${blob.digest}`);
+      try {
+        await until('bytes to come', HANG_MS, async () => closed.bytesSent > sentBefore + 100_000);
+        users.alice.repositories.pop();
+        closed.revokeTokens();
+        expect((await pull(other, 'alice', 'manifests/v1')).status).not.toBe(200);
+      } finally {
+        latch.open();
+        behave();
+      }
+      expect(`sha256:${(await pulling).sha256}`).toBe(blob.digest);
+      await until('it to be stored', HANG_MS, async () => (await keyOf(blob)) !== undefined);
+      for (const node of nodes) expect((await pull(node, 'alice', manifest)).status).not.toBe(200);
+      expect((await pull(suspended, 'bob', manifest)).status).toBe(200);
+    },
+  );
 
   describe('in the middle of a request of a client that has gone elsewhere', () => {
     it('does not bring back a pushed blob that was deleted', async () => {

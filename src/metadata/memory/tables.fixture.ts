@@ -78,6 +78,12 @@ export interface DamageRow extends Damage {
   readonly digest: Digest;
 }
 
+/** The last end of a right, by whom (`undefined`: by several), and when, by `performance.now()`. */
+export interface EndedRow {
+  readonly by: object | undefined;
+  readonly atMs: number;
+}
+
 export interface OutboxRow extends OutboxMessage, WaitingMessage {}
 
 /** Undoes what a write has changed if it throws. */
@@ -168,6 +174,8 @@ export class Tables {
   readonly outbox = this.#table<OutboxRow>();
   /** How many messages were dropped, by endpoint. */
   readonly dropped = this.#table<number>();
+  /** By right. */
+  readonly ended = this.#table<EndedRow>();
   readonly leases = new LeaseTable();
   /** Of the outbox; never used again. */
   lastPosition = 0;

@@ -16,7 +16,7 @@ export interface LockedDigests {
 const LOCKS = 1024;
 
 /** What the second number of a lock means is said by the first. */
-type Purpose = 'digests' | 'migrations';
+type Purpose = 'digests' | 'ended rights' | 'migrations';
 
 /** The first number of advisory locks of the schema. They are the database's, and other programs may use some. */
 export function lockSpace(schema: string, purpose: Purpose): number {

@@ -4,6 +4,7 @@ import { lockSpace } from './digest-locks.ts';
 import type { Client } from './driver.ts';
 import { SCHEMA_1 } from './schema-1.ts';
 import { SCHEMA_3 } from './schema-3.ts';
+import { SCHEMA_4 } from './schema-4.ts';
 
 /** A change of the schema. */
 export interface Migration {
@@ -21,6 +22,7 @@ export const MIGRATIONS: readonly Migration[] = [
   // The address at which other replicas reach that of the process.
   { sql: 'ALTER TABLE @processes ADD COLUMN replica TEXT', usableFrom: 1 },
   { sql: SCHEMA_3, usableFrom: 1 },
+  { sql: SCHEMA_4, usableFrom: 1 },
 ];
 
 /** That of our triggers and functions. */

@@ -175,16 +175,29 @@ export class Heartbeat {
     if (!this.#leases.isOwn(epoch, this.#id)) throw new LeaseLost(key);
   }
 
+  get processId(): string {
+    return this.#id;
+  }
+
   get presence(): Presence {
     return this.#presence;
   }
 
+  /** Call within a read or write: whether others consider this process dead. */
+  seemsDead(): boolean {
+    // Nobody can consider a process dead of which nobody knows yet, since the disk was full.
+    return this.#hasJoined && !this.#leases.hasProcess(this.#id);
+  }
+
+  /** Call within a read or write: whether there are other processes. */
+  hasOthers(): boolean {
+    return this.#leases.processes().some(({ id }) => id !== this.#id);
+  }
+
   /** Call within a write: throws PresenceEnded unless `presence` lasts. */
   requirePresence(presence: Presence): void {
-    // Nobody can consider a process dead of which nobody knows yet, since the disk was full.
-    const isKnown = this.#hasJoined ? this.#leases.hasProcess(this.#id) : true;
     // Whoever adds the row again ends the Presence in the same write.
-    if (!isKnown || presence.isOver) throw new PresenceEnded();
+    if (this.seemsDead() || presence.isOver) throw new PresenceEnded();
   }
 
   read(key: string): Promise<LeaseRow | undefined> {
