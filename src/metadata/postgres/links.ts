@@ -146,10 +146,6 @@ async function linkedSize(
   return row?.size;
 }
 
-/**
- * The newest manifest first: blobs are mostly requested just after the manifest that names them. Each step goes to the next
- * older one, past the rows of a manifest that names the blob many times; the first that is linked ends the search.
- */
 /** As in `MetadataStore.listNamings`. */
 export async function namings(on: Rows, digest: Digest): Promise<readonly Naming[]> {
   const rows = await on.rows<Repository & { size: number }>(
@@ -178,6 +174,10 @@ function namersOf(digest: string): string {
       FROM namers WHERE namers.reading_id IS NOT NULL AND namers.searched < ${MAX_NAMES_SEARCHED})`;
 }
 
+/**
+ * The newest manifest first: blobs are mostly requested just after the manifest that names them. Each step goes to the next
+ * older one, past the rows of a manifest that names the blob many times; the first that is linked ends the search.
+ */
 async function sizeByManifest(
   on: Rows,
   { upstream, name }: Repository,
