@@ -396,7 +396,7 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
       await page.getByRole('button', { name: 'Add a tenant…' }).click();
       await page.getByLabel(/^Name/).fill('team-b');
       await page.getByRole('button', { name: 'Add', exact: true }).click();
-      await page.getByRole('alert').getByText('the server does not answer').waitFor();
+      await page.getByRole('dialog').getByText('the server does not answer').waitFor();
       again = await own.startAgain();
       await page.getByText('Live', { exact: true }).waitFor();
       await page.getByRole('button', { name: 'Add', exact: true }).click();
