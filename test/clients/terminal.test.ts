@@ -43,9 +43,11 @@ test('a scrub moves a bar towards its end, and leaves only the report', async ()
   const shares = [...stdout.matchAll(/blobs checked +(█*)(░*) .* of 586 KiB/g)].map(
     ([, done = '', left = '']) => [done.length, left.length],
   );
-  expect(shares).toContainEqual([0, 10]);
-  expect(shares).toContainEqual([5, 5]);
   for (const [done = 0, left = 0] of shares) expect(done + left).toBe(10);
+  const lengths = shares.map(([done = 0]) => done);
+  expect(lengths).toEqual(lengths.toSorted((one, other) => one - other));
+  // A busy machine skips some.
+  expect(new Set(lengths).size).toBeGreaterThan(1);
   const parts = stdout.split(TAKEN_AWAY);
   const last = parts.pop() ?? '';
   const left = parts.map(part => part.slice(0, part.trimEnd().lastIndexOf('\n') + 1));
