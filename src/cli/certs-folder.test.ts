@@ -21,7 +21,7 @@ let clock: ManualClock;
 let folder: CertsFolder;
 beforeEach(async () => {
   path = join(await makeTempFolder('certs'), 'certs.d');
-  clock = new ManualClock().skipWaits(1_000);
+  clock = new ManualClock().skipWaits(2_000);
   folder = new CertsFolder(path, clock);
 });
 afterEach(async () => removeFolder(join(path, '..')));
@@ -69,9 +69,9 @@ describe('files that are wanted', () => {
     clock = new ManualClock();
     const plain = wanted({ serverUrl: 'http://10.0.0.5:5000', ca: undefined });
     const keeping = new CertsFolder(path, clock).keep(plain);
-    await clock.timer(1_000);
+    await clock.timer(2_000);
     expect(Object.keys(await tree())).toEqual(Object.keys(texts(wanted())).sort());
-    await clock.advance(1_000);
+    await clock.advance(2_000);
     await keeping;
     expect(await tree()).toEqual(texts(plain));
   });
@@ -98,9 +98,9 @@ describe('files of registries that are not wanted any more', () => {
     await folder.keep(wanted({ upstreams: [quay] }));
     clock = new ManualClock();
     const keeping = new CertsFolder(path, clock).keep([]);
-    await clock.timer(1_000);
+    await clock.timer(2_000);
     expect(Object.keys(await tree())).toEqual(['quay.io/entrepot-ca.crt']);
-    await clock.advance(1_000);
+    await clock.advance(2_000);
     await keeping;
     expect(await readdir(path)).toEqual([]);
   });

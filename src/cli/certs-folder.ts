@@ -19,8 +19,8 @@ export interface CertsChange {
 /** Larger ones are not ours: a chain of certificates has a few kilobytes. */
 const MAX_FILE_BYTES = 1024 * 1024;
 
-/** containerd reads a CA right after the hosts.toml that names it, and pulls nothing if the CA has gone meanwhile. */
-const CA_STAYS_MS = 1_000;
+/** containerd reads a CA after the hosts.toml that names it, on a busy node a second later, and pulls nothing if it has gone. */
+const CA_STAYS_MS = 2_000;
 
 /** A file is written in milliseconds; its writer may have been another container, of whose processes nothing is known. */
 const ABANDONED_AFTER_MS = 60_000;
