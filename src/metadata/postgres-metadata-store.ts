@@ -111,7 +111,7 @@ export async function openPostgresMetadataStore(
     await countEnds();
     const beat = () => {
       Promise.all([notifications.look(), countEnds()]).catch((error: unknown) =>
-        log.warn({ err: error }, 'notifications could not be read'),
+        log.warn({ err: error }, 'what other processes have announced could not be read'),
       );
       onBeat();
     };

@@ -113,7 +113,7 @@ export async function openSqliteMetadataStore(
     await countEnds();
     const beat = () => {
       Promise.all([notifications.look(), countEnds()]).catch((error: unknown) =>
-        log.warn({ err: error }, 'notifications could not be read'),
+        log.warn({ err: error }, 'what other processes have announced could not be read'),
       );
       void reserve?.restore();
       onBeat();
