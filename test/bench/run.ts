@@ -9,6 +9,7 @@ import { coldPull, type ColdCase } from './cold.ts';
 import { indexes } from './indexes.ts';
 import { lazyChunked, lazyEstargz, parallelPull } from './lazy.ts';
 import { largePage } from './page.ts';
+import { warmWithNotifications } from './notifications.ts';
 import { processes } from './processes.ts';
 import { pushes } from './push.ts';
 import { starts } from './start.ts';
@@ -68,6 +69,7 @@ try {
   await measure('push', pushes);
   await measure('s3', overSlowConnections, inBucket);
   await measure('processes', processes);
+  await measure('notifications', warmWithNotifications);
   await measure('indexes', indexes);
   await measure('replicas', questions, fleetPull);
   await measure('tenants', warmTenants, manyTenants);
