@@ -566,7 +566,11 @@ export class MemoryMetadataStore implements MetadataStore {
 
   putIssuedCredentials(credentials: readonly IssuedCredential[]) {
     return this.#write(() => {
-      for (const credential of credentials) this.#tables.issued.set(credential.id, { ...credential });
+      const { issued } = this.#tables;
+      for (const credential of credentials) {
+        const endsAtMs = Math.min(issued.get(credential.id)?.endsAtMs ?? Infinity, credential.endsAtMs);
+        issued.set(credential.id, { ...credential, endsAtMs });
+      }
     });
   }
 

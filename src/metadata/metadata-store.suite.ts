@@ -1196,6 +1196,9 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       expect(await store.listIssuedCredentials()).toEqual([first, second]);
       await store.putIssuedCredentials([{ ...first, endsAtMs: 5 }]);
       expect(await store.listIssuedCredentials()).toEqual([{ ...first, endsAtMs: 5 }, second]);
+      // Whoever has read it before writes it as it was.
+      for (const endsAtMs of [first.endsAtMs, 7]) await store.putIssuedCredentials([{ ...first, endsAtMs }]);
+      expect(await store.listIssuedCredentials()).toEqual([{ ...first, endsAtMs: 5 }, second]);
       const other = { ...second, id: 'id-3', tenant: `team-b'"` };
       await store.putIssuedCredentials([other]);
       expect(await store.listIssuedCredentials([other.tenant, 'nobody'])).toEqual([other]);

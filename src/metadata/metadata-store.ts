@@ -475,7 +475,7 @@ export interface MetadataStore extends Leases, ImageRecords {
   removeKnownTenant(name: string): Promise<void>;
   /** Those of `tenants`, of all by default; including those that have ended. */
   listIssuedCredentials(tenants?: readonly string[]): Promise<readonly IssuedCredential[]>;
-  /** All or none, each added or replaced by its id. */
+  /** All or none, each added or replaced by its id. One that is there ends no later than it did. */
   putIssuedCredentials(credentials: readonly IssuedCredential[]): Promise<void>;
   /** By credential; kept until removed. */
   listCredentialUsage(): Promise<readonly CredentialUsage[]>;

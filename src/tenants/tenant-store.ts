@@ -7,6 +7,7 @@ export interface TenantStore {
   putKnownTenants(tenants: readonly KnownTenant[]): Promise<void>;
   removeKnownTenant(name: string): Promise<void>;
   listIssuedCredentials(): Promise<readonly IssuedCredential[]>;
+  /** None of them ends later than it did. */
   putIssuedCredentials(credentials: readonly IssuedCredential[]): Promise<void>;
   /** Tells other processes that any of this has changed. */
   notify(topic: 'secrets'): Promise<void>;

@@ -38,10 +38,11 @@ export async function listIssuedCredentials(
 export async function putIssuedCredential(on: Rows, credential: IssuedCredential): Promise<void> {
   const { id, tenant, username, server, readOnly, issuedAtMs, endsAtMs } = credential;
   await on.changes(
-    `INSERT INTO @issued_credentials (id, tenant, username, server, read_only, issued_at_ms, ends_at_ms)
+    `INSERT INTO @issued_credentials AS c (id, tenant, username, server, read_only, issued_at_ms, ends_at_ms)
     VALUES ($1, $2, $3, $4, $5, $6, $7)
     ON CONFLICT (id) DO UPDATE SET tenant = excluded.tenant, username = excluded.username, server = excluded.server,
-      read_only = excluded.read_only, issued_at_ms = excluded.issued_at_ms, ends_at_ms = excluded.ends_at_ms`,
+      read_only = excluded.read_only, issued_at_ms = excluded.issued_at_ms,
+      ends_at_ms = least(c.ends_at_ms, excluded.ends_at_ms)`,
     [
       id,
       tenant,

@@ -42,7 +42,8 @@ export class TenantRows {
       INSERT INTO issued_credentials (id, tenant, username, server, read_only, issued_at_ms, ends_at_ms)
       VALUES (@id, @tenant, @username, @server, @read_only, @issued_at_ms, @ends_at_ms)
       ON CONFLICT DO UPDATE SET tenant = excluded.tenant, username = excluded.username, server = excluded.server,
-        read_only = excluded.read_only, issued_at_ms = excluded.issued_at_ms, ends_at_ms = excluded.ends_at_ms`);
+        read_only = excluded.read_only, issued_at_ms = excluded.issued_at_ms,
+        ends_at_ms = coalesce(min(ends_at_ms, excluded.ends_at_ms), ends_at_ms, excluded.ends_at_ms)`);
   }
 
   list(): readonly KnownTenant[] {
