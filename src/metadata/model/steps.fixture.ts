@@ -65,6 +65,11 @@ const time = fc.integer({ min: 0, max: 8 }).map(timeOf);
 /** Before anything happens. */
 const past = fc.integer({ min: -5, max: 0 }).map(timeOf);
 const since = fc.oneof(fc.integer({ min: 0, max: 8 }), fc.constant(1000)).map(timeAfter);
+/** Ends that an index counts are timed by its heartbeats, and there are none here: so nothing is asked after an end. */
+const asked = fc.record({
+  credentialIds: fc.subarray(CREDENTIALS, { minLength: 1 }),
+  agoMs: fc.constant(Number.MAX_SAFE_INTEGER),
+});
 const maybe = <T>(values: fc.Arbitrary<T>) => fc.option(values, { nil: undefined });
 
 const size = fc.oneof(
@@ -121,6 +126,12 @@ export const STORING: readonly Weighted[] = [
   step(1, 'putGrant', fc.tuple(repository, fc.record({ credentialId, verifiedAtMs: time })), (store, given) =>
     store.putGrant(...given),
   ),
+  step(
+    1,
+    'putGrant of what was asked before everything',
+    fc.tuple(repository, fc.record({ credentialId, verifiedAtMs: time }), asked),
+    (store, [where, grant, unlessEnded]) => store.putGrant(where, grant, { unlessEnded }),
+  ),
 ];
 
 const UNLINKING: readonly Weighted[] = [
@@ -138,6 +149,7 @@ const UNLINKING: readonly Weighted[] = [
     await side.settle();
   }),
   step(1, 'endGrant', fc.tuple(repository, credentialId), (store, given) => store.endGrant(...given)),
+  step(1, 'hasEndedGrant', fc.tuple(repository, asked), (store, given) => store.hasEndedGrant(...given)),
   step(1, 'endGrantsOf', credentialId, (store, given) => store.endGrantsOf(given)),
   step(1, 'endGrantsBefore', since, async (store, given) => {
     let next: string | undefined;
