@@ -5,11 +5,12 @@ import type { Progress } from '../upkeep/stores.ts';
 import type { Administrator } from './admin-access.ts';
 import type { AdminParts, AdminServer } from './admin-parts.ts';
 import { AdminProblem } from './admin-problem.ts';
-import type { AdminHandlers } from './admin-site.ts';
+import type { AdminHandlers, AdminRequest } from './admin-site.ts';
 import { collectGarbage, EXCEEDED, freedBytes, garbageDocument } from './garbage.ts';
 import { NotStored } from './inspect.ts';
 import { type EndpointTest, skipEvents, testNotifications } from './notifications.ts';
-import { changePin } from './pins.ts';
+import type { AdminBody } from './operations.ts';
+import { changePin, type PinChange } from './pins.ts';
 import { removalRefusal, removedDocument } from './removals.ts';
 import type { AdminTasks, TaskProgress } from './tasks.ts';
 import {
@@ -83,20 +84,20 @@ export function actionHandlers(needs: ActionNeeds): Pick<AdminHandlers, ActionId
       onImages();
       return { image: reference, digest };
     },
-    pin: ({ body: { reference } }) => pinned(needs, reference, true),
-    unpin: ({ body: { reference } }) => pinned(needs, reference, false),
-    rm: async ({ who, body }) => beginRemoval(needs, who, body),
+    pin: ({ body: { reference }, during }) => pinned(needs, reference, { isPinned: true, during }),
+    unpin: ({ body: { reference }, during }) => pinned(needs, reference, { isPinned: false, during }),
+    rm: async ({ who, body, during }) => beginRemoval(needs, who, { ...body, during }),
     gc: async ({ who, body }) => beginCollection(needs, who, body),
     scrub: async ({ who, body }) => beginScrub(needs, who, body),
     notificationTest: ({ body: { endpoint } }) => testNotifications(needs.testEndpoint, endpoint),
     notificationSkip: ({ body }) => skipEvents(needs, body),
-    tenantAdd: async ({ body: { tenant } }) => {
-      const added = await inForce(addTenant(parts, tenant)).catch(refuseInvalid);
+    tenantAdd: async ({ body: { tenant }, during }) => {
+      const added = await inForce(addTenant(parts, tenant, { during })).catch(refuseInvalid);
       return { tenant, added };
     },
-    tenantRotate: ({ body }) => inForce(rotateLogin(parts, body)).catch(refuseInvalid),
-    tenantRevoke: ({ body }) => inForce(revokeLogins(parts, body)),
-    tenantAdopt: ({ body: { tenant } }) => inForce(adoptNamespace(parts, tenant)),
+    tenantRotate: ({ body, during }) => inForce(rotateLogin(parts, body, { during })).catch(refuseInvalid),
+    tenantRevoke: ({ body, during }) => inForce(revokeLogins(parts, body, { during })),
+    tenantAdopt: ({ body: { tenant }, during }) => inForce(adoptNamespace(parts, tenant, { during })),
   };
 
   /** Changes of tenants count here before the answer; this process is told only of those of others. */
@@ -116,15 +117,15 @@ function requireTenant({ tenants }: AdminParts, name: string | undefined): void 
   throw new AdminProblem('not-found', `there is no tenant named ${name}`);
 }
 
-async function pinned({ parts, onImages }: ActionNeeds, reference: string, isPinned: boolean) {
-  const changed = await changePin(parts, reference, { isPinned }).catch((error: unknown) => {
+async function pinned({ parts, onImages }: ActionNeeds, reference: string, change: PinChange) {
+  const changed = await changePin(parts, reference, change).catch((error: unknown) => {
     throw error instanceof NotStored ? new AdminProblem('not-found', error.message) : error;
   });
   onImages();
-  return { image: reference, pinned: isPinned, changed };
+  return { image: reference, pinned: change.isPinned, changed };
 }
 
-type Begin<Id extends 'pull' | 'rm' | 'gc' | 'scrub'> = (
+type Begin<Id extends 'pull' | 'gc' | 'scrub'> = (
   needs: ActionNeeds,
   who: Administrator,
   body: Parameters<AdminHandlers[Id]>[0]['body'],
@@ -158,14 +159,18 @@ const beginPull: Begin<'pull'> = ({ tasks, pull, onImages }, who, { image, platf
     },
   });
 
-const beginRemoval: Begin<'rm'> = ({ parts, tasks, onImages }, who, { reference, force, purge }) => {
+const beginRemoval = (
+  { parts, tasks, onImages }: ActionNeeds,
+  who: Administrator,
+  { reference, force, purge, during }: AdminBody<'rm'> & Pick<AdminRequest<'rm'>, 'during'>,
+) => {
   const { repository, tag, digest } = parts.resolver.repositoryOf(reference);
   return tasks.begin({
     action: 'rm',
     subject: reference,
     who,
     work: async (_, signal) => {
-      const run = { force, purge, signal };
+      const run = { force, purge, signal, during };
       // Of one that is cancelled, something may be removed.
       const removing = parts.removal.remove(repository, digest ?? tag, run).finally(onImages);
       const removed = await removing.catch((error: unknown) => {

@@ -1,9 +1,11 @@
 import http from 'node:http';
 import { afterEach, expect, it } from 'vitest';
+import { Presence } from '../lib/lease.ts';
 import { silentLog } from '../lib/log.ts';
 import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { AdminAccess } from './admin-access.ts';
-import { AdminSite } from './admin-site.ts';
+import { type AdminRequest, AdminSite } from './admin-site.ts';
+import type { AdminOperationId } from './operations.ts';
 
 let close: (() => Promise<void>) | undefined;
 
@@ -21,7 +23,18 @@ function originOf(req: http.IncomingMessage) {
 /** A site whose stream only begins; the cluster lets whoever has `tokens` read, once it has judged. */
 async function serve(
   tokens: ReadonlySet<string>,
-  { judging, failure }: { readonly judging?: Promise<unknown>; readonly failure?: unknown } = {},
+  {
+    judge = async () => {},
+    failure,
+    presence = () => new Presence(),
+    handle = () => Promise.reject(failure),
+  }: {
+    /** Called when a token comes. */
+    readonly judge?: () => Promise<unknown>;
+    readonly failure?: unknown;
+    readonly presence?: () => Presence;
+    readonly handle?: (request: AdminRequest<AdminOperationId>) => Promise<unknown>;
+  } = {},
 ) {
   const clock = new ManualClock();
   const site = new AdminSite({
@@ -29,18 +42,19 @@ async function serve(
       logins: [],
       onLoopback: 'read',
       kubernetes: async token => {
-        await judging;
+        await judge();
         return tokens.has(token) ? { name: 'a', rights: 'read' } : undefined;
       },
       addresses: { of: () => HERE },
       names: [],
       allowsPlainCredentials: false,
     }),
-    // Whichever is called fails.
-    handlers: new Proxy(Object.create(null), { get: () => () => Promise.reject(failure) }),
+    // Whichever is called.
+    handlers: new Proxy(Object.create(null), { get: () => handle }),
     events: { follow: (_req, res) => void res.writeHead(200).write('begin') },
     description: () => '{}',
     record: () => {},
+    presence,
     clock,
     log: silentLog,
   });
@@ -92,7 +106,7 @@ it('takes a path for what it says, however a proxy might have read it', async ()
 it('answers whoever needs no judgement while the cluster judges any number of made-up tokens', async () => {
   let judge: ((value?: unknown) => void) | undefined;
   const judging = new Promise(resolve => void (judge = resolve));
-  const { ask } = await serve(new Set(), { judging });
+  const { ask } = await serve(new Set(), { judge: () => judging });
   const path = '/admin/v1/openapi.json';
   const madeUp = Array.from({ length: 100 }, (_, at) => ask(path, { authorization: `Bearer made-up-${at}` }));
   for (const headers of [{}, { 'x-test-origin': 'socket' }]) {
@@ -100,6 +114,22 @@ it('answers whoever needs no judgement while the cluster judges any number of ma
   }
   judge?.();
   for (const answer of await Promise.all(madeUp)) expect(answer.resume().statusCode).toBe(401);
+});
+
+it('does what is asked in the presence in which it was asked, however long the cluster judges', async () => {
+  const [before, after] = [new Presence(), new Presence()];
+  let presence = before;
+  const judge = async () => {
+    presence = after;
+  };
+  const during: Presence[] = [];
+  const { ask } = await serve(new Set(['reading']), {
+    judge,
+    presence: () => presence,
+    handle: async request => void during.push(request.during),
+  });
+  await ask('/admin/v1/overview', { authorization: 'Bearer reading' });
+  expect(during.map(one => one === before)).toEqual([true]);
 });
 
 it.each([

@@ -16,6 +16,7 @@ import { errorsIn } from '../lib/error-code.ts';
 import { collectBytes } from '../lib/collect-bytes.ts';
 import type { Clock, Timer } from '../lib/clock.ts';
 import { parseJsonObject } from '../lib/json.ts';
+import type { Presence } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import { IndexAway } from '../metadata/index-away.ts';
 import { OciError } from '../oci/errors.ts';
@@ -41,6 +42,8 @@ export interface AdminRequest<Id extends AdminOperationId> {
   readonly id: string;
   readonly query: AdminQuery<Id>;
   readonly body: AdminBody<Id>;
+  /** In which the request's headers arrived: what it changes belongs to that. */
+  readonly during: Presence;
 }
 
 /** What answers each operation; rejects with AdminProblem, or with what the parts below throw. */
@@ -67,6 +70,8 @@ export interface AdminSiteOptions {
   /** The text of `/openapi.json`. */
   readonly description: () => string;
   readonly record: (deed: AdminDeed) => void;
+  /** The current one. */
+  readonly presence: () => Presence;
   readonly clock: Clock;
   readonly log: Log;
 }
@@ -106,9 +111,10 @@ export class AdminSite implements OpsSite {
   }
 
   async serve(req: IncomingMessage, res: ServerResponse, origin: OpsOrigin): Promise<void> {
+    const during = this.#options.presence();
     try {
       const who = await this.#options.access.admit(req, origin);
-      await this.#limited(who, () => this.#answer(req, res, { who, origin }));
+      await this.#limited(who, () => this.#answer(req, res, { who, origin, during }));
     } catch (error) {
       const problem = problemOf(error);
       if (problem.code === 'unauthorized' && req.headers.authorization !== undefined) {
@@ -142,7 +148,11 @@ export class AdminSite implements OpsSite {
   async #answer(
     req: IncomingMessage,
     res: ServerResponse,
-    { who, origin }: { readonly who: Administrator; readonly origin: OpsOrigin },
+    {
+      who,
+      origin,
+      during,
+    }: { readonly who: Administrator; readonly origin: OpsOrigin; readonly during: Presence },
   ): Promise<void> {
     const { access, events, description } = this.#options;
     // As it was sent: what a proxy took for one path must not mean another.
@@ -167,7 +177,7 @@ export class AdminSite implements OpsSite {
     const text = await this.#recorded(
       { who, id, isChange: operation.rights === 'full' },
       attempt,
-      async input => JSON.stringify(await this.#run(id, { ...input, ...found, who })),
+      async input => JSON.stringify(await this.#run(id, { ...input, ...found, who, during })),
     );
     writeJson(req, res, { status: operation.status ?? 200, text });
   }
@@ -213,7 +223,7 @@ export class AdminSite implements OpsSite {
 
   #run(
     id: AdminOperationId,
-    request: Input & { readonly who: Administrator; readonly id: string },
+    request: Input & Omit<AdminRequest<AdminOperationId>, keyof Input>,
   ): Promise<unknown> {
     // The schemas of the operation have made query and body what its handler takes.
     // oxlint-disable-next-line typescript/no-unsafe-type-assertion

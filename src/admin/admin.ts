@@ -121,6 +121,7 @@ export function openAdmin(options: AdminOptions): Admin {
     events,
     description: () => (description ??= adminDescription(server.version)),
     record,
+    presence: () => parts.metadata.presence,
     clock,
     log,
   });

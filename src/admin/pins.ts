@@ -1,7 +1,13 @@
-import type { MetadataStore } from '../metadata/metadata-store.ts';
+import type { During, MetadataStore } from '../metadata/metadata-store.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
 import type { AdminParts } from './admin-parts.ts';
 import { NotStored } from './inspect.ts';
+
+export interface PinChange extends During {
+  readonly isPinned: boolean;
+  /** Whether only to say what would change. */
+  readonly dryRun?: boolean;
+}
 
 /**
  * Pins an image, or ends its pin; returns whether it was different before. Throws NotStored for an image that cannot be
@@ -15,7 +21,7 @@ export async function changePin(
     readonly metadata: Pick<MetadataStore, 'readForPull' | 'listPins' | 'putPin' | 'removePin'>;
   },
   typed: string,
-  { isPinned, dryRun = false }: { readonly isPinned: boolean; readonly dryRun?: boolean },
+  { isPinned, dryRun = false, ...asked }: PinChange,
 ): Promise<boolean> {
   const { repository, tag = DEFAULT_TAG, digest } = resolver.repositoryOf(typed);
   const reference = digest ?? tag;
@@ -26,8 +32,8 @@ export async function changePin(
   const wasPinned = (await metadata.listPins(repository)).includes(reference);
   if (dryRun) return wasPinned !== isPinned;
   if (isPinned) {
-    await metadata.putPin(repository, reference);
+    await metadata.putPin(repository, reference, asked);
     return !wasPinned;
   }
-  return metadata.removePin(repository, reference);
+  return metadata.removePin(repository, reference, asked);
 }

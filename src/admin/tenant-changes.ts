@@ -4,6 +4,7 @@ import { plainTenantsProblem } from '../config/rules.ts';
 import { OwnSite } from '../http/own-site.ts';
 import { issuedSecret } from '../tenants/issued-secret.ts';
 import { type IssueRequest, UnknownTenant } from '../tenants/issuer.ts';
+import type { AskedDuring } from '../tenants/tenant-store.ts';
 import type { AdminParts } from './admin-parts.ts';
 import { AdminProblem } from './admin-problem.ts';
 import type { RotatedDocument } from './documents/actions.ts';
@@ -60,11 +61,12 @@ function unknownName(
 export async function addTenant(
   { config, issuer, tenants }: Pick<TenantParts, 'config' | 'issuer' | 'tenants'>,
   name: string,
+  asked?: AskedDuring,
 ): Promise<boolean> {
   const problem = plainTenantsProblem(config);
   if (problem !== undefined) throw new TenantRequestInvalid(`${name} ${problem}`);
   if (tenants.find(name) !== undefined) return false;
-  return issuer.addTenant(name).catch((error: unknown) => {
+  return issuer.addTenant(name, asked).catch((error: unknown) => {
     throw error instanceof RangeError ? new TenantRequestInvalid(error.message) : error;
   });
 }
@@ -83,6 +85,7 @@ async function requireKnown(parts: TenantParts, name: string): Promise<void> {
 export async function rotateLogin(
   parts: TenantParts,
   { tenant, server, readOnly, overlap: overlapMs, secretName }: AdminBody<'tenantRotate'>,
+  asked: AskedDuring,
 ): Promise<RotatedDocument> {
   await requireKnown(parts, tenant);
   const written = server ?? parts.config.server.serverNames[0];
@@ -93,7 +96,7 @@ export async function rotateLogin(
     );
   }
   const { request } = issueRequest(parts.config, { tenant, written, readOnly });
-  const credential = await parts.issuer.rotate(request, overlapMs);
+  const credential = await parts.issuer.rotate(request, overlapMs, asked);
   const { id, username, password } = credential;
   const secret = { ...issuedSecret(credential, { tenant, server: written, name: secretName }) };
   const earlierEndAt = timeOf(Date.now() + overlapMs);
@@ -104,9 +107,10 @@ export async function rotateLogin(
 export async function revokeLogins(
   parts: TenantParts,
   { tenant, credential }: AdminBody<'tenantRevoke'>,
+  asked: AskedDuring,
 ): Promise<AdminAnswer<'tenantRevoke'>> {
   await requireKnown(parts, tenant);
-  const ended = await parts.issuer.revoke(tenant, credential).catch((error: unknown) => {
+  const ended = await parts.issuer.revoke(tenant, credential, asked).catch((error: unknown) => {
     throw error instanceof UnknownTenant ? new AdminProblem('not-found', error.message) : error;
   });
   return { tenant, revoked: ended.map(({ id, server }) => ({ credential: id, server })) };
@@ -116,10 +120,11 @@ export async function revokeLogins(
 export async function adoptNamespace(
   parts: TenantParts,
   tenant: string,
+  asked: AskedDuring,
 ): Promise<AdminAnswer<'tenantAdopt'>> {
   if (parts.config.kubernetes === undefined) throw new AdminProblem('refused', NO_CLUSTER);
   await requireKnown(parts, tenant);
-  await parts.issuer.adoptTenant(tenant);
+  await parts.issuer.adoptTenant(tenant, asked);
   return { tenant, adopted: true };
 }
 

@@ -4,6 +4,8 @@ import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { Chance, SEED } from '../../test/support/chance.ts';
 import { type Image, imageOf, randomBlob } from '../../test/support/content.ts';
 import { surveyOfFolder } from '../upkeep/survey.fixture.ts';
+import { PresenceEnded } from '../lib/lease.ts';
+import { MemoryIndex } from '../metadata/memory-metadata-store.fixture.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { SurveyThread } from '../upkeep/survey-thread.ts';
@@ -186,6 +188,18 @@ test('an import that was suspended, and lost what it had linked, does not claim 
   await expect(world.import(tar, { metadata })).rejects.toThrow(`${lost} was removed during the import`);
   await world.import(tar);
   expect(await missingOf(NAME, app)).toEqual([]);
+});
+
+test('an import that has begun before others considered its process dead sets no name', async () => {
+  const index = new MemoryIndex();
+  const metadata = index.open();
+  const reading = (name?: string) => {
+    metadata.seemDead();
+    return hosted(name);
+  };
+  const tar = await tarOf(layoutFiles(app, NAME));
+  await expect(world.import(tar, { metadata, placeOf: reading })).rejects.toThrow(PresenceEnded);
+  expect(await metadata.readTotals()).toMatchObject({ repositories: 0, manifests: 0 });
 });
 
 test('imports, evictions and collections in any order leave every imported image complete', async () => {

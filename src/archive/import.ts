@@ -67,6 +67,7 @@ async function importAll(
   options: ImportOptions,
 ): Promise<readonly Settled[]> {
   const { metadata } = options;
+  const during = metadata.presence;
   const lease = await acquireImportLease(metadata);
   try {
     let placed: readonly PlacedImage[] = [];
@@ -74,7 +75,7 @@ async function importAll(
       placed = await placeAll(found, options);
     });
     const settled = await settleAll(index, placed, importer, options);
-    await publish(settled.map(arrivalOf), options);
+    await publish(settled.map(arrivalOf), { ...options, during });
     return settled;
   } finally {
     await metadata.release(lease);

@@ -19,6 +19,8 @@ export interface PublishOptions {
   readonly metadata: MetadataStore;
   /** The grantee for whom mirrored images are imported; by default everybody. */
   readonly grantee?: string | undefined;
+  /** In which the import began: later, others may have set the same names. */
+  readonly during: Presence;
   /** Default: no limit. */
   readonly quota?: ImportQuota | undefined;
 }
@@ -26,16 +28,15 @@ export interface PublishOptions {
 /**
  * Stores first all content, which has no names yet, then sets all names in one step. Throws ArchiveError if there is no
  * space, or if content was removed meanwhile: upkeep leaves it while the import runs, but not while its process is
- * suspended. Rejects with PresenceEnded if that happened in between: others may have set the same names.
+ * suspended. Rejects with PresenceEnded if that happened since the import began.
  */
 export async function publish(arrivals: readonly Arrival[], options: PublishOptions): Promise<void> {
   const { metadata, quota } = options;
-  const during = metadata.presence;
   const release = quota && (await reserveQuota(arrivals, metadata, quota));
   try {
     // Before anything is linked, since a repository keeps what is linked in it.
     await requireBlobs(arrivals, metadata);
-    await putAll(arrivals, options, during);
+    await putAll(arrivals, options);
     await requireBlobs(arrivals, metadata);
     await requireManifests(arrivals, metadata);
   } finally {
@@ -45,8 +46,7 @@ export async function publish(arrivals: readonly Arrival[], options: PublishOpti
 
 async function putAll(
   arrivals: readonly Arrival[],
-  { metadata, grantee = ANONYMOUS_ID }: PublishOptions,
-  during: Presence,
+  { metadata, grantee = ANONYMOUS_ID, during }: PublishOptions,
 ): Promise<void> {
   const atMs = Date.now();
   for (const { repository, tree } of arrivals) {

@@ -30,6 +30,7 @@ export function openRegistryServer(
     ...parts,
     ...(processes !== undefined && { isHanded: true, bodyMemory: BodyMemory.ofOne(processes) }),
     waitingFor: () => parts.tenants.waitingFor,
+    presence: () => parts.metadata.presence,
     token: tokenHandler(parts.access, parts.resolver),
     recordDeed: deedsTo(audit),
     noteEvent: parts.events.note,

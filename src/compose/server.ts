@@ -100,13 +100,13 @@ export async function startServer(config: Config, options: ServerOptions): Promi
     const { tls } = config.server;
     const certificate = tls && opened.add(await TlsFiles.open(tls, options.log));
     const together = await togetherOf(config);
-    let asked: Pick<Parts, 'mirror' | 'uploads' | 'replica' | 'replicas'> | undefined;
+    let asked: Pick<Parts, 'mirror' | 'uploads' | 'metadata' | 'replica' | 'replicas'> | undefined;
     const cluster = await openClusterTls(config, options.log);
     if (cluster !== undefined) opened.add(cluster);
     // Before others learn of this replica, and closed when no download is left that they could follow.
     const forReplicas = await openReplicaServer(config, cluster?.tls, {
       ledFill: async (key, epoch) => asked?.mirror.ledFill(key, epoch),
-      uploads: () => asked?.uploads,
+      own: () => asked && { uploads: asked.uploads, presence: asked.metadata.presence },
       flights: () => asked?.replicas?.flights.board,
       about: () => asked && aboutOwn(asked, startedAtMs),
       log: options.log,

@@ -1,5 +1,6 @@
 import type { Readable } from 'node:stream';
 import type { Ingest } from '../blobs/spool.ts';
+import type { Presence } from '../lib/lease.ts';
 import { OciError } from '../oci/errors.ts';
 import { parseContentRange, uploadRange } from './content-range.ts';
 import { BODY_IDLE_MS, takeIn } from './request-body.ts';
@@ -10,6 +11,8 @@ export interface Chunk {
   readonly contentRange: string | undefined;
   /** Content-Length; `undefined` for a chunked transfer coding. */
   readonly contentLength: number | undefined;
+  /** In which the request arrived: what it stores belongs to that. */
+  readonly during: Presence;
 }
 
 /** Where a chunk is written. */

@@ -2,7 +2,7 @@ import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { SEED } from '../../test/support/chance.ts';
 import { bytesOf, type Content, imageOf, randomBlob, readAs } from '../../test/support/content.ts';
-import { chunkOf, HostedBench, RIGHT } from '../../test/support/hosted-bench.ts';
+import { chunkOf, DURING, HostedBench, RIGHT } from '../../test/support/hosted-bench.ts';
 import { OciError } from '../oci/errors.ts';
 import { OCI_ARTIFACT_MANIFEST } from '../oci/media-types.ts';
 import { ANONYMOUS } from '../oci/requester.ts';
@@ -122,11 +122,10 @@ function pushManifest(at: number, image: number, tag: number | null): Step {
 function mount(to: number, blob: Content): Step {
   return async ({ bench, believed }) => {
     const from = (to + 1) % REPOSITORIES.length;
-    const isMounted = await bench.uploads.mount(
-      pick(REPOSITORIES, to),
-      blob.digest,
-      pick(REPOSITORIES, from),
-    );
+    const isMounted = await bench.uploads.mount(pick(REPOSITORIES, to), blob.digest, {
+      from: pick(REPOSITORIES, from),
+      ...DURING,
+    });
     expect(isMounted).toBe(pick(believed, from).blobs.has(blob));
     if (isMounted) pick(believed, to).blobs.add(blob);
   };
@@ -165,7 +164,7 @@ function completeUpload(at: number): Step {
 
 function deleteBlob(at: number, blob: Content): Step {
   return async ({ bench, believed }) => {
-    const code = await codeOf(() => bench.removal.removeBlob(pick(REPOSITORIES, at), blob.digest));
+    const code = await codeOf(() => bench.removal.removeBlob(pick(REPOSITORIES, at), blob.digest, DURING));
     expect(code).toBe(pick(believed, at).blobs.delete(blob) ? undefined : 'BLOB_UNKNOWN');
   };
 }
@@ -173,7 +172,9 @@ function deleteBlob(at: number, blob: Content): Step {
 function deleteManifest(at: number, manifest: Content): Step {
   return async ({ bench, believed }) => {
     const { manifests, tags } = pick(believed, at);
-    const code = await codeOf(() => bench.removal.removeManifest(pick(REPOSITORIES, at), manifest.digest));
+    const code = await codeOf(() =>
+      bench.removal.removeManifest(pick(REPOSITORIES, at), manifest.digest, DURING),
+    );
     expect(code).toBe(manifests.delete(manifest.digest) ? undefined : 'MANIFEST_UNKNOWN');
     for (const [tag, tagged] of tags) if (tagged === manifest.digest) tags.delete(tag);
   };
@@ -181,7 +182,7 @@ function deleteManifest(at: number, manifest: Content): Step {
 
 function deleteTag(at: number, tag: string): Step {
   return async ({ bench, believed }) => {
-    const code = await codeOf(() => bench.removal.removeManifest(pick(REPOSITORIES, at), tag));
+    const code = await codeOf(() => bench.removal.removeManifest(pick(REPOSITORIES, at), tag, DURING));
     expect(code).toBe(pick(believed, at).tags.delete(tag) ? undefined : 'MANIFEST_UNKNOWN');
   };
 }

@@ -8,7 +8,7 @@ import {
   indexOfEntries,
   randomBlob,
 } from '../../test/support/content.ts';
-import { HostedBench, RIGHT } from '../../test/support/hosted-bench.ts';
+import { DURING, HostedBench, RIGHT } from '../../test/support/hosted-bench.ts';
 import { MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
 import { OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
 import type { Repository } from '../oci/repository.ts';
@@ -100,9 +100,9 @@ describe('a hosted repository', () => {
       vi.spyOn(bench.metadata, removal).mockRejectedValueOnce(full);
     }
     const deletes = [
-      () => bench.removal.removeManifest(repository, 'v1'),
-      () => bench.removal.removeManifest(repository, image.manifest.digest),
-      () => bench.removal.removeBlob(repository, image.config.digest),
+      () => bench.removal.removeManifest(repository, 'v1', DURING),
+      () => bench.removal.removeManifest(repository, image.manifest.digest, DURING),
+      () => bench.removal.removeBlob(repository, image.config.digest, DURING),
     ];
     for (const remove of deletes) {
       await expect(remove()).rejects.toMatchObject({ code: 'INSUFFICIENT_STORAGE', status: 507 });
@@ -231,14 +231,14 @@ describe('deleting', () => {
     const image = imageOf([randomBlob(100, 'deleted')]);
     for (const each of [repository, elsewhere]) await bench.pushImage(each, image, 'v1');
     await bench.pushManifest(repository, image.manifest, 'v2');
-    await bench.removal.removeManifest(repository, 'v1');
+    await bench.removal.removeManifest(repository, 'v1', DURING);
     await bench.hosted.manifest(repository, 'v2', RIGHT, everything);
-    await bench.removal.removeManifest(repository, image.manifest.digest);
+    await bench.removal.removeManifest(repository, image.manifest.digest, DURING);
     const unknown = { code: 'MANIFEST_UNKNOWN' };
     await expect(bench.hosted.manifest(repository, 'v2', RIGHT, everything)).rejects.toMatchObject(unknown);
-    await expect(bench.removal.removeManifest(repository, 'v2')).rejects.toMatchObject(unknown);
-    await bench.removal.removeBlob(repository, image.config.digest);
-    await expect(bench.removal.removeBlob(repository, image.config.digest)).rejects.toMatchObject({
+    await expect(bench.removal.removeManifest(repository, 'v2', DURING)).rejects.toMatchObject(unknown);
+    await bench.removal.removeBlob(repository, image.config.digest, DURING);
+    await expect(bench.removal.removeBlob(repository, image.config.digest, DURING)).rejects.toMatchObject({
       code: 'BLOB_UNKNOWN',
     });
     await bench.hosted.manifest(elsewhere, 'v1', RIGHT, everything);
@@ -252,7 +252,7 @@ describe('deleting', () => {
     for (let round = 0; round < 2; round += 1) {
       await bench.pushBlob(repository, blob);
       expect(await bench.hosted.statBlob(repository, blob.digest)).toMatchObject({ size: 100 });
-      await bench.removal.removeBlob(repository, blob.digest);
+      await bench.removal.removeBlob(repository, blob.digest, DURING);
       await expect(bench.hosted.statBlob(repository, blob.digest)).rejects.toMatchObject({
         code: 'BLOB_UNKNOWN',
       });

@@ -9,7 +9,7 @@ import {
   randomBlob,
   readAs,
 } from '../../test/support/content.ts';
-import { HostedBench, RIGHT } from '../../test/support/hosted-bench.ts';
+import { DURING, HostedBench, RIGHT } from '../../test/support/hosted-bench.ts';
 import { MemoryBudget } from '../lib/memory-budget.ts';
 import { digestOf } from '../oci/digest.ts';
 import { parseManifest } from '../oci/manifest.ts';
@@ -220,6 +220,7 @@ describe('pushing a manifest', () => {
         contentLength,
         body: endless(),
         holder: { name: 'anonymous' },
+        ...DURING,
       });
     await expect(push(10 ** 9)).rejects.toMatchObject({ code: 'MANIFEST_TOO_LARGE' });
     expect(read).toBe(0);
@@ -245,6 +246,7 @@ describe('manifests whose clients stall', () => {
         contentLength: 2 * MIB,
         body,
         holder: { name: 'stalling' },
+        ...DURING,
       });
     });
     const outcomes = Promise.allSettled(stalled);
@@ -257,6 +259,7 @@ describe('manifests whose clients stall', () => {
         contentLength: index.length,
         body: Readable.from([index], { objectMode: false }),
         holder: { name: tenant },
+        ...DURING,
       });
     await push('another');
     await expect(push('stalling')).rejects.toMatchObject({ code: 'TOOMANYREQUESTS' });

@@ -51,6 +51,8 @@ export interface ManifestPush {
   readonly holder: MemoryHolder;
   /** Who pushes, for receivers of notifications. */
   readonly actor?: EventActor | undefined;
+  /** In which the request arrived: later, the client may have pushed elsewhere, and others may have replaced that since. */
+  readonly during: Presence;
 }
 
 /** The result of pushing a manifest. */
@@ -60,13 +62,9 @@ export interface Published {
 }
 
 /** What a push stores. */
-interface Pushed {
+interface Pushed extends Pick<ManifestPush, 'tags' | 'actor' | 'during'> {
   readonly manifest: Manifest;
   readonly view: ManifestView;
-  readonly tags: readonly string[];
-  readonly actor: EventActor | undefined;
-  /** In which the client has sent it: later it may have been pushed elsewhere, and replaced since. */
-  readonly during: Presence;
 }
 
 export interface PublicationParts {
@@ -114,23 +112,17 @@ export class Publication {
     const { contentLength, holder } = push;
     // Refused by its header before a byte is read; the limit also applies to what is actually sent.
     if (contentLength !== undefined && contentLength > MAX_MANIFEST_BYTES) throw tooLarge();
-    const during = this.#metadata.presence;
     return refusingWhenBusy(async () => {
       const lease = await this.#memory.lease(holder, contentLength ?? FIRST_LEASE_BYTES);
       try {
-        return await this.#publish(repository, push, await readBytes(push.body, lease), during);
+        return await this.#publish(repository, push, await readBytes(push.body, lease));
       } finally {
         lease.release();
       }
     });
   }
 
-  async #publish(
-    repository: Repository,
-    push: ManifestPush,
-    bytes: Uint8Array,
-    during: Presence,
-  ): Promise<Published> {
+  async #publish(repository: Repository, push: ManifestPush, bytes: Uint8Array): Promise<Published> {
     const { reference, contentType } = push;
     const digest = isDigest(reference) ? digestOf(bytes, digestAlgorithm(reference)) : digestOf(bytes);
     if (isDigest(reference) && digest !== reference) {
@@ -147,7 +139,7 @@ export class Publication {
     const key = `manifest ${repositoryText(repository)} ${digest} ${tags.join(' ')}`;
     await this.#quota.reserve(key, repository, bytes.byteLength, { digest, tags });
     const manifest = { digest, mediaType: view.mediaType, bytes };
-    const { actor } = push;
+    const { actor, during } = push;
     const pushed = { manifest, view, tags, actor, during };
     await this.#put(repository, pushed).finally(() => this.#quota.release(key));
     return { digest, subject: view.subject?.digest };

@@ -1,5 +1,6 @@
 import { Readable } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { DURING } from '../../test/support/hosted-bench.ts';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
 import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
 import { silentLog } from '../lib/log.ts';
@@ -46,6 +47,7 @@ const push = (name: string, bytes: Buffer, to: Uploads = uploads) =>
     body: Readable.from([bytes]),
     contentRange: undefined,
     contentLength: bytes.length,
+    ...DURING,
   });
 const manifestPush = (
   reference: string,
@@ -59,6 +61,7 @@ const manifestPush = (
   contentLength: bytes.length,
   body: Readable.from([bytes]),
   holder: { name: 'anonymous' },
+  ...DURING,
 });
 /** As a garbage collection does when its time has come. */
 const collect = (digest: ReturnType<typeof digestOf>) =>
@@ -66,7 +69,7 @@ const collect = (digest: ReturnType<typeof digestOf>) =>
 const linkedBytes = async (owner: string) => (await metadata.readOwnerBytes([owner])).get(owner)?.bytes;
 const indexNamed = (name: string) =>
   Buffer.from(JSON.stringify({ schemaVersion: 2, manifests: [], annotations: { name } }));
-const chunkOf = (body: Readable) => ({ body, contentRange: undefined, contentLength: undefined });
+const chunkOf = (body: Readable) => ({ body, contentRange: undefined, contentLength: undefined, ...DURING });
 const announced = (contentLength: number) => ({ ...chunkOf(Readable.from([])), contentLength });
 const OVER = { code: 'DENIED', message: expect.stringContaining('the quota of a is used up') };
 
@@ -215,7 +218,7 @@ describe('a quota', () => {
     const repository = repositoryOf('a/endless');
     const { id } = await uploads.begin(ANYBODY, repository);
     const endless = Readable.from(Array.from({ length: 8 }, () => contentOf(MIB, 9)));
-    const chunk = { body: endless, contentRange: undefined, contentLength: undefined };
+    const chunk = { body: endless, contentRange: undefined, contentLength: undefined, ...DURING };
     await expect(uploads.append(ANYBODY, repository, id, chunk)).rejects.toMatchObject(OVER);
   });
 
@@ -239,7 +242,12 @@ describe('a quota', () => {
     });
     await collect(digestOf(blob));
     const { id } = await uploads.begin(ANYBODY, repositoryOf('a/two'));
-    const chunk = { body: Readable.from([blob]), contentRange: undefined, contentLength: undefined };
+    const chunk = {
+      body: Readable.from([blob]),
+      contentRange: undefined,
+      contentLength: undefined,
+      ...DURING,
+    };
     await uploads.append(ANYBODY, repositoryOf('a/two'), id, chunk);
     await expect(push('a/three', contentOf(MIB, 2))).rejects.toMatchObject(OVER);
     await uploads.cancel(ANYBODY, repositoryOf('a/two'), id);
@@ -259,6 +267,7 @@ describe('a quota', () => {
       body: Readable.from([contentOf(MIB / 2, 1)]),
       contentRange: undefined,
       contentLength: MIB / 2,
+      ...DURING,
     });
     await expect(push('a/two', contentOf(MIB, 2))).rejects.toMatchObject(OVER);
     await uploads.cancel(ANYBODY, repository, id);
@@ -426,12 +435,16 @@ describe('a quota', () => {
     const blob = contentOf(2 * MIB, 1);
     await push('b/base', blob);
     const digest = digestOf(blob);
-    expect(await uploads.mount(repositoryOf('a/one'), digest, repositoryOf('b/base'))).toBe(true);
-    expect(await uploads.mount(repositoryOf('a/one'), digest, repositoryOf('b/base'))).toBe(true);
+    expect(
+      await uploads.mount(repositoryOf('a/one'), digest, { from: repositoryOf('b/base'), ...DURING }),
+    ).toBe(true);
+    expect(
+      await uploads.mount(repositoryOf('a/one'), digest, { from: repositoryOf('b/base'), ...DURING }),
+    ).toBe(true);
     expect(await linkedBytes('a')).toBe(2 * MIB);
-    await expect(uploads.mount(repositoryOf('a/two'), digest, repositoryOf('b/base'))).rejects.toMatchObject(
-      OVER,
-    );
+    await expect(
+      uploads.mount(repositoryOf('a/two'), digest, { from: repositoryOf('b/base'), ...DURING }),
+    ).rejects.toMatchObject(OVER);
     await push('a/one', contentOf(MIB, 2));
     const config = { mediaType: 'application/vnd.oci.image.config.v1+json', digest, size: blob.length };
     const manifest = Buffer.from(

@@ -1,3 +1,4 @@
+import type { Presence } from '../lib/lease.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Announce } from '../metadata/outbox.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
@@ -12,6 +13,14 @@ export interface RemovalOptions {
   readonly isEnabled: boolean;
   /** Default: nobody is told. */
   readonly announce?: Announce;
+}
+
+/** A request to delete something. */
+export interface Deletion {
+  /** In which the request arrived: later, what it names may have been pushed again. */
+  readonly during: Presence;
+  /** Who deletes, for receivers of notifications. */
+  readonly actor?: EventActor | undefined;
 }
 
 /**
@@ -31,14 +40,18 @@ export class Removal {
     throw new OciError('UNSUPPORTED', { message: 'deleting is disabled (hosted.delete)' });
   }
 
-  /** Removes a tag alone, or by digest a manifest with all its tags. `actor`: who does, for receivers of notifications. */
-  async removeManifest(repository: Repository, reference: string, actor?: EventActor): Promise<void> {
+  /** Removes a tag alone, or by digest a manifest with all its tags. */
+  async removeManifest(
+    repository: Repository,
+    reference: string,
+    { during, actor }: Deletion,
+  ): Promise<void> {
     this.permit();
     // A removal is a write to the index, which may fail on a full disk.
     const { metadata, announce = () => [] } = this.#options;
     const what = isDigest(reference) ? { digest: reference } : { tag: reference };
     const along = {
-      during: metadata.presence,
+      during,
       messages: announce({ kind: 'delete', repository, ...what, actor }),
     };
     const wasThere = await refusingWhenFull(() =>
@@ -51,10 +64,13 @@ export class Removal {
     }
   }
 
-  async removeBlob(repository: Repository, digest: Digest): Promise<void> {
+  async removeBlob(
+    repository: Repository,
+    digest: Digest,
+    { during }: Pick<Deletion, 'during'>,
+  ): Promise<void> {
     this.permit();
     const { metadata } = this.#options;
-    const during = metadata.presence;
     if (!(await refusingWhenFull(() => metadata.unlinkBlob(repository, digest, { during })))) {
       throw new OciError('BLOB_UNKNOWN', { detail: { name: repositoryText(repository), digest } });
     }

@@ -4,7 +4,7 @@ import type { Readable } from 'node:stream';
 import { setImmediate } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { bytesOf, type Content, randomBlob } from '../../test/support/content.ts';
-import { chunkOf, HostedBench, openChunk } from '../../test/support/hosted-bench.ts';
+import { chunkOf, DURING, HostedBench, openChunk } from '../../test/support/hosted-bench.ts';
 import { remove } from '../blobs/blob-store.suite.ts';
 import { Bucket, ObjectBlobStore } from '../blobs/object-blob-store.fixture.ts';
 import type { Ingest, Spool } from '../blobs/spool.ts';
@@ -486,13 +486,16 @@ describe('a mount', () => {
   it('links what another repository has, and nothing that is only in the store', async () => {
     const blob = randomBlob(1000, 'mount');
     await bench.pushBlob(elsewhere, blob);
-    expect(await bench.uploads.mount(repository, blob.digest, { upstream: '', name: 'team/third' })).toBe(
-      false,
-    );
+    expect(
+      await bench.uploads.mount(repository, blob.digest, {
+        from: { upstream: '', name: 'team/third' },
+        ...DURING,
+      }),
+    ).toBe(false);
     await expect(bench.hosted.statBlob(repository, blob.digest)).rejects.toMatchObject({
       code: 'BLOB_UNKNOWN',
     });
-    expect(await bench.uploads.mount(repository, blob.digest, elsewhere)).toBe(true);
+    expect(await bench.uploads.mount(repository, blob.digest, { from: elsewhere, ...DURING })).toBe(true);
     await expectHeld(blob);
   });
 
@@ -502,7 +505,7 @@ describe('a mount', () => {
       const blob = randomBlob(1000, 'lost');
       await bench.pushBlob(elsewhere, blob);
       await lose(blob.digest);
-      expect(await bench.uploads.mount(repository, blob.digest, elsewhere)).toBe(false);
+      expect(await bench.uploads.mount(repository, blob.digest, { from: elsewhere, ...DURING })).toBe(false);
     },
   );
 });
@@ -533,7 +536,7 @@ describe('a store whose blobs are objects elsewhere', () => {
     const rest = chunkOf(bytesOf(blob).subarray(100_000));
     await second.uploads.complete(ANONYMOUS, repository, id, blob.digest, rest);
     await expectHeld(blob);
-    expect(await second.uploads.mount(elsewhere, blob.digest, repository)).toBe(true);
+    expect(await second.uploads.mount(elsewhere, blob.digest, { from: repository, ...DURING })).toBe(true);
     expect(await bench.hosted.statBlob(elsewhere, blob.digest)).toMatchObject({ size: blob.size });
     expect(await bench.ingests()).toEqual([]);
     await second.close();

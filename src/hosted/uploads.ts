@@ -3,7 +3,7 @@ import type { BlobStore } from '../blobs/blob-store.ts';
 import type { Ingest, Spool } from '../blobs/spool.ts';
 import { isStorageFull } from '../blobs/storage-full.ts';
 import { removeStrays } from '../blobs/stray-removal.ts';
-import { isLeased, LeaseLost } from '../lib/lease.ts';
+import { isLeased, LeaseLost, type Presence } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import type { MetadataStore, Upload } from '../metadata/metadata-store.ts';
 import type { Digest } from '../oci/digest.ts';
@@ -114,11 +114,14 @@ export class Uploads implements UploadCalls {
 
   /**
    * Links a stored blob of `from` into `repository`. False if that is not possible, for whatever reason: the client
-   * then has to push it. The caller has checked that the requester may pull from `from`.
+   * then has to push it. The caller has checked that the requester may pull from `from`. `during`: as of a `Chunk`.
    */
-  async mount(repository: Repository, digest: Digest, from: Repository): Promise<boolean> {
+  async mount(
+    repository: Repository,
+    digest: Digest,
+    { from, during }: { readonly from: Repository; readonly during: Presence },
+  ): Promise<boolean> {
     const { metadata } = this.#options;
-    const during = metadata.presence;
     if (!(await metadata.isLinked(from, digest))) return false;
     const row = await metadata.statBlob(digest);
     if (row === undefined) return false;
@@ -167,7 +170,7 @@ export class Uploads implements UploadCalls {
         throw new OciError('DIGEST_INVALID', { detail: { provided: digest, received: actual } });
       }
       try {
-        await this.#publish(id, session, repository, digest);
+        await this.#publish(upload, session, digest, chunk);
       } catch (error) {
         // The client may send the same request again.
         if (session.state === 'open' && bounded.offset > start) await bounded.truncate(start);
@@ -313,9 +316,13 @@ export class Uploads implements UploadCalls {
     }
   }
 
-  async #publish(id: string, session: Session, repository: Repository, digest: Digest): Promise<void> {
+  async #publish(
+    { id, repository }: Upload,
+    session: Session,
+    digest: Digest,
+    { during }: Pick<Chunk, 'during'>,
+  ): Promise<void> {
     const { metadata, blobs } = this.#options;
-    const during = metadata.presence;
     const size = session.ingest.offset;
     await this.#quota.reserve(ingestKey(id), repository, size);
     const stored = await session.commit(digest, blobs);

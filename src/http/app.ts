@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { Router } from '@koa/router';
 import Koa from 'koa';
+import type { Presence } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import { OciError } from '../oci/errors.ts';
 import type { ClientAddresses } from './client-address.ts';
@@ -25,6 +26,8 @@ export interface AppParts {
   readonly responseLog: ResponseLog;
   /** What the server waits for before it can serve anybody; `undefined` if nothing. */
   readonly waitingFor: () => string | undefined;
+  /** As in `RegistryServerOptions`. */
+  readonly presence: () => Presence;
   readonly log: Log;
   /** The upstream that this app's listener belongs to, if any. */
   readonly listenerUpstream: string | undefined;
@@ -53,9 +56,10 @@ export function createApp(parts: AppParts): (req: IncomingMessage, res: ServerRe
 
   app.use(async (ctx, next) => {
     ctx.respond = false;
+    const during = parts.presence();
     const { socket } = ctx.req;
     if (connections.isBusy(socket) && !(await connections.turn(socket))) return;
-    const exchange = openExchange(parts, ctx.req, ctx.res);
+    const exchange = openExchange(parts, ctx, during);
     ctx.state.exchange = exchange;
     try {
       refuseWhileWaiting(parts.waitingFor());
@@ -89,7 +93,11 @@ function refuseWhileWaiting(waitingFor: string | undefined): void {
   });
 }
 
-function openExchange(parts: AppParts, req: IncomingMessage, res: ServerResponse): Exchange {
+function openExchange(
+  parts: AppParts,
+  { req, res }: { readonly req: IncomingMessage; readonly res: ServerResponse },
+  during: Presence,
+): Exchange {
   const { resolver, connections, responseLog } = parts;
   const { socket } = req;
   const query = parseQuery(splitTarget(req.url ?? '').query);
@@ -114,6 +122,7 @@ function openExchange(parts: AppParts, req: IncomingMessage, res: ServerResponse
       byNamespace: namespace !== undefined,
     },
     siteProblem: changesNothing(req) ? undefined : parts.ownSite.problem(req, proxied),
+    during,
     isStopping: connections.isDraining,
     deadlines: parts.deadlines,
   });

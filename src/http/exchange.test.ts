@@ -1,6 +1,7 @@
 import http from 'node:http';
 import net from 'node:net';
 import { expect, it } from 'vitest';
+import { Presence } from '../lib/lease.ts';
 import { Deadlines } from './deadlines.ts';
 import { Exchange } from './exchange.ts';
 import { parseQuery } from './query.ts';
@@ -23,6 +24,7 @@ function actorWith(host: string, userAgent: string) {
       byHostAlias: false,
       byNamespace: false,
     },
+    during: new Presence(),
     isStopping: () => false,
     deadlines: new Deadlines(1_000),
   });

@@ -5,6 +5,7 @@ import type { EventActor } from '../oci/event.ts';
 import type { Outcome, Served } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import { ANONYMOUS, memoryHolder, type Requester } from '../oci/requester.ts';
+import type { Presence } from '../lib/lease.ts';
 import type { MemoryHolder } from '../lib/memory-budget.ts';
 import type { Sender } from '../access/subject.ts';
 import { sourceOf } from '../access/failed-logins.ts';
@@ -26,6 +27,8 @@ export class Exchange {
   readonly sender: Sender;
   /** Why this request must not change anything, whoever sends it: it comes from a page of another web site. */
   readonly siteProblem: string | undefined;
+  /** In which the request's headers arrived: all that it changes belongs to that. */
+  readonly during: Presence;
   /** `performance.now()` when the request's headers had arrived. */
   readonly startedAtMs = performance.now();
   readonly #isStopping: () => boolean;
@@ -59,6 +62,7 @@ export class Exchange {
     query: Query;
     sender: Sender;
     siteProblem?: string | undefined;
+    during: Presence;
     isStopping: () => boolean;
     deadlines: Deadlines;
   }) {
@@ -68,6 +72,7 @@ export class Exchange {
     this.query = options.query;
     this.sender = options.sender;
     this.siteProblem = options.siteProblem;
+    this.during = options.during;
     this.#isStopping = options.isStopping;
     this.#deadlines = options.deadlines;
   }

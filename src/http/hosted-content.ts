@@ -25,6 +25,7 @@ export function contentHandlers(publication: Publication, removal: Removal): Con
         body: req,
         holder: exchange.memoryHolder,
         actor: exchange.actor,
+        during: exchange.during,
       });
       answer(exchange, 201, {
         Location: pathTo(exchange, name, `manifests/${digest}`),
@@ -35,12 +36,12 @@ export function contentHandlers(publication: Publication, removal: Removal): Con
     },
 
     async deleteManifest({ exchange, repository, reference }) {
-      await removal.removeManifest(repository, reference, exchange.actor);
+      await removal.removeManifest(repository, reference, exchange);
       answer(exchange, 202, {});
     },
 
     async deleteBlob({ exchange, repository, digest }) {
-      await removal.removeBlob(repository, digest);
+      await removal.removeBlob(repository, digest, exchange);
       answer(exchange, 202, {});
     },
   };

@@ -3,6 +3,7 @@ import http from 'node:http';
 import net from 'node:net';
 import type { BlobReader, LentBytes } from '../lib/blob-reader.ts';
 import type { Subject } from '../access/subject.ts';
+import { Presence } from '../lib/lease.ts';
 import { silentLog, type Log } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
@@ -245,6 +246,7 @@ export async function startServer(
     access: openAccess,
     mirror: source,
     hosted: source,
+    presence: () => new Presence(),
     log: silentLog,
     meter: silentMeter,
     ...options,

@@ -1,6 +1,7 @@
 import http from 'node:http';
 import https from 'node:https';
 import { isIPv6, type Socket } from 'node:net';
+import type { Presence } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import { MemoryBudget } from '../lib/memory-budget.ts';
 import type { Meter } from '../lib/meter.ts';
@@ -26,6 +27,8 @@ export interface RegistryServerOptions extends RegistryParts, ResponseNews {
   readonly isHanded?: boolean;
   /** What the server waits for before it can identify requesters; until then, every request is answered with 503. */
   readonly waitingFor?: () => string | undefined;
+  /** The current one: asked as soon as a request's headers have arrived. */
+  readonly presence: () => Presence;
   /** As in `ClientAddressOptions`. Default: none. */
   readonly trustedProxies?: readonly string[];
   /** As in `ClientAddressOptions`. */
@@ -79,6 +82,7 @@ export async function createRegistryServer(options: RegistryServerOptions): Prom
     addresses: new ClientAddresses(options),
     connections,
     deadlines: new Deadlines(limits.answerWithinMs),
+    presence: options.presence,
     waitingFor: options.waitingFor ?? (() => undefined),
     responseLog: new ResponseLog(options.log, options.meter, options),
     log: options.log,

@@ -8,6 +8,7 @@ import { type Digest, parseDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { isRepositoryName } from '../oci/reference.ts';
 import { answer, pathTo } from './answer.ts';
+import type { Exchange } from './exchange.ts';
 import type { Call, HostedHandlers, UploadCall } from './hosted-handlers.ts';
 
 /**
@@ -26,7 +27,7 @@ export function uploadHandlers(uploads: ClientUploads, removal: Removal): Upload
   return {
     async startUpload(call) {
       const { exchange, requester, repository } = call;
-      const { query, req } = exchange;
+      const { query } = exchange;
       const mount = query.get('mount');
       const digest = query.get('digest');
       if (mount !== null) {
@@ -34,7 +35,7 @@ export function uploadHandlers(uploads: ClientUploads, removal: Removal): Upload
         if (await mountBlob(uploads, call, wanted)) return answerCreated(call, wanted);
       } else if (digest !== null) {
         const pushed = parseDigest(digest);
-        await uploads.push(requester, repository, pushed, chunkOf(req));
+        await uploads.push(requester, repository, pushed, chunkOf(exchange));
         return answerCreated(call, pushed);
       }
       const begun = await uploads.begin(requester, repository, query.get('digest-algorithm') ?? undefined);
@@ -48,7 +49,7 @@ export function uploadHandlers(uploads: ClientUploads, removal: Removal): Upload
     async appendUpload(call) {
       const { exchange, requester, repository, id } = call;
       const state = await sayingWhere(call, () =>
-        uploads.append(requester, repository, id, chunkOf(exchange.req)),
+        uploads.append(requester, repository, id, chunkOf(exchange)),
       );
       answerState(call, 202, state);
     },
@@ -56,9 +57,7 @@ export function uploadHandlers(uploads: ClientUploads, removal: Removal): Upload
     async finishUpload(call) {
       const { exchange, requester, repository, id } = call;
       const digest = parseDigest(exchange.query.get('digest') ?? '');
-      await sayingWhere(call, () =>
-        uploads.complete(requester, repository, id, digest, chunkOf(exchange.req)),
-      );
+      await sayingWhere(call, () => uploads.complete(requester, repository, id, digest, chunkOf(exchange)));
       answerCreated(call, digest);
     },
 
@@ -72,8 +71,9 @@ export function uploadHandlers(uploads: ClientUploads, removal: Removal): Upload
 
 /** Mounts the blob. False if that is not possible, whatever the reason, so that none is revealed. */
 async function mountBlob(uploads: ClientUploads, call: Call, digest: Digest): Promise<boolean> {
-  const from = call.exchange.query.get('from');
-  if (from === null) return uploads.mount(call.repository, digest, call.repository);
+  const { query, during } = call.exchange;
+  const from = query.get('from');
+  if (from === null) return uploads.mount(call.repository, digest, { from: call.repository, during });
   if (!isRepositoryName(from)) return false;
   const source = { upstream: '', name: from };
   try {
@@ -82,7 +82,7 @@ async function mountBlob(uploads: ClientUploads, call: Call, digest: Digest): Pr
     if (error instanceof OciError) return false;
     throw error;
   }
-  return uploads.mount(call.repository, digest, source);
+  return uploads.mount(call.repository, digest, { from: source, during });
 }
 
 /** Adds to the response for a chunk out of order how far the upload is (distribution-spec, end-5). */
@@ -126,8 +126,9 @@ function uploadPath({ exchange, name }: Call, id: string): string {
   return pathTo(exchange, name, `blobs/uploads/${id}`);
 }
 
-function chunkOf(req: IncomingMessage): Chunk {
-  return { body: req, contentRange: req.headers['content-range'], contentLength: contentLengthOf(req) };
+function chunkOf({ req, during }: Exchange): Chunk {
+  const contentRange = req.headers['content-range'];
+  return { body: req, contentRange, contentLength: contentLengthOf(req), during };
 }
 
 /** Content-Length as a number. Node has checked that it is one, and enforces it. */

@@ -185,7 +185,7 @@ export class MemoryMetadataStore implements MetadataStore {
     });
   }
 
-  unlinkUnnamed(repository: Repository, digest: Digest) {
+  unlinkUnnamed(repository: Repository, digest: Digest, during?: During) {
     return this.#write(() => {
       const rows = repositories.find(this.#tables, repository);
       if (rows?.links.has(linkKey(digest, 'manifest')) !== true) return true;
@@ -193,7 +193,7 @@ export class MemoryMetadataStore implements MetadataStore {
       const isNamed = reachability.namersIn(this.#tables, rows, digest).length > 0;
       if (isTagged || isNamed || rows.pins.has(digest)) return false;
       return repositories.removeLink(this.#tables, rows, digest, 'manifest');
-    });
+    }, during);
   }
 
   async listReferrers(
@@ -520,12 +520,13 @@ export class MemoryMetadataStore implements MetadataStore {
     }, during);
   }
 
-  putPin(repository: Repository, reference: string) {
-    return this.#write(() => repositories.findOrAdd(this.#tables, repository).pins.set(reference, true));
+  putPin(repository: Repository, reference: string, during?: During) {
+    const write = () => repositories.findOrAdd(this.#tables, repository).pins.set(reference, true);
+    return this.#write(write, during);
   }
 
-  removePin(repository: Repository, reference: string) {
-    return this.#writeIn(repository, ({ pins }) => pins.delete(reference));
+  removePin(repository: Repository, reference: string, during?: During) {
+    return this.#writeIn(repository, ({ pins }) => pins.delete(reference), during);
   }
 
   async listPins(repository: Repository) {
@@ -545,10 +546,10 @@ export class MemoryMetadataStore implements MetadataStore {
     return tenants.keys().flatMap(name => tenants.get(name) ?? []);
   }
 
-  putKnownTenants(tenants: readonly KnownTenant[]) {
+  putKnownTenants(tenants: readonly KnownTenant[], during?: During) {
     return this.#write(() => {
       for (const { name, uid } of tenants) this.#tables.tenants.set(name, { name, uid });
-    });
+    }, during);
   }
 
   removeKnownTenant(name: string) {
@@ -564,14 +565,14 @@ export class MemoryMetadataStore implements MetadataStore {
     return byId.toSorted((a, b) => a.issuedAtMs - b.issuedAtMs);
   }
 
-  putIssuedCredentials(credentials: readonly IssuedCredential[]) {
+  putIssuedCredentials(credentials: readonly IssuedCredential[], during?: During) {
     return this.#write(() => {
       const { issued } = this.#tables;
       for (const credential of credentials) {
         const endsAtMs = Math.min(issued.get(credential.id)?.endsAtMs ?? Infinity, credential.endsAtMs);
         issued.set(credential.id, { ...credential, endsAtMs });
       }
-    });
+    }, during);
   }
 
   async listCredentialUsage() {

@@ -315,7 +315,7 @@ export interface MetadataStore extends Leases, ImageRecords {
   /** Removes the Link and all tags of this repository that mean the manifest. False if there was none. */
   unlinkManifest(repository: Repository, digest: Digest, along?: WithMessages): Promise<boolean>;
   /** Removes the Link unless a tag, a pin or another manifest of this repository names the manifest: then false. */
-  unlinkUnnamed(repository: Repository, digest: Digest): Promise<boolean>;
+  unlinkUnnamed(repository: Repository, digest: Digest, during?: During): Promise<boolean>;
   /**
    * Manifests linked in this repository that have `subject` as their subject, ordered by digest. With `preloadedFor`,
    * only those that were imported for one of these grantees.
@@ -458,9 +458,9 @@ export interface MetadataStore extends Leases, ImageRecords {
 
   // Pins. A pinned tag or digest, and everything below it, is never evicted. Pins are removed with their repository.
 
-  putPin(repository: Repository, reference: string): Promise<void>;
+  putPin(repository: Repository, reference: string, during?: During): Promise<void>;
   /** False if there was none. */
-  removePin(repository: Repository, reference: string): Promise<boolean>;
+  removePin(repository: Repository, reference: string, during?: During): Promise<boolean>;
   /** In ASCII order. */
   listPins(repository: Repository): Promise<readonly string[]>;
   /** The pins of this repository that keep the content: on it, or on a manifest above it. */
@@ -470,13 +470,13 @@ export interface MetadataStore extends Leases, ImageRecords {
 
   listKnownTenants(): Promise<readonly KnownTenant[]>;
   /** Adds the tenants, or updates their binding: all or none. */
-  putKnownTenants(tenants: readonly KnownTenant[]): Promise<void>;
+  putKnownTenants(tenants: readonly KnownTenant[], during?: During): Promise<void>;
   /** Removes only the entry: what the tenant owns, and its issued credentials, stay. */
   removeKnownTenant(name: string): Promise<void>;
   /** Those of `tenants`, of all by default; including those that have ended. */
   listIssuedCredentials(tenants?: readonly string[]): Promise<readonly IssuedCredential[]>;
   /** All or none, each added or replaced by its id. One that is there ends no later than it did. */
-  putIssuedCredentials(credentials: readonly IssuedCredential[]): Promise<void>;
+  putIssuedCredentials(credentials: readonly IssuedCredential[], during?: During): Promise<void>;
   /** By credential; kept until removed. */
   listCredentialUsage(): Promise<readonly CredentialUsage[]>;
   /** All or none. Of each time the later one is kept, whichever process writes it. */

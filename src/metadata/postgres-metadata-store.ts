@@ -242,8 +242,8 @@ class PostgresMetadataStore implements MetadataStore {
     });
   }
 
-  unlinkUnnamed(repository: Repository, digest: Digest) {
-    return this.#write({ alone: [digest] }, async session => {
+  unlinkUnnamed(repository: Repository, digest: Digest, { during }: During = {}) {
+    return this.#write({ alone: [digest], during }, async session => {
       const id = await repositories.repositoryId(session, repository, 'counted');
       return id === undefined || links.removeUnnamedLink(session, id, digest);
     });
@@ -543,15 +543,15 @@ class PostgresMetadataStore implements MetadataStore {
     });
   }
 
-  putPin(repository: Repository, reference: string) {
-    return this.#write({}, async session => {
+  putPin(repository: Repository, reference: string, { during }: During = {}) {
+    return this.#write({ during }, async session => {
       const id = await repositories.repositoryIdOrNew(session, repository, 'kept');
       await pins.putPin(session, id, reference);
     });
   }
 
-  removePin(repository: Repository, reference: string) {
-    return this.#writeIn(repository, {}, (session, id) => pins.removePin(session, id, reference));
+  removePin(repository: Repository, reference: string, { during }: During = {}) {
+    return this.#writeIn(repository, { during }, (session, id) => pins.removePin(session, id, reference));
   }
 
   listPins(repository: Repository) {
@@ -566,8 +566,8 @@ class PostgresMetadataStore implements MetadataStore {
     return tenants.listKnownTenants(this.#database);
   }
 
-  putKnownTenants(known: readonly KnownTenant[]) {
-    return this.#write(ASIDE, async session => {
+  putKnownTenants(known: readonly KnownTenant[], { during }: During = {}) {
+    return this.#write({ ...ASIDE, during }, async session => {
       for (const tenant of known) await tenants.putKnownTenant(session, tenant);
     });
   }
@@ -580,8 +580,8 @@ class PostgresMetadataStore implements MetadataStore {
     return tenants.listIssuedCredentials(this.#database, of);
   }
 
-  putIssuedCredentials(credentials: readonly IssuedCredential[]) {
-    return this.#write(ASIDE, async session => {
+  putIssuedCredentials(credentials: readonly IssuedCredential[], { during }: During = {}) {
+    return this.#write({ ...ASIDE, during }, async session => {
       for (const credential of credentials) await tenants.putIssuedCredential(session, credential);
     });
   }

@@ -368,11 +368,11 @@ class SqliteMetadataStore implements MetadataStore {
     });
   }
 
-  unlinkUnnamed(repository: Repository, digest: Digest) {
+  unlinkUnnamed(repository: Repository, digest: Digest, during?: During) {
     return this.#write(() => {
       const id = this.#repositories.id(repository);
       return id === undefined || this.#links.removeUnnamed(id, digest);
-    });
+    }, during);
   }
 
   listReferrers(
@@ -672,12 +672,12 @@ class SqliteMetadataStore implements MetadataStore {
     }, during);
   }
 
-  putPin(repository: Repository, reference: string) {
-    return this.#write(() => this.#pins.put(this.#repositories.idOrNew(repository), reference));
+  putPin(repository: Repository, reference: string, during?: During) {
+    return this.#write(() => this.#pins.put(this.#repositories.idOrNew(repository), reference), during);
   }
 
-  removePin(repository: Repository, reference: string) {
-    return this.#writeIn(repository, id => this.#pins.remove(id, reference));
+  removePin(repository: Repository, reference: string, during?: During) {
+    return this.#writeIn(repository, id => this.#pins.remove(id, reference), during);
   }
 
   listPins(repository: Repository) {
@@ -692,8 +692,8 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#tenants.list());
   }
 
-  putKnownTenants(tenants: readonly KnownTenant[]) {
-    return this.#write(() => tenants.forEach(tenant => this.#tenants.put(tenant)));
+  putKnownTenants(tenants: readonly KnownTenant[], during?: During) {
+    return this.#write(() => tenants.forEach(tenant => this.#tenants.put(tenant)), during);
   }
 
   removeKnownTenant(name: string) {
@@ -704,8 +704,8 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#tenants.listIssued(tenants));
   }
 
-  putIssuedCredentials(credentials: readonly IssuedCredential[]) {
-    return this.#write(() => credentials.forEach(credential => this.#tenants.putIssued(credential)));
+  putIssuedCredentials(credentials: readonly IssuedCredential[], during?: During) {
+    return this.#write(() => credentials.forEach(credential => this.#tenants.putIssued(credential)), during);
   }
 
   listCredentialUsage() {

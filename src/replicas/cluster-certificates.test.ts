@@ -37,7 +37,7 @@ async function serve(tls: ClusterTls): Promise<string> {
     address: { host: '127.0.0.1', port: 0 },
     tls,
     ledFill: async () => undefined,
-    uploads: () => undefined,
+    own: () => undefined,
     flights: () => undefined,
     about: () => ({ id: 'one', startedAtMs: 1, downloads: [] }),
     log: silentLog,

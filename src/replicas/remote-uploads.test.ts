@@ -5,6 +5,7 @@ import { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { bytesOf, type Content, randomBlob } from '../../test/support/content.ts';
+import { DURING } from '../../test/support/hosted-bench.ts';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
 import { openFileStores } from '../blobs/file-stores.ts';
 import { Bucket, ObjectBlobStore } from '../blobs/object-blob-store.fixture.ts';
@@ -46,7 +47,7 @@ async function replica(): Promise<Replica> {
     address: { host: '127.0.0.1', port: 0 },
     tls: KEYS,
     ledFill: async () => undefined,
-    uploads: () => own,
+    own: () => own && { uploads: own, presence: metadata.presence },
     flights: () => undefined,
     about: () => undefined,
     log: silentLog,
@@ -98,7 +99,7 @@ afterEach(async () => {
 
 function chunkOf(blob: Content, start: number, end: number): Chunk {
   const contentRange = `${start}-${end - 1}`;
-  return { body: Readable.from(blob.slice(start, end)), contentRange, contentLength: end - start };
+  return { body: Readable.from(blob.slice(start, end)), contentRange, contentLength: end - start, ...DURING };
 }
 
 describe('an upload', () => {
@@ -116,6 +117,7 @@ describe('an upload', () => {
       body: Readable.from(blob.slice(3 * MIB)),
       contentRange: undefined,
       contentLength: undefined,
+      ...DURING,
     };
     await three.uploads.complete(ANONYMOUS, APP, id, blob.digest, rest);
     const stored = await new ObjectBlobStore(bucket).open(blob.digest);
@@ -154,7 +156,7 @@ describe('an upload', () => {
     const blob = randomBlob(2 * MIB, 'left');
     const { id } = await one.uploads.begin(ANONYMOUS, APP);
     const body = new Readable({ read() {} });
-    const chunk = { body, contentRange: undefined, contentLength: blob.size };
+    const chunk = { body, contentRange: undefined, contentLength: blob.size, ...DURING };
     const sending = two.uploads.append(ANONYMOUS, APP, id, chunk).catch((error: unknown) => error);
     for (const piece of blob.slice(0, MIB)) body.push(piece);
     while ((await one.uploads.status(ANONYMOUS, APP, id)).offset < MIB) await sleep(5);
@@ -178,7 +180,7 @@ describe('an upload', () => {
       // More than the network takes.
       const state = { isOver: false };
       const body = Readable.from(randomBlob(64 * MIB, 'stuck').slice(0, 64 * MIB));
-      const chunk = { body, contentRange: undefined, contentLength: undefined };
+      const chunk = { body, contentRange: undefined, contentLength: undefined, ...DURING };
       const sending = client
         .uploadsAt(`127.0.0.1:${port}`)
         .append(ANONYMOUS, APP, 'id', chunk)
@@ -202,7 +204,7 @@ describe('an upload', () => {
     const blob = randomBlob(3 * MIB, 'slow');
     const { id } = await one.uploads.begin(ANONYMOUS, APP);
     const body = new Readable({ read() {} });
-    const chunk = { body, contentRange: undefined, contentLength: blob.size };
+    const chunk = { body, contentRange: undefined, contentLength: blob.size, ...DURING };
     const sending = two.uploads.append(ANONYMOUS, APP, id, chunk);
     for (let at = 0; at < 3; at += 1) {
       for (const piece of blob.slice(at * MIB, (at + 1) * MIB)) body.push(piece);

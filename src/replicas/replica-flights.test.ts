@@ -33,7 +33,7 @@ async function replica(id: string): Promise<{ flights: SharedFlights; close: () 
     address: { host: '127.0.0.1', port: 0 },
     tls: KEYS,
     ledFill: async () => undefined,
-    uploads: () => undefined,
+    own: () => undefined,
     flights: () => {
       arrived += 1;
       return calls.board;

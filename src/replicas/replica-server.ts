@@ -9,6 +9,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer, type Server } from 'node:https';
 import { listen } from '../http/listen.ts';
 import type { UploadCalls } from '../hosted/upload-calls.ts';
+import type { Presence } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import type { LedFill } from '../mirror/fill/led-fill.ts';
 import type { FlightBoard } from '../mirror/shared-flights.ts';
@@ -29,8 +30,8 @@ export interface ReplicaServerOptions {
   readonly tls: ClusterTls;
   /** As `Fills.led`. */
   readonly ledFill: (key: string, epoch: number) => Promise<LedFill | undefined>;
-  /** Those of this replica; `undefined` until they can be used. */
-  readonly uploads: () => UploadCalls | undefined;
+  /** Those of this replica, and its current Presence; `undefined` until they can be used. */
+  readonly own: () => { readonly uploads: UploadCalls; readonly presence: Presence } | undefined;
   /** Where this replica decides who asks an upstream; `undefined` until it can. */
   readonly flights: () => FlightBoard | undefined;
   /** What this replica says of itself; `undefined` until it knows. */
@@ -86,13 +87,15 @@ export class ReplicaServer {
 async function answer(
   req: IncomingMessage,
   res: ServerResponse,
-  { ledFill, uploads, flights, about }: Omit<ReplicaServerOptions, 'address' | 'tls' | 'log'>,
+  { ledFill, own, flights, about }: Omit<ReplicaServerOptions, 'address' | 'tls' | 'log'>,
 ): Promise<void> {
   const said = req.url === ABOUT_PATH ? about() : undefined;
   if (said !== undefined) return sendAbout(said, res);
   const call = parseUploadCall(req);
-  const own = call && uploads();
-  if (call !== undefined && own !== undefined) return answerUploadCall(own, call, { req, res });
+  const ours = call && own();
+  if (call !== undefined && ours !== undefined) {
+    return answerUploadCall(ours.uploads, call, { req, res, during: ours.presence });
+  }
   const flight = parseFlight(req);
   const board = flight === undefined ? undefined : flights();
   if (flight !== undefined && board !== undefined) return answerFlight(board, flight, { req, res });

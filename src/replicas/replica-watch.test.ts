@@ -53,7 +53,7 @@ async function replica(
     address: { host: '127.0.0.1', port },
     tls: keys,
     ledFill: async () => undefined,
-    uploads: () => undefined,
+    own: () => undefined,
     flights: () => undefined,
     about: () => ({ id, startedAtMs: 17, downloads: ['sha256:abc'] }),
     log: silentLog,

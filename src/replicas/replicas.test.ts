@@ -52,7 +52,7 @@ class Replica {
         asked.open();
         return led;
       },
-      uploads: () => undefined,
+      own: () => undefined,
       flights: () => undefined,
       about: () => undefined,
       log: silentLog,

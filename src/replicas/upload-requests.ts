@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Chunk } from '../hosted/chunk.ts';
 import type { UploadCalls } from '../hosted/upload-calls.ts';
+import type { Presence } from '../lib/lease.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import { OciError, type OciErrorCode, type OciErrorOptions } from '../oci/errors.ts';
 import type { Repository } from '../oci/repository.ts';
@@ -48,15 +49,19 @@ export function parseUploadCall({
   } as RemoteUploadCall;
 }
 
-/** Does what another replica's client asks of an upload of this one, and answers. */
+/** Does what another replica's client asks of an upload of this one, and answers. `during`: as of a `Chunk`. */
 export async function answerUploadCall(
   uploads: UploadCalls,
   call: RemoteUploadCall,
-  { req, res }: { readonly req: IncomingMessage; readonly res: ServerResponse },
+  {
+    req,
+    res,
+    during,
+  }: { readonly req: IncomingMessage; readonly res: ServerResponse; readonly during: Presence },
 ): Promise<void> {
   let answer: UploadAnswer;
   try {
-    answer = await done(uploads, call, req);
+    answer = await done(uploads, call, { req, during });
   } catch (error) {
     if (!(error instanceof OciError)) throw error;
     const { code, message, detail, headers } = error;
@@ -76,12 +81,12 @@ export async function answerUploadCall(
 async function done(
   uploads: UploadCalls,
   call: RemoteUploadCall,
-  req: IncomingMessage,
+  { req, during }: { readonly req: IncomingMessage; readonly during: Presence },
 ): Promise<UploadAnswer> {
   const { operation, id, requester, repository, digest, contentRange } = call;
   const length = req.headers['content-length'];
   const contentLength = length === undefined ? undefined : Number(length);
-  const chunk: Chunk = { body: req, contentRange, contentLength };
+  const chunk: Chunk = { body: req, contentRange, contentLength, during };
   switch (operation) {
     case 'status':
       return uploads.status(requester, repository, id);

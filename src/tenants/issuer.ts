@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { type Credential, nameCredential } from '../oci/credential.ts';
 import type { IssuedCredential } from '../oci/issued-credential.ts';
-import { ADOPT_NEXT_UID, type TenantStore } from './tenant-store.ts';
+import { ADOPT_NEXT_UID, type AskedDuring, type TenantStore } from './tenant-store.ts';
 
 /** Identifies such a password to people and secret scanners. */
 const PASSWORD_PREFIX = 'entrepot_';
@@ -52,12 +52,12 @@ export class Issuer {
   }
 
   /** False if the tenant exists already. */
-  async addTenant(name: string): Promise<boolean> {
+  async addTenant(name: string, asked?: AskedDuring): Promise<boolean> {
     const problem = this.#options.nameProblem(name);
     if (problem !== undefined) throw new RangeError(`no tenant can be named ${name}: it ${problem}`);
     const known = await this.#options.store.listKnownTenants();
     if (known.some(tenant => tenant.name === name)) return false;
-    await this.#options.store.putKnownTenants([{ name, uid: undefined }]);
+    await this.#options.store.putKnownTenants([{ name, uid: undefined }], asked);
     await this.#options.store.notify('secrets');
     return true;
   }
@@ -78,11 +78,11 @@ export class Issuer {
   }
 
   /** Binds the tenant to the current namespace of its name. */
-  async adoptTenant(name: string): Promise<void> {
+  async adoptTenant(name: string, asked?: AskedDuring): Promise<void> {
     const known = await this.#options.store.listKnownTenants();
     if (!known.some(tenant => tenant.name === name))
       throw new UnknownTenant(`there is no tenant named ${name}`);
-    await this.#options.store.putKnownTenants([{ name, uid: ADOPT_NEXT_UID }]);
+    await this.#options.store.putKnownTenants([{ name, uid: ADOPT_NEXT_UID }], asked);
     await this.#options.store.notify('secrets');
   }
 
@@ -94,13 +94,16 @@ export class Issuer {
   }
 
   /** Issues a credential that replaces all that the tenant has for the server, which end after `overlapMs`. */
-  async rotate(request: IssueRequest, overlapMs: number): Promise<Credential> {
+  async rotate(request: IssueRequest, overlapMs: number, asked?: AskedDuring): Promise<Credential> {
     const [credential, issued] = this.#make(request);
     const old = await this.#issued(
       ({ tenant, server }) => tenant === request.tenant && server === request.server,
     );
     const endsAtMs = overlapMs === 0 ? LONG_AGO_MS : this.#nowMs() + overlapMs;
-    await this.#put([issued, ...old.map(one => ({ ...one, endsAtMs: Math.min(one.endsAtMs, endsAtMs) }))]);
+    await this.#put(
+      [issued, ...old.map(one => ({ ...one, endsAtMs: Math.min(one.endsAtMs, endsAtMs) }))],
+      asked,
+    );
     return credential;
   }
 
@@ -108,12 +111,16 @@ export class Issuer {
    * Ends the tenant's credentials, or one of them, at once; returns those that ended. Throws UnknownTenant if there are
    * none, or all had ended before.
    */
-  async revoke(tenant: string, credentialId?: string): Promise<readonly IssuedCredential[]> {
+  async revoke(
+    tenant: string,
+    credentialId?: string,
+    asked?: AskedDuring,
+  ): Promise<readonly IssuedCredential[]> {
     const meant = await this.#issued(
       one => one.tenant === tenant && (credentialId === undefined || one.id === credentialId),
     );
     // Including those that have ended by the clock, which may be wrong.
-    if (meant.length > 0) await this.#put(meant.map(endedLongAgo));
+    if (meant.length > 0) await this.#put(meant.map(endedLongAgo), asked);
     const live = meant.filter(one => this.#isLive(one));
     if (live.length === 0) throw new UnknownTenant(`${tenant} has no such credential`);
     return live;
@@ -142,8 +149,8 @@ export class Issuer {
     return endsAtMs > this.#nowMs();
   }
 
-  async #put(credentials: readonly IssuedCredential[]): Promise<void> {
-    await this.#options.store.putIssuedCredentials(credentials);
+  async #put(credentials: readonly IssuedCredential[], asked?: AskedDuring): Promise<void> {
+    await this.#options.store.putIssuedCredentials(credentials, asked);
     await this.#options.store.notify('secrets');
   }
 

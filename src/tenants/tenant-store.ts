@@ -1,14 +1,21 @@
+import type { Presence } from '../lib/lease.ts';
 import type { CredentialUsage } from '../oci/credential.ts';
 import type { IssuedCredential, KnownTenant } from '../oci/issued-credential.ts';
+
+/** A change that is not made if others have considered this process dead since it was asked for. */
+export interface AskedDuring {
+  /** Default: it is made, however late. */
+  readonly during?: Presence | undefined;
+}
 
 /** The part of the index that tenants need. */
 export interface TenantStore {
   listKnownTenants(): Promise<readonly KnownTenant[]>;
-  putKnownTenants(tenants: readonly KnownTenant[]): Promise<void>;
+  putKnownTenants(tenants: readonly KnownTenant[], asked?: AskedDuring): Promise<void>;
   removeKnownTenant(name: string): Promise<void>;
   listIssuedCredentials(): Promise<readonly IssuedCredential[]>;
   /** None of them ends later than it did. */
-  putIssuedCredentials(credentials: readonly IssuedCredential[]): Promise<void>;
+  putIssuedCredentials(credentials: readonly IssuedCredential[], asked?: AskedDuring): Promise<void>;
   /** Tells other processes that any of this has changed. */
   notify(topic: 'secrets'): Promise<void>;
   onNotification(topic: 'secrets', listener: () => void): () => void;

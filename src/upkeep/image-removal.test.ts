@@ -2,16 +2,16 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import * as fc from 'fast-check';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { SEED } from '../../test/support/chance.ts';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
 import type { Spool } from '../blobs/spool.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
+import { PresenceEnded } from '../lib/lease.ts';
 import { silentLog } from '../lib/log.ts';
 import { silentMeter } from '../lib/meter.ts';
-import { MemoryIndex } from '../metadata/memory-metadata-store.fixture.ts';
-import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { MemoryIndex, type MemoryMetadataStore } from '../metadata/memory-metadata-store.fixture.ts';
 import { stopCollecting } from '../metadata/store-identity.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
 import { parseManifest } from '../oci/manifest.ts';
@@ -37,7 +37,7 @@ interface World {
 }
 
 let folder: string;
-let metadata: MetadataStore;
+let metadata: MemoryMetadataStore;
 let files: FileStores;
 let spool: Spool;
 let blobs: BlobStore;
@@ -175,6 +175,46 @@ test('one that is cancelled removes nothing before the name, and nothing more af
   }
   expect(await metadata.readTag(APP, 'v1')).toBeDefined();
 });
+
+test('what was asked for before others considered this process dead is not done', async () => {
+  const image = await putImage(APP, ['layer']);
+  await tag(APP, 'v1', image);
+  await metadata.putPin(APP, 'v1');
+  const during = metadata.presence;
+  metadata.seemDead();
+  for (const reference of ['v1', image, undefined]) {
+    const run = { during, force: true };
+    await expect(removal.remove(APP, reference, run)).rejects.toThrow(PresenceEnded);
+  }
+  expect(await metadata.readTag(APP, 'v1')).toBeDefined();
+  expect(await metadata.listPins(APP)).toEqual(['v1']);
+});
+
+test.each(['while it may purge', 'after the name'])(
+  'nothing is purged that was pushed again since others considered this process dead (%s)',
+  async when => {
+    const image = await putImage(APP, ['layer']);
+    await tag(APP, 'v1', image);
+    const pushAgain = async () => {
+      metadata.seemDead();
+      await putImage(APP, ['layer']);
+    };
+    if (when === 'after the name') {
+      const unlink = metadata.unlinkUnnamed.bind(metadata);
+      vi.spyOn(metadata, 'unlinkUnnamed').mockImplementationOnce((...given) =>
+        pushAgain().then(() => unlink(...given)),
+      );
+    } else {
+      const read = metadata.readSetting.bind(metadata);
+      vi.spyOn(metadata, 'readSetting').mockImplementationOnce((...given) =>
+        pushAgain().then(() => read(...given)),
+      );
+    }
+    await expect(removal.remove(APP, 'v1', { purge: true })).rejects.toThrow(PresenceEnded);
+    expect(await metadata.isLinked(APP, image)).toBe(true);
+    expect(await filesLeft()).toHaveLength(2);
+  },
+);
 
 test('a mirrored blob is removed by its digest, unless a pin keeps it', async () => {
   const image = await putImage(OTHER, ['layer']);

@@ -1,4 +1,5 @@
-import type { During, WithMessages } from '../metadata/metadata-store.ts';
+import type { Presence } from '../lib/lease.ts';
+import type { WithMessages } from '../metadata/metadata-store.ts';
 import type { Announce } from '../metadata/outbox.ts';
 import { everything, type SizedContent, type SurveyedManifest } from '../metadata/survey.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
@@ -25,6 +26,8 @@ export interface RemovalRun {
   readonly purge?: boolean;
   /** Ends it between two steps: what was removed until then stays removed. */
   readonly signal?: AbortSignal | undefined;
+  /** In which it was asked for: later, others may have pushed what it finds. Default: the current one. */
+  readonly during?: Presence | undefined;
 }
 
 /** What was removed, and what was not. */
@@ -61,8 +64,7 @@ interface Removal {
   readonly purged: Purged | undefined;
 }
 
-/** A run since when others may have pushed what it finds. */
-type StartedRun = RemovalRun & During;
+type StartedRun = RemovalRun & { readonly during: Presence };
 
 /** As in the names of requesters. */
 const OPERATOR = { name: 'operator' };
@@ -104,10 +106,11 @@ export class ImageRemoval {
     run: RemovalRun = {},
   ): Promise<RemovedImage | undefined> {
     const { metadata, deletesHosted } = this.#options;
+    const { during = metadata.presence } = run;
     if (repository.upstream === '' && !deletesHosted) throw new RemovalRefused('disabled');
     if (run.purge === true) await this.#purge.permit();
     try {
-      return await this.#removeAny(repository, reference, { ...run, during: metadata.presence });
+      return await this.#removeAny(repository, reference, { ...run, during });
     } finally {
       // So that other processes do not answer from what they remember.
       await metadata.notify('content');
@@ -152,8 +155,11 @@ export class ImageRemoval {
     signal?.throwIfAborted();
     await metadata.removeTag(repository, tag, { ...this.#along(repository, { tag }), during });
     // The pin of a digest stays as long as the digest is stored.
-    for (const pin of pins) if (purge === true || pin === tag) await metadata.removePin(repository, pin);
-    const purged = purge === true ? await this.#purge.image(repository, manifests, signal) : undefined;
+    for (const pin of pins) {
+      if (purge === true || pin === tag) await metadata.removePin(repository, pin, { during });
+    }
+    const purged =
+      purge === true ? await this.#purge.image(repository, manifests, { signal, during }) : undefined;
     return this.#removed(repository, { digest, tags: [tag], manifests, purged });
   }
 
@@ -177,9 +183,10 @@ export class ImageRemoval {
     const wasBlob = await metadata.unlinkBlob(repository, digest, { during });
     if (!wasManifest && !wasBlob) return undefined;
     for (const pin of pins.filter(name => name === digest || tags.includes(name))) {
-      await metadata.removePin(repository, pin);
+      await metadata.removePin(repository, pin, { during });
     }
-    const purged = purge === true ? await this.#purge.image(repository, manifests, signal) : undefined;
+    const purged =
+      purge === true ? await this.#purge.image(repository, manifests, { signal, during }) : undefined;
     return this.#removed(repository, { digest, tags, manifests, purged });
   }
 

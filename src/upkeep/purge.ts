@@ -1,4 +1,5 @@
 import { CollectingStopped } from './collection.ts';
+import type { Presence } from '../lib/lease.ts';
 import { stopText, whyNotCollected } from '../metadata/store-identity.ts';
 import type { SizedContent, SurveyedManifest } from '../metadata/survey.ts';
 import type { Digest } from '../oci/digest.ts';
@@ -20,6 +21,14 @@ export interface Freed {
   readonly neededBytes: number;
   /** The repositories that need them, as names: the first few. */
   readonly neededBy: readonly string[];
+}
+
+/** A purge of an image. */
+export interface PurgeRun {
+  /** Ends it between two steps; what is left then is garbage. */
+  readonly signal?: AbortSignal | undefined;
+  /** In which it was asked for: later, others may have pushed the same again. */
+  readonly during: Presence;
 }
 
 /** What a purge removed. */
@@ -47,14 +56,15 @@ export class Purge {
 
   /**
    * Removes an image that the survey found before its name was removed, with what is attached to it, unless a tag, pin
-   * or manifest of the repository names it. Rejects between two steps when `signal` aborts; what is left then is garbage.
+   * or manifest of the repository names it.
    */
   async image(
     repository: Repository,
     manifests: readonly SurveyedManifest[],
-    signal?: AbortSignal,
+    run: PurgeRun,
   ): Promise<Purged> {
-    const unlinking = new Unlinking(this.#stores, repository, signal);
+    const { signal } = run;
+    const unlinking = new Unlinking(this.#stores, repository, run);
     await unlinking.run(manifests);
     const { removed, tags } = unlinking;
     const blobs = new Map(removed.flatMap(manifest => manifest.blobs).map(blob => [blob.digest, blob]));
@@ -73,7 +83,7 @@ export class Purge {
     return { ...freed, tags };
   }
 
-  /** Frees `contents`, which were linked in a repository that is removed. `signal` as in `image`. */
+  /** Frees `contents`, which were linked in a repository that is removed. `signal` as of a `PurgeRun`. */
   async contents(contents: readonly SizedContent[], signal?: AbortSignal): Promise<Freed> {
     const { rows } = this.#stores;
     const gone = new Set<SizedContent>();
@@ -114,23 +124,24 @@ class Unlinking {
   readonly tags: string[] = [];
   readonly #stores: Stores;
   readonly #repository: Repository;
-  readonly #signal: AbortSignal | undefined;
+  readonly #run: PurgeRun;
 
-  constructor(stores: Stores, repository: Repository, signal: AbortSignal | undefined) {
+  constructor(stores: Stores, repository: Repository, run: PurgeRun) {
     this.#stores = stores;
     this.#repository = repository;
-    this.#signal = signal;
+    this.#run = run;
   }
 
   /** Repeats as long as it makes progress: a manifest can be removed after all that name it. */
   async run(manifests: readonly SurveyedManifest[]): Promise<void> {
     const { metadata } = this.#stores;
+    const { signal, during } = this.#run;
     for (let left = manifests; left.length > 0; ) {
       const kept: SurveyedManifest[] = [];
       const attached: SurveyedManifest[] = [];
       for (const manifest of left) {
-        this.#signal?.throwIfAborted();
-        if (await metadata.unlinkUnnamed(this.#repository, manifest.digest)) {
+        signal?.throwIfAborted();
+        if (await metadata.unlinkUnnamed(this.#repository, manifest.digest, { during })) {
           this.removed.push(manifest);
           attached.push(...(await this.#attachedTo(manifest.digest)));
         } else if (manifest === manifests[0]) {
@@ -158,7 +169,7 @@ class Unlinking {
     for (const tag of signatureTags(subject)) {
       const row = await metadata.readTag(this.#repository, tag);
       if (row === undefined) continue;
-      await metadata.removeTag(this.#repository, tag);
+      await metadata.removeTag(this.#repository, tag, { during: this.#run.during });
       this.tags.push(tag);
       digests.push(row.digest);
     }

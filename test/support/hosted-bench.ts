@@ -9,6 +9,7 @@ import { Hosted } from '../../src/hosted/hosted.ts';
 import { Publication } from '../../src/hosted/publication.ts';
 import { Removal } from '../../src/hosted/removal.ts';
 import { Uploads, type UploadsOptions } from '../../src/hosted/uploads.ts';
+import { Presence } from '../../src/lib/lease.ts';
 import { silentLog } from '../../src/lib/log.ts';
 import { openMemoryMetadataStore } from '../../src/metadata/memory-metadata-store.fixture.ts';
 import type { MetadataStore } from '../../src/metadata/metadata-store.ts';
@@ -100,6 +101,7 @@ export class HostedBench {
       contentLength: manifest.size,
       body: Readable.from([bytesOf(manifest)], { objectMode: false }),
       holder: { name: 'anonymous' },
+      during: this.metadata.presence,
     });
   }
 
@@ -116,12 +118,16 @@ export class HostedBench {
   }
 }
 
+/** For requests while nobody is suspended. */
+export const DURING = { during: new Presence() };
+
 /** A request's body of these bytes. */
 export function chunkOf(bytes: Uint8Array, contentRange?: string): Chunk {
   return {
     body: Readable.from([Buffer.from(bytes)], { objectMode: false }),
     contentRange,
     contentLength: bytes.length,
+    ...DURING,
   };
 }
 
@@ -129,5 +135,5 @@ export function chunkOf(bytes: Uint8Array, contentRange?: string): Chunk {
 export function openChunk(bytes: Uint8Array, contentRange?: string): Chunk & { readonly body: Readable } {
   const body = new Readable({ read() {} });
   if (bytes.length > 0) body.push(Buffer.from(bytes));
-  return { body, contentRange, contentLength: undefined };
+  return { body, contentRange, contentLength: undefined, ...DURING };
 }
