@@ -204,7 +204,7 @@ export class BlobSource {
     { size, want }: { readonly size: number | undefined; readonly want: BlobWant | undefined },
   ): Promise<HeldBlob | undefined> {
     if (size !== undefined) {
-      const reader = await this.#blobs.open(digest, want?.(size));
+      const reader = await this.#blobs.open(digest, want && readOf(want, size));
       if (reader?.size === size) return { reader, belongs: false };
       await reader?.close();
     }
@@ -500,7 +500,19 @@ const REST_BYTES = 1024 * 1024;
 /** A blob of at most this size is downloaded as a whole, whatever is requested of it: a request costs as much. */
 const SMALL_BYTES = 256 * 1024;
 
-/** Whether somebody who wants this reads only parts of the blob. */
+/**
+ * What will be read of a stored blob; nothing if the client cannot have what it wants. It is told so when its right is proved:
+ * until then, the error would tell it that the blob is stored, and its size.
+ */
+function readOf(want: BlobWant, size: number): readonly Extent[] | undefined {
+  try {
+    return want(size);
+  } catch (error) {
+    if (error instanceof OciError) return [];
+    throw error;
+  }
+}
+
 /**
  * Whether somebody goes on with a pull of the whole blob, as clients do whose replica has gone. Lazy clients read less from
  * its end.
@@ -509,6 +521,7 @@ function isRest([wanted, ...others]: readonly Extent[], size: number): boolean {
   return wanted?.end === size && size - wanted.start >= REST_BYTES && others.length === 0;
 }
 
+/** Whether somebody who wants this reads only parts of the blob. */
 function isPartial(wanted: readonly Extent[], size: number): boolean {
   return size > SMALL_BYTES && new Extents(wanted).bytes < size;
 }

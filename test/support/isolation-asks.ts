@@ -152,6 +152,9 @@ export class IsolationAsks {
     this.#count(asked === undefined || readable.has(asked), got);
     const how = `${asker} ${options.method ?? 'GET'} ${place} ${options.headers?.['range'] ?? ''}: ${got.status}`;
     if (!isServed(got)) {
+      const size = CONTENTS.get(asked ?? '')?.size;
+      if (!readable.has(asked ?? '') && got.headers['content-range'] === `bytes */${size}`)
+        throw new Error(`${how}, with the size of what is not to be read`);
       if (CONTENTS.has(`sha256:${got.sha256}`)) throw new Error(`${how}, with content`);
       this.#judgeReason(how, got, repository);
       return got;

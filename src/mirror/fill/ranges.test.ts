@@ -912,6 +912,21 @@ describe('who may have ranges that are there', () => {
     expect(await readAs(world, 'ann')).toBe('hit');
   });
 
+  it('is nobody whom upstream refuses, who does not learn either whether it is stored, or its size', async () => {
+    const world = await startPrivate();
+    const behindEnd = [{ start: blob.size, end: blob.size + 1 }];
+    const refusals = [];
+    for (const isStored of [false, true]) {
+      if (isStored) {
+        const { reader } = await world.mirror.openBlob(PRIVATE, blob.digest, await rightOf(world, 'ann'));
+        await expectRight(reader, blob, [{ start: 0, end: blob.size }]);
+        await until(() => world.mirror.runningFills === 0);
+      }
+      refusals.push(await openAs(world, 'eve', behindEnd).catch((error: unknown) => error));
+    }
+    expect(refusals).toMatchObject([{ code: 'BLOB_UNKNOWN' }, { code: 'BLOB_UNKNOWN' }]);
+  });
+
   it('is nobody in another repository', async () => {
     const world = await startWorld();
     const shared = await layer(world, 4 * MIB, 'in-two');
