@@ -15,6 +15,7 @@ import { Database } from '../../src/metadata/postgres/database.ts';
 import * as leases from '../../src/metadata/postgres/leases.ts';
 import { MIGRATIONS, migrate } from '../../src/metadata/postgres/migrations.ts';
 import type { PostgresSettings } from '../../src/metadata/postgres/postgres-settings.ts';
+import type { PostgresSession } from '../../src/metadata/postgres/session.ts';
 import { Writer } from '../../src/metadata/postgres/writer.ts';
 import { openPostgresSurvey } from '../../src/metadata/postgres-survey.ts';
 import { digestOf } from '../../src/oci/digest.ts';
@@ -82,6 +83,14 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
         expect([link.cuts, await rows()]).toEqual([1, 1]);
       },
     );
+
+    test('and is not found again: it is not waited for longer than clients are', async () => {
+      const store = await open({ at: { ...settings, port: link.port } });
+      link.cutAtCommit('after', { swallows: true });
+      const fromMs = performance.now();
+      await expect(store.putBlob(BLOB, 4)).rejects.toThrow(IndexAway);
+      expect(performance.now() - fromMs).toBeLessThan(20_000);
+    });
 
     test('during a question: it is asked again', async () => {
       const store = await open({ at: { ...settings, port: link.port } });
@@ -343,6 +352,56 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
     await database.close();
   });
 
+  describe('whose server crashes while a write is committed', () => {
+    let crashing: Postgres;
+    let database: Database;
+    let place: PostgresSettings;
+
+    beforeEach(async () => {
+      // It does not write its log but with a commit.
+      crashing = await Postgres.start({ parameters: { wal_writer_delay: '10s' } });
+      place = crashing.settings();
+      database = new Database({ ...place, poolSize: 2 });
+      await migrate(database);
+    });
+    afterEach(async () => {
+      await database.close();
+      await crashing.remove();
+    });
+
+    const number = async (on: Pick<PostgresSession, 'row'>) =>
+      Number((await on.row<{ id: string }>('SELECT pg_current_xact_id()::text AS id'))?.id);
+    const written = () => sql<{ value: string }>(place, `SELECT value FROM @settings WHERE name = 'a'`);
+
+    /** Writes a setting; the server crashes before it gets the commit, and `meanwhile` is done when it is back. */
+    async function writeThroughCrash(meanwhile: (id: number) => Promise<void>): Promise<number> {
+      let attempts = 0;
+      await new Writer(database).write(async session => {
+        attempts += 1;
+        await session.changes(`INSERT INTO @settings (name, value) VALUES ('a', '${attempts}')`);
+        if (attempts > 1) return;
+        const id = await number(session);
+        await crashing.crash();
+        await crashing.begin();
+        await meanwhile(id);
+      });
+      return attempts;
+    }
+
+    test('the write is done again', async () => {
+      expect(await writeThroughCrash(async () => {})).toBe(2);
+      expect(await written()).toEqual([{ value: '2' }]);
+    });
+
+    test('it is not acknowledged because another one was committed since that got its number', async () => {
+      const writing = writeThroughCrash(async id => {
+        while ((await number(database)) < id);
+      });
+      await expect(writing).rejects.toThrow(IndexAway);
+      expect(await written()).toEqual([]);
+    });
+  });
+
   test('is made once by several processes that start at once', async () => {
     await Promise.all(Array.from({ length: 6 }, () => open()));
     expect(await sql(settings, 'SELECT version FROM @schema_version')).toEqual([
@@ -407,6 +466,8 @@ class Link {
   #cut: 'before' | 'after' | undefined;
   #hold: { readonly text: string; readonly holds: () => void } | undefined;
   #passOn = () => {};
+  #swallowsAtCut = false;
+  #isSwallowing = false;
   #port = 0;
   cuts = 0;
 
@@ -428,9 +489,13 @@ class Link {
     return address.port;
   }
 
-  /** Cuts the connection with the next commit, before or after the server gets it; its answer is never passed on. */
-  cutAtCommit(when: 'before' | 'after'): void {
+  /**
+   * Cuts the connection with the next commit, before or after the server gets it; its answer is never passed on. With
+   * `swallows`, nothing is passed on from then on, and connections stay open.
+   */
+  cutAtCommit(when: 'before' | 'after', { swallows = false } = {}): void {
     this.#cut = when;
+    this.#swallowsAtCut = swallows;
   }
 
   cutAll(): void {
@@ -475,6 +540,7 @@ class Link {
     server.once('close', () => client.destroy());
     client.once('close', () => server.destroy());
     client.on('data', (bytes: Buffer) => {
+      if (this.#isSwallowing) return undefined;
       if (this.#hold !== undefined && bytes.includes(this.#hold.text)) {
         server.unpipe(client);
         server.pause();
@@ -482,9 +548,11 @@ class Link {
         this.#hold.holds();
         this.#hold = undefined;
       }
-      const cut = bytes.includes('COMMIT') ? this.#cut : undefined;
+      // The end of a message: each transaction begins with READ COMMITTED.
+      const cut = bytes.includes('COMMIT\0') ? this.#cut : undefined;
       if (cut === undefined) return void server.write(bytes);
       this.#cut = undefined;
+      this.#isSwallowing = this.#swallowsAtCut;
       this.cuts += 1;
       server.unpipe(client);
       client.destroy();

@@ -66,7 +66,7 @@ export class Postgres {
     return postgres;
   }
 
-  /** Starts it again after `stop` or `kill`. */
+  /** Starts it again after `stop` or `crash`. */
   async begin(): Promise<void> {
     const parameters = {
       listen_addresses: '127.0.0.1',
@@ -129,16 +129,25 @@ export class Postgres {
   }
 
   /** Ends at once, as on a shutdown of the machine: connections are cut. */
-  async stop(): Promise<void> {
-    const { daemon } = this;
-    process.kill(daemon.pid, 'SIGINT');
-    await daemon.closed;
-    this.#daemon = undefined;
+  stop(): Promise<void> {
+    return this.#end('SIGINT');
+  }
+
+  /** Ends without writing anything more, as in a crash: it recovers when it is started again. */
+  crash(): Promise<void> {
+    return this.#end('SIGQUIT');
   }
 
   async remove(): Promise<void> {
     if (this.#daemon !== undefined) await this.stop();
     await removeFolder(this.#folder);
+  }
+
+  async #end(signal: NodeJS.Signals): Promise<void> {
+    const { daemon } = this;
+    process.kill(daemon.pid, signal);
+    await daemon.closed;
+    this.#daemon = undefined;
   }
 }
 

@@ -24,7 +24,7 @@ const DISK_FULL = '53100';
 const TELLS_ADDRESSES = /^(?:ERR_TLS_.*|28000)$/;
 
 /** When a connection is considered dead: no question of a request takes as long, and no write, which may wait for locks. */
-const READ_WITHIN_MS = 5_000;
+export const READ_WITHIN_MS = 5_000;
 export const WRITE_WITHIN_MS = 15_000;
 /** Pages of a survey look at thousands of rows. */
 const SURVEY_WITHIN_MS = 120_000;

@@ -5,6 +5,7 @@ import type { Client } from './driver.ts';
 import { SCHEMA_1 } from './schema-1.ts';
 import { SCHEMA_3 } from './schema-3.ts';
 import { SCHEMA_4 } from './schema-4.ts';
+import { SCHEMA_5 } from './schema-5.ts';
 
 /** A change of the schema. */
 export interface Migration {
@@ -23,6 +24,7 @@ export const MIGRATIONS: readonly Migration[] = [
   { sql: 'ALTER TABLE @processes ADD COLUMN replica TEXT', usableFrom: 1 },
   { sql: SCHEMA_3, usableFrom: 1 },
   { sql: SCHEMA_4, usableFrom: 1 },
+  { sql: SCHEMA_5, usableFrom: 1 },
 ];
 
 /** That of our triggers and functions. */

@@ -1,6 +1,5 @@
-import { setTimeout as delay } from 'node:timers/promises';
 import { errorCode } from '../../lib/error-code.ts';
-import { IndexAway } from '../index-away.ts';
+import { CommitOutcomes, NAME_RUN, type SentCommit, TRANSACTION } from './commit-outcomes.ts';
 import { type Database, type AttemptOutcome, WRITE_WITHIN_MS } from './database.ts';
 import { type LockedDigests, lockSpace, takeLocks } from './digest-locks.ts';
 import type { Client } from './driver.ts';
@@ -23,10 +22,6 @@ const SETTINGS: readonly (readonly [name: string, value: string])[] = [
   ['jit', 'off'],
 ];
 
-/** A commit of which nothing is known yet is asked for at most this often. */
-const UNKNOWN_PAUSE_MS = 100;
-const MAX_UNKNOWN_PAUSES = 50;
-
 /** How many rows count the version of the index, so that writes do not wait for each other. */
 export const VERSION_SLOTS = 16;
 
@@ -37,10 +32,8 @@ export interface WriteOptions extends LockedDigests {
   readonly bearsOnPulls?: boolean;
 }
 
-/** A transaction that is being committed. */
-interface Committing<T> extends AttemptOutcome<T> {
-  readonly id: string;
-}
+/** A transaction that is being committed, with what it has led to if it is. */
+type Committing<T> = SentCommit & AttemptOutcome<T>;
 
 /**
  * The only way to write: short transactions in READ COMMITTED. What a transaction decides about is locked before it reads
@@ -51,10 +44,12 @@ interface Committing<T> extends AttemptOutcome<T> {
  */
 export class Writer {
   readonly #database: Database;
+  readonly #outcomes: CommitOutcomes;
   readonly #space: number;
 
   constructor(database: Database) {
     this.#database = database;
+    this.#outcomes = new CommitOutcomes(database);
     this.#space = lockSpace(database.schema.name, 'digests');
   }
 
@@ -93,9 +88,9 @@ export class Writer {
   ): Promise<T> {
     const session = new PostgresSession(client, this.#database.schema, WRITE_WITHIN_MS);
     try {
-      const id = await this.#begin(client, options);
+      const begun = await this.#begin(client, options);
       const result = await work(session);
-      onCommit?.({ id, result });
+      onCommit?.({ ...begun, result });
       await this.#commit(client, options);
       return result;
     } catch (error) {
@@ -104,22 +99,34 @@ export class Writer {
     }
   }
 
-  /** What a write has led to whose connection was lost; asked on another one. `undefined`: it was undone. */
+  /** What a write has led to whose connection was lost. `undefined`: it was undone. */
   async #outcomeOf<T>(committing: Committing<T> | undefined): Promise<AttemptOutcome<T> | undefined> {
     if (committing === undefined) return undefined;
-    return (await this.#isCommitted(committing.id)) ? { result: committing.result } : undefined;
+    return (await this.#outcomes.isCommitted(committing)) ? { result: committing.result } : undefined;
   }
 
-  /** Returns the id of the transaction. */
-  async #begin(client: Client, { outlivesPower = true, ...digests }: WriteOptions): Promise<string> {
+  async #begin(client: Client, options: WriteOptions): Promise<SentCommit> {
+    for (;;) {
+      const { id, run } = await this.#beginNow(client, options);
+      if (run !== null) return { id, run };
+      await client.query('ROLLBACK');
+      await client.query(this.#database.schema.text(NAME_RUN));
+    }
+  }
+
+  async #beginNow(client: Client, { outlivesPower = true, ...digests }: WriteOptions) {
     const settings = outlivesPower ? SETTINGS : [...SETTINGS, ['synchronous_commit', 'off'] as const];
     // One statement, since the server takes as long for each of several as for the transaction's own.
     const set = settings.map(([name, value]) => `set_config('${name}', '${value}', true)`);
-    const results = await client.query<{ id: string }>(`
+    const begin = this.#database.schema.text(`
       BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
-      SELECT pg_current_xact_id()::text AS id, ${set.join(', ')};
-      ${takeLocks(this.#space, digests)}`);
-    return [results].flat().find(({ rows }) => rows[0] !== undefined)?.rows[0]?.id ?? '';
+      SELECT ${TRANSACTION}, ${set.join(', ')};`);
+    const results = await client.query<{ id: string; run: string | null }>(
+      `${begin} ${takeLocks(this.#space, digests)}`,
+    );
+    const [begun] = [results].flat().flatMap(({ rows }) => rows);
+    if (begun === undefined) throw new Error('internal error: a transaction without an id');
+    return begun;
   }
 
   async #commit(client: Client, { bearsOnPulls = true }: WriteOptions): Promise<void> {
@@ -129,35 +136,6 @@ export class Writer {
     const results = await client.query(this.#database.schema.text(`${bearsOnPulls ? raise : ''} COMMIT`));
     const { command } = lastOf(results);
     if (command !== 'COMMIT') throw new Error(`the index has answered a commit by ${command}`);
-  }
-
-  /** Asks, on other connections, what became of a transaction. Rejects if that cannot be found out. */
-  async #isCommitted(id: string): Promise<boolean> {
-    for (let pauses = 0; pauses < MAX_UNKNOWN_PAUSES; pauses += 1) {
-      const status = await this.#statusOf(id);
-      if (status === 'committed') return true;
-      if (status === 'aborted') return false;
-      await delay(UNKNOWN_PAUSE_MS);
-    }
-    throw new IndexAway(
-      'the database of the index cannot be reached: it is not known whether it has committed a write',
-    );
-  }
-
-  /** `undefined` if the database cannot be reached. */
-  async #statusOf(id: string): Promise<string | undefined> {
-    try {
-      return await this.#database.trying(async client => {
-        const { rows } = await client.query<{ status: string | null }>(
-          'SELECT pg_xact_status($1::xid8) AS status',
-          [id],
-        );
-        return rows[0]?.status ?? undefined;
-      });
-    } catch (error) {
-      if (isAway(error)) return undefined;
-      throw error;
-    }
   }
 }
 
