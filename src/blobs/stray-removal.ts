@@ -1,9 +1,9 @@
 import type { Digest } from '../oci/digest.ts';
-import type { BlobRemoval, BlobStore } from './blob-store.ts';
+import type { BlobStore } from './blob-store.ts';
 
 /** The part of the index that knows which blobs nothing needs. */
 export interface StrayIndex {
-  ifStray(digest: Digest, act: () => void): Promise<boolean>;
+  ifStray(digests: readonly Digest[], act: (digest: Digest) => void): Promise<readonly Digest[]>;
 }
 
 /** Removes those of `digests` that have no row and that nothing needs; returns them. */
@@ -13,15 +13,12 @@ export async function removeStrays(
   digests: readonly Digest[],
 ): Promise<readonly Digest[]> {
   const frees: (() => Promise<void>)[] = [];
-  const takeAway = (removal: BlobRemoval) => () => {
-    const free = removal.takeAway();
+  const prepare = async (digest: Digest) => [digest, await blobs.removal(digest)] as const;
+  const removals = new Map(await Promise.all(digests.map(prepare)));
+  const strays = await index.ifStray(digests, digest => {
+    const free = removals.get(digest)?.takeAway();
     if (free !== undefined) frees.push(free);
-  };
-  const prepare = async (digest: Digest) => ({ digest, removal: await blobs.removal(digest) });
-  const prepared = await Promise.all(digests.map(prepare));
-  // Called in the same tick, and therefore written in one transaction.
-  const asked = prepared.map(({ digest, removal }) => index.ifStray(digest, takeAway(removal)));
-  const wereStray = await Promise.all(asked);
+  });
   await Promise.all(frees.map(free => free()));
-  return digests.filter((_, at) => wereStray[at]);
+  return strays;
 }

@@ -634,11 +634,11 @@ export class MemoryMetadataStore implements MetadataStore {
     );
   }
 
-  ifStray(digest: Digest, act: () => void) {
+  ifStray(digests: readonly Digest[], act: (digest: Digest) => void) {
     return this.#write(() => {
-      const isStray = removals.isStray(this.#tables, digest);
-      if (isStray) act();
-      return isStray;
+      const strays = digests.filter(digest => removals.isStray(this.#tables, digest));
+      for (const digest of strays) act(digest);
+      return strays;
     });
   }
 

@@ -716,13 +716,13 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         await store.putBlob(blob, 4);
         const filling = await leaseOf(store, `fill-0123-${blob.replace(':', '-')}`);
         expect(await store.removeUnneeded([blobOf(blob)], LATER_MS)).toEqual([]);
-        expect(await store.ifStray(blob, () => {})).toBe(false);
+        expect(await store.ifStray([blob], () => {})).toEqual([]);
         await store.linkBlob(NGINX, blob, 4);
         expect(await store.evict([blobOf(blob)], LATER_MS)).toEqual([]);
         await store.unlinkBlob(NGINX, blob);
         await store.release(filling);
         expect(await store.removeUnneeded([blobOf(blob)], LATER_MS)).toEqual([blobOf(blob)]);
-        expect(await store.ifStray(blob, () => {})).toBe(true);
+        expect(await store.ifStray([blob], () => {})).toEqual([blob]);
       });
 
       test('content without a Link is removed at once if asked to, but not a Link', async () => {
@@ -790,9 +790,9 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
 
       test('the bytes of a blob that is being imported are no stray', async () => {
         const storing = await leaseOf(store, `import-${blob.replace(':', '-')}`);
-        expect(await store.ifStray(blob, () => {})).toBe(false);
+        expect(await store.ifStray([blob], () => {})).toEqual([]);
         await store.release(storing);
-        expect(await store.ifStray(blob, () => {})).toBe(true);
+        expect(await store.ifStray([blob], () => {})).toEqual([blob]);
       });
 
       test('a Link is kept by a manifest of its repository, a pin, or its age', async () => {
@@ -873,7 +873,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await store.quarantine(blobOf(blob), 'wrong bytes')).toBeUndefined();
         expect(await store.statBlob(blob)).toBeUndefined();
         expect(await store.readDamage(blob)).toMatchObject({ reason: 'wrong bytes' });
-        expect([await store.countDamaged(), await store.ifStray(blob, () => {})]).toEqual([1, false]);
+        expect([await store.countDamaged(), await store.ifStray([blob], () => {})]).toEqual([1, []]);
         await store.putBlob(blob, 4, HOSTED);
         expect([await store.readDamage(blob), await store.countDamaged()]).toEqual([undefined, 0]);
         expect(await store.quarantine(blobOf(blob), 'gone')).toBe('hosted');
@@ -1362,13 +1362,14 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
     });
 
     test('bytes are removed only while nothing says that they should exist', async () => {
-      const taken: string[] = [];
-      const takeAway = () => taken.push('taken');
+      const taken: Digest[] = [];
+      const takeAway = (digest: Digest) => taken.push(digest);
+      const stray = digestOf(Buffer.from('stray'));
       await store.putBlob(BLOB, 4, NGINX);
-      expect(await store.ifStray(BLOB, takeAway)).toBe(false);
+      expect(await store.ifStray([BLOB, stray], takeAway)).toEqual([stray]);
       await store.removeBlob(BLOB);
-      expect(await store.ifStray(BLOB, takeAway)).toBe(true);
-      expect(taken).toEqual(['taken']);
+      expect(await store.ifStray([BLOB], takeAway)).toEqual([BLOB]);
+      expect([taken, await store.ifStray([], takeAway)]).toEqual([[stray, BLOB], []]);
     });
 
     describe('objects', () => {
@@ -1621,7 +1622,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
           const lease = await leaseOf(store, `upload-${at}`);
           const proof = { lease, isThere: () => bytes.has(digest) };
           const put = () => store.putBlob(digest, 4, HOSTED, proof);
-          const take = () => other.ifStray(digest, () => bytes.delete(digest));
+          const take = () => other.ifStray([digest], () => bytes.delete(digest));
           await (at % 2 === 0 ? Promise.all([put(), take()]) : Promise.all([take(), put()]));
           return { isThere: bytes.has(digest), isStored: (await store.statBlob(digest)) !== undefined };
         });
@@ -1733,7 +1734,7 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await store.statBlob(BLOB)).toEqual({ size: 4 });
         expect(await store.readDamage(BLOB)).toBeUndefined();
         await store.removeBlob(BLOB);
-        await expect(store.ifStray(BLOB, fail)).rejects.toThrow('no such luck');
+        await expect(store.ifStray([BLOB], fail)).rejects.toThrow('no such luck');
       });
     });
   });

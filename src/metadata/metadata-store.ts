@@ -510,11 +510,11 @@ export interface MetadataStore extends Leases, ImageRecords {
    */
   evict(contents: readonly Content[], unusedSinceMs: number): Promise<readonly Content[]>;
   /**
-   * Calls `act` within the write if nothing says that bytes of this digest should be stored: no row of a blob, no damage,
-   * no process that stores it, and no Link of a hosted repository, whose blob could not be downloaded again. Only there
-   * may bytes be removed. Returns whether it was called.
+   * Calls `act` within the write for those digests of which nothing says that bytes should be stored: no row of a blob, no
+   * damage, no process that stores it, and no Link of a hosted repository, whose blob could not be downloaded again. Only
+   * there may bytes be removed. Returns those for which it was called.
    */
-  ifStray(digest: Digest, act: () => void): Promise<boolean>;
+  ifStray(digests: readonly Digest[], act: (digest: Digest) => void): Promise<readonly Digest[]>;
   /**
    * Removes the row of damaged content, so that it is absent until it is stored again, and remembers the damage until
    * then, by its digest alone. What a damaged manifest names is still needed. Returns whether a hosted repository has

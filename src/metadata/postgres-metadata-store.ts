@@ -638,13 +638,13 @@ class PostgresMetadataStore implements MetadataStore {
     );
   }
 
-  ifStray(digest: Digest, act: () => void) {
-    return this.#write({ alone: [digest], bearsOnPulls: false }, async session => {
-      const isStray = await removals.hasStrayBytes(session, digest);
-      if (!isStray) return false;
-      await session.confirmLocks();
-      act();
-      return true;
+  ifStray(digests: readonly Digest[], act: (digest: Digest) => void) {
+    // It writes nothing, so there is nothing to wait for at its commit.
+    return this.#write({ alone: digests, bearsOnPulls: false, outlivesPower: false }, async session => {
+      const strays = await removals.strayDigests(session, digests);
+      if (strays.length > 0) await session.confirmLocks();
+      for (const digest of strays) act(digest);
+      return strays;
     });
   }
 

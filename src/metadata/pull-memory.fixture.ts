@@ -213,7 +213,7 @@ const METHODS: Readonly<Record<WriteName, Write>> = {
   removeUnneeded: (index, chance) => index.removeUnneeded(contents(chance), later()),
   removeUnlinked: (index, chance) => index.removeUnlinked(contents(chance), later()),
   evict: (index, chance) => index.evict(contents(chance), later()),
-  ifStray: (index, chance) => index.ifStray(blob(chance).digest, () => {}),
+  ifStray: (index, chance) => index.ifStray([blob(chance).digest], () => {}),
   quarantine: (index, chance) => index.quarantine(chance.pick(contents(chance)), 'found by the test'),
   endDamage: (index, chance) => index.endDamage(manifestDigest(chance)),
   putUpload: (index, chance) => index.putUpload(upload(chance)),

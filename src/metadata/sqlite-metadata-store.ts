@@ -750,13 +750,11 @@ class SqliteMetadataStore implements MetadataStore {
     );
   }
 
-  ifStray(digest: Digest, act: () => void) {
+  ifStray(digests: readonly Digest[], act: (digest: Digest) => void) {
     return this.#write(() => {
-      const isStray = this.#removals.isStray(digest);
-      if (isStray) {
-        act();
-      }
-      return isStray;
+      const strays = digests.filter(digest => this.#removals.isStray(digest));
+      for (const digest of strays) act(digest);
+      return strays;
     });
   }
 

@@ -83,7 +83,7 @@ async function aboutContent({ stores: [store], survey }: Side): Promise<Answers>
       stat: await store.statBlob(digest),
       bytes: await store.readManifestBytes(digest),
       damage: await store.readDamage(digest),
-      isStray: await store.ifStray(digest, () => {}),
+      isStray: await store.ifStray([digest], () => {}),
       isHostedManifest: await store.isHostedManifest(digest),
       repositories: await survey.repositoriesOf(digest),
     };

@@ -167,7 +167,7 @@ const UPKEEP: readonly Weighted[] = [
   step(5, 'evict', fc.tuple(contents, since), (store, given) => store.evict(...given)),
   step(2, 'ifStray', fc.tuple(digest, fc.boolean()), async (store, [given, fails]) => {
     let acts = 0;
-    const isStray = await store.ifStray(given, () => (fails ? fail() : void (acts += 1)));
+    const [isStray] = await store.ifStray([given], () => (fails ? fail() : void (acts += 1)));
     return { isStray, acts };
   }),
   step(

@@ -121,9 +121,13 @@ export async function readImportingSinceMs(on: Rows): Promise<number> {
   return row?.ms ?? Number.MAX_SAFE_INTEGER;
 }
 
-/** Whether nothing says that bytes of this digest should be stored. */
-export async function hasStrayBytes(on: Rows, digest: Digest): Promise<boolean> {
-  return (await on.row(`SELECT 1 WHERE ${reachability.isStray('$1')}`, [digest])) !== undefined;
+/** Those of which nothing says that bytes should be stored. */
+export async function strayDigests(on: Rows, digests: readonly Digest[]): Promise<readonly Digest[]> {
+  const rows = await on.rows<{ digest: Digest }>(
+    `SELECT given.digest FROM unnest($1::text[]) AS given (digest) WHERE ${reachability.isStray('given.digest')}`,
+    [digests],
+  );
+  return rows.map(({ digest }) => digest);
 }
 
 /**
