@@ -262,6 +262,19 @@ describe.concurrent('an upstream that does not take further connections well', (
     expect(site.asked).toEqual([undefined]);
   });
 
+  it('is not asked for a stripe of what it has ignored a range of', async test => {
+    const site = await Site.start(test, [], { ranges: false });
+    const world = await site.world();
+    const blob = await site.layer(world);
+    const wanted = { start: SIZE - 1000, end: SIZE };
+    const { reader } = await world.mirror.openBlob(APP, blob.digest, await world.right(), () => [wanted]);
+    const buffer = new Uint8Array(1000);
+    for (let at = 0; at < 1000; ) at += await reader.read(buffer.subarray(at), wanted.start + at);
+    await reader.close();
+    expect(Buffer.compare(buffer, bytesOf(blob).subarray(wanted.start))).toBe(0);
+    expect(site.asked).toEqual([`${wanted.start}-${wanted.end - 1}`, undefined]);
+  });
+
   it('goes on with its first response where a further one has brought nothing', async test => {
     const site = await Site.start(test, [{ ...FURTHER, hang: true }]);
     const world = await site.world(PATIENT);

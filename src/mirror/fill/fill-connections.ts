@@ -242,7 +242,7 @@ export class FillConnections implements Sharer {
   }
 
   get mayGrow(): boolean {
-    const { fill, sharing, asking, limit, skipEndpoints } = this.#options;
+    const { fill, sharing, pieces, asking, limit, skipEndpoints } = this.#options;
     const { upstream } = sharing.starter.repository;
     const size = fill.size ?? 0;
     return (
@@ -254,6 +254,7 @@ export class FillConnections implements Sharer {
       this.connections < limit() &&
       sharing.mayTakePieces &&
       skipEndpoints.size === 0 &&
+      pieces.mayBeRequested &&
       !asking.limitsBlobs(upstream) &&
       this.#restBytes * 1000 > this.#pace.bytesPerSecond * MIN_REST_MS
     );

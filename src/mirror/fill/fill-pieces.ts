@@ -80,6 +80,12 @@ export class FillPieces {
     return this.#looking;
   }
 
+  /** Whether upstream may be asked for pieces: not if it is known to ignore ranges. */
+  get mayBeRequested(): boolean {
+    const { fill, sharing, partials } = this.#options;
+    return !partials.ignoresRanges(sharing.starter.repository.upstream, fill.digest);
+  }
+
   /** Opens what keeps pieces, even if there are none yet; `undefined` if none can be kept. */
   async open(): Promise<PartialBlob | undefined> {
     const { fill, sharing, partials } = this.#options;

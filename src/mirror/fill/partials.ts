@@ -86,8 +86,7 @@ export class Partials {
    */
   async open(asker: RangeAsker, digest: Digest, size: number): Promise<PartialUse | undefined> {
     const { upstream } = asker.repository;
-    const ignored = this.#ignored.get(upstream);
-    if (ignored !== undefined && (ignored.size >= IGNORED_BLOBS || ignored.has(digest))) return undefined;
+    if (this.ignoresRanges(upstream, digest)) return undefined;
     const source = this.#sourceOf(asker);
     const repository = repositoryText(asker.repository);
     const key = partsKey(source, digest);
@@ -178,6 +177,12 @@ export class Partials {
   isOf(key: string, repository: Repository, digest: Digest): boolean {
     const source = this.#sourceFor(repository);
     return SLOTS.some(slot => partsKey(source, digest, slot) === key);
+  }
+
+  /** Whether upstream is known to ignore ranges of the blob, or of all. */
+  ignoresRanges(upstream: string, digest: Digest): boolean {
+    const ignored = this.#ignored.get(upstream);
+    return ignored !== undefined && (ignored.size >= IGNORED_BLOBS || ignored.has(digest));
   }
 
   /** Upstream was asked for a range of the blob and began to send all of it. */
