@@ -104,6 +104,11 @@ export class PartialBlob {
     return this.#there.bytes;
   }
 
+  /** How many bytes of these are kept here: the others are in the parts of other processes. */
+  get ownBytes(): number {
+    return this.#options.parts.extents.bytes;
+  }
+
   /** The ranges that are being requested. */
   get requests(): Iterable<RangeRequest> {
     return this.#requests;

@@ -20,6 +20,7 @@ export interface PartialState {
    * `undefined` if none does.
    */
   readonly repository: string | undefined;
+  /** How many bytes of the blob are there, which may take more space on the disk. */
   readonly bytes: number;
   /** The size of the whole blob; `undefined` like `repository`. */
   readonly size: number | undefined;
@@ -56,19 +57,24 @@ export class PartialList {
     return states;
   }
 
-  async #ranges({
-    key,
-    size: bytes,
-    modifiedAtMs: usedAtMs,
-  }: FoundIngest): Promise<PartialState | undefined> {
+  async #ranges(found: FoundIngest): Promise<PartialState | undefined> {
+    const { key, modifiedAtMs: usedAtMs } = found;
     const digest = digestInPartsKey(key);
     if (digest === undefined) return undefined;
     const { partials } = this.#options;
     const opened = partials.openedAs(key);
     if (opened !== undefined)
-      return { kind: 'ranges', digest, bytes, usedAtMs: Date.now(), isOpen: true, ...opened };
+      return { kind: 'ranges', digest, usedAtMs: Date.now(), isOpen: true, ...opened };
+    const bytes = await this.#savedBytes(found);
     const named = await this.#named(digest, repository => partials.isOf(key, repository, digest));
     return { kind: 'ranges', digest, bytes, usedAtMs, isOpen: false, readers: 0, ...named };
+  }
+
+  /** How many bytes are saved of a blob; what they take on disk if that cannot be read. */
+  async #savedBytes({ key, epoch, size }: FoundIngest): Promise<number> {
+    const saved = epoch === undefined ? undefined : await this.#options.spool.savedParts(key, epoch);
+    await saved?.close();
+    return saved?.extents.bytes ?? size;
   }
 
   async #download({

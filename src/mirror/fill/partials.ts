@@ -170,7 +170,9 @@ export class Partials {
   /** What is known of the one with this Lease, if it is open. */
   openedAs(leaseKey: string) {
     const opened = [...this.#live.values()].find(each => each.leaseKey === leaseKey);
-    return opened && { repository: opened.repository, size: opened.blob.size, readers: opened.users };
+    if (opened === undefined) return undefined;
+    const { repository, blob, users: readers } = opened;
+    return { repository, bytes: blob.ownBytes, size: blob.size, readers };
   }
 
   /** Whether `key` is of ranges from this repository, which are for everybody who may read it. */

@@ -1069,6 +1069,16 @@ describe('ranges on disk', () => {
     expect(state?.bytes).toBeGreaterThanOrEqual(MIB);
   });
 
+  it('are listed with how many bytes are there, not with the blocks of the disk that they take', async () => {
+    const world = await startWorld({}, { isIndexOnDisk: true });
+    const blob = await layer(world, 4 * MIB, 'counted');
+    for (const start of [MIB, 2 * MIB, 3 * MIB]) await readRanges(world, blob, { start, end: start + 10 });
+    expect(await world.mirror.partialBlobs()).toMatchObject([{ isOpen: true, bytes: 30 }]);
+    await world.close();
+    const next = await another({ folder: world.folder });
+    expect(await next.mirror.partialBlobs()).toMatchObject([{ isOpen: false, bytes: 30 }]);
+  });
+
   it('are not listed as those of another repository that names the blob, too', async () => {
     const world = await startWorld({}, { isIndexOnDisk: true });
     const blob = await layer(world, 4 * MIB, 'shared');
