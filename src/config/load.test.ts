@@ -170,6 +170,24 @@ hosted: {prefixes: [library]}
     ]);
   });
 
+  it('is told where an option is that it has in the wrong section', async () => {
+    const problems = await problemsOf(`connectionsPerBlob: 8
+pulls: {connectionsPerBlob: 8, freshFor: 1m}
+upstreams:
+  docker.io: {completeRanged: never, mirrors: [{url: https://one.example, quotaBytes: 1GiB}]}
+storage: {url: https://s3.example}
+`);
+    expect(problems).toEqual([
+      'file:1: connectionsPerBlob: is not an option here; did you mean upstreams.NAME.connectionsPerBlob?',
+      'file:2: pulls.connectionsPerBlob: is not an option here; did you mean upstreams.NAME.connectionsPerBlob?',
+      'file:2: pulls.freshFor: is not an option here; did you mean upstreams.NAME.freshFor or upstreams.NAME.repositories[].freshFor?',
+      'file:4: upstreams.docker.io.mirrors[0].quotaBytes: is not an option here; did you mean tenants[].quotaBytes?',
+      'file:4: upstreams.docker.io.completeRanged: is not an option here; did you mean pulls.completeRanged?',
+      // There are many of that name.
+      expect.stringContaining('file:5: storage.url: is not an option; the options here are path, maxBytes'),
+    ]);
+  });
+
   it.each([
     [
       'defaultUpstream: nowhere.example',

@@ -70,7 +70,7 @@ function issueProblems(
     return issue.keys.map(key => ({
       path: [...path, key],
       value: undefined,
-      message: unknownKey(key, known),
+      message: unknownKey(key, known, () => placesOf(key, schema)),
     }));
   }
   if (issue.code === 'invalid_union') {
@@ -109,14 +109,35 @@ function expected(issue: z.core.$ZodIssue): string {
   return (issue.code === 'invalid_type' ? TYPE_FORM[issue.expected] : undefined) ?? issue.message;
 }
 
-function unknownKey(key: string, known: readonly string[]): string {
+/** `known`: the keys that may be there; `places` returns where else there is an option of that name. */
+function unknownKey(key: string, known: readonly string[], places: () => readonly string[]): string {
   if (/^password$/i.test(key)) {
     return 'passwords are not allowed here: use passwordFile or passwordEnv';
   }
   const meant = nearest(key, known);
-  return meant === undefined
-    ? `is not an option; the options here are ${known.join(', ')}`
-    : `is not an option; did you mean ${meant}?`;
+  if (meant !== undefined) return `is not an option; did you mean ${meant}?`;
+  const elsewhere = places();
+  return elsewhere.length > 0 && elsewhere.length <= MOST_PLACES
+    ? `is not an option here; did you mean ${elsewhere.join(' or ')}?`
+    : `is not an option; the options here are ${known.join(', ')}`;
+}
+
+/** Of an option that is in more places, none is likely to be the one that is meant. */
+const MOST_PLACES = 3;
+
+/** Where options of the name `key` are, as in the documentation: `upstreams.NAME.url`. */
+function placesOf(key: string, schema: JsonSchema): string[] {
+  const below = (one: JsonSchema, at: string): string[] => [
+    ...Object.entries(one.properties ?? {}).flatMap(([name, child]) => {
+      const place = at === '' ? name : `${at}.${name}`;
+      return [...(name === key ? [place] : []), ...within(child, place)];
+    }),
+    ...(one.items === undefined ? [] : within(one.items, `${at}[]`)),
+    ...(typeof one.additionalProperties === 'object' ? within(one.additionalProperties, `${at}.NAME`) : []),
+  ];
+  const within = (one: JsonSchema, at: string): string[] =>
+    alternatives(one).flatMap(each => below(each, at));
+  return [...new Set(within(schema, ''))];
 }
 
 /** The fixed keys that a map at `path` may have. */
