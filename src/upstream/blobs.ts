@@ -91,7 +91,9 @@ function extentOf(reply: Reply, asked: number, named: number | undefined) {
   if (response.status === 206) {
     const range = rangeOf(reply);
     if (range === undefined || range.start !== asked) throw refuse('sent a different range than requested');
-    extent = { offset: asked, size: range.size, length: length ?? range.end - range.start + 1 };
+    const rangeLength = range.end - range.start + 1;
+    if (length !== undefined && length !== rangeLength) throw refuse('names a range and another length');
+    extent = { offset: asked, size: range.size, length: rangeLength };
   } else {
     extent = { offset: 0, size: length, length };
   }

@@ -726,6 +726,10 @@ describe('an upstream that answers ranges with', () => {
     'a size that its range exceeds': {
       headers: { 'Content-Range': `bytes ${FAR.start}-${FAR.end - 1}/100` },
     },
+    'more than the range that it names': {
+      headers: { 'Content-Range': `bytes ${FAR.start}-${FAR.start + 499}/${4 * MIB}` },
+      corruptByte: 600,
+    },
     'several parts': {
       headers: { 'Content-Range': null, 'Content-Type': 'multipart/byteranges; boundary=x' },
     },
