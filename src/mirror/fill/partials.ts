@@ -6,6 +6,7 @@ import type { Lease } from '../../lib/lease.ts';
 import type { Log } from '../../lib/log.ts';
 import { Lru } from '../../lib/lru.ts';
 import type { Meter } from '../../lib/meter.ts';
+import { SingleFlight } from '../../lib/single-flight.ts';
 import type { MetadataStore } from '../../metadata/metadata-store.ts';
 import { credentialId } from '../../oci/credential.ts';
 import type { Digest } from '../../oci/digest.ts';
@@ -29,6 +30,11 @@ const MAX_IDLE = 64;
  * others.
  */
 const SLOTS = [0, 1, 2, 3] as const;
+/**
+ * How long the size of a blob is remembered of which parts are there that are not open: to find it takes reading and checking
+ * a whole map of parts.
+ */
+const SIZES = { maxEntries: 1_000, maxAgeMs: 1_000 };
 /** How long what other processes have of a blob is not read after its bytes were found to be wrong. */
 const DISTRUSTED = { maxEntries: 1_000, maxAgeMs: 10 * 60_000 };
 /** How long no ranges are requested of a blob, or from an upstream, after they were ignored. */
@@ -72,6 +78,8 @@ export class Partials {
   /** By upstream: the blobs of which it last ignored ranges. */
   readonly #ignored = new Lru<Set<Digest>>(IGNORES_RANGES);
   readonly #distrusted = new Lru<object>(DISTRUSTED);
+  readonly #sizes = new Lru<SavedSize>(SIZES);
+  readonly #sizing = new SingleFlight<SavedSize | undefined>();
   #isClosing = false;
   /** How many ranges clients request. */
   #requests = 0;
@@ -127,18 +135,13 @@ export class Partials {
   async sizeOf(asker: RangeAsker, digest: Digest): Promise<number | undefined> {
     const blob = await this.#current(asker, digest);
     if (blob !== undefined && blob.bytes > 0) return blob.size;
-    const { metadata, spool } = this.#options;
-    const source = this.#sourceOf(asker);
-    if (this.#distrusted.get(partsKey(source, digest)) !== undefined) return undefined;
-    for (const slot of SLOTS) {
-      const key = partsKey(source, digest, slot);
-      const lease = await metadata.readLease(key);
-      const saved = lease && (await spool.savedParts(key, lease.epoch));
-      await saved?.close();
-      const isReceived = lease?.isHeld === true && saved?.coming.some(({ state }) => state === 'received');
-      if (saved !== undefined && (saved.extents.count > 0 || isReceived)) return saved.size;
-    }
-    return undefined;
+    const key = this.keyOf(asker, digest);
+    if (this.#distrusted.get(key) !== undefined) return undefined;
+    const remembered = this.#sizes.get(key);
+    if (remembered !== undefined) return remembered.size;
+    const found = await this.#sizing.run(key, () => this.#savedSize(this.#sourceOf(asker), digest)).promise;
+    if (found !== undefined) this.#sizes.set(key, found);
+    return found?.size;
   }
 
   /** As `open`, if other processes keep some of the blob, or have left some. */
@@ -221,6 +224,20 @@ export class Partials {
     const source = [repositoryText(repository), ...credentialIds];
     if (replica !== undefined) source.push(`in ${replica}`);
     return source.join(' ');
+  }
+
+  /** The size that parts in any of the slots tell. */
+  async #savedSize(source: string, digest: Digest): Promise<SavedSize | undefined> {
+    const { metadata, spool } = this.#options;
+    for (const slot of SLOTS) {
+      const key = partsKey(source, digest, slot);
+      const lease = await metadata.readLease(key);
+      const saved = lease && (await spool.savedParts(key, lease.epoch));
+      await saved?.close();
+      const isReceived = lease?.isHeld === true && saved?.coming.some(({ state }) => state === 'received');
+      if (saved !== undefined && (saved.extents.count > 0 || isReceived)) return { size: saved.size };
+    }
+    return undefined;
   }
 
   /** The one that is open, or about to be; after the end of one that is being closed, none. */
@@ -361,6 +378,11 @@ export class Partials {
       await metadata.release(lease);
     }
   }
+}
+
+/** The size of a whole blob, as parts of it tell. */
+interface SavedSize {
+  readonly size: number;
 }
 
 /** What the parts are of. */

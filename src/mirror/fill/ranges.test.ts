@@ -306,6 +306,28 @@ describe('the size of a blob of which ranges are there', () => {
     expect(upstream.requests).toEqual([]);
   });
 
+  it('is looked for on disk once for all who ask for it at the same time, or a moment later', async () => {
+    const world = await startWorld({}, { isIndexOnDisk: true });
+    const blob = await layer(world, 4 * MIB, 'storm');
+    await readRanges(world, blob, { start: MIB, end: 2 * MIB });
+    await world.close();
+    const looked = vi.fn<(key: string) => void>();
+    const later = await another({
+      folder: world.folder,
+      spool: spool =>
+        replacing(spool, {
+          savedParts: (key, epoch) => {
+            looked(key);
+            return spool.savedParts(key, epoch);
+          },
+        }),
+    });
+    const stats = await Promise.all(Array.from({ length: 50 }, () => statOf(later, blob)));
+    stats.push(await statOf(later, blob));
+    expect(new Set(stats.map(({ size }) => size))).toEqual(new Set([blob.size]));
+    expect(looked).toHaveBeenCalledTimes(1);
+  });
+
   it('is asked for if nothing came yet', async () => {
     const world = await startWorld();
     const blob = await layer(world, 4 * MIB, 'unsized');
