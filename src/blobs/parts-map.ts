@@ -56,8 +56,9 @@ export function mapPosition(generation: number): number {
 }
 
 export function encodePartsMap({ size, generation, extents }: PartsMap): Uint8Array {
-  const numbers = [...extents].flatMap(({ start, end }) => [start, end]);
-  return sealed(MAP_MAGIC, [size, generation, extents.count, ...numbers]);
+  const numbers = [size, generation, extents.count];
+  for (const { start, end } of extents) numbers.push(start, end);
+  return sealed(MAP_MAGIC, numbers);
 }
 
 export function encodePartsNews({ epoch, size, generation, coming }: PartsNews): Uint8Array {
@@ -115,10 +116,13 @@ function isOutside(size: number): (extent: Extent) => boolean {
 function sealed(magic: Buffer, numbers: readonly number[]): Uint8Array {
   const head = Buffer.alloc(MAGIC_BYTES + numbers.length * NUMBER_BYTES);
   magic.copy(head);
-  for (const [at, number] of numbers.entries()) {
+  const view = new DataView(head.buffer, head.byteOffset + MAGIC_BYTES);
+  let at = 0;
+  for (const number of numbers) {
     // As two halves: there may be tens of thousands, and 64-bit integers are slow.
-    head.writeUInt32LE(number % HALF, MAGIC_BYTES + at * NUMBER_BYTES);
-    head.writeUInt32LE(Math.floor(number / HALF), MAGIC_BYTES + at * NUMBER_BYTES + NUMBER_BYTES / 2);
+    view.setUint32(at, number % HALF, true);
+    view.setUint32(at + NUMBER_BYTES / 2, Math.floor(number / HALF), true);
+    at += NUMBER_BYTES;
   }
   return Buffer.concat([head, createHash(CHECK).update(head).digest()]);
 }
@@ -152,6 +156,8 @@ function groupBytes(kind: 'map' | 'news'): number {
 }
 
 function numbersOf(bytes: Uint8Array): (at: number) => number {
-  const buffer = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  return at => Number(buffer.readBigUInt64LE(MAGIC_BYTES + at * NUMBER_BYTES));
+  const view = new DataView(bytes.buffer, bytes.byteOffset + MAGIC_BYTES, bytes.byteLength - MAGIC_BYTES);
+  return at =>
+    view.getUint32(at * NUMBER_BYTES, true) +
+    view.getUint32(at * NUMBER_BYTES + NUMBER_BYTES / 2, true) * HALF;
 }

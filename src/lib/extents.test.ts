@@ -29,6 +29,14 @@ describe('Extents', () => {
     expect(new Extents().missing({ start: 1, end: 2 })).toEqual(of([1, 2]));
   });
 
+  it('are copied with what they have then', () => {
+    const extents = new Extents(of([10, 20]));
+    const copy = new Extents(extents).addAll(of([20, 30], [40, 50]));
+    extents.add({ start: 0, end: 5 });
+    expect([[...copy], copy.bytes]).toEqual([of([10, 30], [40, 50]), 30]);
+    expect([[...extents], extents.bytes]).toEqual([of([0, 5], [10, 20]), 15]);
+  });
+
   it('are the same as a set of single bytes, whatever is added', () => {
     const SIZE = 64;
     let seed = 1;

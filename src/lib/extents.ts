@@ -18,11 +18,14 @@ export interface KnownExtents extends Iterable<Extent> {
 
 /** A set of bytes, as extents in ascending order that neither overlap nor touch. Empty ones are ignored. */
 export class Extents implements KnownExtents {
-  readonly #list: Extent[] = [];
-  #bytes = 0;
+  readonly #list: Extent[];
+  #bytes: number;
 
   constructor(extents: Iterable<Extent> = []) {
-    for (const extent of extents) this.add(extent);
+    const isCopy = extents instanceof Extents;
+    this.#list = isCopy ? [...extents.#list] : [];
+    this.#bytes = isCopy ? extents.#bytes : 0;
+    if (!isCopy) this.addAll(extents);
   }
 
   get bytes(): number {
@@ -37,9 +40,21 @@ export class Extents implements KnownExtents {
     return this.#list[Symbol.iterator]();
   }
 
+  /** Adds all of them; returns this. */
+  addAll(extents: Iterable<Extent>): this {
+    for (const extent of extents) this.add(extent);
+    return this;
+  }
+
   /** Adds the bytes of `extent`, whether or not some of them are there. */
   add({ start, end }: Extent): void {
     if (end <= start) return;
+    // Most come in ascending order.
+    if (start > (this.#list.at(-1)?.end ?? -1)) {
+      this.#list.push({ start, end });
+      this.#bytes += end - start;
+      return;
+    }
     const from = this.#firstEndingFrom(start);
     let to = from;
     let [merged, absorbed] = [{ start, end }, 0];

@@ -270,13 +270,14 @@ export class BlobSource {
       opened.leave();
       this.#completion.read(repository, right, blob);
     };
-    const findAlong = async (missing: readonly Extent[]): Promise<Along | undefined> =>
+    const findAlong = async (missing: () => readonly Extent[]): Promise<Along | undefined> =>
       this.#along(miss, size) ?? this.#alongElsewhere(miss, size, missing);
     const findWhole = async (): Promise<Along | 'stored' | undefined> => {
       if ((await this.#metadata.statBlob(digest)) !== undefined) return 'stored';
-      return findAlong(wanted.flatMap(extent => blob.missing(extent)));
+      return findAlong(() => wanted.flatMap(extent => blob.missing(extent)));
     };
-    const along = await findAlong(wanted.flatMap(extent => blob.known.missing(extent)));
+    const unknown = wanted.flatMap(extent => blob.known.missing(extent));
+    const along = unknown.length === 0 ? this.#along(miss, size) : await findAlong(() => unknown);
     const instead = (): Promise<ServedBlob> => this.open(repository, digest, right);
     const reader = new RangeReader({
       use: { blob, leave },
@@ -362,7 +363,7 @@ export class BlobSource {
   async #alongElsewhere(
     { repository, digest, right, settled }: Miss,
     namedSize: number,
-    missing: readonly Extent[],
+    missing: () => readonly Extent[],
   ): Promise<Along | undefined> {
     const request = { repository, right, settled, namedSize };
     return this.#fills.readAlong(digest, request, missing).catch(() => undefined);

@@ -79,20 +79,21 @@ export class Fills {
   }
 
   /**
-   * Reads the `wanted` bytes of a blob along with the download of another process on the store. `undefined` if there is
-   * none that has some of them, or soon, or if the requester has no right to it.
+   * Reads bytes of a blob along with the download of another process on the store. `undefined` if there is none that has some
+   * of them, or soon, or if the requester has no right to it. `missing`: the bytes, which is only called if there is one.
    */
   async readAlong(
     digest: Digest,
     request: FollowRequest,
-    wanted: readonly Extent[],
+    missing: () => readonly Extent[],
   ): Promise<Along | undefined> {
     const { spool, metadata } = this.#world;
     const { upstream } = request.repository;
     const leaseKey = fillKey(upstream, digest);
-    const lease = wanted.length === 0 ? undefined : await metadata.readLease(leaseKey);
+    const lease = await metadata.readLease(leaseKey);
     // Ranges are not asked of other replicas.
     if (lease?.isHeld !== true || lease.elsewhere !== undefined) return undefined;
+    const wanted = missing();
     const reach = (await spool.length(leaseKey, lease.epoch)) + NEAR_BYTES;
     const key = keyOf(upstream, digest);
     if (this.#isClosing || this.#runs.has(key) || wanted.every(({ start }) => start >= reach))

@@ -40,7 +40,7 @@ async function partialBlob() {
     ranged: () => {},
     requests: () => {},
   });
-  return { blob, theirs, other, findHolders, openOther };
+  return { blob, spool, theirs, other, findHolders, openOther };
 }
 
 it('has what another process saves, and waits for what that has received', async () => {
@@ -88,6 +88,15 @@ it('has no more than it had once it is closed, however often it is asked', async
     await blob.othersSaved();
   }
   expect(blob.next(0)).toBeUndefined();
+});
+
+it('saves parts when there are many, however small they are', async () => {
+  const { blob, spool } = await partialBlob();
+  for (let at = 0; at < 200; at += 1) await blob.keep(at * 3, Buffer.alloc(1));
+  const saved = await spool.savedParts('part0-a', 1);
+  expect(saved?.extents.count).toBeGreaterThanOrEqual(100);
+  await saved?.close();
+  await blob.close();
 });
 
 it('looks for what another process brings once at a time, however often somebody begins to follow that', async () => {

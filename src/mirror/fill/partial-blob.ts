@@ -16,6 +16,8 @@ import { type RangeAsker, RangeRequest, type RangeRequestOptions, RangesUnusable
 /** What came is saved after this time, or if it is this much. While it is being saved, no more than that may come. */
 const SAVE_AFTER_MS = 1_000;
 const SAVE_AFTER_BYTES = 8 * 1024 * 1024;
+/** So are so many parts, which others are told of one by one until then, before each request and after it. */
+const SAVE_AFTER_PARTS = 128;
 /** How much a crash may lose, besides a chunk of each request: it is fetched again. */
 export const MAX_UNSAVED_BYTES = 2 * SAVE_AFTER_BYTES;
 
@@ -141,7 +143,7 @@ export class PartialBlob {
    */
   get known(): KnownExtents {
     const requested = [...this.#requests].map(({ extent }) => extent);
-    this.#known ??= new Extents([...this.#there, ...requested, ...this.#options.others.coming]);
+    this.#known ??= new Extents(this.#there).addAll(requested).addAll(this.#options.others.coming);
     return this.#known;
   }
 
@@ -150,7 +152,7 @@ export class PartialBlob {
     const requests = [...this.#requests];
     if (!requests.some(({ isSpare }) => isSpare)) return this.known;
     const requested = requests.map(({ extent: { start }, reach: end }) => ({ start, end }));
-    return new Extents([...this.#there, ...requested, ...this.#options.others.coming]);
+    return new Extents(this.#there).addAll(requested).addAll(this.#options.others.coming);
   }
 
   /** What other processes bring. */
@@ -384,7 +386,8 @@ export class PartialBlob {
   async #lookAgain(): Promise<void> {
     const { parts, others } = this.#options;
     if (!(await others.look())) return;
-    this.#there = new Extents([parts.extents, ...others.extents].flatMap(extents => [...extents]));
+    this.#there = new Extents(parts.extents);
+    for (const extents of others.extents) this.#there.addAll(extents);
     this.#known = undefined;
     this.changes.tell();
   }
@@ -419,7 +422,7 @@ export class PartialBlob {
     this.#unsaved.add(extent);
     this.#tickLater();
     this.changes.tell();
-    if (this.#unsaved.bytes < SAVE_AFTER_BYTES) return;
+    if (this.#unsaved.bytes < SAVE_AFTER_BYTES && this.#unsaved.count < SAVE_AFTER_PARTS) return;
     if (this.#isSaving) await this.#saving;
     else void this.#save();
   }
