@@ -104,7 +104,6 @@ export interface MirrorOptions extends ReachabilityListeners {
   readonly ownLoginOf?: (upstream: string) => Credential | undefined;
   /** Called when a download has ended. */
   readonly noteEvent?: NoteEvent | undefined;
-  /** Called when an upstream begins to be unreachable, with the failure, and when it answers again. */
   /** What to prefetch of a repository; nothing if absent. */
   readonly prefetchRuleOf?: (repository: Repository) => PrefetchRule;
   readonly log: Log;
