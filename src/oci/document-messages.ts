@@ -1,3 +1,4 @@
+import type { ThreadQuestion } from '../lib/asked-thread.ts';
 import type { DOCUMENT_WORK } from './document-work.ts';
 import type { OciErrorCode } from './errors.ts';
 
@@ -5,10 +6,8 @@ export type DocumentWork = typeof DOCUMENT_WORK;
 export type DocumentQuestion = keyof DocumentWork;
 
 /** A question to the worker about a document. */
-export interface DocumentRequest {
-  readonly id: number;
+export interface DocumentRequest extends ThreadQuestion {
   readonly question: DocumentQuestion;
-  readonly parameters: readonly unknown[];
 }
 
 /** The worker's reply. An OciError is sent as its parts, and rebuilt from them by the receiver. */

@@ -1,3 +1,4 @@
+import type { ThreadQuestion } from '../lib/asked-thread.ts';
 import type { RowRemoval, StoreSurvey } from './stores.ts';
 
 /** What the thread does. */
@@ -9,10 +10,8 @@ export interface ThreadWork extends StoreSurvey, RowRemoval {
 export type SurveyQuestion = keyof ThreadWork;
 
 /** A question to the thread. */
-export interface SurveyRequest {
-  readonly id: number;
+export interface SurveyRequest extends ThreadQuestion {
   readonly question: SurveyQuestion;
-  readonly parameters: readonly unknown[];
 }
 
 /** The thread's answer, or why there is none. */

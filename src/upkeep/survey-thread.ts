@@ -1,27 +1,17 @@
 import type { Worker } from 'node:worker_threads';
+import { AskedThread } from '../lib/asked-thread.ts';
 import { IndexLocked } from '../metadata/index-locked.ts';
 import type { RowRemoval, StoreSurvey } from './stores.ts';
-import type { SurveyQuestion, SurveyReply, SurveyRequest, ThreadWork } from './survey-messages.ts';
+import type { SurveyQuestion, SurveyReply, ThreadWork } from './survey-messages.ts';
 
-interface Waiter {
-  readonly resolve: (answer: unknown) => void;
-  readonly reject: (error: Error) => void;
-}
-
-/**
- * The main thread's side of the survey. The thread starts with the first question, and keeps the process alive only
- * while somebody waits. If it dies, pending questions reject, and the next one starts another thread.
- */
+/** The main thread's side of the survey. The thread starts with the first question. */
 export class SurveyThread implements StoreSurvey, RowRemoval {
-  readonly #startWorker: () => Worker;
-  readonly #waiters = new Map<number, Waiter>();
-  #worker: Worker | undefined;
-  #nextId = 1;
+  readonly #thread: AskedThread<SurveyReply>;
   #isClosed = false;
 
-  /** `startWorker`: starts a thread that runs `serveSurvey`. */
-  constructor(startWorker: () => Worker) {
-    this.#startWorker = startWorker;
+  /** `start`: starts a thread that runs `serveSurvey`. */
+  constructor(start: () => Worker) {
+    this.#thread = new AskedThread({ name: 'the thread of the survey', start, read });
   }
 
   laterLinks(...parameters: Parameters<StoreSurvey['laterLinks']>) {
@@ -130,10 +120,9 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
   }
 
   async close(): Promise<void> {
-    const worker = this.#worker;
-    if (worker !== undefined) await this.#ask('close', []).catch(() => {});
+    if (this.#thread.isRunning) await this.#ask('close', []).catch(() => {});
     this.#isClosed = true;
-    await worker?.terminate();
+    await this.#thread.terminate();
   }
 
   #ask<Q extends SurveyQuestion>(
@@ -141,46 +130,13 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
     parameters: Parameters<ThreadWork[Q]>,
   ): ReturnType<ThreadWork[Q]>;
   #ask(question: SurveyQuestion, parameters: readonly unknown[]): Promise<unknown> {
-    if (this.#isClosed) {
-      return Promise.reject(new Error('the survey is closed'));
-    }
-    this.#worker ??= this.#start();
-    const request: SurveyRequest = { id: this.#nextId++, question, parameters };
-    return new Promise((resolve, reject) => {
-      this.#waiters.set(request.id, { resolve, reject });
-      this.#worker?.ref();
-      // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a thread, not a window
-      this.#worker?.postMessage(request);
-    });
+    if (this.#isClosed) return Promise.reject(new Error('the survey is closed'));
+    return this.#thread.ask(question, parameters);
   }
+}
 
-  #start(): Worker {
-    const worker = this.#startWorker();
-    worker.on('message', (reply: SurveyReply) => this.#receive(reply));
-    worker.on('error', error => this.#end(error));
-    worker.on('exit', () => this.#end(new Error('the thread of the survey has exited')));
-    return worker;
-  }
-
-  #receive(reply: SurveyReply): void {
-    const waiter = this.#waiters.get(reply.id);
-    this.#waiters.delete(reply.id);
-    if (this.#waiters.size === 0) {
-      this.#worker?.unref();
-    }
-    if ('failure' in reply) {
-      const { failure, isLocked } = reply;
-      waiter?.reject(isLocked ? new IndexLocked(failure) : new Error(`the survey failed: ${failure}`));
-    } else {
-      waiter?.resolve(reply.answer);
-    }
-  }
-
-  #end(error: Error): void {
-    this.#worker = undefined;
-    for (const { reject } of this.#waiters.values()) {
-      reject(error);
-    }
-    this.#waiters.clear();
-  }
+function read(reply: SurveyReply): unknown {
+  if ('answer' in reply) return reply.answer;
+  const { failure, isLocked } = reply;
+  throw isLocked ? new IndexLocked(failure) : new Error(`the survey failed: ${failure}`);
 }
