@@ -7,7 +7,7 @@ import type { BlobStore } from '../blobs/blob-store.ts';
 import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
 import type { Spool } from '../blobs/spool.ts';
 import { surveyOfFolder } from './survey.fixture.ts';
-import { silentLog } from '../lib/log.ts';
+import { type Log, silentLog } from '../lib/log.ts';
 import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
@@ -92,6 +92,23 @@ test('a store that exceeds its limit is evicted automatically', async () => {
   await schedule.close();
 });
 
+test('what fails because the index is gone is left to those who report that', async () => {
+  await storeBlob('mirrored', MIRRORED);
+  const errors: string[] = [];
+  const schedule = begin({
+    maxBytes: 1,
+    log: { ...silentLog, error: (_, message) => void errors.push(message) },
+  });
+  await schedule.begin();
+  await rm(join(folder, 'index.db'));
+  for (let tries = 0; tries < 5; tries++) {
+    await clock.advance(INTERVAL_MS);
+    await sleep(5);
+  }
+  await schedule.close();
+  expect(errors).toEqual([]);
+});
+
 test('the survey reports an error, and answers the next question', async () => {
   const lost = surveyOfFolder(join(folder, 'nothing'));
   await expect(lost.blobs()).rejects.toThrow('the survey failed');
@@ -108,14 +125,16 @@ function begin({
   collectIntervalMs = NEVER_MS,
   scrubIntervalMs = NEVER_MS,
   maxBytes,
+  log = silentLog,
 }: {
   collectIntervalMs?: number;
   scrubIntervalMs?: number;
   maxBytes?: number;
+  log?: Log;
 }) {
   const upkeep = upkeepOf({ metadata, spool, blobs }, survey, { keepGrantsMs: 3_600_000, maxBytes });
   const disk = new DiskWatch(spool.space, silentLog);
-  return new Schedule({ upkeep, disk, clock, log: silentLog, collectIntervalMs, scrubIntervalMs });
+  return new Schedule({ upkeep, disk, clock, log, collectIntervalMs, scrubIntervalMs });
 }
 
 async function storeBlob(text: string, repository?: typeof MIRRORED): Promise<Digest> {

@@ -85,10 +85,14 @@ export class Schedule {
     try {
       await work();
     } catch (error) {
-      if (!this.#stopping.signal.aborted) {
-        this.#options.log.error({ err: error }, `${name} failed and will be retried`);
-      }
+      if (this.#isReported(error)) return;
+      this.#options.log.error({ err: error }, `${name} failed and will be retried`);
     }
+  }
+
+  /** What is wrong with the index is reported by others, once. */
+  #isReported(error: unknown): boolean {
+    return this.#stopping.signal.aborted || error instanceof IndexAway || error instanceof IndexLost;
   }
 
   async #keepRoom(): Promise<void> {
@@ -137,15 +141,14 @@ export class Schedule {
     }
   }
 
-  /** What is wrong with the index is reported by others. While the bucket is away, it is tried in vain each time. */
+  /** While the bucket is away, it is tried in vain each time. */
   async #keepRecords(): Promise<void> {
     const { upkeep, log } = this.#options;
     try {
       if (await upkeep.areRecordsDue()) await upkeep.keepRecords({ signal: this.#stopping.signal });
       this.#areRecordsLate = false;
     } catch (error) {
-      const isReported = error instanceof IndexAway || error instanceof IndexLost;
-      if (this.#stopping.signal.aborted || isReported) return;
+      if (this.#isReported(error)) return;
       if (!this.#areRecordsLate) {
         log.warn(
           { err: error },
