@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { LeaseLost } from '../../src/lib/lease.ts';
 import { leaseOf } from '../../src/lib/lease.suite.ts';
 import { silentLog } from '../../src/lib/log.ts';
@@ -12,6 +12,7 @@ import { IndexAway } from '../../src/metadata/index-away.ts';
 import type { MetadataStore } from '../../src/metadata/metadata-store.ts';
 import { openPostgresMetadataStore } from '../../src/metadata/postgres-metadata-store.ts';
 import { Database } from '../../src/metadata/postgres/database.ts';
+import { lockSpace } from '../../src/metadata/postgres/digest-locks.ts';
 import * as leases from '../../src/metadata/postgres/leases.ts';
 import { MIGRATIONS, migrate } from '../../src/metadata/postgres/migrations.ts';
 import type { PostgresSettings } from '../../src/metadata/postgres/postgres-settings.ts';
@@ -129,8 +130,6 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
 
   describe('a process that comes back after others took it for dead', () => {
     const KEY = 'upload-1';
-    const waiting = async () =>
-      (await sql(settings, `SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'`)).length;
     let database: Database;
     let writer: Writer;
 
@@ -408,6 +407,29 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
       { version: MIGRATIONS.length },
     ]);
   });
+
+  test('is migrated however long that takes, and however long another process takes that does it', async () => {
+    const [database, other] = [new Database(settings), new Database(settings)];
+    const space = lockSpace(settings.schema, 'migrations');
+    await other.trying(client => client.query('SELECT pg_advisory_lock($1, 0)', [space]));
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'performance'] });
+    try {
+      const migrating = migrate(database);
+      await expect.poll(waiting).toBe(1);
+      vi.advanceTimersByTime(600_000);
+      await other.close();
+      await migrating;
+    } finally {
+      vi.useRealTimers();
+    }
+    expect(await sql(settings, 'SELECT 1 FROM @schema_version')).toHaveLength(1);
+    await database.close();
+  });
+
+  /** How many connections wait for a lock. */
+  async function waiting(): Promise<number> {
+    return (await sql(settings, `SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'`)).length;
+  }
 
   test('of a newer version is used if that has only added something, and refused if not', async () => {
     const database = new Database({ ...settings, poolSize: 2 });

@@ -1,7 +1,7 @@
 import { IndexUnusable } from '../index-unusable.ts';
 import type { Database } from './database.ts';
 import { lockSpace } from './digest-locks.ts';
-import type { Client } from './driver.ts';
+import { type Client, statement } from './driver.ts';
 import { SCHEMA_1 } from './schema-1.ts';
 import { SCHEMA_3 } from './schema-3.ts';
 import { SCHEMA_4 } from './schema-4.ts';
@@ -30,8 +30,8 @@ export const MIGRATIONS: readonly Migration[] = [
 /** That of our triggers and functions. */
 const OLDEST_SERVER = 130_000;
 
-/** Building an index on a large table takes minutes. */
-const NO_TIMEOUT = 0;
+/** Building an index on a large table takes minutes, and others wait for it. */
+const MIGRATED_WITHIN_MS = 3_600_000;
 
 interface VersionRow {
   readonly version: number;
@@ -53,11 +53,13 @@ export async function migrate(
   if (isCurrent) return;
   await database.retrying('writes', async client => {
     try {
-      await client.query(`
-        BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
-        SET LOCAL statement_timeout = ${NO_TIMEOUT};
-        SET LOCAL lock_timeout = ${NO_TIMEOUT};
-        SELECT pg_advisory_xact_lock(${lockSpace(database.schema.name, 'migrations')}, 0)`);
+      await run(
+        client,
+        `BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;
+        SET LOCAL statement_timeout = 0;
+        SET LOCAL lock_timeout = 0;
+        SELECT pg_advisory_xact_lock(${lockSpace(database.schema.name, 'migrations')}, 0)`,
+      );
       await advance(client, database, migrations);
       await client.query('COMMIT');
     } catch (error) {
@@ -77,12 +79,18 @@ async function advance(client: Client, database: Database, migrations: readonly 
   }
   for (const [at, { sql, usableFrom }] of migrations.entries()) {
     if (at < version) continue;
-    await client.query(schema.text(sql));
-    await client.query(
+    await run(client, schema.text(sql));
+    await run(
+      client,
       schema.text(`
         UPDATE @schema_version SET version = ${at + 1}, usable_from = greatest(usable_from, ${usableFrom})`),
     );
   }
+}
+
+/** Statements that may take long. */
+async function run(client: Client, sql: string): Promise<void> {
+  await client.query(statement(sql, [], MIGRATED_WITHIN_MS));
 }
 
 const CREATE_SCHEMA = `
