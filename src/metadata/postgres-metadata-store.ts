@@ -993,7 +993,7 @@ class PostgresMetadataStore implements MetadataStore {
 
   async #sweep(): Promise<void> {
     while (this.#closing === undefined && (await repositories.hasRemoved(this.#database))) {
-      await this.#write({}, session =>
+      await this.#write(ASIDE, session =>
         repositories.sweep(session, digests => this.#writer.lock(session, { alone: digests })),
       );
       await delay(SWEEP_PAUSE_MS);

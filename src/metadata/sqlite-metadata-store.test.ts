@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
+import { leaseOf } from '../lib/lease.suite.ts';
 import { isLeased, LeaseLost, type Presence, PresenceEnded } from '../lib/lease.ts';
 import { type Log, silentLog } from '../lib/log.ts';
 import { ManualClock } from '../lib/manual-clock.fixture.ts';
@@ -795,6 +796,32 @@ test('the rows of a removed repository are deleted in the background, also by th
   }
   expect(look(database => database.prepare('SELECT count(*) FROM tags').pluck().get())).toBe(0);
   await next.close();
+});
+
+test('what pulls are not answered from leaves what is remembered for them', async () => {
+  const store = await openSqliteMetadataStore(path, { log: silentLog });
+  const { manifest, view } = image('remembered');
+  await store.putManifest(REPOSITORY, manifest, view, { tag: 'v1', atMs: 1 });
+  const removed = { upstream: '', name: 'team/removed' };
+  await store.putManifest(removed, manifest, view, { tag: 'v1', atMs: 1 });
+  const lease = await leaseOf(store, 'upload-1');
+  await store.removeRepository(removed);
+  const answer = await store.readForPull(REPOSITORY, 'v1');
+  const upload = { id: '1', repository: REPOSITORY, requester: 'x', startedAtMs: 1, touchedAtMs: 1 };
+  await store.putUpload(upload, lease);
+  await store.removeUpload('1', lease);
+  await store.announceObject({ digest: DIGEST, key: 'a' }, lease);
+  await store.giveUpObject('a');
+  await store.forgetObjects(['a']);
+  await store.putSetting('name', 'value');
+  await store.putKnownTenants([{ name: 'team', uid: undefined }]);
+  await store.putCredentialUsage([{ credentialId: 'c', usedAtMs: 1 }]);
+  await store.notify('failures');
+  while (look(database => database.prepare('SELECT 1 FROM removed_repositories').get()) !== undefined) {
+    await delay(20);
+  }
+  expect(await store.readForPull(REPOSITORY, 'v1')).toBe(answer);
+  await store.close();
 });
 
 test('what others have for the same subject and the same blobs slows no query down', async () => {

@@ -64,7 +64,7 @@ import { Settings } from './sqlite/settings.ts';
 import { Tags } from './sqlite/tags.ts';
 import { TenantRows } from './sqlite/tenants.ts';
 import { UploadRows } from './sqlite/uploads.ts';
-import { Writer } from './sqlite/writer.ts';
+import { type WriteOptions, Writer } from './sqlite/writer.ts';
 
 /** The pause between two transactions that remove the rows of a removed repository. */
 const SWEEP_PAUSE_MS = 20;
@@ -468,22 +468,22 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   announceObject(object: ComingObject, lease: Lease) {
-    return this.#write(() => {
+    return this.#writeAside(() => {
       this.#require(lease);
       this.#objects.announce(object, lease.epoch);
     });
   }
 
   giveUpObject(key: string) {
-    return this.#write(() => this.#objects.giveUp(key));
+    return this.#writeAside(() => this.#objects.giveUp(key));
   }
 
   giveUpAbandonedObjects(beforeMs: number) {
-    return this.#write(() => this.#objects.giveUpAbandoned(beforeMs));
+    return this.#writeAside(() => this.#objects.giveUpAbandoned(beforeMs));
   }
 
   giveUpStrayObjects(objects: readonly BlobObject[]) {
-    return this.#write(() => objects.filter(object => this.#objects.giveUpStray(object)));
+    return this.#writeAside(() => objects.filter(object => this.#objects.giveUpStray(object)));
   }
 
   listGivenUpObjects(beforeMs: number, limit: number) {
@@ -491,7 +491,7 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   forgetObjects(keys: readonly string[]) {
-    return this.#write(() => keys.forEach(key => this.#objects.forget(key)));
+    return this.#writeAside(() => keys.forEach(key => this.#objects.forget(key)));
   }
 
   listUnrecorded(limit: number) {
@@ -519,13 +519,11 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   noteUnrecorded(images: readonly HostedImage[]) {
-    return this.#writer.write(() => images.forEach(image => this.#records.note(image)), {
-      bearsOnPulls: false,
-    });
+    return this.#writeAside(() => images.forEach(image => this.#records.note(image)));
   }
 
   noteAllUnrecorded(after?: HostedImage) {
-    return this.#writer.write(() => this.#records.noteSome(after), { bearsOnPulls: false });
+    return this.#writeAside(() => this.#records.noteSome(after));
   }
 
   isLinked(repository: Repository, digest: Digest) {
@@ -693,11 +691,11 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   putKnownTenants(tenants: readonly KnownTenant[], during?: During) {
-    return this.#write(() => tenants.forEach(tenant => this.#tenants.put(tenant)), during);
+    return this.#writeAside(() => tenants.forEach(tenant => this.#tenants.put(tenant)), during);
   }
 
   removeKnownTenant(name: string) {
-    return this.#write(() => this.#tenants.remove(name));
+    return this.#writeAside(() => this.#tenants.remove(name));
   }
 
   listIssuedCredentials(tenants?: readonly string[]) {
@@ -705,7 +703,10 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   putIssuedCredentials(credentials: readonly IssuedCredential[], during?: During) {
-    return this.#write(() => credentials.forEach(credential => this.#tenants.putIssued(credential)), during);
+    return this.#writeAside(
+      () => credentials.forEach(credential => this.#tenants.putIssued(credential)),
+      during,
+    );
   }
 
   listCredentialUsage() {
@@ -713,11 +714,11 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   putCredentialUsage(usage: readonly CredentialUsage[]) {
-    return this.#write(() => usage.forEach(one => this.#usages.put(one)));
+    return this.#writeAside(() => usage.forEach(one => this.#usages.put(one)));
   }
 
   removeCredentialUsage(credentialIds: readonly string[]) {
-    return this.#write(() => credentialIds.forEach(id => this.#usages.remove(id)));
+    return this.#writeAside(() => credentialIds.forEach(id => this.#usages.remove(id)));
   }
 
   expireLinks(links: readonly BlobLink[], unusedSinceMs: number) {
@@ -751,7 +752,7 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   ifStray(digests: readonly Digest[], act: (digest: Digest) => void) {
-    return this.#write(() => {
+    return this.#writeAside(() => {
       const strays = digests.filter(digest => this.#removals.isStray(digest));
       for (const digest of strays) act(digest);
       return strays;
@@ -797,7 +798,7 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   putUpload(upload: Upload, lease?: Lease) {
-    return this.#write(() => {
+    return this.#writeAside(() => {
       this.#require(lease);
       this.#uploads.put(upload);
     });
@@ -808,7 +809,7 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   removeUpload(id: string, lease?: Lease) {
-    return this.#write(() => {
+    return this.#writeAside(() => {
       this.#require(lease);
       return this.#uploads.remove(id);
     });
@@ -859,12 +860,12 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   putSetting(name: string, value: string) {
-    return this.#write(() => this.#settings.put(name, value));
+    return this.#writeAside(() => this.#settings.put(name, value));
   }
 
   async initSetting(name: string, value: string) {
     const known = await this.readSetting(name);
-    return known ?? this.#write(() => this.#settings.init(name, value));
+    return known ?? this.#writeAside(() => this.#settings.init(name, value));
   }
 
   noteUse(digest: Digest) {
@@ -914,13 +915,13 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   async lowerLinks(links: readonly BlobLink[], toMs: number) {
-    await this.#write(() => {
+    await this.#writeAside(() => {
       for (const { repository, digest } of links) this.#links.lower(repository, digest, toMs);
     });
   }
 
   lowerUses(laterThanMs: number, toMs: number) {
-    return this.#write(() => this.#removals.lowerUses(laterThanMs, toMs));
+    return this.#writeAside(() => this.#removals.lowerUses(laterThanMs, toMs));
   }
 
   async #end(): Promise<void> {
@@ -1008,11 +1009,16 @@ class SqliteMetadataStore implements MetadataStore {
     return () => this.#endedRights.hasAfter(ends, slots, this.#heartbeat.processId);
   }
 
-  #write<T>(work: () => T, { during }: During = {}): Promise<T> {
+  #write<T>(work: () => T, { during }: During = {}, options: WriteOptions = {}): Promise<T> {
     return this.#writer.write(() => {
       if (during !== undefined) this.#heartbeat.requirePresence(during);
       return work();
-    });
+    }, options);
+  }
+
+  /** A write of what no pull is answered from: what is remembered for pulls stays. */
+  #writeAside<T>(work: () => T, during?: During): Promise<T> {
+    return this.#write(work, during, { bearsOnPulls: false });
   }
 
   /** Call within a read. */
@@ -1057,7 +1063,7 @@ class SqliteMetadataStore implements MetadataStore {
         this.#blobs.noteUse(digest, atMs, atMs - resolutionMs);
       }
     };
-    return this.#writer.write(write, { bearsOnPulls: false });
+    return this.#writeAside(write);
   }
 
   /** Call within a write. */
@@ -1118,7 +1124,7 @@ class SqliteMetadataStore implements MetadataStore {
 
   async #sweep(): Promise<void> {
     while (this.#closing === undefined && (await this.#read(() => this.#repositories.hasRemoved()))) {
-      await this.#write(() => this.#repositories.sweep());
+      await this.#writeAside(() => this.#repositories.sweep());
       await delay(SWEEP_PAUSE_MS);
     }
   }

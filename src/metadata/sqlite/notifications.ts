@@ -31,7 +31,8 @@ export class Notifications {
   }
 
   async notify(topic: Topic): Promise<void> {
-    this.#listeners.sent(topic, await this.#writer.write(() => this.#raise.get(topic)?.version ?? 0));
+    const raise = () => this.#raise.get(topic)?.version ?? 0;
+    this.#listeners.sent(topic, await this.#writer.write(raise, { bearsOnPulls: false }));
   }
 
   on(topic: Topic, listener: () => void): () => void {
