@@ -10,7 +10,7 @@ import type { NextStatus } from './documents/status.ts';
 /** How many entries are shown. */
 const SHOWN_NEXT = 10;
 /** A search that takes longer than this takes a tenth of the time at most, however often somebody looks. */
-const QUICK_MS = 1_000;
+const QUICK_MS = 100;
 const BELIEVED_TIMES = 10;
 
 export interface NextParts {

@@ -47,6 +47,21 @@ const isNamedByKept = (digest: string) => `EXISTS (
   LEFT JOIN manifests m ON m.digest = g.digest
   WHERE n.digest = ${digest} AND (m.used_at_ms >= @sinceMs OR ${reachability.isKeptManifest('g.digest')}))`;
 
+/** For a `ContentSearch`: blobs that were not used since, and are not being downloaded. */
+const blobsWhere = (condition: string) => `
+  SELECT 'blob' AS kind, b.digest, b.size FROM blobs b
+  WHERE b.digest > @after AND b.digest <= @until AND b.used_at_ms < @sinceMs AND ${condition}
+    AND NOT ${reachability.isBeingFilled('b.digest')}
+  ORDER BY b.digest`;
+
+/** For a `ContentSearch`. Nearly all are kept, which is found out by digest: only the rows of the others are read. */
+const UNNEEDED_MANIFESTS = `
+  SELECT 'manifest' AS kind, m.digest, m.size
+  FROM manifests c CROSS JOIN manifests m ON m.digest = c.digest
+  WHERE c.digest > @after AND c.digest <= @until AND NOT ${reachability.isKeptManifest('c.digest')}
+    AND m.used_at_ms < @sinceMs
+  ORDER BY c.digest`;
+
 /** The least recently used content of a kind, for `evictable`. */
 const oldest = (kind: Content['kind'], table: string) => `
   SELECT * FROM (
@@ -59,9 +74,10 @@ export async function openSqliteSurvey(path: string): Promise<Survey & { close()
   return new SqliteSurvey(await Connection.openReadOnly(path));
 }
 
-interface Since {
+interface Span {
   readonly sinceMs: number;
   readonly after: string;
+  readonly until: string;
 }
 
 interface LinkRow {
@@ -98,10 +114,10 @@ class SqliteSurvey implements Survey {
   readonly #connection: Connection;
   readonly #laterLinks: Statement<[{ repository: number; digest: string; thanMs: number }], LinkRow>;
   readonly #links: Statement<[{ repository: number; digest: string; sinceMs: number }], LinkRow>;
-  readonly #unneededBlobs: Statement<[Since], ContentRow>;
-  readonly #unnamedBlobs: Statement<[Since], ContentRow>;
-  readonly #unlinkedBlobs: Statement<[Since], ContentRow>;
-  readonly #unneededManifests: Statement<[Since], ContentRow>;
+  readonly #unneededBlobs: ContentSearch;
+  readonly #unnamedBlobs: ContentSearch;
+  readonly #unlinkedBlobs: ContentSearch;
+  readonly #unneededManifests: ContentSearch;
   readonly #byUse: Statement<[{ sinceMs: number; usedAtMs: number; digest: string }], ContentRow>;
   readonly #repositories: Statement<[string], Repository>;
   readonly #blobs: Statement<[string], SizedContent>;
@@ -132,31 +148,28 @@ class SqliteSurvey implements Survey {
       FROM links l LEFT JOIN repositories r ON r.id = l.repository_id
       WHERE (l.repository_id, l.digest) > (@repository, @digest)
       ORDER BY l.repository_id, l.digest LIMIT ${ROWS_PER_PAGE}`);
-    this.#unneededBlobs = connection.prepare(`
-      SELECT 'blob' AS kind, b.digest, b.size, b.used_at_ms,
-        b.used_at_ms < @sinceMs
-          AND NOT ${isNamedByKept('b.digest')}
+    this.#unneededBlobs = new ContentSearch(
+      connection,
+      'blobs',
+      blobsWhere(`
+        NOT ${isNamedByKept('b.digest')}
           AND NOT EXISTS (
             SELECT 1 FROM links l JOIN repositories r ON r.id = l.repository_id
             WHERE l.digest = b.digest AND l.kind = 'blob'
               AND (l.created_at_ms >= @sinceMs OR ${reachability.isPinnedIn('l.repository_id', 'l.digest')}
-                OR ${reachability.isMaimed('l.repository_id')}))
-          AND NOT ${reachability.isBeingFilled('b.digest')} AS is_found
-      FROM blobs b WHERE b.digest > @after ORDER BY b.digest LIMIT ${ROWS_PER_PAGE}`);
-    this.#unnamedBlobs = connection.prepare(`
-      SELECT 'blob' AS kind, b.digest, b.size, b.used_at_ms,
-        b.used_at_ms < @sinceMs AND NOT ${reachability.isNamed('b.digest')} AND NOT ${reachability.isLinkedBlob('b.digest')}
-          AND NOT ${reachability.isBeingFilled('b.digest')} AS is_found
-      FROM blobs b WHERE b.digest > @after ORDER BY b.digest LIMIT ${ROWS_PER_PAGE}`);
-    this.#unlinkedBlobs = connection.prepare(`
-      SELECT 'blob' AS kind, b.digest, b.size, b.used_at_ms,
-        b.used_at_ms < @sinceMs AND NOT ${reachability.isLinked('b.digest')} AND NOT ${isNamedByKept('b.digest')}
-          AND NOT ${reachability.isBeingFilled('b.digest')} AS is_found
-      FROM blobs b WHERE b.digest > @after ORDER BY b.digest LIMIT ${ROWS_PER_PAGE}`);
-    this.#unneededManifests = connection.prepare(`
-      SELECT 'manifest' AS kind, m.digest, m.size, m.used_at_ms,
-        m.used_at_ms < @sinceMs AND NOT ${reachability.isKeptManifest('m.digest')} AS is_found
-      FROM manifests m WHERE m.digest > @after ORDER BY m.digest LIMIT ${ROWS_PER_PAGE}`);
+                OR ${reachability.isMaimed('l.repository_id')}))`),
+    );
+    this.#unnamedBlobs = new ContentSearch(
+      connection,
+      'blobs',
+      blobsWhere(`NOT ${reachability.isNamed('b.digest')} AND NOT ${reachability.isLinkedBlob('b.digest')}`),
+    );
+    this.#unlinkedBlobs = new ContentSearch(
+      connection,
+      'blobs',
+      blobsWhere(`NOT ${reachability.isLinked('b.digest')} AND NOT ${isNamedByKept('b.digest')}`),
+    );
+    this.#unneededManifests = new ContentSearch(connection, 'manifests', UNNEEDED_MANIFESTS);
     this.#byUse = connection.prepare(`
       SELECT c.kind, c.digest, c.used_at_ms,
         c.size + iif(c.kind = 'manifest', ${referrersBytes('c.digest')}, 0) AS size,
@@ -220,21 +233,16 @@ class SqliteSurvey implements Survey {
     return linksPage(await this.#all(this.#links, { ...linkCursor(after), sinceMs: unusedSinceMs }));
   }
 
-  async unneeded(kind: Content['kind'], unusedSinceMs: number, after = '') {
-    const statement = kind === 'blob' ? this.#unneededBlobs : this.#unneededManifests;
-    const rows = await this.#all(statement, { sinceMs: unusedSinceMs, after });
-    return page(rows, toContent, row => row.digest);
+  unneeded(kind: Content['kind'], unusedSinceMs: number, after = '') {
+    return (kind === 'blob' ? this.#unneededBlobs : this.#unneededManifests).find(unusedSinceMs, after);
   }
 
-  async unnamedBlobs(unusedSinceMs: number, after = '') {
-    const rows = await this.#all(this.#unnamedBlobs, { sinceMs: unusedSinceMs, after });
-    return page(rows, toContent, row => row.digest);
+  unnamedBlobs(unusedSinceMs: number, after = '') {
+    return this.#unnamedBlobs.find(unusedSinceMs, after);
   }
 
-  async unlinked(kind: Content['kind'], unusedSinceMs: number, after = '') {
-    const statement = kind === 'blob' ? this.#unlinkedBlobs : this.#unneededManifests;
-    const rows = await this.#all(statement, { sinceMs: unusedSinceMs, after });
-    return page(rows, toContent, row => row.digest);
+  unlinked(kind: Content['kind'], unusedSinceMs: number, after = '') {
+    return (kind === 'blob' ? this.#unlinkedBlobs : this.#unneededManifests).find(unusedSinceMs, after);
   }
 
   async evictable(unusedSinceMs: number, after?: string) {
@@ -377,6 +385,35 @@ class SqliteSurvey implements Survey {
 
   #all<P, Row>(statement: Statement<[P], Row>, parameters: P): Promise<readonly Row[]> {
     return this.#connection.read(() => statement.all(parameters));
+  }
+}
+
+/** Sorts after every digest. */
+const AFTER_ALL = '~';
+
+/**
+ * Looks through the content of a table, a page of rows by digest at a time. Only what is found leaves the database: to hand
+ * over a row takes longer than to see that it is not meant.
+ */
+class ContentSearch {
+  readonly #connection: Connection;
+  readonly #end: Statement<[string], { digest: Digest }>;
+  readonly #found: Statement<[Span], SizedContent>;
+
+  /** `sql` finds those after `@after` up to `@until`, in order. */
+  constructor(connection: Connection, table: 'blobs' | 'manifests', sql: string) {
+    this.#connection = connection;
+    this.#end = connection.prepare(
+      `SELECT digest FROM ${table} WHERE digest > ? ORDER BY digest LIMIT 1 OFFSET ${ROWS_PER_PAGE - 1}`,
+    );
+    this.#found = connection.prepare(sql);
+  }
+
+  find(sinceMs: number, after: string): Promise<Found<SizedContent>> {
+    return this.#connection.read(() => {
+      const next = this.#end.get(after)?.digest;
+      return { entries: this.#found.all({ sinceMs, after, until: next ?? AFTER_ALL }), next };
+    });
   }
 }
 

@@ -59,7 +59,7 @@ export function surveySuite(makeIndex: () => Promise<SurveyedIndex>): void {
       expect((await survey.unneeded('blob', LATER_MS)).entries).toHaveLength(3);
     });
 
-    test('all mirrored content is found, however much it is, and no hosted content', async () => {
+    test('all mirrored content is found, however much it is, and no hosted content; so is what is unlinked', async () => {
       const digests = Array.from({ length: 4_500 }, (_, index) => digestOf(Buffer.from(String(index))));
       await Promise.all(digests.map(digest => store.putBlob(digest, 1, MIRRORED)));
       await store.putBlob(LOOSE, 5, HOSTED);
@@ -73,6 +73,14 @@ export function surveySuite(makeIndex: () => Promise<SurveyedIndex>): void {
         stored.push(...page.map(({ digest }) => digest));
       }
       expect(stored).toEqual([...digests, LOOSE].toSorted());
+      const sorted = stored.filter(digest => digest !== LOOSE);
+      const some = [0, 1_999, 2_000, 4_499].map(at => digests.find(digest => digest === sorted[at])!);
+      for (const digest of some) await store.unlinkBlob(MIRRORED, digest);
+      const unneeded: string[] = [];
+      for await (const page of everything(after => survey.unlinked('blob', LATER_MS, after))) {
+        unneeded.push(...page.map(({ digest }) => digest));
+      }
+      expect(unneeded).toEqual(some);
     });
 
     const evictable = async (sinceMs: number) => (await survey.evictable(sinceMs)).entries;

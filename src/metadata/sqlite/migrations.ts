@@ -13,6 +13,7 @@ import { SCHEMA_17 } from './schema-17.ts';
 import { SCHEMA_18 } from './schema-18.ts';
 import { SCHEMA_19 } from './schema-19.ts';
 import { SCHEMA_2 } from './schema-2.ts';
+import { SCHEMA_20 } from './schema-20.ts';
 import { SCHEMA_3 } from './schema-3.ts';
 import { SCHEMA_4 } from './schema-4.ts';
 import { SCHEMA_5 } from './schema-5.ts';
@@ -42,6 +43,7 @@ export const MIGRATIONS: readonly string[] = [
   SCHEMA_17,
   SCHEMA_18,
   SCHEMA_19,
+  SCHEMA_20,
 ];
 
 /** 'entp': distinguishes our index from other SQLite files. */

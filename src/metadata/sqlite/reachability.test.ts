@@ -63,3 +63,13 @@ test.each(Object.entries(CONDITIONS))('%s never reads all rows of a repository o
   );
   expect(slow).toEqual([]);
 });
+
+test('whether a Link keeps a manifest is found out without reading a row of links', () => {
+  const plan = connection.prepare<[], PlanRow>(
+    `EXPLAIN QUERY PLAN SELECT ${reachability.isKeptManifest('given.digest')} AS condition FROM manifests given`,
+  );
+  const looked = plan.all().filter(({ detail }) => detail.startsWith('SEARCH l '));
+  expect(looked.map(({ detail }) => detail)).toEqual([
+    'SEARCH l USING COVERING INDEX links_by_content (digest=? AND kind=?)',
+  ]);
+});
