@@ -32,7 +32,7 @@ interface Dashboard {
 }
 
 /** Of what there is none of here: a Kubernetes cluster, and without a database, replicas. */
-const NOT_HERE = HAS_POSTGRES ? /entrepot_kubernetes_/ : /entrepot_kubernetes_|^entrepot_replicas/;
+const NOT_HERE = HAS_POSTGRES ? /entrepot_kubernetes_/ : /entrepot_kubernetes_|\bentrepot_replicas\b/;
 
 const canRun = hasPrograms('prometheus', 'promtool');
 
