@@ -1,5 +1,6 @@
 import { formatDuration } from '../lib/units.ts';
 import { stopText, whyNotCollected } from '../metadata/store-identity.ts';
+import { everything, type LostContent } from '../metadata/survey.ts';
 import type { AdminParts } from './admin-parts.ts';
 import type { UpkeepDocument } from './documents/upkeep.ts';
 import type { NextToGo } from './next-to-go.ts';
@@ -11,7 +12,7 @@ const NEXT_WITHIN_MS = 300;
 
 /** What keeps the store small and undamaged, and what it will do next. */
 export async function upkeepDocument(
-  parts: Pick<AdminParts, 'config' | 'metadata' | 'spool' | 'blobs' | 'upkeep'>,
+  parts: Pick<AdminParts, 'config' | 'metadata' | 'spool' | 'blobs' | 'survey' | 'upkeep'>,
   next: NextToGo,
 ): Promise<UpkeepDocument> {
   const { config, metadata, upkeep } = parts;
@@ -36,10 +37,21 @@ export async function upkeepDocument(
       bytesPerSecond: scrubBytesPerSecond,
       finished: scrubbedAtMs === 0 ? null : timeOf(scrubbedAtMs),
     },
-    lost: (await metadata.listLost())
-      .slice(0, SHOWN_LOST)
-      .map(({ kind, digest, reason }) => ({ kind, digest, reason })),
+    // The survey opens the index by its name.
+    ...(store.indexLost ? { lost: [], moreLost: false } : await lostContent(parts)),
   };
+}
+
+/** The first of what is lost, and whether there is more. */
+async function lostContent({
+  survey,
+}: Pick<AdminParts, 'survey'>): Promise<Pick<UpkeepDocument, 'lost' | 'moreLost'>> {
+  const lost: LostContent[] = [];
+  for await (const contents of everything(after => survey.lost(after))) {
+    lost.push(...contents);
+    if (lost.length > SHOWN_LOST) break;
+  }
+  return { lost: lost.slice(0, SHOWN_LOST), moreLost: lost.length > SHOWN_LOST };
 }
 
 function intervalText(value: number | false): string | null {

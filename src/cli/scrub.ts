@@ -1,4 +1,5 @@
 import { parseRate, sizeText, UnitError } from '../lib/units.ts';
+import { everything } from '../metadata/survey.ts';
 import type { DamagedContent } from '../upkeep/scrub.ts';
 import {
   printResult,
@@ -35,31 +36,38 @@ export const scrub: Command = {
   ],
   run: async (input, io) => {
     const pace = rate(input);
-    return withUpkeep(input, io, async ({ metadata, upkeep }, { out, expect, waitingFor, ...run }) => {
-      expect((await metadata.readTotals()).blobBytes);
-      const onDamaged = ({ kind, digest, reason, loss }: DamagedContent) =>
+    return withUpkeep(
+      input,
+      io,
+      async ({ metadata, survey, upkeep }, { out, expect, waitingFor, ...run }) => {
+        expect((await metadata.readTotals()).blobBytes);
+        const onDamaged = ({ kind, digest, reason, loss }: DamagedContent) =>
+          printResult(
+            input,
+            { out },
+            { event: 'damaged', kind, digest, reason, hosted: loss === undefined ? null : loss === 'hosted' },
+            `damaged: ${kind} ${digest}: ${reason}${loss === undefined ? '' : REMEDY[loss]}\n`,
+          );
+        const report = await upkeep.scrub({ ...run, ...pace, onDamaged, onWait: waitingFor('scrubbing') });
+        if (report === undefined) {
+          throw new CommandError('another process is already scrubbing');
+        }
+        const { checked, checkedBytes, damaged } = report;
+        const found = new Set(damaged.map(({ digest }) => digest));
+        let lost = 0;
+        for await (const contents of everything(after => survey.lost(after)))
+          lost += contents.filter(({ digest }) => !found.has(digest)).length;
+        const earlier =
+          lost === 0 ? '' : `; ${lost} found earlier and not replaced yet (see entrepot images)`;
         printResult(
           input,
           { out },
-          { event: 'damaged', kind, digest, reason, hosted: loss === undefined ? null : loss === 'hosted' },
-          `damaged: ${kind} ${digest}: ${reason}${loss === undefined ? '' : REMEDY[loss]}\n`,
+          { event: 'summary', checked, checkedBytes, damaged: damaged.length, lost },
+          `checked ${checked} blobs, ${sizeText(checkedBytes)}: ${damaged.length} damaged${earlier}\n`,
         );
-      const report = await upkeep.scrub({ ...run, ...pace, onDamaged, onWait: waitingFor('scrubbing') });
-      if (report === undefined) {
-        throw new CommandError('another process is already scrubbing');
-      }
-      const { checked, checkedBytes, damaged } = report;
-      const found = new Set(damaged.map(({ digest }) => digest));
-      const lost = (await metadata.listLost()).filter(({ digest }) => !found.has(digest)).length;
-      const earlier = lost === 0 ? '' : `; ${lost} found earlier and not replaced yet (see entrepot images)`;
-      printResult(
-        input,
-        { out },
-        { event: 'summary', checked, checkedBytes, damaged: damaged.length, lost },
-        `checked ${checked} blobs, ${sizeText(checkedBytes)}: ${damaged.length} damaged${earlier}\n`,
-      );
-      return damaged.length + lost > 0 ? EXIT.failed : EXIT.done;
-    });
+        return damaged.length + lost > 0 ? EXIT.failed : EXIT.done;
+      },
+    );
   },
 };
 

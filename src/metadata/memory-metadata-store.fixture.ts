@@ -664,10 +664,6 @@ export class MemoryMetadataStore implements MetadataStore {
     return this.#read().damage.size;
   }
 
-  async listLost() {
-    return removals.lostContent(this.#read());
-  }
-
   endDamage(digest: Digest) {
     return this.#write(() => void this.#tables.damage.delete(digest));
   }

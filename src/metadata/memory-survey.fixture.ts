@@ -4,7 +4,7 @@ import { isIndexType, OCI_ARTIFACT_MANIFEST } from '../oci/media-types.ts';
 import type { Repository } from '../oci/repository.ts';
 import * as reachability from './memory/reachability.fixture.ts';
 import { isStray } from './memory/objects.fixture.ts';
-import { isIdleLink } from './memory/removals.fixture.ts';
+import { isIdleLink, lostContent } from './memory/removals.fixture.ts';
 import { find } from './memory/repositories.fixture.ts';
 import {
   linkKey,
@@ -121,6 +121,10 @@ export class MemorySurvey implements Survey {
       .filter(row => !isSound(row))
       .map(({ digest, bytes }) => ({ kind: 'manifest' as const, digest, size: bytes.byteLength }));
     return all(damaged.toSorted(byDigest));
+  }
+
+  async lost() {
+    return all(lostContent(this.#tables));
   }
 
   async staleDamage() {

@@ -857,16 +857,6 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         expect(await store.readForPull(NGINX, 'latest')).toMatchObject({ manifest: undefined });
       });
 
-      test('damaged content of a hosted repository is lost until it is stored again', async () => {
-        await store.putBlob(blob, 4, NGINX);
-        await store.quarantine(blobOf(blob), 'wrong bytes');
-        expect(await store.listLost()).toEqual([]);
-        await store.linkBlob(HOSTED, blob, 4);
-        expect(await store.listLost()).toEqual([{ kind: 'blob', digest: blob, reason: 'wrong bytes' }]);
-        await store.putBlob(blob, 4);
-        expect(await store.listLost()).toEqual([]);
-      });
-
       test('damaged content is absent until it is stored again', async () => {
         await store.putBlob(blob, 4, NGINX);
         expect(await store.quarantine(blobOf(blob), 'wrong bytes')).toBe('mirrored');

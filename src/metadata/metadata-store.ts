@@ -124,14 +124,6 @@ export interface Damage {
   readonly reason: string;
 }
 
-/**
- * Damaged content of hosted repositories and pinned images that has not been replaced yet. Other mirrored content is
- * downloaded again when it is requested.
- */
-export interface LostContent extends Content {
-  readonly reason: string;
-}
-
 /** What a row says of a stored blob. */
 export interface BlobRecord {
   /** Bytes. */
@@ -527,8 +519,6 @@ export interface MetadataStore extends Leases, ImageRecords {
   ): Promise<'hosted' | 'mirrored' | undefined>;
   readDamage(digest: Digest): Promise<Damage | undefined>;
   countDamaged(): Promise<number>;
-  /** Ordered by digest. */
-  listLost(): Promise<readonly LostContent[]>;
   /** Forgets the damage of content that nothing needs any more. */
   endDamage(digest: Digest): Promise<void>;
 

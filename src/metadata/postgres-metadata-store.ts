@@ -673,10 +673,6 @@ class PostgresMetadataStore implements MetadataStore {
     return removals.countDamaged(this.#database);
   }
 
-  listLost() {
-    return removals.listLost(this.#database);
-  }
-
   endDamage(digest: Digest) {
     return this.#write({ alone: [digest] }, session => removals.endDamage(session, [digest]));
   }

@@ -19,6 +19,7 @@ import {
 } from './survey-pages.ts';
 import {
   type Found,
+  type LostContent,
   type SizedContent,
   type Survey,
   type SurveyedImage,
@@ -91,6 +92,17 @@ const BY_USE = `
   FROM (${oldest('blob', '@blobs')} UNION ALL ${oldest('manifest', '@manifests')}
     ORDER BY used_at_ms, digest LIMIT ${ROWS_PER_PAGE}) content
   ORDER BY content.used_at_ms, content.digest`;
+
+/** $1: the digest after which to begin. */
+const LOST = `
+  SELECT CASE WHEN ${reachability.isLinkedManifest('q.digest')} THEN 'manifest' ELSE 'blob' END AS kind,
+    q.digest, q.reason,
+    (${reachability.isHosted('q.digest')} OR ${reachability.isUnderPin('q.digest')})
+      AND NOT EXISTS (
+  SELECT 1 FROM @blobs b WHERE b.digest = q.digest OFFSET 0)
+      AND NOT EXISTS (
+  SELECT 1 FROM @manifests m WHERE m.digest = q.digest OFFSET 0) AS is_lost
+  FROM @quarantine q WHERE q.digest > $1 ORDER BY q.digest LIMIT ${ROWS_PER_PAGE}`;
 
 /** A page of Links, of which `condition` selects some. $1: the time; $2 to $4: the Link after which to begin. */
 const linksThat = (condition: string) => `
@@ -236,6 +248,15 @@ class PostgresSurvey implements Survey {
         isSound(digest, bytes) ? undefined : { kind: 'manifest' as const, digest, size: bytes.length },
       row => row.digest,
       MANIFESTS_PER_PAGE,
+    );
+  }
+
+  async lost(after = '') {
+    const rows = await this.#database.rows<LostContent & { is_lost: boolean }>(LOST, [after]);
+    return page(
+      rows,
+      ({ is_lost, ...content }) => (is_lost ? content : undefined),
+      row => row.digest,
     );
   }
 

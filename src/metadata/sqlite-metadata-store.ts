@@ -789,10 +789,6 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#removals.countDamaged());
   }
 
-  listLost() {
-    return this.#read(() => this.#removals.listLost());
-  }
-
   endDamage(digest: Digest) {
     return this.#write(() => this.#removals.endDamage(digest));
   }

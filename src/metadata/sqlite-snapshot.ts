@@ -1,8 +1,8 @@
 import type { Digest } from '../oci/digest.ts';
 import { Connection, type Statement } from './sqlite/connection.ts';
-import type { LostContent } from './metadata-store.ts';
 import { BLOBS_IN, IN_BUCKET } from './store-identity.ts';
-import { selectLost } from './sqlite/lost-content.ts';
+import { isLinkedManifest, isLost } from './sqlite/reachability.ts';
+import type { LostContent } from './survey.ts';
 
 /** How many rows are read at a time. */
 const ROWS_PER_PAGE = 1_000;
@@ -67,8 +67,12 @@ export class IndexSnapshot {
     }
   }
 
+  /** Ordered by digest. */
   lost(): readonly LostContent[] {
-    return selectLost(this.#connection).all();
+    const select = this.#connection.prepare<[], LostContent>(`
+      SELECT iif(${isLinkedManifest('q.digest')}, 'manifest', 'blob') AS kind, q.digest, q.reason
+      FROM quarantine q WHERE ${isLost('q.digest')} ORDER BY q.digest`);
+    return select.all();
   }
 
   close(): void {

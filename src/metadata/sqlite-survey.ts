@@ -17,6 +17,7 @@ import {
 } from './survey-pages.ts';
 import {
   type Found,
+  type LostContent,
   type SizedContent,
   type Survey,
   type SurveyedImage,
@@ -105,6 +106,10 @@ interface ImageRow {
   readonly is_found?: number;
 }
 
+interface LostRow extends LostContent {
+  readonly is_lost: number;
+}
+
 interface LinkedRow extends Content {
   /** `null` if it is not stored. */
   readonly size: number | null;
@@ -123,6 +128,7 @@ class SqliteSurvey implements Survey {
   readonly #blobs: Statement<[string], SizedContent>;
   readonly #manifestBytes: Statement<[string], { digest: Digest; bytes: Buffer }>;
   readonly #damage: Statement<[string], { digest: Digest; is_stale: number }>;
+  readonly #lost: Statement<[string], LostRow>;
   readonly #hasRow: Statement<[{ digest: Digest }]>;
   readonly #isStrayObject: Statement<[BlobObject], { stray: number }>;
   readonly #tags: Statement<[{ upstream: string; name: string; tag: string }], ImageRow>;
@@ -188,6 +194,10 @@ class SqliteSurvey implements Survey {
       SELECT digest, bytes FROM manifests WHERE digest > ? ORDER BY digest LIMIT ${MANIFESTS_PER_PAGE}`);
     this.#damage = connection.prepare(`
       SELECT q.digest, NOT ${reachability.isLinked('q.digest')} AS is_stale
+      FROM quarantine q WHERE q.digest > ? ORDER BY q.digest LIMIT ${ROWS_PER_PAGE}`);
+    this.#lost = connection.prepare(`
+      SELECT iif(${reachability.isLinkedManifest('q.digest')}, 'manifest', 'blob') AS kind, q.digest, q.reason,
+        ${reachability.isLost('q.digest')} AS is_lost
       FROM quarantine q WHERE q.digest > ? ORDER BY q.digest LIMIT ${ROWS_PER_PAGE}`);
     this.#hasRow = connection.prepare(`
       SELECT 1 FROM blobs WHERE digest = @digest UNION ALL SELECT 1 FROM quarantine WHERE digest = @digest
@@ -272,6 +282,15 @@ class SqliteSurvey implements Survey {
         isSound(digest, bytes) ? undefined : { kind: 'manifest' as const, digest, size: bytes.length },
       row => row.digest,
       MANIFESTS_PER_PAGE,
+    );
+  }
+
+  async lost(after = '') {
+    const rows = await this.#all(this.#lost, after);
+    return page(
+      rows,
+      ({ is_lost, ...content }) => (is_lost === 1 ? content : undefined),
+      row => row.digest,
     );
   }
 

@@ -282,6 +282,18 @@ export function surveySuite(makeIndex: () => Promise<SurveyedIndex>): void {
       ]);
     });
 
+    const lost = async () => (await survey.lost()).entries;
+
+    test('damaged content of a hosted repository is lost until it is stored again', async () => {
+      await store.putBlob(LOOSE, 5, MIRRORED);
+      await store.quarantine({ kind: 'blob', digest: LOOSE }, 'wrong bytes');
+      expect(await lost()).toEqual([]);
+      await store.linkBlob(HOSTED, LOOSE, 5);
+      expect(await lost()).toEqual([{ kind: 'blob', digest: LOOSE, reason: 'wrong bytes' }]);
+      await store.putBlob(LOOSE, 5);
+      expect(await lost()).toEqual([]);
+    });
+
     test('damaged manifests, stale damage and digests without a row are found', async () => {
       const one = image('one');
       const wrong = { ...one.manifest, digest: LOOSE };

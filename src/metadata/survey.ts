@@ -28,6 +28,8 @@ export interface Survey {
   blobs(after?: string): Promise<Found<SizedContent>>;
   /** Manifests whose bytes do not match their digest. */
   damagedManifests(after?: string): Promise<Found<SizedContent>>;
+  /** Damaged content of hosted repositories and under pins that was not stored again. */
+  lost(after?: string): Promise<Found<LostContent>>;
   /** Recorded damage that no repository is concerned by any more. */
   staleDamage(after?: string): Promise<Found<Digest>>;
   /** Those of `digests` that have no row, no recorded damage, and no Link of a hosted repository. */
@@ -60,6 +62,14 @@ export interface Found<T> {
 export interface SizedContent extends Content {
   /** Bytes. */
   readonly size: number;
+}
+
+/**
+ * Damaged content of hosted repositories and pinned images that has not been replaced yet. Other mirrored content is
+ * downloaded again when it is requested.
+ */
+export interface LostContent extends Content {
+  readonly reason: string;
 }
 
 /** An image by its name in a repository. */

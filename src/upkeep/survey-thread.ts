@@ -50,6 +50,10 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
     return this.#ask('damagedManifests', parameters);
   }
 
+  lost(...parameters: Parameters<StoreSurvey['lost']>) {
+    return this.#ask('lost', parameters);
+  }
+
   staleDamage(...parameters: Parameters<StoreSurvey['staleDamage']>) {
     return this.#ask('staleDamage', parameters);
   }

@@ -104,6 +104,7 @@ export function threadWork({ survey, spool, blobs, openRows }: SurveyedStores): 
     repositoriesOf: digest => survey.repositoriesOf(digest),
     blobs: after => survey.blobs(after),
     damagedManifests: after => survey.damagedManifests(after),
+    lost: after => survey.lost(after),
     staleDamage: after => survey.staleDamage(after),
     withoutRow: digests => survey.withoutRow(digests),
     strayObjects: objects => survey.strayObjects(objects),

@@ -26,5 +26,6 @@ export const upkeepSchema = z.object({
   ).describe(
     'Damaged content of hosted repositories and pinned images that was not replaced yet: the first hundred',
   ),
+  moreLost: z.boolean().describe('Whether there is more than that'),
 });
 export type UpkeepDocument = z.output<typeof upkeepSchema>;

@@ -1,6 +1,7 @@
 // Removals by upkeep from an index in memory. Call each within a write.
 import type { Digest } from '../../oci/digest.ts';
-import type { BlobLink, Content, LostContent } from '../metadata-store.ts';
+import type { BlobLink, Content } from '../metadata-store.ts';
+import type { LostContent } from '../survey.ts';
 import { removeBytes, removeManifestRow } from './manifests.fixture.ts';
 import { giveUp } from './objects.fixture.ts';
 import * as reachability from './reachability.fixture.ts';

@@ -94,10 +94,10 @@ async function aboutContent({ stores: [store], survey }: Side): Promise<Answers>
 async function aboutUpkeep({ stores: [store], survey }: Side): Promise<Answers> {
   const answers: Answers = {
     damaged: await store.countDamaged(),
-    lost: await store.listLost(),
     importing: await store.importingSinceMs(),
     blobs: await pages(after => survey.blobs(after)),
     'damaged manifests': await pages(after => survey.damagedManifests(after)),
+    lost: await pages(after => survey.lost(after)),
     'stale damage': await pages(after => survey.staleDamage(after)),
     'without row': await survey.withoutRow(DIGESTS),
     'stray objects': await survey.strayObjects(DIGESTS.map(digest => ({ digest, key: 'found a' }))),

@@ -1,5 +1,5 @@
 import type { Digest } from '../../oci/digest.ts';
-import type { BlobLink, Content, Damage, LostContent } from '../metadata-store.ts';
+import type { BlobLink, Content, Damage } from '../metadata-store.ts';
 import { columnsOf } from './links.ts';
 import * as reachability from './reachability.ts';
 import type { Rows } from './session.ts';
@@ -163,20 +163,6 @@ export async function countDamaged(on: Rows): Promise<number> {
 /** Call when the content was stored again, or is not needed any more. */
 export async function endDamage(on: Rows, digests: readonly Digest[]): Promise<void> {
   await on.changes('DELETE FROM @quarantine WHERE digest = ANY($1)', [digests]);
-}
-
-/** Ordered by digest. */
-export function listLost(on: Rows): Promise<readonly LostContent[]> {
-  return on.rows<LostContent>(`
-    SELECT CASE WHEN ${reachability.isLinkedManifest('q.digest')} THEN 'manifest' ELSE 'blob' END AS kind,
-      q.digest, q.reason
-    FROM @quarantine q
-    WHERE (${reachability.isHosted('q.digest')} OR ${reachability.isUnderPin('q.digest')})
-      AND NOT EXISTS (
-  SELECT 1 FROM @blobs b WHERE b.digest = q.digest OFFSET 0)
-      AND NOT EXISTS (
-  SELECT 1 FROM @manifests m WHERE m.digest = q.digest OFFSET 0)
-    ORDER BY q.digest`);
 }
 
 export async function hasLaterUses(on: Rows, thanMs: number): Promise<boolean> {

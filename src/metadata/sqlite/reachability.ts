@@ -110,6 +110,12 @@ export const isUnderPin = (digest: string) => `(EXISTS (SELECT 1 FROM pins) AND 
       SELECT 1 FROM tags t JOIN pins p ON p.repository_id = t.repository_id AND p.reference = t.tag
       JOIN repositories r ON r.id = p.repository_id WHERE t.digest = above.digest)))`;
 
+/** Its bytes are damaged, and were not stored again, which only people can see to: it is hosted, or under a pin. */
+export const isLost = (digest: string) => `(
+  (${isHosted(digest)} OR ${isUnderPin(digest)})
+  AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.digest = ${digest})
+  AND NOT EXISTS (SELECT 1 FROM manifests m WHERE m.digest = ${digest}))`;
+
 /**
  * When the oldest of the imports that are running began; later than any time if none is. 0 if that is not known, or not
  * comparable to other times because the clock was set back since.

@@ -1,8 +1,7 @@
 import type { Digest } from '../../oci/digest.ts';
 import type { Repository } from '../../oci/repository.ts';
-import type { Content, Damage, LostContent } from '../metadata-store.ts';
+import type { Content, Damage } from '../metadata-store.ts';
 import type { Connection, Statement } from './connection.ts';
-import { selectLost } from './lost-content.ts';
 import * as reachability from './reachability.ts';
 
 /** Columns with the time of a last use. Each has an index, so no query scans a table. */
@@ -33,7 +32,6 @@ export class Removals {
   readonly #deleteDamage: Statement<[Digest]>;
   readonly #selectDamage: Statement<[Digest], { found_at_ms: number; reason: string }>;
   readonly #selectDamaged: Statement<[], { damaged: number }>;
-  readonly #selectLost: Statement<[], LostContent>;
   readonly #selectLater: Statement<[{ thanMs: number }]>;
   readonly #lower: readonly Statement<[{ laterThanMs: number; toMs: number }]>[];
 
@@ -89,7 +87,6 @@ export class Removals {
         UPDATE ${table} SET ${time} = @toMs
         WHERE ${key} IN (SELECT ${key} FROM ${table} WHERE ${time} > @laterThanMs LIMIT ${LOWERED_AT_ONCE})`),
     );
-    this.#selectLost = selectLost(connection);
     this.#selectDamaged = connection.prepare('SELECT count(*) AS damaged FROM quarantine');
   }
 
@@ -143,10 +140,6 @@ export class Removals {
 
   countDamaged(): number {
     return this.#selectDamaged.get()?.damaged ?? 0;
-  }
-
-  listLost(): readonly LostContent[] {
-    return this.#selectLost.all();
   }
 
   hasLaterUses(thanMs: number): boolean {

@@ -1,6 +1,7 @@
 // What keeps the store small and undamaged: what was removed, what will be next, what is broken.
 import type { NextStatus } from '../../admin/documents/status.ts';
 import type { UpkeepDocument } from '../../admin/documents/upkeep.ts';
+import { addressOf } from '../address.ts';
 import { useAgain, useDocument } from '../use-document.ts';
 import { bytesText, rateText } from '../format.ts';
 import { ActionButton, begin, Tasks } from '../parts/action.tsx';
@@ -21,7 +22,7 @@ export function UpkeepScreen() {
     <>
       <Tasks actions={['gc', 'scrub', 'rm']} />
       <Loaded shown={shown}>
-        {({ store, collection, eviction, scrub, lost }) => (
+        {({ store, collection, eviction, scrub, lost, moreLost }) => (
           <>
             {lost.length > 0 && (
               <section class="card">
@@ -37,6 +38,11 @@ export function UpkeepScreen() {
                   columns={LOST}
                   empty={null}
                 />
+                {moreLost && (
+                  <p class="small faint">
+                    And more. <a href={addressOf('images', { state: 'damaged' })}>All images with damage</a>
+                  </p>
+                )}
               </section>
             )}
             <div class="columns">
