@@ -95,12 +95,12 @@ export async function rotateLogin(
       'the name of this registry is not known: give server, or set server.serverNames',
     );
   }
-  const { request } = issueRequest(parts.config, { tenant, written, readOnly });
+  const { request, warning = null } = issueRequest(parts.config, { tenant, written, readOnly });
   const credential = await parts.issuer.rotate(request, overlapMs, asked);
   const { id, username, password } = credential;
   const secret = { ...issuedSecret(credential, { tenant, server: written, name: secretName }) };
   const earlierEndAt = timeOf(Date.now() + overlapMs);
-  return { tenant, server: written, credential: id, username, password, earlierEndAt, secret };
+  return { tenant, server: written, credential: id, username, password, earlierEndAt, secret, warning };
 }
 
 /** Ends one login of the tenant, or all. */

@@ -70,6 +70,10 @@ export const rotatedSchema = z.object({
   password: z.string().describe('Shown once: only a hash of it is stored'),
   earlierEndAt: z.iso.datetime().describe('When credentials issued earlier for this server end'),
   secret: z.record(z.string(), z.unknown()).describe('A Kubernetes Secret with it, for kubectl apply'),
+  warning: z
+    .string()
+    .nullable()
+    .describe('Why a push under the name `server` would be refused; null if it would not'),
 });
 export type RotatedDocument = z.output<typeof rotatedSchema>;
 

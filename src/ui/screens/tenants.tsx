@@ -257,15 +257,17 @@ function Suspended({ name, reason }: { readonly name: string; readonly reason: s
   );
 }
 
-function Issued({ server, username, password, earlierEndAt, secret }: RotatedDocument) {
+function Issued({ server, username, password, earlierEndAt, secret, warning }: RotatedDocument) {
+  const [host = server] = server.split('/');
   return (
     <div class="note good">
       <p>
         The new login, shown once. Earlier ones end <Ago at={earlierEndAt} />.
       </p>
+      {warning !== null && <p class="note warn">{warning}</p>}
       <CommandLine
         label="Log in"
-        text={`docker login ${shellWord(server)} --username ${shellWord(username)} --password ${shellWord(password)}`}
+        text={`docker login ${shellWord(host)} --username ${shellWord(username)} --password ${shellWord(password)}`}
       />
       <CommandLine label="As a Kubernetes Secret, for kubectl apply" text={JSON.stringify(secret)} />
     </div>
