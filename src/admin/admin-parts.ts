@@ -71,7 +71,8 @@ export interface AdminServer {
 /** As in the composition root's `EventDelivery`. */
 export interface AdminDelivery {
   problemOf(endpoint: string): { readonly reason: string; readonly refused: string | undefined } | undefined;
+  isSending(endpoint: string): boolean;
   hurry(endpoint: string): void;
-  /** Calls `listener` when the problem of an endpoint has changed; returns a function that stops this. */
-  onProblem(listener: () => void): () => void;
+  /** Calls `listener` when any of it has changed; returns a function that stops this. */
+  onChange(listener: () => void): () => void;
 }

@@ -101,7 +101,7 @@ export function openAdmin(options: AdminOptions): Admin {
     }),
     trail.onRecord(() => events.note('audit')),
     parts.tenants.onChange(() => events.note('tenants')),
-    server.delivery.onProblem(() => events.note('notifications')),
+    server.delivery.onChange(() => events.note('notifications')),
   ];
   const handlers: AdminHandlers = {
     ...readHandlers(options, { live, fills, refusals, tasks, trail, overview }),

@@ -1,4 +1,4 @@
-import type { Outbox } from '../metadata/outbox.ts';
+import { type Outbox, senderLease } from '../metadata/outbox.ts';
 import type { AdminParts, AdminServer } from './admin-parts.ts';
 import { AdminProblem } from './admin-problem.ts';
 import type {
@@ -39,6 +39,9 @@ export async function notificationsDocument({
       dropped,
       reason: problem?.reason ?? null,
       refused: problem?.refused ?? null,
+      sender: delivery.isSending(name)
+        ? null
+        : ((await metadata.readLease(senderLease(name)))?.holder ?? null),
       first: first.map(event => ({
         id: event.id,
         event: event.kind,

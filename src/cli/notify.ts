@@ -38,7 +38,7 @@ export const notify: Command = {
       description: 'never send the event with this id, or all that wait now; those behind it follow at once',
     },
     jsonOption(
-      'endpoint, id, status, ms; with --waiting: name, waiting, oldest, dropped, reason, refused, first (id, event, subject, at); ' +
+      'endpoint, id, status, ms; with --waiting: name, waiting, oldest, dropped, reason, refused, sender, first (id, event, subject, at); ' +
         'with --skip: endpoint, skipped',
     ),
     CONFIG_OPTION,
@@ -126,11 +126,12 @@ function noServer(path: string, isThere: boolean, name: string): CommandError {
 
 /** The text for people: the event that holds up the others is marked. */
 export function waitingText(endpoint: EndpointDocument, nowMs = Date.now()): string {
-  const { name, waiting, oldest, dropped, reason, refused, first } = endpoint;
+  const { name, waiting, oldest, dropped, reason, refused, sender, first } = endpoint;
   const since = oldest === null ? '' : `, the oldest of ${timeText(Date.parse(oldest), nowMs)}`;
   const lost = dropped === 0 ? '' : `; ${dropped} were dropped`;
   const head = `${name}: ${countText(waiting, 'event')} waiting${since}${lost}\n`;
   const why = reason === null ? '' : `problem: ${reason}\n`;
+  const who = sender === null ? '' : `sent by ${sender}: its log says whether ${name} accepts them\n`;
   const rows = first.map(({ id, event, subject, at }) => [
     event,
     subject ?? '-',
@@ -138,5 +139,5 @@ export function waitingText(endpoint: EndpointDocument, nowMs = Date.now()): str
     id === refused ? `${id} (refused)` : id,
   ]);
   const table = rows.length === 0 ? '' : columnsText(['NEXT', 'ABOUT', 'SINCE', 'ID'], rows);
-  return `${head}${why}${table}`;
+  return `${head}${why}${who}${table}`;
 }

@@ -54,13 +54,18 @@ export class EventDelivery {
     return this.#current?.of(endpoint)?.problem;
   }
 
+  /** Whether this process sends to the endpoint, rather than another one on the store. */
+  isSending(endpoint: string): boolean {
+    return this.#current?.of(endpoint)?.isSending === true;
+  }
+
   /** Asks the endpoint now instead of after its back-off, if this process sends. */
   hurry(endpoint: string): void {
     this.#current?.of(endpoint)?.hurry();
   }
 
-  /** Calls `listener` when the problem of an endpoint has changed; returns a function that stops this. */
-  onProblem(listener: () => void): () => void {
+  /** Calls `listener` when who sends to an endpoint, or its problem, has changed; returns a function that stops this. */
+  onChange(listener: () => void): () => void {
     this.#listeners.add(listener);
     return () => void this.#listeners.delete(listener);
   }
@@ -91,7 +96,7 @@ class Senders {
   static async begin(
     { config, metadata, clock }: SendersNeeds,
     { log, meter }: Observers,
-    onProblem: () => void,
+    onChange: () => void,
   ): Promise<Senders> {
     const { outbox } = metadata;
     const { endpoints } = config.notifications;
@@ -101,7 +106,7 @@ class Senders {
     for (const endpoint of endpoints) {
       const { name } = endpoint;
       const client = await endpointClientOf(endpoint, { config, clock });
-      const needs = { name, client, outbox, leases: metadata, clock, log, meter, onProblem };
+      const needs = { name, client, outbox, leases: metadata, clock, log, meter, onChange };
       senders.set(name, loaded.EventSender.begin(needs));
     }
     return new Senders(senders);

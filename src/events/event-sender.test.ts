@@ -49,7 +49,7 @@ async function put(store: MetadataStore, repository: string, from: number, to: n
 
 function begin(
   store: MetadataStore,
-  { timeoutMs = TIMEOUT_MS, log = silentLog, onProblem = (): void => {} } = {},
+  { timeoutMs = TIMEOUT_MS, log = silentLog, onChange = (): void => {} } = {},
 ): EventSender {
   const client = new EndpointClient({
     endpoint: {
@@ -76,7 +76,7 @@ function begin(
     clock,
     log,
     meter: silentMeter,
-    onProblem,
+    onChange,
   };
   const sender = EventSender.begin(needs);
   senders.push(sender);
@@ -135,13 +135,15 @@ it('one of several processes sends, and another one when that has ended', async 
   const first = begin(one);
   await put(one, 'team-a/app', 0, 10);
   await expect.poll(() => isEmpty(one)).toBe(true);
-  begin(other);
+  const second = begin(other);
   await put(other, 'team-a/app', 10, 20);
   await expect.poll(() => isEmpty(one)).toBe(true);
+  expect([first.isSending, second.isSending]).toEqual([true, false]);
   await first.close();
   await one.close();
   await put(other, 'team-a/app', 20, 30);
   await expect.poll(() => isEmpty(other)).toBe(true);
+  expect(second.isSending).toBe(true);
   const all = receiver.received.flatMap(({ body }) => JSON.parse(body).events);
   expect(all.map(({ target }) => target.size)).toEqual(upTo(30));
 });
@@ -231,12 +233,13 @@ it('has no problem any more when what was refused is skipped, and nothing else w
   refusing(0);
   await put(store, 'team-a/app', 0, 1);
   clock.skipWaits(0);
+  // The first change is that it sends.
   const problems: (string | undefined)[] = [];
-  const sender = begin(store, { onProblem: () => problems.push(sender.problem?.refused) });
-  await expect.poll(() => problems).toEqual(['team-a/app 0']);
+  const sender = begin(store, { onChange: () => problems.push(sender.problem?.refused) });
+  await expect.poll(() => problems).toEqual([undefined, 'team-a/app 0']);
   await store.outbox?.skip('ci', { from: 0, to: Number.MAX_SAFE_INTEGER });
   sender.hurry();
-  await expect.poll(() => problems).toEqual(['team-a/app 0', undefined]);
+  await expect.poll(() => problems).toEqual([undefined, 'team-a/app 0', undefined]);
 });
 
 it('waits for an endpoint that fails in another way with as many events as before', async () => {

@@ -3,7 +3,7 @@ import type { Clock } from '../lib/clock.ts';
 import { type Lease, LeaseLost, type Leases } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
-import type { Outbox } from '../metadata/outbox.ts';
+import { type Outbox, senderLease } from '../metadata/outbox.ts';
 import { DeliveryFailed, type EndpointClient } from './endpoint-client.ts';
 import { parseStoredEvent, type StoredEvent, subjectOf } from './stored-event.ts';
 
@@ -27,8 +27,8 @@ export interface EventSenderOptions {
   readonly clock: Clock;
   readonly log: Log;
   readonly meter: Meter;
-  /** Called when `problem` is another one. */
-  readonly onProblem?: () => void;
+  /** Called when `problem` or `isSending` has changed. */
+  readonly onChange?: () => void;
 }
 
 /** Why nothing arrives at an endpoint at the moment. */
@@ -54,6 +54,7 @@ export class EventSender {
   #atOnce: number;
   #failures = 0;
   #problem: SendingProblem | undefined;
+  #isSending = false;
   #droppedAtMs: number | undefined;
 
   private constructor(options: EventSenderOptions) {
@@ -65,6 +66,11 @@ export class EventSender {
     const sender = new EventSender(options);
     sender.#running = sender.#run();
     return sender;
+  }
+
+  /** Whether it is this process that sends. */
+  get isSending(): boolean {
+    return this.#isSending;
   }
 
   /** `undefined` if none is known. */
@@ -91,7 +97,8 @@ export class EventSender {
     while (!this.#isClosing) {
       let lease: Lease | undefined;
       try {
-        lease = await leases.acquireLease(`notifications-${name}`);
+        lease = await leases.acquireLease(senderLease(name));
+        this.#setSending(lease !== undefined);
         if (lease !== undefined) await this.#sendUnder(lease);
       } catch (error) {
         if (!(error instanceof LeaseLost)) log.warn({ err: error, endpoint: name }, 'events cannot be sent');
@@ -175,7 +182,15 @@ export class EventSender {
   #setProblem(problem: SendingProblem | undefined): void {
     if (problem === this.#problem) return;
     this.#problem = problem;
-    this.#options.onProblem?.();
+    this.#options.onChange?.();
+  }
+
+  #setSending(isSending: boolean): void {
+    // What this process knew is of no use while another one sends.
+    if (!isSending) this.#setProblem(undefined);
+    if (isSending === this.#isSending) return;
+    this.#isSending = isSending;
+    this.#options.onChange?.();
   }
 
   async #dropOld(): Promise<void> {

@@ -18,6 +18,11 @@ export const MAX_WAITING_MINOR = MAX_WAITING / 2;
 /** How many of the oldest messages `dropBefore` looks at, and `skip` removes, in one transaction. */
 export const DROPPED_AT_ONCE = 100;
 
+/** The key of the Lease under which one process sends to an endpoint. */
+export function senderLease(endpoint: string): string {
+  return `notifications-${endpoint}`;
+}
+
 /** A message for an endpoint. */
 export interface OutboxMessage {
   /** Its name. */

@@ -106,6 +106,26 @@ it('what is pushed while the endpoint is away arrives when it is back, also afte
   await expect.poll(metrics).toContain('entrepot_notifications_waiting{endpoint="ci"} 0');
 });
 
+it('a server that leaves sending to another one on the store says which', async () => {
+  receiver.answer = () => 500;
+  const server = await start({ events: ['push'] });
+  await pushImage(server.url, 'tools/app', 'v1', image);
+  const endpointOf = async ({ ops }: Entrepot) =>
+    JSON.parse(await (await fetch(`${ops}/admin/v1/notifications`)).text()).entries[0];
+  await expect.poll(async () => (await endpointOf(server)).reason, { timeout: 15_000 }).toContain('500');
+  const notifications = { endpoints: [{ name: 'ci', url: receiver.url, events: ['push'] }] };
+  const other = await Entrepot.start({ hosted: HOSTED, notifications }, { folder: server.folder });
+  try {
+    expect(await endpointOf(server)).toMatchObject({ sender: null, waiting: 1 });
+    const sender = expect.stringMatching(/^process \d+ on /);
+    expect(await endpointOf(other)).toMatchObject({ sender, reason: null, waiting: 1 });
+    // The newer one is what commands ask.
+    expect((await other.command('notify', 'ci', '--waiting')).stdout).toMatch(/^sent by process \d+ on /m);
+  } finally {
+    await other.stop();
+  }
+});
+
 it('an event that the endpoint refuses is shown, and skipped when the operator says so', async () => {
   receiver.answer = ({ body }) => (body.includes('"tag":"refused"') ? 422 : 204);
   const accepted = () =>

@@ -39,7 +39,9 @@ export const eventSchemas = {
   task: taskSchema.describe('A task began, advanced or ended'),
   images: z.object({}).describe('Something was stored, removed or pinned'),
   tenants: z.object({}).describe('Tenants or their Secrets have changed'),
-  notifications: z.object({}).describe('An endpoint of notifications fails, or accepts events again'),
+  notifications: z
+    .object({})
+    .describe('An endpoint of notifications fails, or accepts events again, or another process sends to it'),
   audit: z.object({}).describe('Something was changed by this API'),
 } as const;
 

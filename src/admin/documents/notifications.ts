@@ -20,6 +20,12 @@ export const endpointSchema = z.object({
     .string()
     .nullable()
     .describe('Why nothing arrives now; null if it does, or if another process on the store sends'),
+  sender: z
+    .string()
+    .nullable()
+    .describe(
+      'The other process that sends, and knows whether the endpoint accepts: such as `process 1234 on node-1`',
+    ),
   refused: z.string().nullable().describe('The id of the event that it refuses, which holds up all others'),
   first: arrayOf(waitingEventSchema).describe('Those that are sent next: the first few'),
 });

@@ -44,8 +44,13 @@ const COLUMNS: readonly Column<EndpointDocument>[] = [
     key: 'state',
     label: 'State',
     isLong: true,
-    cell: ({ reason, refused }) =>
-      reason === null ? (
+    cell: ({ reason, refused, sender }) =>
+      sender !== null ? (
+        <div>
+          <Badge tone="idle">another process sends</Badge>
+          <div class="small">{sender}: its log, and its own page, say whether this endpoint accepts.</div>
+        </div>
+      ) : reason === null ? (
         <Badge tone="good">accepts</Badge>
       ) : (
         <div>
