@@ -50,6 +50,8 @@ export class Overview {
       clientUrl: clientUrl(config.server, server.addresses),
       addresses: server.addresses,
       serverNames: config.server.serverNames,
+      upstreams: [...config.upstreams.keys()],
+      hostedPrefixes: config.hosted.prefixes,
     };
   }
 

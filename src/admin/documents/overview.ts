@@ -54,5 +54,9 @@ export const overviewSchema = z.object({
     'Where it listens for clients, such as 127.0.0.1:5000; addresses for one upstream are last',
   ),
   serverNames: arrayOf(z.string()).describe('server.serverNames'),
+  upstreams: arrayOf(z.string()).describe('The registries that are mirrored, as image names begin'),
+  hostedPrefixes: arrayOf(z.string()).describe(
+    'hosted.prefixes: what names of images that live here begin with',
+  ),
 });
 export type OverviewDocument = z.output<typeof overviewSchema>;

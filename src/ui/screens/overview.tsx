@@ -186,16 +186,39 @@ function Days({ days }: { readonly days: readonly DayDocument[] }) {
   );
 }
 
-function PointHere({ clientUrl, version, started }: OverviewDocument) {
+/** An image that everybody can pull, if its registry is mirrored here; else the form of a name. */
+function exampleOf(upstreams: readonly string[]): string | undefined {
+  if (upstreams.includes('docker.io')) return 'docker.io/library/alpine:latest';
+  return upstreams[0] === undefined ? undefined : `${upstreams[0]}/REPOSITORY:TAG`;
+}
+
+function PointHere({ clientUrl, upstreams, hostedPrefixes, version, started }: OverviewDocument) {
   const host = shellWord(hostOf(clientUrl));
+  const example = exampleOf(upstreams);
+  const prefix = hostedPrefixes[0];
   return (
     <section class="card">
       <h2>Use it</h2>
+      <dl class="facts">
+        <dt>Mirrors</dt>
+        <dd>{upstreams.join(', ') || 'no registry'}</dd>
+        {prefix !== undefined && (
+          <>
+            <dt>Hosts</dt>
+            <dd>{hostedPrefixes.map(each => `${each}/…`).join(', ')}</dd>
+          </>
+        )}
+      </dl>
       <CommandLine
         label="Point a node here"
         text={`entrepot hosts containerd --server ${shellWord(clientUrl)}`}
       />
-      <CommandLine label="Pull through it" text={`docker pull ${host}/docker.io/library/alpine:latest`} />
+      {example !== undefined && (
+        <CommandLine label="Pull through it" text={`docker pull ${host}/${example}`} />
+      )}
+      {prefix !== undefined && (
+        <CommandLine label="Push to it" text={`docker push ${host}/${shellWord(prefix)}/REPOSITORY:TAG`} />
+      )}
       <CommandLine label="Log in" text={`docker login ${host}`} />
       <p class="faint small">
         Entrepot {version}, started <Ago at={started} />
