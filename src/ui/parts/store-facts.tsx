@@ -1,15 +1,28 @@
 import type { StoreStatus } from '../../admin/documents/status.ts';
 import { bytesText, numberText, quantityText } from '../format.ts';
-import { ShareBar } from './text.tsx';
+import { Ago, Badge, ShareBar } from './text.tsx';
+
+/** What is wrong with a bucket, and what may help. */
+const TROUBLES: Readonly<Record<NonNullable<NonNullable<StoreStatus['bucket']>['trouble']>['kind'], string>> =
+  {
+    noCredentials: 'this server has no credentials for it',
+    unreachable: 'it cannot be reached',
+    busy: 'it cannot do what it is asked',
+    refused: 'it refuses the credentials or the permissions of this server',
+    missing: 'the bucket, or everything in it, is gone',
+  };
+const CONSEQUENCES =
+  'Meanwhile only blobs that are also here are served, pushes are refused, and downloads are not stored.';
 
 /** How full the store and its disk are. */
 export function StoreFacts({
-  store: { heldBytes, unfinishedBytes, maxBytes, freeBytes, minFreeBytes, blobs, damaged },
+  store: { heldBytes, unfinishedBytes, maxBytes, freeBytes, minFreeBytes, blobs, damaged, bucket, local },
 }: {
   readonly store: Pick<
     StoreStatus,
     'heldBytes' | 'unfinishedBytes' | 'maxBytes' | 'freeBytes' | 'minFreeBytes' | 'damaged'
-  > & { readonly blobs?: number };
+  > &
+    Partial<Pick<StoreStatus, 'bucket' | 'local'>> & { readonly blobs?: number };
 }) {
   return (
     <>
@@ -23,6 +36,30 @@ export function StoreFacts({
           {maxBytes !== null && ` of ${bytesText(maxBytes)}`}
           {blobs !== undefined && ` in ${quantityText(blobs, 'blob')}`}
         </dd>
+        {bucket && (
+          <>
+            <dt>Kept in</dt>
+            <dd>
+              {bucket.name}{' '}
+              {bucket.trouble === null ? (
+                <Badge tone="good">in use</Badge>
+              ) : (
+                <>
+                  <Badge tone="bad">not in use</Badge> since <Ago at={bucket.trouble.since} />:{' '}
+                  {TROUBLES[bucket.trouble.kind]}. {CONSEQUENCES}
+                </>
+              )}
+            </dd>
+          </>
+        )}
+        {local && (
+          <>
+            <dt>Of it also here</dt>
+            <dd title="At most storage.maxLocalBytes">
+              {bytesText(local.bytes)} of {bytesText(local.maxBytes)} in {quantityText(local.copies, 'blob')}
+            </dd>
+          </>
+        )}
         <dt>Unfinished</dt>
         <dd>{bytesText(unfinishedBytes)}</dd>
         <dt>Free on the disk</dt>
