@@ -91,7 +91,8 @@ describe('times for people', () => {
 
 it('a name is broken at its components, and within one only if it is too long', () => {
   expect(namePieces('docker.io/library/nginx:1.27')).toEqual(['docker.io/', 'library/', 'nginx', ':1.27']);
-  expect(namePieces('a:5000/b@sha256:12')).toEqual(['a', ':5000/', 'b', '@sha256', ':12']);
+  expect(namePieces('a:5000/b@sha256:12')).toEqual(['a', ':5000/', 'b', '@sha256:12']);
+  expect(namePieces(`b@sha256:${'ab'.repeat(8)}`)).toEqual(['b', '@sha256:abababababab', 'abab']);
   const long = `${'x'.repeat(70)}//:${'é'.repeat(40)}\u{1F600}`;
   expect(namePieces(long).join('')).toBe(long);
   expect(Math.max(...namePieces(long).map(piece => piece.length))).toBeLessThanOrEqual(34);

@@ -88,7 +88,7 @@ export function shortDigest(digest: string): string {
 
 /** No piece of a name is wider than this, in characters. */
 const MAX_PIECE = 32;
-const PIECES = new RegExp(`[:@]?[^/:@]{1,${MAX_PIECE}}/?|[/:@]`, 'gu');
+const PIECES = new RegExp(`@[^/:@]{1,16}:[^/:@]{1,12}|[:@]?[^/:@]{1,${MAX_PIECE}}/?|[/:@]`, 'gu');
 
 /** The pieces between which a name may be broken: its components, tag and digest. */
 export function namePieces(name: string): readonly string[] {

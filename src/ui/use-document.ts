@@ -56,7 +56,7 @@ export function useDocument<Document>(
 }
 
 /** How often what is not final is asked for. */
-const UNFINISHED_MS = 5_000;
+const UNFINISHED_MS = 2_000;
 
 /** Asks for the document again after a while, for as long as it says itself that another one will soon be better. */
 export function useAgain<Document>(

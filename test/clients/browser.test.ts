@@ -10,7 +10,9 @@ import type { FillsDocument } from '../../src/admin/documents/fills.ts';
 import type { ImagesDocument } from '../../src/admin/documents/images.ts';
 import type { OverviewDocument } from '../../src/admin/documents/overview.ts';
 import type { TenantsPage } from '../../src/admin/documents/tenants.ts';
+import type { UpkeepDocument } from '../../src/admin/documents/upkeep.ts';
 import type { UpstreamsDocument } from '../../src/admin/documents/upstreams.ts';
+import { PRESETS } from '../../src/config/presets.ts';
 import { Receiver } from '../../src/events/receiver.fixture.ts';
 import { FakeApiServer } from '../../src/tenants/kubernetes/fake-api-server.fixture.ts';
 import { bytesText, numberText } from '../../src/ui/format.ts';
@@ -18,10 +20,11 @@ import { BROWSER, Browser, FOREIGN_NAME, LoginDialog, type WatchedPage } from '.
 import { get } from '../support/client.ts';
 import { imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
+import { FakeS3 } from '../support/fake-s3.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
 import { Latch } from '../support/latch.ts';
 import { hasPrograms, run } from '../support/programs.ts';
-import { beginUpload, sendBytes } from '../support/push-client.ts';
+import { beginUpload, pushImage, sendBytes } from '../support/push-client.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 import { getAs, type Login, writeSecret } from '../support/tenants.ts';
 
@@ -237,6 +240,73 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
     await page.getByRole('table', { name: 'Unfinished pushes' }).getByText(bytesText(300_000)).waitFor();
     expect((await get(session, { method: 'DELETE' })).status).toBe(204);
     await page.getByText('Nobody is pushing').waitFor();
+  });
+
+  test('says how this registry is used, where its blobs are, and what is wrong with that place', async () => {
+    const s3 = await FakeS3.start();
+    const { endpoint, region, bucket, keys } = s3;
+    const credentialsFile = join(folder, 's3-keys');
+    await writeFile(
+      credentialsFile,
+      `[default]\naws_access_key_id = ${keys.accessKeyId}\naws_secret_access_key = ${keys.secretAccessKey}\n`,
+    );
+    const presets = Object.fromEntries(Object.keys(PRESETS).map(name => [name, false]));
+    const own = await Entrepot.start({
+      upstreams: { ...presets, [UPSTREAM]: { url: upstream.url } },
+      hosted: { prefixes: ['hosted'], anonymous: 'push' },
+      storage: {
+        maxLocalBytes: '8MiB',
+        s3: { endpoint, region, bucket, pathStyle: true, credentials: 'file', credentialsFile },
+      },
+    });
+    try {
+      await page.goto(`${own.ops}/ui/#/overview`);
+      await page.getByText(`docker pull ${own.host}/${UPSTREAM}/REPOSITORY:TAG`).waitFor();
+      await page.getByText(`docker push ${own.host}/hosted/REPOSITORY:TAG`).waitFor();
+      expect(await valueOf('Mirrors').textContent()).toBe(UPSTREAM);
+      await pushImage(own.url, 'hosted/app', 'v1', imageOf([randomBlob(500_000, 'browser bucket')]));
+
+      await page.goto(`${own.ops}/ui/#/upkeep`);
+      const { store }: UpkeepDocument = JSON.parse((await get(`${own.ops}/admin/v1/upkeep`)).text);
+      await expect.poll(() => valueOf('Kept in').textContent()).toBe(`${store.bucket?.name} in use`);
+      expect(await valueOf('Of it also here').textContent()).toContain(`of ${bytesText(8 * 2 ** 20)} in `);
+      await s3.close();
+      await pushImage(own.url, 'hosted/app', 'v2', imageOf([randomBlob(1_000, 'browser lost')])).catch(
+        () => {},
+      );
+      await page.reload();
+      await expect
+        .poll(() => valueOf('Kept in').textContent())
+        .toMatch(/ not in use since .* it cannot be reached/);
+      await page.goto('about:blank');
+    } finally {
+      await own.remove();
+      await s3.close();
+    }
+  });
+
+  test('does not say that an endpoint accepts while another process sends to it', async () => {
+    const ci = { name: 'ci', waiting: 3, oldest: null, dropped: 0, reason: null, refused: null, first: [] };
+    await page.route('**/admin/v1/notifications', route =>
+      route.fulfill({ json: { entries: [{ ...ci, sender: 'process 7 on node-1' }] } }),
+    );
+    await show('upkeep');
+    const row = page.getByRole('row', { name: /^ci/ });
+    await row.getByText('another process sends').waitFor();
+    expect(await row.textContent()).toContain('process 7 on node-1: its page');
+    expect(await row.getByText('accepts', { exact: true }).count()).toBe(0);
+  });
+
+  test('breaks reasons that are too long for the screen', async () => {
+    const { entries } = await admin<UpstreamsDocument>('upstreams');
+    const reason = `library/app blobs/sha256:${'ab'.repeat(32)}: no answer in time from ${UPSTREAM}`;
+    const lastError = { at: new Date().toISOString(), reason, repository: `${UPSTREAM}/library/app` };
+    await page.route('**/admin/v1/upstreams', route =>
+      route.fulfill({ json: { entries: entries.map(each => ({ ...each, lastError })) } }),
+    );
+    await show('upstreams');
+    await page.getByText(reason).first().waitFor();
+    expect(await watched.overflow()).toBe(0);
   });
 
   test('lets a refused pull be found and explained in three clicks', async () => {
@@ -618,6 +688,59 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
     await page.reload();
     await page.getByRole('heading', { name: 'Images', level: 1 }).waitFor();
     expect(await page.getByRole('searchbox').inputValue()).toBe('base 1');
+  });
+
+  test.each(['light', 'dark'] as const)(
+    'shows where the keyboard is on each screen, in %s',
+    async colorScheme => {
+      const other = await browser.open({ colorScheme });
+      page = other.page;
+      for (const screen of SCREENS) {
+        // From one screen to another the focus goes to the heading: here it begins at the top.
+        await page.goto('about:blank');
+        await show(screen);
+        const names: string[] = [];
+        const faults: string[] = [];
+        for (;;) {
+          await page.keyboard.press('Tab');
+          const focused = await other.focused();
+          if (focused === undefined) break;
+          if (focused.fault !== undefined) faults.push(`${focused.name}: ${focused.fault}`);
+          names.push(focused.name);
+        }
+        expect([screen, faults]).toEqual([screen, []]);
+        // The order of the page, which ends after what the screen itself has.
+        expect(names.slice(0, 3)).toEqual(['Skip to the content', 'Overview', 'Now']);
+        expect(names).toContain('Keys');
+      }
+      await other.close();
+      expect(other.faults).toEqual([]);
+    },
+  );
+
+  test('keeps the focus at what was pressed, or near it if that is gone', async () => {
+    const image = 'hosted/focus:v1';
+    await pushImage(entrepot.url, 'hosted/focus', 'v1', imageOf([randomBlob(1_000, 'browser focus')]));
+    const focused = async () => (await watched.focused())?.name;
+    await show('upkeep');
+    await page.getByRole('button', { name: 'Test ci' }).press('Enter');
+    await page.getByText('ci accepted a test event').first().waitFor();
+    expect(await focused()).toBe('Test ci');
+
+    await show('images');
+    await page.getByRole('link', { name: image }).press('Enter');
+    const dialog = page.getByRole('dialog');
+    await dialog.getByRole('button', { name: `Pin ${image}` }).press('Enter');
+    await dialog.getByText('yes: it is never evicted').waitFor();
+    expect(await focused()).toBe(`Unpin ${image}`);
+    await page.keyboard.press('Enter');
+    await dialog.getByText('no', { exact: true }).waitFor();
+    await dialog.getByRole('button', { name: 'Remove…' }).press('Enter');
+    await page.getByRole('dialog').getByRole('button', { name: 'Remove', exact: true }).press('Enter');
+    await page.getByRole('link', { name: image }).waitFor({ state: 'detached' });
+    await expect.poll(focused).toBe('Images');
+    await page.keyboard.press('Tab');
+    expect(await focused()).not.toBe('Skip to the content');
   });
 
   test('keeps the chosen theme', async () => {

@@ -22,6 +22,29 @@ export const FOREIGN_NAME = 'foreign.example';
 /** Its source, which runs in the page like anything typed into its console, so that its policy allows it. */
 const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 
+/** The ring around the focused element: at least 2 pixels wide, on the screen, and with a contrast of 3 to what is behind it. */
+const FOCUSED = `(() => {
+  const focused = document.activeElement;
+  if (focused === null || focused === document.body) return undefined;
+  const name = (focused.getAttribute('aria-label') ?? focused.textContent).trim();
+  const part = value => (value / 255 <= 0.04045 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4);
+  const light = ([red, green, blue]) => 0.2126 * part(red) + 0.7152 * part(green) + 0.0722 * part(blue);
+  const colour = text => text.match(/[\\d.]+/g).map(Number);
+  const groundOf = element => {
+    const ground = element === null ? [255, 255, 255] : colour(getComputedStyle(element).backgroundColor);
+    return ground[3] === 0 ? groundOf(element.parentElement) : ground;
+  };
+  const { outlineStyle, outlineWidth, outlineColor } = getComputedStyle(focused);
+  const [less, more] = [light(colour(outlineColor)), light(groundOf(focused.parentElement))].sort((a, b) => a - b);
+  const { top, bottom, width } = focused.getBoundingClientRect();
+  const fault =
+    outlineStyle === 'none' || parseFloat(outlineWidth) < 2 ? 'it has no ring'
+    : (more + 0.05) / (less + 0.05) < 3 ? 'its ring is hardly seen: ' + outlineColor
+    : width === 0 || top < -1 || bottom > innerHeight + 1 ? 'it is not on the screen'
+    : undefined;
+  return { name, fault };
+})()`;
+
 /** A browser with a profile of its own, which is gone when it is closed. */
 export class Browser {
   readonly #chromium: Chromium;
@@ -81,6 +104,11 @@ export class WatchedPage {
       await this.page.evaluate('axe.run()');
     if (found.passes.length < 10) throw new Error('axe found hardly anything to check');
     return found.violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(' ')}`);
+  }
+
+  /** What has the focus: its name, and why nobody would see that it has it; `undefined` if nothing has it. */
+  focused(): Promise<{ readonly name: string; readonly fault: string | undefined } | undefined> {
+    return this.page.evaluate(FOCUSED);
   }
 
   /** How far it can be scrolled to the side: more than 0 if something is too wide. */

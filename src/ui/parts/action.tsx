@@ -30,6 +30,7 @@ export function ActionButton({
   const [isBusy, setBusy] = useState(false);
   if (!mayChange()) return null;
   const run = async () => {
+    if (isBusy) return;
     setBusy(true);
     await attempt(label, act);
     setBusy(false);
@@ -38,7 +39,7 @@ export function ActionButton({
     <button
       type="button"
       class={kind}
-      disabled={isBusy}
+      aria-disabled={isBusy}
       aria-label={about === undefined ? undefined : `${label} ${about}`}
       onClick={() => void run()}
     >
@@ -98,6 +99,7 @@ export function Dialog({
   const submit = async (event: Event) => {
     event.preventDefault();
     if (confirm === undefined) return close();
+    if (isBusy) return;
     setBusy(true);
     setProblem(undefined);
     try {
@@ -120,7 +122,7 @@ export function Dialog({
         )}
         <div class="actions">
           {confirm !== undefined && (
-            <button type="submit" class={confirm.isDanger ? 'danger' : 'main'} disabled={isBusy}>
+            <button type="submit" class={confirm.isDanger ? 'danger' : 'main'} aria-disabled={isBusy}>
               {confirm.label}
             </button>
           )}

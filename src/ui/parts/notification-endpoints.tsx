@@ -48,14 +48,14 @@ const COLUMNS: readonly Column<EndpointDocument>[] = [
       sender !== null ? (
         <div>
           <Badge tone="idle">another process sends</Badge>
-          <div class="small">{sender}: its log, and its own page, say whether this endpoint accepts.</div>
+          <div class="small reason">{sender}: its page, and its log, say whether this endpoint accepts</div>
         </div>
       ) : reason === null ? (
         <Badge tone="good">accepts</Badge>
       ) : (
         <div>
           <Badge tone="bad">{refused === null ? 'fails' : 'refuses an event'}</Badge>
-          <div class="small">{reason}</div>
+          <div class="small reason">{reason}</div>
         </div>
       ),
   },
@@ -91,11 +91,11 @@ function SkipButton({ endpoint, event }: { readonly endpoint: string; readonly e
     <>
       <button
         type="button"
-        class="danger"
+        class="quiet danger"
         aria-label={`Skip for ${endpoint}`}
         onClick={() => setAsking(true)}
       >
-        Skip
+        Skip…
       </button>
       {isAsking && (
         <Dialog

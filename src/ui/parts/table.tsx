@@ -187,14 +187,14 @@ export function Pages({
 }) {
   return (
     <nav class="pages" aria-label={`Pages: ${caption}`}>
-      <button type="button" disabled={first === undefined} onClick={first}>
+      <button type="button" aria-disabled={first === undefined} onClick={first}>
         First
       </button>
-      <button type="button" disabled={previous === undefined} onClick={previous}>
+      <button type="button" aria-disabled={previous === undefined} onClick={previous}>
         Previous
       </button>
       <span role="status">{text}</span>
-      <button type="button" disabled={next === undefined} onClick={next}>
+      <button type="button" aria-disabled={next === undefined} onClick={next}>
         Next
       </button>
     </nav>

@@ -59,7 +59,7 @@ const COLUMNS: readonly Column<AuditEntry>[] = [
     cell: ({ outcome, reason }) => (
       <div>
         <Badge tone={outcome === 'allowed' ? 'idle' : 'bad'}>{outcome}</Badge>
-        {reason !== null && <div class="small">{reason}</div>}
+        {reason !== null && <div class="small reason">{reason}</div>}
       </div>
     ),
   },

@@ -136,7 +136,7 @@ const COLUMNS: readonly Column<PrepullImageDocument>[] = [
       ) : (
         <div>
           <Ago at={last.at} /> {last.outcome}
-          {last.reason !== null && <div class="small bad">{last.reason}</div>}
+          {last.reason !== null && <div class="small bad reason">{last.reason}</div>}
         </div>
       ),
   },

@@ -363,7 +363,7 @@ const BACKOFFS: readonly Column<BackoffDocument>[] = [
     label: 'Answer',
     cell: ({ kind }) => <Badge tone={kind === 'unknown' ? 'idle' : 'warn'}>{BACKOFF_WORDS[kind]}</Badge>,
   },
-  { key: 'reason', label: 'Reason', isLong: true, cell: ({ reason }) => reason },
+  { key: 'reason', label: 'Reason', isLong: true, cell: ({ reason }) => <div class="reason">{reason}</div> },
   {
     key: 'with',
     label: 'Asked with',

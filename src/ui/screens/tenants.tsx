@@ -205,7 +205,7 @@ function TenantDialog({ name }: { readonly name: string }) {
                     !isOver(login) && (
                       <button
                         type="button"
-                        class="danger"
+                        class="quiet danger"
                         aria-label={`Revoke ${login.id}`}
                         onClick={() => setRevoked(login.id)}
                       >
@@ -286,7 +286,7 @@ const SECRETS: readonly Column<Secret>[] = [
         <Badge tone={toneOf(secret)}>
           {secret.state === 'loaded' && toneOf(secret) === 'warn' ? 'refused' : secret.state}
         </Badge>
-        {secret.reason !== undefined && <div class="small">{secret.reason}</div>}
+        {secret.reason !== undefined && <div class="small reason">{secret.reason}</div>}
       </div>
     ),
   },

@@ -9,7 +9,7 @@ import { Loaded } from '../parts/loaded.tsx';
 import { NotificationEndpoints } from '../parts/notification-endpoints.tsx';
 import { StoreFacts } from '../parts/store-facts.tsx';
 import { type Column, Table } from '../parts/table.tsx';
-import { Ago, ShortDigest, Empty } from '../parts/text.tsx';
+import { Ago, Empty, Name, ShortDigest } from '../parts/text.tsx';
 
 export function UpkeepScreen() {
   const shown = useDocument<UpkeepDocument>('upkeep', {
@@ -134,12 +134,19 @@ const NEXT: readonly Column<NextStatus>[] = [
     key: 'repositories',
     label: 'Of',
     isLong: true,
-    cell: ({ repositories }) => repositories.join(', ') || '–',
+    cell: ({ repositories }) =>
+      repositories.length === 0
+        ? '–'
+        : repositories.map(repository => (
+            <div key={repository}>
+              <Name of={repository} />
+            </div>
+          )),
   },
 ];
 
 const LOST: readonly Column<UpkeepDocument['lost'][number]>[] = [
   { key: 'kind', label: 'Kind', cell: ({ kind }) => kind },
   { key: 'digest', label: 'Digest', cell: ({ digest }) => <ShortDigest of={digest} /> },
-  { key: 'reason', label: 'Reason', isLong: true, cell: ({ reason }) => reason },
+  { key: 'reason', label: 'Reason', isLong: true, cell: ({ reason }) => <div class="reason">{reason}</div> },
 ];

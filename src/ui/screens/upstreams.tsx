@@ -88,7 +88,7 @@ const COLUMNS: readonly Column<UpstreamDocument>[] = [
       ) : (
         <div>
           <Ago at={lastError.at} />
-          <div class="small">
+          <div class="small reason">
             {lastError.reason} <span class="faint">({lastError.repository})</span>
           </div>
         </div>
@@ -102,11 +102,16 @@ const COLUMNS: readonly Column<UpstreamDocument>[] = [
       firstBytes.length === 0 ? (
         <span class="faint">–</span>
       ) : (
-        firstBytes.map(({ outcome, p50Ms, p99Ms }) => (
-          <div class="small" key={outcome} title="Half, and 99 % of the answers of the last hour">
-            {outcome} {spanText(p50Ms)} <span class="faint">99 %: {spanText(p99Ms)}</span>
-          </div>
-        ))
+        <div class="small" title="Half, and 99 % of the answers of the last hour">
+          {firstBytes.map(({ outcome, p50Ms, p99Ms }) => (
+            <div key={outcome}>
+              <span class="whole">
+                {outcome} {spanText(p50Ms)}
+              </span>{' '}
+              <span class="faint whole">99 %: {spanText(p99Ms)}</span>
+            </div>
+          ))}
+        </div>
       ),
   },
   {

@@ -200,7 +200,12 @@ const REFUSALS: readonly Column<RefusalDocument>[] = [
       </div>
     ),
   },
-  { key: 'reason', label: 'Reason', isLong: true, cell: ({ code, reason }) => withoutCode(reason, code) },
+  {
+    key: 'reason',
+    label: 'Reason',
+    isLong: true,
+    cell: ({ code, reason }) => <div class="reason">{withoutCode(reason, code)}</div>,
+  },
   {
     key: 'explain',
     label: 'More',
