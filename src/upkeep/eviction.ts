@@ -10,6 +10,11 @@ import { abandonIngest } from './unfinished.ts';
 
 /** Evicts down to this share of the limit, so that it does not start again with the next blob. */
 const LOW_WATER_MARK = 0.9;
+/**
+ * Of the limit, unfinished transfers may take this share while nobody uses them. What runs may not exceed the limit together
+ * with them, and is not kept otherwise, so it must always find the rest.
+ */
+const IDLE_SHARE = 0.9;
 /** How often all ingests are counted. In between, only those of this process are known. */
 const COUNT_UNFINISHED_EACH_MS = 60_000;
 
@@ -40,7 +45,8 @@ export interface EvictionReport extends Tally {
 }
 
 /**
- * Keeps the store below `storage.maxBytes`, including unfinished transfers, and `storage.minFree` of the disk free.
+ * Keeps the store below `storage.maxBytes`, including unfinished transfers, of which idle ones leave some of it to those that
+ * run, and `storage.minFree` of the disk free.
  * Ranges of blobs that are not stored are removed first, then idle downloads, each the oldest first, then what nothing
  * refers to any more, whatever the grace period of garbage collection, then mirrored content, least recently used first,
  * down to the low-water mark. Links of evicted content stay, so it can be downloaded again without another proof. Hosted
@@ -60,7 +66,7 @@ export class Eviction {
     this.#options = options;
   }
 
-  /** Whether a limit is exceeded: two queries, and once a minute a count of ingests. Starts no thread. */
+  /** Whether a limit is exceeded, or nearly by unfinished transfers: two queries, and once a minute a count of ingests. Starts no thread. */
   async isDue(): Promise<boolean> {
     const { maxBytes, spool } = this.#options;
     // Without a limit, too: the status and the metrics show it.
@@ -70,7 +76,7 @@ export class Eviction {
     const { freeBytes, minFreeBytes } = await spool.space.look();
     if (freeBytes < minFreeBytes) return true;
     if (maxBytes === undefined) return false;
-    return (await this.#heldBytes()) > maxBytes;
+    return crowdingBytes(spool.unfinishedBytes, maxBytes) > 0 || (await this.#heldBytes()) > maxBytes;
   }
 
   async run(run: EvictionRun = {}): Promise<EvictionReport> {
@@ -91,7 +97,8 @@ export class Eviction {
     const excessBytes = Math.max(overBytes, await this.#shortBytes(heldBytes, run));
     // Content that is used from now on is in use.
     const sinceMs = Date.now();
-    await this.#abandon(unfinished, excessBytes, { counter, run });
+    const crowdingTransfers = crowdingBytes(this.#options.spool.unfinishedBytes, maxBytes);
+    await this.#abandon(unfinished, Math.max(excessBytes, crowdingTransfers), { counter, run });
     // Unfinished transfers are on the disk in any case; stored content may be elsewhere.
     const excessStored = blobs.isOnSpoolDisk ? excessBytes : overBytes;
     if (counter.bytes < excessStored) {
@@ -235,6 +242,12 @@ export async function unlinkedSinceMs(
 ): Promise<number | undefined> {
   if ((await whyNotCollected(metadata)) !== undefined) return undefined;
   return Math.min(nowMs, await metadata.importingSinceMs());
+}
+
+/** How much of the unfinished transfers is to be removed for those that run, if nobody uses it. */
+function crowdingBytes(unfinishedBytes: number, maxBytes: number): number {
+  const mostBytes = maxBytes * IDLE_SHARE;
+  return unfinishedBytes > mostBytes ? unfinishedBytes - mostBytes * LOW_WATER_MARK : 0;
 }
 
 /** Parts of blobs first, since only lazy clients miss them, then the oldest. */

@@ -307,6 +307,21 @@ describe('eviction', () => {
     expect(await ingestKeys()).toEqual(['fill-1']);
   });
 
+  test('removes what is idle of unfinished transfers before it leaves no room for those that run', async () => {
+    await leaveIngest('fill-older', 4_000);
+    await makeOld('fill-older');
+    await leaveIngest('fill-newer', 4_000);
+    const eviction = upkeep({ maxBytes: 10_000 });
+    expect(await eviction.needsEviction()).toBe(false);
+    await leaveIngest('upload-1', 1_500);
+    expect(await eviction.needsEviction()).toBe(true);
+    const dry = await eviction.evict({ dryRun: true });
+    expect(await eviction.evict()).toEqual(dry);
+    expect(dry).toMatchObject({ items: 1, bytes: 4_000, stuckAt: undefined });
+    expect((await ingestKeys()).toSorted()).toEqual(['fill-newer', 'upload-1']);
+    expect(await eviction.needsEviction()).toBe(false);
+  });
+
   test('can leave out in a dry run what garbage collection would have freed before', async () => {
     await pushBlob(HOSTED, 'garbage'.repeat(1000));
     await pushImage(MIRRORED, 'v1', ['mirrored']);
