@@ -1,8 +1,9 @@
 import { TcpLink } from '../support/tcp-link.ts';
 import { load } from './support/load.ts';
+import { LOOP_DELAY, type LoopDelay, worstDelay } from './support/loop-delay.ts';
 import type { PushedImage } from './support/push.ts';
 import type { Subject } from './support/subjects.ts';
-import { largest, median, spread, table } from './support/table.ts';
+import { median, spread, table } from './support/table.ts';
 
 /** What a cold pull is measured against. */
 export interface ColdCase {
@@ -32,14 +33,14 @@ export async function coldPull(upstreamPort: number, image: PushedImage, test: C
       spread: number[];
       peak: number[];
       cpu: number[];
-      delay: number[];
+      delay: LoopDelay[];
     }
   >();
   const link = await TcpLink.open(upstreamPort, test.bytesPerSecond, { isShared: !test.isPerConnection });
   for (let round = 0; round < test.rounds; round++) {
     for (const { name, start } of test.subjects) {
       const subject = await start?.(link.port);
-      await subject?.loopDelayP99Ms?.();
+      await subject?.loop?.read();
       const before = subject?.cpuSeconds() ?? 0;
       link.bytes = 0;
       link.requests = 0;
@@ -74,7 +75,7 @@ export async function coldPull(upstreamPort: number, image: PushedImage, test: C
       values.spread.push(result.spreadP99Ms);
       values.peak.push((subject?.peakRssBytes() ?? 0) / MIB);
       values.cpu.push(((subject?.cpuSeconds() ?? 0) - before) / (result.bytes / GIB));
-      const delay = await subject?.loopDelayP99Ms?.();
+      const delay = await subject?.loop?.read();
       if (delay !== undefined) values.delay.push(delay);
       await subject?.stop();
     }
@@ -92,7 +93,7 @@ export async function coldPull(upstreamPort: number, image: PushedImage, test: C
     median(values.spread).toFixed(0),
     median(values.peak).toFixed(0),
     median(values.cpu).toFixed(2),
-    largest(values.delay),
+    worstDelay(values.delay),
   ]);
   const columns = [
     '',
@@ -105,7 +106,7 @@ export async function coldPull(upstreamPort: number, image: PushedImage, test: C
     'behind the first p99 ms',
     'peak MiB',
     'CPU s/GiB served',
-    'loop delay p99 ms',
+    LOOP_DELAY,
   ];
   return table(test.title, columns, rows);
 }

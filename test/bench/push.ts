@@ -1,9 +1,9 @@
 import { createHash, randomFillSync } from 'node:crypto';
 import { rm } from 'node:fs/promises';
 import { Entrepot } from '../support/entrepot.ts';
-import { loopDelayP99Ms } from './support/loop-delay.ts';
+import { LOOP_DELAY, type LoopDelay, LoopWatch, worstDelay } from './support/loop-delay.ts';
 import { startDockerRegistry, type Subject } from './support/subjects.ts';
-import { largest, spread, table } from './support/table.ts';
+import { spread, table } from './support/table.ts';
 
 const MIB = 2 ** 20;
 const ROUNDS = 3;
@@ -23,7 +23,7 @@ export async function pushesTo(subjects: readonly Subject[], title: string): Pro
   const rows = new Map(
     subjects.map(({ name }) => [
       name,
-      { blobs: [] as number[], manifests: [] as number[], cpu: [] as number[], delays: [] as number[] },
+      { blobs: [] as number[], manifests: [] as number[], cpu: [] as number[], delays: [] as LoopDelay[] },
     ]),
   );
   try {
@@ -34,7 +34,7 @@ export async function pushesTo(subjects: readonly Subject[], title: string): Pro
         row?.blobs.push(await pushBlobs(subject, round));
         row?.cpu.push((subject.cpuSeconds() - cpuBefore) / ((BLOBS * BLOB_BYTES) / 2 ** 30));
         row?.manifests.push(await pushManifests(subject, round));
-        const delay = await subject.loopDelayP99Ms?.();
+        const delay = await subject.loop?.read();
         // The start of the server is in that of the first round.
         if (delay !== undefined && round > 0) row?.delays.push(delay);
       }
@@ -44,11 +44,11 @@ export async function pushesTo(subjects: readonly Subject[], title: string): Pro
       spread(blobs),
       spread(cpu, 2),
       spread(manifests),
-      largest(delays),
+      worstDelay(delays),
     ]);
     return table(
       `${title}: ${BLOBS} blobs of 64 MiB at once; ${MANIFESTS} manifests by ${PUSHERS}`,
-      ['', 'MB/s', 'CPU s/GiB', 'manifests/s', 'loop delay p99 ms'],
+      ['', 'MB/s', 'CPU s/GiB', 'manifests/s', LOOP_DELAY],
       cells,
     );
   } finally {
@@ -68,7 +68,7 @@ export async function startHosted(
     query: '',
     cpuSeconds: () => entrepot.cpuSeconds(),
     peakRssBytes: () => entrepot.peakRss(),
-    loopDelayP99Ms: () => loopDelayP99Ms(entrepot),
+    loop: new LoopWatch(entrepot),
     stop: async () => {
       await entrepot.remove();
       await rm(entrepot.folder, { recursive: true, force: true });

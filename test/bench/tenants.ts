@@ -10,10 +10,10 @@ import { freePort } from '../support/programs.ts';
 import { makeTempFolder } from '../support/temp-folder.ts';
 import { basic, challengeOf, type Login, tokenFor, writeSecret } from '../support/tenants.ts';
 import { load } from './support/load.ts';
-import { loopDelayP99Ms } from './support/loop-delay.ts';
+import { LOOP_DELAY, type LoopDelay, LoopWatch, worstDelay } from './support/loop-delay.ts';
 import { runInChild } from './support/child.ts';
 import type { ManyTenantsResult } from './support/many-tenants.ts';
-import { largest, median, spread, table } from './support/table.ts';
+import { median, spread, table } from './support/table.ts';
 
 const UPSTREAM = 'upstream.example';
 const ACCEPT = 'Accept: application/vnd.oci.image.manifest.v1+json\r\n';
@@ -76,7 +76,7 @@ export async function warmTenants(): Promise<string> {
     ];
     return table(
       'Warm manifest GET by a tenant, 16 connections',
-      ['', 'requests/s', 'of anonymous', 'CPU µs/request', 'by least CPU', 'loop delay p99 ms'],
+      ['', 'requests/s', 'of anonymous', 'CPU µs/request', 'by least CPU', LOOP_DELAY],
       rows,
     );
   } finally {
@@ -121,7 +121,7 @@ async function rowsOf(
 ): Promise<readonly (readonly string[])[]> {
   const rates = new Map<Way, number[]>(ways.map(way => [way, []]));
   const cpu = new Map<Way, number[]>(ways.map(way => [way, []]));
-  const delays = new Map<Way, number[]>(ways.map(way => [way, []]));
+  const delays = new Map<Way, LoopDelay[]>(ways.map(way => [way, []]));
   const run = async ({ repository, headers }: Way, seconds: number) =>
     load({
       kind: 'rate',
@@ -134,14 +134,15 @@ async function rowsOf(
     });
   // Fetches what is then held, and lets the server's code be compiled.
   for (const way of ways) await run(way, 1);
+  const loop = new LoopWatch(entrepot);
   for (let round = 0; round < ROUNDS; round += 1) {
     for (const way of ways) {
-      await loopDelayP99Ms(entrepot);
+      await loop.read();
       const before = entrepot.cpuSeconds();
       const { requests, seconds } = await run(way, SECONDS);
       rates.get(way)?.push(requests / seconds);
       cpu.get(way)?.push(((entrepot.cpuSeconds() - before) / requests) * 1e6);
-      delays.get(way)?.push(await loopDelayP99Ms(entrepot));
+      delays.get(way)?.push(await loop.read());
     }
   }
   const [anonymousRate = []] = rates.values();
@@ -156,7 +157,7 @@ async function rowsOf(
       spread(cost),
       // What a busy machine blurs least.
       percent(Math.min(...anonymousCpu) / Math.min(...cost)),
-      largest(delays.get(way) ?? []),
+      worstDelay(delays.get(way) ?? []),
     ];
   });
 }

@@ -2,7 +2,8 @@ import { join } from 'node:path';
 import type { PushedImage } from './support/push.ts';
 import type { Subject } from './support/subjects.ts';
 import { load } from './support/load.ts';
-import { largest, median, spread, table } from './support/table.ts';
+import { LOOP_DELAY, type LoopDelay, worstDelay } from './support/loop-delay.ts';
+import { median, spread, table } from './support/table.ts';
 
 const ACCEPT = 'Accept: application/vnd.oci.image.manifest.v1+json\r\n';
 const GIB = 2 ** 30;
@@ -18,11 +19,11 @@ export async function warmManifests(
   for (const reference of [image.tag, image.digest]) {
     const rates = new Map<string, number[]>();
     const cpu = new Map<string, number[]>();
-    const delays = new Map<string, number[]>();
+    const delays = new Map<string, LoopDelay[]>();
     for (let round = 0; round < rounds; round++) {
       for (const subject of subjects) {
         const path = `/v2/${image.repository}/manifests/${reference}${subject.query}`;
-        await subject.loopDelayP99Ms?.();
+        await subject.loop?.read();
         const before = subject.cpuSeconds();
         const result = await load({
           kind: 'rate',
@@ -35,7 +36,7 @@ export async function warmManifests(
         });
         push(rates, subject.name, result.requests / result.seconds);
         push(cpu, subject.name, ((subject.cpuSeconds() - before) / result.requests) * 1e6);
-        pushIfAny(delays, subject.name, await subject.loopDelayP99Ms?.());
+        pushIfAny(delays, subject.name, await subject.loop?.read());
       }
     }
     const base = median(rates.get('docker-registry') ?? []);
@@ -44,14 +45,14 @@ export async function warmManifests(
         `${reference.startsWith('sha256:') ? 'by digest' : 'by tag'}, ${name}`,
         spread(values),
         spread(cpu.get(name) ?? []),
-        largest(delays.get(name) ?? []),
+        worstDelay(delays.get(name) ?? []),
         `${(median(values) / base).toFixed(1)} ×`,
       ]);
     }
   }
   return table(
     'Warm manifest GET, 16 connections',
-    ['', 'requests/s', 'CPU µs/request', 'loop delay p99 ms', 'docker-registry'],
+    ['', 'requests/s', 'CPU µs/request', LOOP_DELAY, 'docker-registry'],
     rows,
   );
 }
@@ -68,10 +69,10 @@ export async function warmBlobs(
   for (const clients of [1, 8, 64]) {
     const rates = new Map<string, number[]>();
     const cpu = new Map<string, number[]>();
-    const delays = new Map<string, number[]>();
+    const delays = new Map<string, LoopDelay[]>();
     for (let round = 0; round < rounds; round++) {
       for (const subject of subjects) {
-        await subject.loopDelayP99Ms?.();
+        await subject.loop?.read();
         const before = subject.cpuSeconds();
         const result = await load({
           kind: 'rate',
@@ -84,7 +85,7 @@ export async function warmBlobs(
         });
         push(rates, subject.name, result.bytes / result.seconds / 1e9);
         push(cpu, subject.name, (subject.cpuSeconds() - before) / (result.bytes / GIB));
-        pushIfAny(delays, subject.name, await subject.loopDelayP99Ms?.());
+        pushIfAny(delays, subject.name, await subject.loop?.read());
       }
     }
     const base = median(rates.get('nginx') ?? []);
@@ -94,7 +95,7 @@ export async function warmBlobs(
         `${clients} client${clients > 1 ? 's' : ''}, ${subject.name}`,
         spread(values, 2),
         spread(cpu.get(subject.name) ?? [], 2),
-        largest(delays.get(subject.name) ?? []),
+        worstDelay(delays.get(subject.name) ?? []),
         (subject.peakRssBytes() / 2 ** 20).toFixed(0),
         `${(median(values) / base).toFixed(2)} ×`,
       ]);
@@ -102,7 +103,7 @@ export async function warmBlobs(
   }
   return table(
     'Warm blob of 64 MiB',
-    ['', 'GB/s', 'CPU s/GiB', 'loop delay p99 ms', 'peak MiB so far', 'nginx'],
+    ['', 'GB/s', 'CPU s/GiB', LOOP_DELAY, 'peak MiB so far', 'nginx'],
     rows,
   );
 }
@@ -113,10 +114,10 @@ export function dockerRegistryFile(dataFolder: string, digest: string): string {
   return join(dataFolder, 'docker/registry/v2/blobs/sha256', hex.slice(0, 2), hex, 'data');
 }
 
-function push(map: Map<string, number[]>, key: string, value: number): void {
+function push<Value>(map: Map<string, Value[]>, key: string, value: Value): void {
   map.set(key, [...(map.get(key) ?? []), value]);
 }
 
-function pushIfAny(map: Map<string, number[]>, key: string, value: number | undefined): void {
+function pushIfAny<Value>(map: Map<string, Value[]>, key: string, value: Value | undefined): void {
   if (value !== undefined) push(map, key, value);
 }

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Entrepot } from '../../support/entrepot.ts';
 import { answers, Daemon, freePort } from '../../support/programs.ts';
-import { loopDelayP99Ms } from './loop-delay.ts';
+import { LoopWatch } from './loop-delay.ts';
 
 /** One server under measurement. */
 export interface Subject {
@@ -13,8 +13,8 @@ export interface Subject {
   readonly query: string;
   cpuSeconds(): number;
   peakRssBytes(): number;
-  /** See `loopDelayP99Ms`; `undefined` for what has no event loop of ours. */
-  loopDelayP99Ms?(): Promise<number>;
+  /** Absent for what has no event loop of ours. */
+  readonly loop?: LoopWatch;
   stop(): Promise<void>;
 }
 
@@ -36,7 +36,7 @@ export async function startEntrepot(
     query: `?ns=${UPSTREAM}`,
     cpuSeconds: () => entrepot.cpuSeconds(),
     peakRssBytes: () => entrepot.peakRss(),
-    loopDelayP99Ms: () => loopDelayP99Ms(entrepot),
+    loop: new LoopWatch(entrepot),
     stop: () => entrepot.remove(),
     suspend: () => entrepot.stop(),
   };

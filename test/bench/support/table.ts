@@ -25,11 +25,6 @@ export function median(values: readonly number[]): number {
   return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
 }
 
-/** The largest value; `-` if there is none. */
-export function largest(values: readonly number[]): string {
-  return values.length === 0 ? '-' : Math.max(...values).toFixed(0);
-}
-
 /** Middle value with the extremes: `9120 (8950–9300)`. */
 export function spread(values: readonly number[], digits = 0): string {
   const text = (value: number) => value.toFixed(digits);
