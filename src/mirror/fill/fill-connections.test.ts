@@ -5,6 +5,7 @@ import { FakeUpstream, type FakeUpstreamOptions } from '../../../test/support/fa
 import type { Misbehaviour } from '../../../test/support/fake-upstream-requests.ts';
 import { APP, MirrorWorld, type MirrorWorldOptions, whole } from '../../../test/support/mirror-world.ts';
 import type { Spool } from '../../blobs/spool.ts';
+import { type Log, silentLog } from '../../lib/log.ts';
 import { OVERLAP_BYTES } from './download.ts';
 
 const MIB = 1024 * 1024;
@@ -260,6 +261,19 @@ describe.concurrent('an upstream that does not take further connections well', (
     const other = await site.layer(world, 'other', 36 * MIB);
     expect(await world.pull(other.digest)).toMatchObject(whole(other));
     expect(site.asked).toEqual([undefined]);
+  });
+
+  it('is logged with what it answered, and without a stack', async test => {
+    const site = await Site.start(test, [{ ...FURTHER, status: 503 }]);
+    const told: object[] = [];
+    const note = (fields: object, message: string): void => {
+      if (message.startsWith('a further connection')) told.push(fields);
+    };
+    const log: Log = { ...silentLog, info: note, child: () => log };
+    const world = await site.world({ ...PATIENT, log });
+    const blob = await site.layer(world);
+    expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+    expect(told).toEqual([{ reason: expect.stringContaining('503') }]);
   });
 
   it('is not asked for a stripe of what it has ignored a range of', async test => {

@@ -433,7 +433,11 @@ export class FillConnections implements Sharer {
   #failed(failure: unknown): void {
     const { trials, log } = this.#options;
     this.#hasFailed = true;
-    log.info({ err: failure }, 'a further connection for a download has failed');
+    const isUpstreams = failure instanceof UpstreamFailure || failure instanceof RangesUnusable;
+    log.info(
+      isUpstreams ? { reason: failure.message } : { err: failure },
+      'a further connection for a download has failed',
+    );
     const isLimited =
       failure instanceof UpstreamFailure && (failure.status === 429 || failure.kind === 'limited');
     const isUnwanted = isLimited || failure instanceof RangesUnusable;
