@@ -76,6 +76,7 @@ it('lists layers of which some is there', () => {
   });
   expect(text).toMatch(/nginx +ranges +512 B of 1\.0 KiB \(50 %\) +2 +2026.* sha256:/);
   expect(text).toMatch(/^- +interrupted download +512 B +0 +2026.* sha256:/m);
+  expect(text).toContain('\nevicted before anything else, ranges first, unless somebody reads them\n');
   expect(statusText(document)).not.toContain('IN PARTS');
 });
 

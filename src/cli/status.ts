@@ -162,7 +162,8 @@ function partialText({ partial }: StatusDocument, nowMs: number): string {
     shownTime(lastUsed, nowMs),
     digest,
   ]);
-  return columnsText(['HELD IN PARTS', 'AS', 'HAVE', 'READERS', 'LAST USED', 'DIGEST'], rows);
+  const table = columnsText(['HELD IN PARTS', 'AS', 'HAVE', 'READERS', 'LAST USED', 'DIGEST'], rows);
+  return `${table}evicted before anything else, ranges first, unless somebody reads them\n`;
 }
 
 function foreignRow({ upstream, bytes, digest, holder }: ForeignDownloadStatus): string[] {
