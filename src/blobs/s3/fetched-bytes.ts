@@ -1,4 +1,6 @@
+import type { LentBytes } from '../../lib/blob-reader.ts';
 import { hasBytes } from '../../lib/bytes-reader.ts';
+import { lendPiece } from '../../lib/paged-body.ts';
 
 /** Where bytes of an object are read. */
 export interface Source {
@@ -68,14 +70,16 @@ export class FetchedBytes {
 
   /** Fills `buffer` from `position` with at least one byte, of those that are there; 0 if they are there no more. */
   async read(buffer: Uint8Array, position: number): Promise<number> {
-    const piece = this.#recent.find(
-      ({ start, bytes }) => start <= position && position < start + bytes.byteLength,
-    );
-    if (piece === undefined) return this.#readFile(buffer, position);
-    const at = position - piece.start;
-    const bytes = piece.bytes.subarray(at, at + buffer.byteLength);
+    const bytes = this.#inMemory(position)?.subarray(0, buffer.byteLength);
+    if (bytes === undefined) return this.#readFile(buffer, position);
     buffer.set(bytes);
     return bytes.byteLength;
+  }
+
+  /** Bytes from `position` on, up to `end` at most; `undefined` if they are not in memory. */
+  lend(position: number, end: number): LentBytes | undefined {
+    const bytes = this.#inMemory(position)?.subarray(0, end - position);
+    return bytes && lendPiece(bytes);
   }
 
   /** Whether readers have had the same bytes from all sources. */
@@ -92,6 +96,14 @@ export class FetchedBytes {
   close(): void {
     this.#recent.length = 0;
     for (const { source } of this.#sources.splice(0)) source.close().catch(() => {});
+  }
+
+  /** The rest of the piece that has the byte at `position`, if it is in memory. */
+  #inMemory(position: number): Uint8Array | undefined {
+    const piece = this.#recent.find(
+      ({ start, bytes }) => start <= position && position < start + bytes.byteLength,
+    );
+    return piece?.bytes.subarray(position - piece.start);
   }
 
   async #readFile(buffer: Uint8Array, position: number): Promise<number> {

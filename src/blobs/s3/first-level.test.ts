@@ -226,6 +226,33 @@ describe('the first level', () => {
     expect(bytes.equals(await read(digest))).toBe(true);
   });
 
+  test('lends what has just come, and its end only when all is verified', async () => {
+    const bytes = randomBytes(2_000 * KIB);
+    const digest = await remote(bytes);
+    const end = bytes.length - HOLD_BACK_BYTES;
+    const release = holdingAt(bytes.length - 1);
+    const reader = await blobs.open(digest);
+    if (reader?.lend === undefined) throw new Error('lends nothing');
+    let lentBytes = 0;
+    for (let at = 0; at < end; ) {
+      const lent = await reader.lend(at);
+      const some = lent?.bytes ?? Buffer.alloc(50 * KIB);
+      const count = lent === undefined ? await reader.read(some, at) : some.byteLength;
+      expect(bytes.subarray(at, at + count).equals(some.subarray(0, count))).toBe(true);
+      lent?.giveBack();
+      at += count;
+      expect(at).toBeLessThanOrEqual(end);
+      if (lent !== undefined) lentBytes += count;
+    }
+    expect(lentBytes).toBeGreaterThan(0);
+    release();
+    const last = Buffer.alloc(HOLD_BACK_BYTES);
+    for (let at = 0; at < last.length; ) at += await reader.read(last.subarray(at), end + at);
+    expect(bytes.subarray(end).equals(last)).toBe(true);
+    await reader.close();
+    await expect(reader.lend(0)).rejects.toThrow('closed');
+  });
+
   test('sends the end of wrong bytes to no reader of another process either', async () => {
     const other = await place.open(place.ledger.ofAnotherProcess());
     const digest = await remote(randomBytes(2_000 * KIB));

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type BlobReader, HOLD_BACK_BYTES } from '../../lib/blob-reader.ts';
+import { type BlobReader, HOLD_BACK_BYTES, type LentBytes } from '../../lib/blob-reader.ts';
 import { Changes } from '../../lib/changes.ts';
 import { type Lease, LeaseLost, type Leases } from '../../lib/lease.ts';
 import type { Log } from '../../lib/log.ts';
@@ -109,6 +109,11 @@ export class ObjectFetch {
   /** All that is there, verified or not. */
   get bytes(): BytesBefore {
     return this.#bytes;
+  }
+
+  /** Bytes from `position` on that are readable, if they have just come. */
+  lend(position: number): LentBytes | undefined {
+    return this.#readable > position ? this.#bytes.lend(position, this.#readable) : undefined;
   }
 
   /** Ends it; what was fetched is discarded. */
@@ -309,7 +314,7 @@ class FetchReader implements BlobReader {
       signal.throwIfAborted();
       return 0;
     }
-    const end = this.#direct === undefined ? await this.#fetch.readableFrom(position, signal) : undefined;
+    const end = await this.#readableFrom(position);
     if (end !== undefined) {
       const count = await this.#fetch.bytes.read(buffer.subarray(0, end - position), position);
       if (count > 0) return count;
@@ -319,10 +324,22 @@ class FetchReader implements BlobReader {
     return this.#direct.read(buffer, position);
   }
 
+  async lend(position: number): Promise<LentBytes | undefined> {
+    if (position >= this.size) return undefined;
+    const end = await this.#readableFrom(position);
+    return end === undefined ? undefined : this.#fetch.lend(position);
+  }
+
   async close(): Promise<void> {
     if (this.#closing.signal.aborted) return;
     this.#closing.abort(new Error('the reader is closed'));
     await this.#direct?.close();
     this.#left();
+  }
+
+  /** As of the fetch; `undefined`, too, if the reader goes on straight from the bucket. */
+  async #readableFrom(position: number): Promise<number | undefined> {
+    if (this.#direct !== undefined) return undefined;
+    return this.#fetch.readableFrom(position, this.#closing.signal);
   }
 }
