@@ -1,10 +1,11 @@
 import { randomBytes } from 'node:crypto';
 import { setImmediate as nextTick } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { FakeS3 } from '../../../test/support/fake-s3.ts';
+import { FakeS3, type S3Fault } from '../../../test/support/fake-s3.ts';
 import { Latch } from '../../../test/support/latch.ts';
 import { Bucket, BUCKET_LIMITS } from './bucket.ts';
 import { FurtherRequests, ObjectSpans } from './object-spans.ts';
+import { ObjectStream } from './object-stream.ts';
 import { payloadOfBytes } from './payload.ts';
 
 const LIMITS = { ...BUCKET_LIMITS, answerMs: 500, idleBodyMs: 500, patienceMs: 500, backoffMs: 1 };
@@ -14,6 +15,7 @@ const SPAN_BYTES = 100 * KIB;
 describe('an object in spans', () => {
   let fake: FakeS3;
   let bucket: Bucket;
+  const { signal } = new AbortController();
 
   beforeEach(async () => {
     fake = await FakeS3.start();
@@ -30,10 +32,9 @@ describe('an object in spans', () => {
 
   /** Of a connection that is taken for slow, unless it is said to be fast. */
   async function spansOf(bytes: Buffer, further: FurtherRequests, { isFast = false } = {}) {
-    await bucket.put('key', payloadOfBytes(bytes));
-    const { signal } = new AbortController();
-    const object = { bucket, key: 'key', size: bytes.length };
     const fastBytesPerS = isFast ? 0 : Number.POSITIVE_INFINITY;
+    await bucket.put('key', payloadOfBytes(bytes));
+    const object = { bucket, key: 'key', size: bytes.length };
     return new ObjectSpans(object, { further, signal, spanBytes: SPAN_BYTES, fastBytesPerS });
   }
 
@@ -43,36 +44,55 @@ describe('an object in spans', () => {
     return spans;
   }
 
-  test('are asked for side by side after the first one, and come in order whichever arrives first', async () => {
+  /** The answer to the first request stops in the middle of its span, until the returned function is called. */
+  function stoppingFirst(other: (range: string) => S3Fault | undefined = () => undefined): () => void {
+    const latch = new Latch();
+    fake.fault = ({ range = '' }) =>
+      range.startsWith('bytes=0-') ? { heldAt: 60 * KIB, until: latch.opened } : other(range);
+    return () => latch.open();
+  }
+
+  test('are asked for side by side before the first one ends, and come in order whichever arrives first', async () => {
     const bytes = randomBytes(750 * KIB);
     const spans = await spansOf(bytes, new FurtherRequests());
-    const latch = new Latch();
-    fake.fault = ({ range }) =>
-      range?.startsWith('bytes=102400-') ? { heldAt: 10, until: latch.opened } : undefined;
+    const goOn = stoppingFirst();
     expect(await spans.begin()).toBe(true);
-    expect(gets()).toEqual(['bytes=0-102399']);
+    expect(gets()).toEqual(['bytes=0-767999']);
     const reading = readAll(spans);
-    const [, ...sideBySide] = [
-      '0-102399',
-      '102400-204799',
-      '204800-307199',
-      '307200-409599',
-      '409600-511999',
-    ];
-    await expect.poll(gets).toHaveLength(5);
+    await expect.poll(gets).toHaveLength(4);
+    const sideBySide = ['102400-204799', '204800-307199', '307200-409599'];
     expect(gets().slice(1).toSorted()).toEqual(sideBySide.map(range => `bytes=${range}`));
-    latch.open();
+    goOn();
     expect(bytes.equals(await reading)).toBe(true);
     // The last one is longer, rather than followed by a short one.
-    expect(gets().slice(5)).toEqual(['bytes=512000-614399', 'bytes=614400-767999']);
+    const afterThem = ['409600-511999', '512000-614399', '614400-767999'];
+    expect(gets().slice(4)).toEqual(afterThem.map(range => `bytes=${range}`));
   });
 
-  test('are the first one and the rest over a connection that is fast', async () => {
+  test('leave the connection of a request that ends earlier than it was asked', async () => {
+    // More than waits in memory for a reader.
+    const bytes = randomBytes(9_000 * KIB);
+    const goOn = stoppingFirst();
+    fake.objects.set('entrepot/key', { bytes, modifiedAtMs: 0 });
+    const object = { bucket, key: 'key', size: bytes.length };
+    const stream = new ObjectStream(object, { start: 0, end: bytes.length }, signal);
+    await stream.begin();
+    const pieces = [await stream.next()];
+    stream.endAt(SPAN_BYTES);
+    goOn();
+    while (pieces.at(-1) !== undefined) pieces.push(await stream.next());
+    expect(bytes.subarray(0, SPAN_BYTES).equals(Buffer.concat(pieces.flatMap(piece => piece ?? [])))).toBe(
+      true,
+    );
+    await expect.poll(() => fake.openSockets).toBe(0);
+  });
+
+  test('are all in the first request over a connection that is fast', async () => {
     const bytes = randomBytes(650 * KIB);
     const spans = await spansOf(bytes, new FurtherRequests(), { isFast: true });
     await spans.begin();
     expect(bytes.equals(await readAll(spans))).toBe(true);
-    expect(gets()).toEqual(['bytes=0-102399', 'bytes=102400-665599']);
+    expect(gets()).toEqual(['bytes=0-665599']);
   });
 
   test('are a single one if the object is small, or no further request is free', async () => {
@@ -90,16 +110,23 @@ describe('an object in spans', () => {
       further.give(taken.filter(Boolean).length);
       return taken.every(Boolean);
     };
+    const goOn = stoppingFirst();
     const whole = await begunOf(bytes, further);
-    for (let at = 0; at <= SPAN_BYTES; ) at += (await whole.next())?.byteLength ?? 0;
+    for (let at = 0; at < SPAN_BYTES / 2; ) at += (await whole.next())?.byteLength ?? 0;
     expect(areAllFree()).toBe(false);
+    goOn();
     await readAll(whole);
     expect(areAllFree()).toBe(true);
 
-    fake.fault = ({ range }) =>
-      range?.startsWith('bytes=204800-') ? { status: 403, code: 'AccessDenied' } : undefined;
+    fake.requests.length = 0;
+    const goOnAndFail = stoppingFirst(range =>
+      range.startsWith('bytes=204800-') ? { status: 403, code: 'AccessDenied' } : undefined,
+    );
     const failing = await begunOf(bytes, further);
-    await expect(readAll(failing)).rejects.toMatchObject({ status: 403 });
+    const reading = readAll(failing);
+    await expect.poll(gets).toHaveLength(4);
+    goOnAndFail();
+    await expect(reading).rejects.toMatchObject({ status: 403 });
     failing.leave();
     expect(areAllFree()).toBe(true);
 

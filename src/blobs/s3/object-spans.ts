@@ -4,6 +4,8 @@ import type { ByteSpan } from './payload.ts';
 const MIB = 1024 * 1024;
 /** Asked for by one request: much more than arrives until the next one is answered, and so little that it can wait in memory. */
 const SPAN_BYTES = 8 * MIB;
+/** So much of the first span tells whether it comes slowly: further requests are answered while its rest comes. */
+const JUDGED_SHARE = 0.5;
 /** A connection to S3 brings some 90 MB/s: four fill a line of 3 Gbit/s. */
 const MAX_AT_ONCE = 4;
 /** A connection that is faster, as to an S3 nearby, is not what limits: others would only take memory. */
@@ -45,8 +47,8 @@ export interface ObjectSpansOptions {
 }
 
 /**
- * The bytes of an object, in order, as from an ObjectStream. A large one is asked for in spans: if the first one comes
- * slowly, the others are by several requests at a time, since S3 limits the rate of a connection; otherwise the rest is by one.
+ * The bytes of an object, in order, as from an ObjectStream. The first request is for all of them. If they come slowly, it
+ * ends with the first span, and the others are asked for by several requests at a time, since S3 limits the rate of a connection.
  */
 export class ObjectSpans {
   readonly #object: StoredObject;
@@ -54,9 +56,8 @@ export class ObjectSpans {
   readonly #signal: AbortSignal;
   readonly #spanBytes: number;
   readonly #fastBytesPerS: number;
-  readonly #beganAtMs = performance.now();
-  /** Known after the first span. */
-  #isSlow: boolean | undefined;
+  /** What has come by the first request before that was judged, and how long it took: the caller may be slower. */
+  #come: { readonly bytes: number; readonly ms: number } | undefined = { bytes: 0, ms: 0 };
   /** In order. The first one has its turn; for each of the others, a further request is taken. */
   #spans: Span[] = [];
   /** Where the next one begins. */
@@ -76,20 +77,21 @@ export class ObjectSpans {
 
   /** Sends the first request; false if there is no such object, or it has another size. */
   begin(): Promise<boolean> {
-    return this.#open().begin();
+    return this.#open(this.#object.size).begin();
   }
 
   /** The next piece, for a caller that releases it; `undefined` at the end. */
   async next(): Promise<Uint8Array | undefined> {
     for (let [first] = this.#spans; first !== undefined; [first] = this.#spans) {
+      const askedAtMs = performance.now();
       const piece = await first.next();
       if (piece !== undefined) {
         this.#from.set(piece, first);
+        this.#judge(first, piece.byteLength, performance.now() - askedAtMs);
         return piece;
       }
       this.#spans.shift();
       if (this.#spans.length > 0) this.#further.give(1);
-      this.#isSlow ??= (this.#at * 1000) / (performance.now() - this.#beganAtMs) < this.#fastBytesPerS;
       this.#openMore();
     }
     return undefined;
@@ -109,19 +111,39 @@ export class ObjectSpans {
     this.#at = this.#object.size;
   }
 
+  /** Counts what has come by the first request; once that is enough to tell that it is slow, has others bring the rest. */
+  #judge(first: Span, bytes: number, ms: number): void {
+    if (this.#come === undefined) return;
+    const come = { bytes: this.#come.bytes + bytes, ms: this.#come.ms + ms };
+    this.#come = come;
+    if (come.bytes < this.#spanBytes * JUDGED_SHARE) return;
+    this.#come = undefined;
+    if ((come.bytes * 1000) / come.ms >= this.#fastBytesPerS || !this.#further.areFree) return;
+    const end = this.#endOfSpan(come.bytes);
+    if (end === this.#object.size) return;
+    first.endAt(end);
+    this.#at = end;
+    this.#openMore();
+  }
+
   #openMore(): void {
-    if (this.#spans.length === 0 && this.#at < this.#object.size) this.#open();
-    while (this.#spans.length < MAX_AT_ONCE && this.#at < this.#object.size && this.#further.take()) {
-      this.#open().readAhead();
+    const { size } = this.#object;
+    if (this.#spans.length === 0 && this.#at < size)
+      this.#open(this.#further.areFree ? this.#endOfSpan(this.#at) : size);
+    while (this.#spans.length < MAX_AT_ONCE && this.#at < size && this.#further.take()) {
+      this.#open(this.#endOfSpan(this.#at)).readAhead();
     }
   }
 
-  /** The next span. If it is to be the only one, it is all that is left. */
-  #open(): Span {
+  /** The end of the span that has the byte at `position`. The last one is longer, rather than followed by a short one. */
+  #endOfSpan(position: number): number {
     const { size } = this.#object;
-    const isOnly = this.#spans.length === 0 && (this.#isSlow === false || !this.#further.areFree);
-    const left = size - this.#at;
-    const end = isOnly || left < 2 * this.#spanBytes ? size : this.#at + this.#spanBytes;
+    const start = position - (position % this.#spanBytes);
+    return size - start < 2 * this.#spanBytes ? size : start + this.#spanBytes;
+  }
+
+  /** The next span. */
+  #open(end: number): Span {
     const span = new Span(this.#object, { start: this.#at, end }, this.#signal);
     this.#at = end;
     this.#spans.push(span);
@@ -157,6 +179,11 @@ class Span {
     const piece = this.#pieces.shift();
     if (piece === undefined && this.#failure !== undefined) throw this.#failure.cause;
     return piece;
+  }
+
+  /** As of an ObjectStream. */
+  endAt(end: number): void {
+    this.#stream.endAt(end);
   }
 
   release(piece: Uint8Array): void {

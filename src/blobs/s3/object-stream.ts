@@ -24,7 +24,7 @@ export interface StoredObject {
  */
 export class ObjectStream {
   readonly #object: StoredObject;
-  readonly #end: number;
+  #end: number;
   readonly #signal: AbortSignal;
   #at: number;
   #body: Body | undefined;
@@ -50,14 +50,22 @@ export class ObjectStream {
     while (this.#at < this.#end) {
       try {
         const piece = await (this.#body ??= await this.#requireBody()).next();
+        const missing = this.#end - this.#at;
         this.#at += piece.byteLength;
         this.#failures = 0;
-        return piece;
+        // If it is not the end of the body, too, nobody wants the rest.
+        if (piece.byteLength >= missing) this.#body.leave();
+        return piece.byteLength > missing ? piece.subarray(0, missing) : piece;
       } catch (error) {
         await this.#recover(error);
       }
     }
     return undefined;
+  }
+
+  /** Ends the span earlier, but behind all that `next` has returned. */
+  endAt(end: number): void {
+    this.#end = end;
   }
 
   /** Tells that a piece from `next` will not be looked at again. */
