@@ -437,6 +437,17 @@ describe('the first level', () => {
     await Promise.all([expect(reading).rejects.toThrow('stopping'), blobs.close()]);
     expect(await collect(stores.spool.list())).toEqual([]);
   });
+
+  test('ends readers of what another process fetches when it is closed, and says why', async () => {
+    const other = await place.open(place.ledger.ofAnotherProcess());
+    const digest = await remote(randomBytes(2_000 * KIB));
+    const release = holdingAt(1_000 * KIB);
+    const first = await blobs.open(digest);
+    const reading = readAll(await other.blobs.open(digest));
+    await Promise.all([expect(reading).rejects.toThrow('stopping'), other.close()]);
+    release();
+    expect(await readAll(first)).toHaveLength(2_000 * KIB);
+  });
 });
 
 /** How many bytes a reader got before its failure, and the code of that. */

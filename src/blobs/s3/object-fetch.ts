@@ -134,8 +134,11 @@ export class ObjectFetch {
       for (let attempt = 0; attempt < MAX_ATTEMPTS && this.#state === 'fetching'; attempt++)
         await this.#bring();
     } catch (error) {
-      if (error instanceof S3Failure) this.#fail(failed(error));
-      else if (error instanceof OciError || this.#stopping.signal.aborted) this.#fail(error);
+      const { signal } = this.#stopping;
+      // Whatever that has broken off.
+      if (signal.aborted) this.#fail(signal.reason);
+      else if (error instanceof S3Failure) this.#fail(failed(error));
+      else if (error instanceof OciError) this.#fail(error);
       else if (!isStorageClosed(error) && !(error instanceof LeaseLost)) {
         log.warn(
           { err: error, key },
