@@ -146,6 +146,17 @@ test('bytes whose sync failed are never committed, whatever a later sync says', 
   expect(await blobs.stat(digest)).toBeUndefined();
 });
 
+test('an ingest whose bytes cannot be removed is closed', async () => {
+  vi.spyOn(await fileHandles(), 'datasync').mockRejectedValueOnce(new Error('lost pages'));
+  const ingest = await spool.ingest(steadyLease('upload-1'));
+  await ingest.write([Buffer.alloc(SYNC_STEP)]);
+  const path = join(folder, 'ingest', 'upload-1.1');
+  await rm(path);
+  await mkdir(path);
+  await expect(ingest.close()).rejects.toThrow('directory');
+  expect(await openFilesIn(folder)).toEqual([]);
+});
+
 test('all files are closed in the end', async () => {
   const bytes = randomBytes(300_000);
   const digest = await keep(stores, 'fill-1', bytes);

@@ -202,10 +202,13 @@ export class FileIngest implements Ingest {
   }
 
   async #release(): Promise<void> {
-    await this.#spool.observer?.dropped(this);
-    await this.#stopHashing();
-    await this.#dropUnsynced();
-    await this.#file.close();
+    try {
+      await this.#spool.observer?.dropped(this);
+      await this.#stopHashing();
+      await this.#dropUnsynced();
+    } finally {
+      await this.#file.close();
+    }
   }
 
   /**
