@@ -1,6 +1,6 @@
 // Questions that replicas agree on over real connections.
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterEach, expect, it } from 'vitest';
+import { afterEach, expect, it, vi } from 'vitest';
 import { Latch } from '../../test/support/latch.ts';
 import { silentLog } from '../lib/log.ts';
 import type { ReplicaPlace } from '../metadata/metadata-store.ts';
@@ -96,6 +96,27 @@ it('another one asks if who has begun to ask is gone, or fails in a way that say
     await expect(first).rejects.toThrow('a bug');
     expect(await second).toBe('an answer');
   }
+});
+
+it('who leads for two replicas, since they have changed on the way, keeps neither waiting', async () => {
+  vi.useFakeTimers({ toFake: ['performance'] });
+  const ended: unknown[] = [];
+  const calls = new ReplicaFlights({
+    replica: 'a',
+    listReplicas: async () => places,
+    flyAt: async address => ({ land: landing => ended.push([address, landing]) }),
+  });
+  for (const id of ['b', 'c']) {
+    places.splice(0, 1, { id, address: id });
+    vi.advanceTimersByTime(60_000);
+    expect(await calls.fly('question')).toBe('lead');
+  }
+  calls.land({ key: 'question', landing: { answer: 1 } });
+  vi.useRealTimers();
+  expect(ended).toEqual([
+    ['b', 'lost'],
+    ['c', { answer: 1 }],
+  ]);
 });
 
 it('a replica that cannot be reached is not waited for', async () => {

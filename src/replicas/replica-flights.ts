@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import type { ReplicaPlace } from '../metadata/metadata-store.ts';
 import { FlightBoard, type FlightCalls, type Landing } from '../mirror/shared-flights.ts';
 
-/** How long it is believed which replicas there are: a little longer than one that is gone is believed to live. */
+/** How long a list of the replicas is used: one that is gone is asked for so much longer than the index lists it. */
 const PLACES_VALID_MS = 1_000;
 
 /** A flight that another replica decides about: over, or led by this one, which then has to land it. */
@@ -40,6 +40,8 @@ export class ReplicaFlights implements FlightCalls {
     const flight = await this.#options.flyAt(place.address, key).catch(() => undefined);
     if (flight === undefined) return 'lost';
     if ('landing' in flight) return flight.landing;
+    // Of two that decide about it, since the replicas have changed, the first one need not wait.
+    this.#led.get(key)?.('lost');
     this.#led.set(key, flight.land);
     return 'lead';
   }
