@@ -9,7 +9,11 @@ export interface ListenAddress {
   readonly setting: 'server.listen' | 'server.opsListen' | 'cluster.listen';
 }
 
-/** Binds, and resolves with the port; rejects with the system's error (EADDRINUSE, EACCES, EADDRNOTAVAIL). */
+/**
+ * Binds, and resolves with the port; rejects with the system's error (EADDRINUSE, EACCES, EADDRNOTAVAIL). A connection that
+ * cannot be accepted later, since descriptors or memory are short, or the network has failed (accept(2)), is left to its
+ * client: without somebody who listens, the error would end the process.
+ */
 export function listen(server: Server, { host, port, setting }: ListenAddress): Promise<number> {
   return new Promise((resolve, reject) => {
     const fail = (error: Error): void => {
@@ -19,6 +23,7 @@ export function listen(server: Server, { host, port, setting }: ListenAddress): 
     server.once('error', fail);
     server.listen({ host, port }, () => {
       server.removeListener('error', fail);
+      server.on('error', () => {});
       const address = server.address();
       resolve(typeof address === 'object' && address !== null ? address.port : port);
     });

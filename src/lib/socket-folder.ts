@@ -48,6 +48,8 @@ export async function listenInFolder(server: Server, folder: string): Promise<Fo
       server.once('error', reject);
       server.listen({ path: reach.path(name) }, () => {
         server.removeListener('error', reject);
+        // Of a connection that could not be accepted.
+        server.on('error', () => {});
         resolve();
       });
     });
