@@ -199,6 +199,26 @@ describe('an upload', () => {
     }
   });
 
+  it('is not waited for longer than clients are if its replica answers nothing, as if it were suspended', async () => {
+    const suspended = createServer(KEYS.forServer, () => {});
+    const port = await listen(suspended, { host: '127.0.0.1', port: 0, setting: 'cluster.listen' });
+    const client = new ReplicaClient(KEYS, { clock });
+    try {
+      const asking = client
+        .uploadsAt(`127.0.0.1:${port}`)
+        .status(ANONYMOUS, APP, 'id')
+        .catch((error: unknown) => error);
+      await once(suspended, 'request');
+      await clock.advance(20_000);
+      expect(await asking).toMatchObject({ code: 'UNAVAILABLE' });
+      expect(clock.waiting).toBe(0);
+    } finally {
+      client.close();
+      suspended.closeAllConnections();
+      suspended.close();
+    }
+  });
+
   it('goes on however long it takes, as long as something of it is taken', async () => {
     const [one, two] = [await replica(), await replica()];
     const blob = randomBlob(3 * MIB, 'slow');

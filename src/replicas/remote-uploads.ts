@@ -19,6 +19,8 @@ const MAX_ANSWER_BYTES = 64 * 1024;
 const TAKEN_WITHIN_MS = 90_000;
 /** How much later than that it may be noticed. */
 const LOOK_MS = 10_000;
+/** How long an answer to a request without a body may take. Clients wait for 20 s. */
+const ANSWERED_WITHIN_MS = 15_000;
 
 /** Sends a request to another replica; the response to what `send` writes. Rejects if it cannot be reached. */
 export type Post = (
@@ -88,8 +90,7 @@ export class RemoteUploads implements UploadCalls {
     let stop: (() => void) | undefined;
     try {
       const response = await this.#post(pathOfUpload({ operation, id }), headers, to => {
-        if (body === undefined) to.end();
-        else stop = pass(body, to, this.#clock);
+        stop = body === undefined ? ask(to, this.#clock) : pass(body, to, this.#clock);
       });
       const bytes = await collectBytes(
         response,
@@ -102,6 +103,14 @@ export class RemoteUploads implements UploadCalls {
       stop?.();
     }
   }
+}
+
+/** Sends a request without a body, which is broken off if no answer comes. Returns a function that stops this. */
+function ask(to: ClientRequest, clock: Clock): () => void {
+  const late = () => to.destroy(new Error(`no answer within ${ANSWERED_WITHIN_MS / 1000} s`));
+  const timer = clock.after(ANSWERED_WITHIN_MS, late).unref();
+  to.end();
+  return () => timer.cancel();
 }
 
 /**
