@@ -4,6 +4,7 @@ import { INDEX_TYPES } from '../oci/media-types.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { BlobLink, BlobObject, Content } from './metadata-store.ts';
 import { Database } from './postgres/database.ts';
+import { exists } from './postgres/exists.ts';
 import * as images from './postgres/image-rows.ts';
 import { unknownObjects } from './postgres/objects.ts';
 import type { PostgresSettings } from './postgres/postgres-settings.ts';
@@ -43,8 +44,8 @@ export async function openPostgresSurvey(
  * As an SQL column, in a statement with repositories as `r`: whether something was imported into the repository under
  * this digest.
  */
-const isImported = (digest: string) => `EXISTS (
-  SELECT 1 FROM @preloads p WHERE p.repository_id = r.id AND p.digest = ${digest} OFFSET 0) AS "isImported"`;
+const isImported = (digest: string) =>
+  `${exists(`@preloads p WHERE p.repository_id = r.id AND p.digest = ${digest}`)} AS "isImported"`;
 
 /** As an SQL column: the size of the lists of referrers that are removed with the manifest. */
 const referrersBytes = (digest: string) => `(
@@ -53,10 +54,10 @@ const referrersBytes = (digest: string) => `(
   WHERE l.digest = ${digest} AND l.kind = 'manifest')`;
 
 /** A Link of the blob that is new or pinned, whichever repository's. */
-const isKeptByLink = (digest: string, sinceMs: string) => `EXISTS (
-  SELECT 1 FROM @links l JOIN @repositories r ON r.id = l.repository_id
+const isKeptByLink = (digest: string, sinceMs: string) =>
+  exists(`@links l JOIN @repositories r ON r.id = l.repository_id
   WHERE l.digest = ${digest} AND l.kind = 'blob'
-    AND (l.created_at_ms >= ${sinceMs} OR ${reachability.isPinnedIn('l.repository_id', 'l.digest')}) OFFSET 0)`;
+    AND (l.created_at_ms >= ${sinceMs} OR ${reachability.isPinnedIn('l.repository_id', 'l.digest')})`);
 
 // Pages of a table, of which `is_found` selects rows. $1: the time; $2: the digest after which to begin.
 
@@ -98,10 +99,8 @@ const LOST = `
   SELECT CASE WHEN ${reachability.isLinkedManifest('q.digest')} THEN 'manifest' ELSE 'blob' END AS kind,
     q.digest, q.reason,
     (${reachability.isHosted('q.digest')} OR ${reachability.isUnderPin('q.digest')})
-      AND NOT EXISTS (
-  SELECT 1 FROM @blobs b WHERE b.digest = q.digest OFFSET 0)
-      AND NOT EXISTS (
-  SELECT 1 FROM @manifests m WHERE m.digest = q.digest OFFSET 0) AS is_lost
+      AND NOT ${reachability.isStoredBlob('q.digest')}
+      AND NOT ${exists('@manifests m WHERE m.digest = q.digest')} AS is_lost
   FROM @quarantine q WHERE q.digest > $1 ORDER BY q.digest LIMIT ${ROWS_PER_PAGE}`;
 
 /** A page of Links, of which `condition` selects some. $1: the time; $2 to $4: the Link after which to begin. */
@@ -115,8 +114,7 @@ const linksThat = (condition: string) => `
 const LINKS = {
   later: linksThat('l.created_at_ms > $1'),
   idle: linksThat(`l.created_at_ms < $1
-    AND NOT EXISTS (
-  SELECT 1 FROM @blobs b WHERE b.digest = l.digest AND b.used_at_ms >= $1 OFFSET 0)
+    AND NOT ${exists('@blobs b WHERE b.digest = l.digest AND b.used_at_ms >= $1')}
     AND NOT ${reachability.isPinnedIn('l.repository_id', 'l.digest')}
     AND NOT ${reachability.isNamedIn('l.repository_id', 'l.digest')}`),
 };
@@ -124,8 +122,7 @@ const LINKS = {
 /** $1 to $3: the tag after which to begin. Of each repository the tags are read in the order of their index. */
 const TAGS = `
   SELECT r.id AS repository_id, r.upstream, r.name, t.tag, t.digest,
-    EXISTS (
-      SELECT 1 FROM @pins p WHERE p.repository_id = r.id AND p.reference IN (t.tag, t.digest) OFFSET 0) AS "isPinned",
+    ${exists('@pins p WHERE p.repository_id = r.id AND p.reference IN (t.tag, t.digest)')} AS "isPinned",
     ${isImported('t.digest')}, true AS is_found
   FROM @repositories r
   CROSS JOIN LATERAL (
@@ -138,11 +135,9 @@ const TAGS = `
 const UNTAGGED = `
   SELECT l.repository_id, r.upstream, r.name, NULL AS tag, l.digest,
     ${reachability.isPinnedIn('l.repository_id', 'l.digest')} AS "isPinned", ${isImported('l.digest')},
-    EXISTS (
-  SELECT 1 FROM @readings g JOIN @manifests m ON m.digest = g.digest
-      WHERE ${reachability.linksTo('l', 'g')} AND g.subject IS NULL OFFSET 0)
-      AND NOT EXISTS (
-  SELECT 1 FROM @tags t WHERE t.digest = l.digest AND t.repository_id = l.repository_id OFFSET 0)
+    ${exists(`@readings g JOIN @manifests m ON m.digest = g.digest
+      WHERE ${reachability.linksTo('l', 'g')} AND g.subject IS NULL`)}
+      AND NOT ${exists('@tags t WHERE t.digest = l.digest AND t.repository_id = l.repository_id')}
       AND NOT ${reachability.isNamedIn('l.repository_id', 'l.digest')} AS is_found
   FROM @links l JOIN @repositories r ON r.id = l.repository_id
   WHERE (l.repository_id, l.digest) > ($1, $2) AND l.kind = 'manifest'
@@ -276,10 +271,8 @@ class PostgresSurvey implements Survey {
   async withoutRow(digests: readonly Digest[]) {
     const rows = await this.#database.rows<{ digest: Digest }>(
       `SELECT given.digest FROM unnest($1::text[]) AS given (digest)
-      WHERE NOT EXISTS (
-  SELECT 1 FROM @blobs b WHERE b.digest = given.digest OFFSET 0)
-        AND NOT EXISTS (
-  SELECT 1 FROM @quarantine q WHERE q.digest = given.digest OFFSET 0)
+      WHERE NOT ${reachability.isStoredBlob('given.digest')}
+        AND NOT ${reachability.isDamaged('given.digest')}
         AND NOT ${reachability.isHostedBlob('given.digest')}`,
       [digests],
     );

@@ -1,6 +1,7 @@
 import type { Digest } from '../../oci/digest.ts';
 import type { Repository } from '../../oci/repository.ts';
 import type { SurveyedBlob } from '../survey.ts';
+import { exists } from './exists.ts';
 import * as reachability from './reachability.ts';
 import type { Rows } from './session.ts';
 
@@ -49,24 +50,21 @@ export async function readTree(
  * A tag of the repository other than the image's, $5, means the manifest. Without that, the image's tags are removed with
  * it: those of its first manifest, $4.
  */
-const HAS_OTHER_TAG = `(tree.digest <> $4 OR $5::text IS NOT NULL) AND EXISTS (
-  SELECT 1 FROM @tags t
+const HAS_OTHER_TAG = `(tree.digest <> $4 OR $5::text IS NOT NULL) AND ${exists(`@tags t
   WHERE t.repository_id = r.id AND t.digest = tree.digest
-    AND (tree.digest <> $4 OR t.tag <> $5) OFFSET 0)`;
+    AND (tree.digest <> $4 OR t.tag <> $5)`)}`;
 
 /**
  * Another repository has the manifest, or a manifest of this one that is not in the tree names it. As in the conditions of
  * a removal, Links of what a mirrored repository has lost by eviction keep nothing.
  */
-const IS_NEEDED_OUTSIDE = `EXISTS (
-  SELECT 1 FROM @links l JOIN @repositories o ON o.id = l.repository_id
+const IS_NEEDED_OUTSIDE = `${exists(`@links l JOIN @repositories o ON o.id = l.repository_id
   WHERE l.digest = tree.digest AND l.kind = 'manifest' AND (l.media_type IS NOT NULL OR o.upstream = '')
-    AND NOT (o.upstream = $1 AND o.name = $2) OFFSET 0)
-OR EXISTS (
-  SELECT 1 FROM @reading_references n
+    AND NOT (o.upstream = $1 AND o.name = $2)`)}
+OR ${exists(`@reading_references n
   JOIN @readings g ON g.id = n.reading_id
   JOIN @links k ON k.repository_id = r.id AND ${reachability.linksTo('k', 'g')}
-  WHERE n.digest = tree.digest AND n.kind = 'manifest' AND g.digest <> ALL($3) OFFSET 0)`;
+  WHERE n.digest = tree.digest AND n.kind = 'manifest' AND g.digest <> ALL($3)`)}`;
 
 /** The manifests of `tree`, in its order. `tag`: the name of the image. `indexTypes`: the media types of an index. */
 export function readManifestRows(
@@ -77,8 +75,7 @@ export function readManifestRows(
 ): Promise<readonly ManifestRow[]> {
   return on.rows<ManifestRow>(
     `SELECT tree.digest, held.*,
-      EXISTS (
-        SELECT 1 FROM @quarantine q WHERE q.digest = tree.digest OFFSET 0) AS "isDamaged",
+      ${reachability.isDamaged('tree.digest')} AS "isDamaged",
       (${HAS_OTHER_TAG}) OR (${IS_NEEDED_OUTSIDE}) AS "isKept"
     FROM unnest($3::text[]) WITH ORDINALITY AS tree (digest, position)
     LEFT JOIN @repositories r ON r.upstream = $1 AND r.name = $2
@@ -95,13 +92,11 @@ export function readManifestRows(
 }
 
 /** A manifest that is not in the tree names the blob, or another repository keeps it without one. */
-const IS_BLOB_NAMED_OUTSIDE = `EXISTS (
-  SELECT 1 FROM @reading_references o JOIN @readings h ON h.id = o.reading_id
-  WHERE o.digest = n.digest AND h.digest <> ALL($3) OFFSET 0)
-OR EXISTS (
-  SELECT 1 FROM @links l JOIN @repositories r ON r.id = l.repository_id
+const IS_BLOB_NAMED_OUTSIDE = `${exists(`@reading_references o JOIN @readings h ON h.id = o.reading_id
+  WHERE o.digest = n.digest AND h.digest <> ALL($3)`)}
+OR ${exists(`@links l JOIN @repositories r ON r.id = l.repository_id
   WHERE l.digest = n.digest AND (r.upstream = '' OR ${reachability.isPinnedIn('r.id', 'l.digest')})
-    AND NOT (r.upstream = $1 AND r.name = $2) OFFSET 0)`;
+    AND NOT (r.upstream = $1 AND r.name = $2)`)}`;
 
 /** The blobs that these manifests of `tree` name under these media types, in order. */
 export function readBlobRows(
@@ -113,8 +108,7 @@ export function readBlobRows(
   return on.rows<BlobRow>(
     `SELECT given.digest AS manifest, n.digest, n.size, n.media_type AS "mediaType", n.kind = 'config' AS "isConfig",
       b.digest IS NOT NULL AS "isHeld", coalesce(b.used_at_ms, 0) AS "usedAtMs",
-      EXISTS (
-        SELECT 1 FROM @quarantine q WHERE q.digest = n.digest OFFSET 0) AS "isDamaged",
+      ${reachability.isDamaged('n.digest')} AS "isDamaged",
       (${IS_BLOB_NAMED_OUTSIDE}) AS "isShared"
     FROM unnest($4::text[], $5::text[]) WITH ORDINALITY AS given (digest, media_type, position)
     JOIN @readings g ON g.digest = given.digest AND g.media_type = given.media_type

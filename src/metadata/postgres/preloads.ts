@@ -1,15 +1,16 @@
 import type { Digest } from '../../oci/digest.ts';
 import type { Repository } from '../../oci/repository.ts';
 import type { Preload } from '../metadata-store.ts';
+import { exists } from './exists.ts';
 import type { Rows } from './session.ts';
 
 /** How many preloads of a grantee are removed in one transaction. */
 const END_ROWS = 100;
 
 /** An SQL condition: the content `digest` was imported into a repository for one of the array `grantees`. */
-export const isPreloaded = (repositoryId: string, digest: string, grantees: string) => `EXISTS (
-  SELECT 1 FROM @preloads p
-  WHERE p.repository_id = ${repositoryId} AND p.digest = ${digest} AND p.grantee = ANY(${grantees}) OFFSET 0)`;
+export const isPreloaded = (repositoryId: string, digest: string, grantees: string) =>
+  exists(`@preloads p
+  WHERE p.repository_id = ${repositoryId} AND p.digest = ${digest} AND p.grantee = ANY(${grantees})`);
 
 export async function hasPreload(
   on: Rows,

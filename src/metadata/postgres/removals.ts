@@ -1,5 +1,6 @@
 import type { Digest } from '../../oci/digest.ts';
 import type { BlobLink, Content, Damage } from '../metadata-store.ts';
+import { exists } from './exists.ts';
 import { columnsOf } from './links.ts';
 import * as reachability from './reachability.ts';
 import type { Rows } from './session.ts';
@@ -25,8 +26,7 @@ export async function expireLinks(on: Rows, links: readonly BlobLink[], sinceMs:
       USING unnest($1::text[], $2::text[], $3::text[]) AS given (upstream, name, digest), @repositories r
       WHERE r.upstream = given.upstream AND r.name = given.name
         AND l.repository_id = r.id AND l.digest = given.digest AND l.kind = 'blob' AND l.created_at_ms < $4
-        AND NOT EXISTS (
-  SELECT 1 FROM @blobs b WHERE b.digest = l.digest AND b.used_at_ms >= $4 OFFSET 0)
+        AND NOT ${exists('@blobs b WHERE b.digest = l.digest AND b.used_at_ms >= $4')}
         AND NOT ${reachability.isPinnedIn('l.repository_id', 'l.digest')}
         AND NOT ${reachability.isNamedIn('l.repository_id', 'l.digest')}`,
       [...columnsOf(round), sinceMs],
