@@ -1,19 +1,15 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { collectBytes } from '../lib/collect-bytes.ts';
 import type { FlightBoard, Landing } from '../mirror/shared-flights.ts';
-import { CALL_HEADER } from './upload-requests.ts';
+import { callIn } from './call-header.ts';
+import { readJsonBody } from './json-body.ts';
 
 /** Says how a flight has begun: `lead` or `landed`. */
 export const FLIGHT_HEADER = 'entrepot-flight';
 export const FLIGHTS_PATH = '/flights';
 
-/** A digest with some flags, or a failure with its message. */
-export const MAX_LANDING_BYTES = 64 * 1024;
-
 /** The key of a flight that is asked for; `undefined` if it is a request for something else. */
-export function parseFlight({ method, url, headers }: IncomingMessage): string | undefined {
-  if (method !== 'POST' || url !== FLIGHTS_PATH) return undefined;
-  return decodeURIComponent(String(headers[CALL_HEADER]));
+export function parseFlight(req: IncomingMessage): string | undefined {
+  return req.method === 'POST' && req.url === FLIGHTS_PATH ? callIn(req) : undefined;
 }
 
 /**
@@ -35,16 +31,6 @@ export async function answerFlight(
   }
   res.writeHead(200, { [FLIGHT_HEADER]: 'lead' });
   res.flushHeaders();
-  calls.land({ key, landing: parseLanding(await collectBytes(req, MAX_LANDING_BYTES, tooLarge)) });
+  calls.land({ key, landing: await readJsonBody<Landing>(req) });
   res.end();
-}
-
-/** The landing in the body of a request or response. */
-export function parseLanding(bytes: Buffer): Landing {
-  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- whoever has the key of the cluster is another replica
-  return JSON.parse(bytes.toString()) as Landing;
-}
-
-export function tooLarge(): Error {
-  return new Error(`a landing has more than ${MAX_LANDING_BYTES} bytes`);
 }

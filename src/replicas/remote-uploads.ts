@@ -3,15 +3,14 @@ import { finished, type Readable } from 'node:stream';
 import type { Chunk } from '../hosted/chunk.ts';
 import type { UploadCalls, UploadState } from '../hosted/upload-calls.ts';
 import { type Clock, systemClock } from '../lib/clock.ts';
-import { collectBytes } from '../lib/collect-bytes.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Requester } from '../oci/requester.ts';
-import { CALL_HEADER, pathOfUpload, type RemoteUploadCall, type UploadAnswer } from './upload-requests.ts';
+import { callHeader } from './call-header.ts';
+import { readJsonBody } from './json-body.ts';
+import { pathOfUpload, type RemoteUploadCall, type UploadAnswer } from './upload-requests.ts';
 
-/** An error with its detail; far more than any has. */
-const MAX_ANSWER_BYTES = 64 * 1024;
 /**
  * How long nothing of a body may be taken, as by a replica that is suspended. Longer than the other replica waits for the client
  * (`BODY_IDLE_MS`), so that it decides as long as it lives.
@@ -81,10 +80,9 @@ export class RemoteUploads implements UploadCalls {
 
   async #ask({ operation, id, ...call }: RemoteUploadCall, chunk?: Chunk): Promise<UploadAnswer> {
     const { body, contentRange, contentLength } = chunk ?? {};
-    const sent = encodeURIComponent(JSON.stringify({ ...call, contentRange }));
     const length = body === undefined ? 0 : contentLength;
     const headers = {
-      [CALL_HEADER]: sent,
+      ...callHeader(JSON.stringify({ ...call, contentRange })),
       ...(length === undefined ? { 'Transfer-Encoding': 'chunked' } : { 'Content-Length': String(length) }),
     };
     let stop: (() => void) | undefined;
@@ -92,13 +90,7 @@ export class RemoteUploads implements UploadCalls {
       const response = await this.#post(pathOfUpload({ operation, id }), headers, to => {
         stop = body === undefined ? ask(to, this.#clock) : pass(body, to, this.#clock);
       });
-      const bytes = await collectBytes(
-        response,
-        MAX_ANSWER_BYTES,
-        () => new Error('the answer is too large'),
-      );
-      // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- whoever has the key is another replica
-      return JSON.parse(bytes.toString()) as UploadAnswer;
+      return await readJsonBody<UploadAnswer>(response);
     } finally {
       stop?.();
     }

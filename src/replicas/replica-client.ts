@@ -3,17 +3,17 @@ import { Agent, request, type RequestOptions } from 'node:https';
 import type { UploadCalls } from '../hosted/upload-calls.ts';
 import { Changes } from '../lib/changes.ts';
 import { type Clock, systemClock } from '../lib/clock.ts';
-import { collectBytes } from '../lib/collect-bytes.ts';
 import { errorCode } from '../lib/error-code.ts';
 import { type RemoteBytes, type RemoteFill, ReplicaAway, type Replicas } from '../mirror/fill/replicas.ts';
 import type { Landing } from '../mirror/shared-flights.ts';
-import { ABOUT_PATH, MAX_ABOUT_BYTES, parseAbout, type ReplicaAbout, tooLong } from './about-request.ts';
+import { ABOUT_PATH, type ReplicaAbout } from './about-request.ts';
+import { callHeader } from './call-header.ts';
 import type { ClusterTls } from './cluster-tls.ts';
 import { pathOfFill, REPOSITORIES_HEADER, SIZE_HEADER } from './fill-response.ts';
-import { FLIGHT_HEADER, FLIGHTS_PATH, MAX_LANDING_BYTES, parseLanding, tooLarge } from './flight-requests.ts';
+import { FLIGHT_HEADER, FLIGHTS_PATH } from './flight-requests.ts';
+import { readJsonBody } from './json-body.ts';
 import { RemoteUploads } from './remote-uploads.ts';
 import type { RemoteFlight } from './replica-flights.ts';
-import { CALL_HEADER } from './upload-requests.ts';
 
 /** A replica is a round trip away, or it is not there. */
 const CONNECT_WITHIN_MS = 3_000;
@@ -61,7 +61,7 @@ export class ReplicaClient implements Replicas {
   /** Asks the replica at this address, which decides about this question, who is to ask upstream. */
   async fly(address: string, key: string): Promise<RemoteFlight> {
     let flying: ClientRequest | undefined;
-    const headers = { [CALL_HEADER]: encodeURIComponent(key), 'Transfer-Encoding': 'chunked' };
+    const headers = { ...callHeader(key), 'Transfer-Encoding': 'chunked' };
     const response = await this.#ask(address, { method: 'POST', path: FLIGHTS_PATH, headers }, to => {
       flying = to;
       to.flushHeaders();
@@ -72,7 +72,7 @@ export class ReplicaClient implements Replicas {
       return { land };
     }
     land();
-    return { landing: parseLanding(await collectBytes(response, MAX_LANDING_BYTES, tooLarge)) };
+    return { landing: await readJsonBody<Landing>(response) };
   }
 
   /**
@@ -86,7 +86,7 @@ export class ReplicaClient implements Replicas {
       response.resume();
       return undefined;
     }
-    return parseAbout(await collectBytes(response, MAX_ABOUT_BYTES, tooLong));
+    return readJsonBody<ReplicaAbout>(response);
   }
 
   close(): void {

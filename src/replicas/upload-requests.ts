@@ -6,9 +6,7 @@ import { type Digest, isDigest } from '../oci/digest.ts';
 import { OciError, type OciErrorCode, type OciErrorOptions } from '../oci/errors.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Requester } from '../oci/requester.ts';
-
-/** What of a call is not in its path or body; as JSON, percent-encoded. */
-export const CALL_HEADER = 'entrepot-call';
+import { callIn } from './call-header.ts';
 
 /** A call for an upload of another replica. The body of the request is that of the client's. */
 export interface RemoteUploadCall {
@@ -33,20 +31,11 @@ export function pathOfUpload({ operation, id }: Pick<RemoteUploadCall, 'operatio
 }
 
 /** `undefined` if it is a request for something else. */
-export function parseUploadCall({
-  method,
-  url = '',
-  headers,
-}: IncomingMessage): RemoteUploadCall | undefined {
-  const { operation, id } = PATH.exec(url)?.groups ?? {};
-  if (method !== 'POST' || id === undefined) return undefined;
-  // Whoever has the key of the cluster is another replica.
-  // oxlint-disable-next-line typescript/no-unsafe-type-assertion
-  return {
-    ...JSON.parse(decodeURIComponent(String(headers[CALL_HEADER]))),
-    operation,
-    id,
-  } as RemoteUploadCall;
+export function parseUploadCall(req: IncomingMessage): RemoteUploadCall | undefined {
+  const { operation, id } = PATH.exec(req.url ?? '')?.groups ?? {};
+  if (req.method !== 'POST' || id === undefined) return undefined;
+  // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- whoever has the key of the cluster is another replica
+  return { ...JSON.parse(callIn(req)), operation, id } as RemoteUploadCall;
 }
 
 /** Does what another replica's client asks of an upload of this one, and answers. `during`: as of a `Chunk`. */
