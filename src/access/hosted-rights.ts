@@ -158,7 +158,7 @@ function denied(repository: Repository, message: string): OciError {
 function unknown(repository: Repository, reason: string): OciError {
   const name = repositoryText(repository);
   return new OciError('NAME_UNKNOWN', {
-    message: `${name} is not known here: hosted repositories begin with a tenant's name or one of hosted.prefixes, and mirrored ones are requested as /v2/<upstream>/<repository> or with ?ns=<upstream>`,
+    message: `${name} is not known here: hosted repositories begin with a tenant's name or one of hosted.prefixes, and mirrored ones are requested as /v2/<upstream>/<repository>, with ?ns=<upstream>, or at a port or host name of their upstream`,
     detail: { name },
     cause: new Error(reason),
   });

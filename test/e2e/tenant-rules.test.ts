@@ -528,7 +528,8 @@ describe('a push that a token does not cover', () => {
     const beyond = (repository: string) => `the token does not cover repository:${repository}:pull,push`;
     const unknown = (repository: string) =>
       `${beyond(repository)}: ${repository} is not known here: hosted repositories begin with a tenant's name or one of ` +
-      'hosted.prefixes, and mirrored ones are requested as /v2/<upstream>/<repository> or with ?ns=<upstream>';
+      'hosted.prefixes, and mirrored ones are requested as /v2/<upstream>/<repository>, with ?ns=<upstream>, or at a port ' +
+      'or host name of their upstream';
     const told = 'this credential may not push, only pull';
     const nobody = 'nobody may push here: set hosted.anonymous to push to allow it';
     for (const [login, repository, message, hidden] of [
