@@ -1,5 +1,7 @@
 import { type RecordStore, requireRecordName, RecordTooLarge } from './record-store.ts';
 
+const inAsciiOrder = (a: string, b: string) => (a < b ? -1 : 1);
+
 /** Records in memory. */
 export class MemoryRecordStore implements RecordStore {
   readonly records = new Map<string, Uint8Array>();
@@ -18,9 +20,11 @@ export class MemoryRecordStore implements RecordStore {
     this.records.delete(requireRecordName(name));
   }
 
-  async *list(folder: string) {
-    for (const [name, { byteLength: size }] of this.records) {
-      if (name.startsWith(`${folder}/`)) yield { name, size };
+  async *list(folder: string, after = '') {
+    const names = [...this.records.keys()].filter(name => name.startsWith(`${folder}/`) && name > after);
+    for (const name of names.toSorted(inAsciiOrder)) {
+      const size = this.records.get(name)?.byteLength;
+      if (size !== undefined) yield { name, size };
     }
   }
 }

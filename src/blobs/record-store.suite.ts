@@ -32,11 +32,13 @@ export function recordStoreSuite(makePlace: () => Promise<RecordPlace>): void {
       const bytes = await records.read(name, 1_000_000);
       return bytes && Buffer.from(bytes).toString();
     };
-    const listed = async (folder: string) => {
+    const listed = async (folder: string, after?: string) => {
       const found: FoundRecord[] = [];
-      for await (const record of records.list(folder)) found.push(record);
-      return found.toSorted((a, b) => (a.name < b.name ? -1 : 1)).map(({ name, size }) => [name, size]);
+      for await (const record of records.list(folder, after)) found.push(record);
+      return found.map(({ name, size }) => [name, size]);
     };
+
+    const from = async (after: string) => (await listed('images', after)).map(([name]) => name);
 
     test('has nothing at first', async () => {
       expect([await text('images/a/b'), await listed('images')]).toEqual([undefined, []]);
@@ -56,6 +58,18 @@ export function recordStoreSuite(makePlace: () => Promise<RecordPlace>): void {
         ['images/a@b/two', 0],
       ]);
       expect(await listed('manifests')).toEqual([['manifests/sha256/ab/three', 500_000]]);
+    });
+
+    test('lists in ASCII order, and from a name on that need not be one of them', async () => {
+      const names = ['a-b/1', 'a.b/1', 'a/1', 'a/10', 'a/2', 'a@b/1', 'ab/1', 'b/0'].map(
+        name => `images/${name}`,
+      );
+      for (const name of names.toReversed()) await records.put(name, Buffer.from('x'));
+      expect(await from('')).toEqual(names);
+      for (const [at, name] of names.entries()) expect(await from(name)).toEqual(names.slice(at + 1));
+      expect(await from('images/a/11')).toEqual(names.slice(4));
+      expect(await from('images/a.')).toEqual(names.slice(1));
+      expect(await from('images/b/1')).toEqual([]);
     });
 
     test('replaces and removes records, and may have them again', async () => {

@@ -77,6 +77,20 @@ test('the last records of a folder can be removed by several at once', async () 
   await rm(folder, { recursive: true });
 });
 
+test('a record of a bucket is read again if its bytes were cut off', async () => {
+  const fake = await FakeS3.start();
+  const { records, close: end } = await inBucket(fake);
+  await records.put('images/a/one', Buffer.from('one'));
+  let asked = 0;
+  fake.fault = ({ key }) => (key.endsWith('one') && asked++ < 2 ? { cutAt: 1 } : undefined);
+  expect(String(await records.read('images/a/one', 10))).toBe('one');
+  expect(asked).toBe(3);
+  fake.fault = ({ key }) => (key.endsWith('one') ? { cutAt: 1 } : undefined);
+  await expect(records.read('images/a/one', 10)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+  await end();
+  await fake.close();
+});
+
 test('records of a bucket that has lost its mark, or cannot be reached, are unavailable and not absent', async () => {
   const fake = await FakeS3.start();
   const { records, close: end } = await inBucket(fake);

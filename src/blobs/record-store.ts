@@ -16,8 +16,11 @@ export interface RecordStore {
   read(name: string, maxBytes: number): Promise<Uint8Array | undefined>;
   /** Removes a record, durably; one that is gone is no error. */
   remove(name: string): Promise<void>;
-  /** All records whose names begin with the part `folder`, in any order. What is put or removed meanwhile may be listed or not. */
-  list(folder: string): AsyncIterable<FoundRecord>;
+  /**
+   * The records whose names begin with the part `folder` and come after the name `after`, in ASCII order. What is put or
+   * removed meanwhile may be listed or not.
+   */
+  list(folder: string, after?: string): AsyncIterable<FoundRecord>;
 }
 
 const NAME = /^[a-z0-9][a-z0-9._@-]*(\/[a-z0-9][a-z0-9._@-]*)+$/;

@@ -33,7 +33,7 @@ export const rebuild: Command = {
     'store that are at most some seconds old. What was mirrored is proved upstream again when it is pulled; what was ' +
     'imported has to be imported again, and tenants and logins of `entrepot tenant add` created again. A server that has the lost index open has to be restarted. Deletes nothing. If it ' +
     'finds blobs that the index does not know, garbage collection stops until `entrepot gc --force`. Exit code 1 if something ' +
-    'is damaged or missing. Continues when run again after an interruption.',
+    'is damaged or missing. After an interruption, run it again: it continues, and reports what it finds from then on.',
   options: [
     jsonOption(
       'a line with event (damaged), kind, digest, reason for each damaged or missing blob or manifest; at the end one with event ' +

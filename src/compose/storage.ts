@@ -24,7 +24,14 @@ import { IndexUnusable } from '../metadata/index-unusable.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { RESERVE_FILE } from '../metadata/reserve.ts';
 import { storageFault } from '../metadata/storage-probe.ts';
-import { BLOBS_IN, IN_BUCKET, INDEX_FILE, MOVING_FROM, STATE_FILE } from '../metadata/store-identity.ts';
+import {
+  BLOBS_IN,
+  IN_BUCKET,
+  INDEX_FILE,
+  MOVING_FROM,
+  STATE_FILE,
+  stopCollectingDuringRebuild,
+} from '../metadata/store-identity.ts';
 import type { Survey } from '../metadata/survey.ts';
 import { SurveyThread } from '../upkeep/survey-thread.ts';
 import { type IndexPlace, openIndex, openSurvey, type StorageConfig } from './indexes.ts';
@@ -117,6 +124,8 @@ export async function openStorage(
   // An index that names blobs has a bucket of its own: another one must not become it by mistake.
   const mayTakeOver = takesBucketOver && (await metadata.readTotals()).blobs === 0;
   if (mayTakeOver || !isClaimed) {
+    // Before it is this store's: its objects would be garbage to an index that knows none.
+    if (mayTakeOver) await stopCollectingDuringRebuild(metadata);
     await s3.claim({ takesOver: mayTakeOver });
     await metadata.putSetting(BLOBS_IN, IN_BUCKET);
   } else {

@@ -1,4 +1,6 @@
+import type { Descriptor } from '../oci/descriptor.ts';
 import type { Digest } from '../oci/digest.ts';
+import type { Manifest, ManifestView } from '../oci/manifest.ts';
 
 /** A manifest of a hosted repository. */
 export interface HostedImage {
@@ -21,6 +23,38 @@ export interface RecordedTag {
   readonly tag: string;
   /** When it was set, epoch ms. */
   readonly atMs: number;
+}
+
+/** An image of which there is a record. */
+export interface RecordedImage extends HostedImage {
+  readonly record: HostedRecord;
+  /** `undefined`: the image is not added if the index does not have it. */
+  readonly content:
+    | {
+        readonly manifest: Manifest;
+        readonly view: ManifestView;
+        /** Those of its blobs that belong to the repository. */
+        readonly blobs: readonly Descriptor[];
+      }
+    | undefined;
+}
+
+export interface AddRecordedOptions {
+  /** When they are added, epoch ms. */
+  readonly atMs: number;
+  /** Whether images that the index has get the tags and pins of their records, too. */
+  readonly completesKnown: boolean;
+  /** A setting that is written along: how far a rebuild has come. */
+  readonly setting?: { readonly name: string; readonly value: string } | undefined;
+}
+
+export interface AddedImages {
+  /** How many manifests were added. */
+  readonly manifests: number;
+  /** How many tags were set. */
+  readonly tags: number;
+  /** Blobs of what was added that are not stored, each with the name of its repository; some several times. */
+  readonly missing: readonly { readonly name: string; readonly digest: Digest }[];
 }
 
 /** An image of which something has changed since its record was last kept. */
@@ -47,6 +81,12 @@ export interface ImageRecords {
    * unrecorded. If another process has recorded it since, it becomes so again: whose record was written last is not known.
    */
   noteRecorded(image: UnrecordedImage): Promise<void>;
+  /**
+   * Makes of records what a lost index had: of an image that the index does not have the manifest, with Links of its blobs, and
+   * all of its tags and pins. A tag that was set since, or when the record of another image says so, stays as it is. An image
+   * that is unrecorded and gone was deleted since, and does not come back. All of it in one transaction.
+   */
+  addRecordedImages(images: readonly RecordedImage[], options: AddRecordedOptions): Promise<AddedImages>;
   /** Makes images unrecorded, whether or not they exist. */
   noteUnrecorded(images: readonly HostedImage[]): Promise<void>;
   /** Makes some of all images unrecorded, from the position `after` on; returns where to continue, `undefined` at the end. */

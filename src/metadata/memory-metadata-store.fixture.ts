@@ -28,7 +28,7 @@ import { damagedManifest } from './manifest-check.ts';
 import { MemorySurvey } from './memory-survey.fixture.ts';
 import { MemoryOutbox } from './memory/outbox.fixture.ts';
 import { type SinceAsked, slotOf, slotsOf } from './ended-rights.ts';
-import type { HostedImage, UnrecordedImage } from './image-record.ts';
+import type { AddRecordedOptions, HostedImage, RecordedImage, UnrecordedImage } from './image-record.ts';
 import type {
   WithMessages,
   BlobLink,
@@ -349,6 +349,18 @@ export class MemoryMetadataStore implements MetadataStore {
 
   noteRecorded(image: UnrecordedImage) {
     return this.#write(() => imageRecords.noteRecorded(this.#tables, image));
+  }
+
+  addRecordedImages(images: readonly RecordedImage[], { setting, ...options }: AddRecordedOptions) {
+    return this.#write(() => {
+      const added = images.map(image => this.#addRecordedWithin(image, options));
+      if (setting !== undefined) this.#tables.settings.set(setting.name, setting.value);
+      return {
+        manifests: added.filter(({ isNew }) => isNew).length,
+        tags: added.reduce((sum, { tags }) => sum + tags, 0),
+        missing: added.flatMap(({ missing }) => missing),
+      };
+    });
   }
 
   noteUnrecorded(images: readonly HostedImage[]) {
@@ -934,6 +946,27 @@ export class MemoryMetadataStore implements MetadataStore {
     manifests.putManifestRow(this.#tables, manifest, view, atMs);
     this.#tables.damage.delete(digest);
     repositories.putLink(this.#tables, rows, { digest, kind: 'manifest', mediaType, size: bytes.byteLength });
+  }
+
+  #addRecordedWithin(
+    image: RecordedImage,
+    { atMs, completesKnown }: Pick<AddRecordedOptions, 'atMs' | 'completesKnown'>,
+  ) {
+    const { name, digest, record, content } = image;
+    const repository = { upstream: '', name };
+    const isNew = manifests.readIn(this.#tables, this.#rows(repository), digest) === undefined;
+    const isAdded = isNew && content !== undefined && !imageRecords.isUnrecorded(this.#tables, image);
+    if (!isAdded && (isNew || !completesKnown)) return { isNew: false, tags: 0, missing: [] };
+    const rows = repositories.findOrAdd(this.#tables, repository);
+    imageRecords.noteUnrecorded(this.#tables, image);
+    const blobs = isAdded ? content.blobs : [];
+    for (const blob of blobs) this.#linkBlob(repository, blob.digest, blob.size);
+    if (isAdded) this.#putManifestWithin(rows, content.manifest, content.view, atMs);
+    const newer = record.tags.filter(each => each.atMs > (rows.tags.get(each.tag)?.checkedAtMs ?? -1));
+    for (const { tag, atMs: checkedAtMs } of newer) rows.tags.set(tag, { digest, checkedAtMs });
+    for (const reference of record.pins) rows.pins.set(reference, true);
+    const missing = blobs.filter(blob => !this.#tables.blobs.has(blob.digest));
+    return { isNew, tags: newer.length, missing: missing.map(blob => ({ name, digest: blob.digest })) };
   }
 
   /** Call within a write. Of content that is not stored by now there is nothing to write. */

@@ -6,6 +6,7 @@ import { type Digest, digestOf } from '../oci/digest.ts';
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { Repository } from '../oci/repository.ts';
 import { MIN_COUNTED_BYTES } from '../oci/counted-bytes.ts';
+import type { RecordedImage } from './image-record.ts';
 import { acquireImportLease } from './import-lease.ts';
 import type { MetadataStore, Topic } from './metadata-store.ts';
 
@@ -79,6 +80,9 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       await store.close();
       await place.remove();
     });
+
+    const addRecorded = (images: readonly RecordedImage[], completesKnown = true) =>
+      store.addRecordedImages(images, { atMs: 9, completesKnown });
 
     test('what is unknown is undefined, false or empty', async () => {
       const digest = digestOf(Buffer.from('nothing'));
@@ -1701,6 +1705,136 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
         await store.noteUnrecorded([{ name: 'nothing', digest }]);
         expect(await unrecordedIn(store)).toEqual([['nothing', digest]]);
         expect(await keepRecords(store)).toEqual([undefined]);
+      });
+    });
+
+    describe('images of which there are records', () => {
+      const NAME = HOSTED.name;
+      const [one, two] = [image('one'), image('two')];
+      const recorded = (
+        { manifest, view, blobs }: ReturnType<typeof image>,
+        tags: readonly [string, number][],
+      ) => ({
+        name: NAME,
+        digest: manifest.digest,
+        record: {
+          mediaType: manifest.mediaType,
+          tags: tags.map(([tag, atMs]) => ({ tag, atMs })),
+          pins: tags.map(([tag]) => tag),
+        },
+        content: { manifest, view, blobs },
+      });
+      const tagsOf = async () => {
+        const { entries } = await store.listTags(HOSTED, ALL);
+        const rows = await Promise.all(entries.map(tag => store.readTag(HOSTED, tag)));
+        return entries.map((tag, at) => [tag, rows[at]?.digest, rows[at]?.checkedAtMs]);
+      };
+
+      test('are added as a whole, with Links, tags and pins, and a setting along with them', async () => {
+        const [config, layer] = one.blobs;
+        await store.putBlob(config!.digest, config!.size);
+        const setting = { name: 'so far', value: 'one' };
+        const images = [
+          recorded(one, [
+            ['v1', 5],
+            ['stable', 6],
+          ]),
+          { ...recorded(two, []), name: 'library/two' },
+        ];
+        const { missing, ...added } = await store.addRecordedImages(images, {
+          atMs: 9,
+          completesKnown: false,
+          setting,
+        });
+        expect(added).toEqual({ manifests: 2, tags: 2 });
+        expect(missing).toEqual([
+          { name: NAME, digest: layer!.digest },
+          ...two.blobs.map(({ digest }) => ({ name: 'library/two', digest })),
+        ]);
+        expect(await store.readSetting('so far')).toBe('one');
+        const { digest } = one.manifest;
+        expect(await store.readLinkedManifest(HOSTED, digest)).toEqual(one.manifest);
+        expect([await tagsOf(), await store.listPins(HOSTED)]).toEqual([
+          [
+            ['stable', digest, 6],
+            ['v1', digest, 5],
+          ],
+          ['stable', 'v1'],
+        ]);
+        expect(await store.isLinked(HOSTED, layer!.digest)).toBe(true);
+        expect(await store.isLinked(HOSTED, two.blobs[0]!.digest)).toBe(false);
+        expect(
+          await store.readLinkedManifest({ upstream: '', name: 'library/two' }, two.manifest.digest),
+        ).toEqual(two.manifest);
+      });
+
+      test('that are known get what they lack only if that is asked for, and tags that were set since stay', async () => {
+        await store.putManifest(HOSTED, one.manifest, one.view, { tag: 'new', atMs: 8 });
+        const { digest } = one.manifest;
+        const record = recorded(one, [
+          ['old', 5],
+          ['new', 7],
+        ]);
+        expect(await addRecorded([record], false)).toEqual({ manifests: 0, tags: 0, missing: [] });
+        expect([await tagsOf(), await store.listPins(HOSTED)]).toEqual([[['new', digest, 8]], []]);
+        expect(await addRecorded([{ ...record, content: undefined }])).toEqual({
+          manifests: 0,
+          tags: 1,
+          missing: [],
+        });
+        expect(await tagsOf()).toEqual([
+          ['new', digest, 8],
+          ['old', digest, 5],
+        ]);
+        expect(await store.listPins(HOSTED)).toEqual(['new', 'old']);
+      });
+
+      test('and have the same tag, give it to the one that had it last', async () => {
+        const [first, second] = [
+          recorded(one, [
+            ['v1', 5],
+            ['v2', 6],
+          ]),
+          recorded(two, [
+            ['v1', 6],
+            ['v2', 5],
+          ]),
+        ];
+        await addRecorded([first, second]);
+        expect(await tagsOf()).toEqual([
+          ['v1', two.manifest.digest, 6],
+          ['v2', one.manifest.digest, 6],
+        ]);
+      });
+
+      test('and were deleted since do not come back, nor with their repository', async () => {
+        await addRecorded([recorded(one, [['v1', 5]])]);
+        await store.unlinkManifest(HOSTED, one.manifest.digest);
+        expect(await addRecorded([recorded(one, [['v1', 5]])])).toEqual({
+          manifests: 0,
+          tags: 0,
+          missing: [],
+        });
+        expect([await tagsOf(), await store.isLinked(HOSTED, one.manifest.digest)]).toEqual([[], false]);
+        await addRecorded([recorded(two, [['v1', 5]])]);
+        await store.removeRepository(HOSTED);
+        expect(await addRecorded([recorded(two, [['v1', 5]])])).toMatchObject({ manifests: 0, tags: 0 });
+        expect(await addRecorded([{ ...recorded(two, []), content: undefined }])).toMatchObject({
+          manifests: 0,
+          tags: 0,
+        });
+        expect(await store.hasRepository(HOSTED)).toBe(false);
+      });
+
+      test('end the damage of those whose bytes were', async () => {
+        await store.putManifest(HOSTED, one.manifest, one.view, { tag: 'v1', atMs: 5 });
+        await keepRecords(store);
+        await store.quarantine({ kind: 'manifest', digest: one.manifest.digest }, 'wrong bytes');
+        expect(await addRecorded([recorded(one, [['v1', 5]])])).toMatchObject({ manifests: 1, tags: 0 });
+        expect([
+          await store.readLinkedManifest(HOSTED, one.manifest.digest),
+          await store.countDamaged(),
+        ]).toEqual([one.manifest, 0]);
       });
     });
 

@@ -10,7 +10,13 @@ import type { BlobPullRead, PullRead, TagRow } from '../oci/pull-read.ts';
 import type { Page } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
 import { EndCounts, type SinceAsked, slotOf, slotsOf } from './ended-rights.ts';
-import type { HostedImage, UnrecordedImage } from './image-record.ts';
+import type {
+  AddedImages,
+  AddRecordedOptions,
+  HostedImage,
+  RecordedImage,
+  UnrecordedImage,
+} from './image-record.ts';
 import { IndexAway } from './index-away.ts';
 import { LastUsed, type Use } from './last-used.ts';
 import { damagedManifest, ManifestCheck } from './manifest-check.ts';
@@ -392,6 +398,31 @@ class PostgresMetadataStore implements MetadataStore {
     );
   }
 
+  addRecordedImages(images: readonly RecordedImage[], { setting, ...options }: AddRecordedOptions) {
+    const contents = images.flatMap(({ content }) => content ?? []);
+    const alone = images.map(({ digest }) => digest);
+    const shared = contents.flatMap(({ view, blobs: own }) => [
+      ...digestsIn(view),
+      ...own.map(({ digest }) => digest),
+    ]);
+    return this.#write({ alone, shared }, async session => {
+      const named = images.map(({ name }) => ({ upstream: '', name }));
+      const idOf = await repositories.repositoryIdsOrNew(session, named);
+      const added = new Array<AddedImages>();
+      for (const image of images) {
+        added.push(
+          await addRecordedWithin(session, idOf({ upstream: '', name: image.name }), image, options),
+        );
+      }
+      if (setting !== undefined) await settings.putSetting(session, setting.name, setting.value);
+      return {
+        manifests: added.reduce((sum, one) => sum + one.manifests, 0),
+        tags: added.reduce((sum, one) => sum + one.tags, 0),
+        missing: added.flatMap(({ missing }) => missing),
+      };
+    });
+  }
+
   noteUnrecorded(images: readonly HostedImage[]) {
     return this.#write(ASIDE, session => imageRecords.noteUnrecorded(session, images));
   }
@@ -526,17 +557,10 @@ class PostgresMetadataStore implements MetadataStore {
 
   publish(publications: readonly NamedContent[], atMs: number, { during }: During = {}) {
     return this.#write({ during }, async session => {
-      const ids = new Map<string, number>();
       const named = publications.map(({ repository }) => repository);
-      for (const repository of repositories.inLockingOrder(named)) {
-        ids.set(
-          repositoryKey(repository),
-          await repositories.repositoryIdOrNew(session, repository, 'counted'),
-        );
-      }
+      const idOf = await repositories.repositoryIdsOrNew(session, named);
       for (const { repository, digest, tag } of publications) {
-        const id = ids.get(repositoryKey(repository));
-        if (id === undefined) throw new Error('internal error: a repository without an id');
+        const id = idOf(repository);
         if (tag !== undefined) await tags.putTag(session, id, tag, { digest, checkedAtMs: atMs });
         await pins.putPin(session, id, tag ?? digest);
       }
@@ -1015,6 +1039,26 @@ async function putManifestWithin(
   await links.putManifestLink(session, repositoryId, manifest);
 }
 
+/** Call within a write that has locked the image, what it names, and its repository. */
+async function addRecordedWithin(
+  session: PostgresSession,
+  repositoryId: number,
+  image: RecordedImage,
+  { atMs, completesKnown }: Pick<AddRecordedOptions, 'atMs' | 'completesKnown'>,
+): Promise<AddedImages> {
+  const { name, digest, record, content } = image;
+  const { isKnown, isUnrecorded } = await imageRecords.knownOf(session, image);
+  const isAdded = !isKnown && !isUnrecorded && content !== undefined;
+  if (!isAdded && !(isKnown && completesKnown)) return { manifests: 0, tags: 0, missing: [] };
+  const own = isAdded ? content.blobs : [];
+  if (own.length > 0) await links.putBlobLinks(session, repositoryId, own);
+  if (isAdded) await putManifestWithin(session, repositoryId, content.manifest, content.view, atMs);
+  const set = await tags.putNewerTags(session, repositoryId, digest, record.tags);
+  for (const reference of record.pins) await pins.putPin(session, repositoryId, reference);
+  const missing = await blobs.missingBlobs(session, own);
+  return { manifests: isAdded ? 1 : 0, tags: set, missing: missing.map(blob => ({ name, digest: blob })) };
+}
+
 /** Call at the end of a write. */
 async function putAlong(session: PostgresSession, { messages = [] }: WithMessages = {}): Promise<void> {
   if (messages.length > 0) await putMessages(session, messages);
@@ -1022,8 +1066,4 @@ async function putAlong(session: PostgresSession, { messages = [] }: WithMessage
 
 function digestsIn(view: ManifestView): readonly Digest[] {
   return namedIn(view).map(({ descriptor }) => descriptor.digest);
-}
-
-function repositoryKey({ upstream, name }: Repository): string {
-  return `${upstream} ${name}`;
 }

@@ -236,6 +236,14 @@ const METHODS: Readonly<Record<WriteName, Write>> = {
   noteRecorded: async index => {
     for (const unrecorded of await index.listUnrecorded(1)) await index.noteRecorded(unrecorded);
   },
+  addRecordedImages: (index, chance) => {
+    const { manifest, view } = image(chance);
+    const { digest, mediaType } = manifest;
+    const record = { mediaType, tags: [{ tag: tag(chance), atMs: chance.below(1e6) }], pins: [] };
+    const content = { manifest, view, blobs: view.blobs };
+    const recorded = { name: repository(chance).name, digest, record, content };
+    return index.addRecordedImages([recorded], { atMs: Date.now(), completesKnown: chance.in(0.5) });
+  },
   noteUnrecorded: (index, chance) =>
     index.noteUnrecorded([{ name: repository(chance).name, digest: manifestDigest(chance) }]),
   noteAllUnrecorded: index => index.noteAllUnrecorded(),

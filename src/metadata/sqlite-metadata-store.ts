@@ -34,7 +34,13 @@ import type {
   WithGrants,
 } from './metadata-store.ts';
 import { EndCounts, type SinceAsked, slotOf, slotsOf } from './ended-rights.ts';
-import type { HostedImage, UnrecordedImage } from './image-record.ts';
+import type {
+  AddRecordedOptions,
+  HostedImage,
+  RecordedImage,
+  RecordedTag,
+  UnrecordedImage,
+} from './image-record.ts';
 import { IndexUnusable } from './index-unusable.ts';
 import { LastUsed, type Use } from './last-used.ts';
 import { damagedManifest, ManifestCheck } from './manifest-check.ts';
@@ -515,6 +521,18 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#writer.write(() => this.#records.settle(image), {
       outlivesPower: false,
       bearsOnPulls: false,
+    });
+  }
+
+  addRecordedImages(images: readonly RecordedImage[], { setting, ...options }: AddRecordedOptions) {
+    return this.#write(() => {
+      const added = images.map(image => this.#addRecordedWithin(image, options));
+      if (setting !== undefined) this.#settings.put(setting.name, setting.value);
+      return {
+        manifests: added.filter(({ isNew }) => isNew).length,
+        tags: added.reduce((sum, { tags }) => sum + tags, 0),
+        missing: added.flatMap(({ missing }) => missing),
+      };
     });
   }
 
@@ -1033,6 +1051,27 @@ class SqliteMetadataStore implements MetadataStore {
     this.#manifests.put(manifest, view, atMs);
     this.#removals.endDamage(manifest.digest);
     this.#links.putManifest(repositoryId, manifest);
+  }
+
+  #addRecordedWithin(
+    image: RecordedImage,
+    { atMs, completesKnown }: Pick<AddRecordedOptions, 'atMs' | 'completesKnown'>,
+  ) {
+    const { name, digest, record, content } = image;
+    const repository = { upstream: '', name };
+    const isNew = this.#manifests.readLinked(repository, digest) === undefined;
+    const isAdded = isNew && content !== undefined && !this.#records.isUnrecorded(image);
+    if (!isAdded && (isNew || !completesKnown)) return { isNew: false, tags: 0, missing: [] };
+    const id = this.#repositories.idOrNew(repository);
+    const blobs = isAdded ? content.blobs : [];
+    for (const blob of blobs) this.#links.putBlob(id, blob.digest, blob.size);
+    if (isAdded) this.#putManifestWithin(id, content.manifest, content.view, atMs);
+    const isSet = ({ tag, atMs: checkedAtMs }: RecordedTag) =>
+      this.#tags.putIfNewer(id, tag, { digest, checkedAtMs });
+    const tags = record.tags.filter(isSet).length;
+    for (const reference of record.pins) this.#pins.put(id, reference);
+    const missing = blobs.filter(blob => this.#blobs.stat(blob.digest) === undefined);
+    return { isNew, tags, missing: missing.map(blob => ({ name, digest: blob.digest })) };
   }
 
   /** `remove` gets the earlier of the given time and the beginning of the oldest running import. */

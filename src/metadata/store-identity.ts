@@ -23,12 +23,17 @@ export const BLOBS_IN = 'blobs-in';
 export const IN_BUCKET = 'bucket';
 /** The setting of a store that another one is being moved to: the id of that one; '' or absent if it is complete. */
 export const MOVING_FROM = 'moving-from';
-/** The setting in the index with the reason for which no garbage is collected, or REBUILT; '' or absent if it is. */
+/** The setting in the index with the reason for which no garbage is collected, or what follows; '' or absent if it is. */
 const STOPPED = 'collecting-stopped';
 
 /** Stored in place of a reason after a rebuild: it is not known which blobs are needed. */
 const REBUILT = 'rebuilt';
 const REBUILT_REASON = 'the index was rebuilt from the files, and does not know yet what is needed';
+
+/** Stored until a rebuild of a lost index has ended; how far it has come follows after a space. */
+const REBUILDING = 'rebuilding';
+const REBUILDING_REASON =
+  'the index is being rebuilt, or that was interrupted: hosted images, tags and pins are missing from it';
 
 /** Why no garbage is collected. */
 export interface CollectingStop {
@@ -53,6 +58,15 @@ export function stopFor(stored: string): CollectingStop {
       waysOut:
         'run `entrepot gc --force` once everything that you need has been pulled or pushed again; it removes the rest',
       isExpected: true,
+    };
+  }
+  if (stored.split(' ')[0] === REBUILDING) {
+    return {
+      reason: REBUILDING_REASON,
+      waysOut:
+        'unless it is running, run `entrepot rebuild` again, which continues; `entrepot gc --force` would remove all that is ' +
+        'missing, for good',
+      isExpected: false,
     };
   }
   return {
@@ -244,6 +258,27 @@ export async function whyNotCollected(
 export async function mayBeIncomplete(metadata: Pick<MetadataStore, 'readSetting'>): Promise<boolean> {
   const stop = await whyNotCollected(metadata);
   return stop !== undefined && !stop.isExpected;
+}
+
+/**
+ * The setting that says that a rebuild has dealt with what is recorded up to `position`, and does the same as a reason for
+ * which no garbage is collected.
+ */
+export function rebuiltUpTo(position: string): { readonly name: string; readonly value: string } {
+  return { name: STOPPED, value: `${REBUILDING} ${position}`.trimEnd() };
+}
+
+/** How far an unfinished rebuild has come: '' at its beginning, `undefined` if there is none. */
+export async function readRebuiltUpTo(
+  metadata: Pick<MetadataStore, 'readSetting'>,
+): Promise<string | undefined> {
+  const [state, position = ''] = (await metadata.readSetting(STOPPED))?.split(' ') ?? [];
+  return state === REBUILDING ? position : undefined;
+}
+
+/** Says that the index lacks what is stored, until a rebuild has ended. */
+export function stopCollectingDuringRebuild(metadata: Pick<MetadataStore, 'putSetting'>): Promise<void> {
+  return metadata.putSetting(STOPPED, REBUILDING);
 }
 
 /** Stops garbage collection in all processes, until `resumeCollecting`. */

@@ -12,6 +12,7 @@ import { parseJsonObject } from '../lib/json.ts';
 import type { HostedImage, HostedRecord, RecordedTag } from '../metadata/image-record.ts';
 import { type Digest, digestAlgorithm, digestHex, digestOf, isDigest } from '../oci/digest.ts';
 import { MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
+import { isTag } from '../oci/reference.ts';
 
 const MANIFESTS = 'manifests';
 const IMAGES = 'images';
@@ -21,6 +22,12 @@ const MAX_RECORD_BYTES = 64 * 1024 * 1024;
 /** Which index the records are of: a token that it has, too. No repository has such a name. */
 const STATE = `${IMAGES}/index@`;
 const MAX_STATE_BYTES = 1024;
+
+/** An image of which there is a record. */
+export interface ListedImage extends HostedImage {
+  readonly position: string;
+  readonly recordBytes: number;
+}
 
 /** The records of images in a RecordStore. */
 export class ImageRecordStore {
@@ -60,11 +67,11 @@ export class ImageRecordStore {
     return bytes && parseRecord(bytes, image);
   }
 
-  /** The images that have a record. */
-  async *images(): AsyncIterable<HostedImage> {
-    for await (const found of this.#records.list(IMAGES)) {
+  /** The images that have a record, in an order that stays the same, and from a position in it on. */
+  async *images(after?: string): AsyncIterable<ListedImage> {
+    for await (const found of this.#records.list(IMAGES, after)) {
       const image = imageOf(found);
-      if (image !== undefined) yield image;
+      if (image !== undefined) yield { ...image, position: found.name, recordBytes: found.size };
     }
   }
 
@@ -121,11 +128,12 @@ function parseRecord(bytes: Uint8Array, { name, digest }: HostedImage): HostedRe
   if (document?.['repository'] !== name || document['digest'] !== digest) return undefined;
   const { mediaType, tags, pins } = document;
   if (typeof mediaType !== 'string' || !Array.isArray(tags) || !Array.isArray(pins)) return undefined;
-  const isWhole = tags.every(isRecordedTag) && pins.every(pin => typeof pin === 'string');
-  return isWhole ? { mediaType, tags, pins } : undefined;
+  const isWhole = tags.every(isRecordedTag) && pins.every(pin => isTag(pin) || isDigest(pin));
+  const isOnce = new Set(tags.map(({ tag }) => tag)).size === tags.length;
+  return isWhole && isOnce ? { mediaType, tags, pins } : undefined;
 }
 
 function isRecordedTag(value: unknown): value is RecordedTag {
-  if (typeof value !== 'object' || value === null) return false;
-  return 'tag' in value && typeof value.tag === 'string' && 'atMs' in value && typeof value.atMs === 'number';
+  if (typeof value !== 'object' || value === null || !('tag' in value) || !('atMs' in value)) return false;
+  return typeof value.tag === 'string' && isTag(value.tag) && Number.isSafeInteger(value.atMs);
 }

@@ -1,16 +1,23 @@
-import type { BlobStore } from '../blobs/blob-store.ts';
+import type { BlobStore, FoundBlob } from '../blobs/blob-store.ts';
 import type { RecordStore } from '../blobs/record-store.ts';
 import { unreadableReason } from '../blobs/unreadable.ts';
-import type { HostedImage, HostedRecord } from '../metadata/image-record.ts';
+import { forEachAtOnce } from '../lib/at-once.ts';
+import type { RecordedImage } from '../metadata/image-record.ts';
 import { namedIn } from '../metadata/named-content.ts';
-import { mayBeIncomplete, stopCollectingAfterRebuild, whyNotCollected } from '../metadata/store-identity.ts';
-import type { Descriptor } from '../oci/descriptor.ts';
+import {
+  mayBeIncomplete,
+  readRebuiltUpTo,
+  rebuiltUpTo,
+  resumeCollecting,
+  stopCollectingAfterRebuild,
+  stopCollectingDuringRebuild,
+  whyNotCollected,
+} from '../metadata/store-identity.ts';
 import type { Digest } from '../oci/digest.ts';
 import { documents } from '../oci/documents.ts';
 import { OciError } from '../oci/errors.ts';
-import { isNonDistributable, type ManifestView } from '../oci/manifest.ts';
-import type { Repository } from '../oci/repository.ts';
-import { ImageRecordStore } from './image-records.ts';
+import { isNonDistributable, type Manifest, type ManifestView } from '../oci/manifest.ts';
+import { ImageRecordStore, type ListedImage } from './image-records.ts';
 import type { Progress, Stores } from './stores.ts';
 
 export interface RebuildRun {
@@ -42,11 +49,28 @@ export interface RebuiltStores extends Pick<Stores, 'metadata'> {
 }
 
 /**
+ * Blobs that are verified at a time. Most are small, and cost round trips to a bucket and the index, in which a core could hash
+ * megabytes. Each holds up to a MiB.
+ */
+const BLOBS_AT_ONCE = 16;
+/** Images that are read at a time, and then added in one transaction, which takes some ms. */
+const IMAGES_AT_ONCE = 20;
+/** Of the records of these: a record with a million tags is read alone. */
+const MAX_RECORDS_BYTES = 4 * 1024 * 1024;
+/** Of blobs that were reported to be missing, so that a common one is not reported for each image. */
+const MAX_REMEMBERED = 100_000;
+
+/**
  * Adds rows for stored blobs that the index does not know, after verifying each against its digest, and then the hosted
  * images that are recorded beside them. Deletes nothing, and stops garbage collection at the first blob: one without a Link
- * looks like garbage until a client requests it. May be interrupted and run again.
+ * looks like garbage until a client requests it.
+ *
+ * May be interrupted anywhere and run again. Until it has ended, a lost index says of itself that it lacks something: nothing
+ * is collected, and records stay as they are. Images are added in the order of their records, each as a whole, and how far
+ * that has come is written along: what was deleted in between does not come back.
  */
 export async function rebuildIndex(stores: RebuiltStores, run: RebuildRun): Promise<RebuildReport> {
+  const { metadata } = stores;
   const found = { damaged: 0 };
   const counting: RebuildRun = {
     ...run,
@@ -55,31 +79,34 @@ export async function rebuildIndex(stores: RebuiltStores, run: RebuildRun): Prom
       run.onDamaged(...damage);
     },
   };
-  const lacksTags = await mayBeIncomplete(stores.metadata);
+  const isLost = await mayBeIncomplete(metadata);
+  const before = await readRebuiltUpTo(metadata);
+  if (isLost && before === undefined) await stopCollectingDuringRebuild(metadata);
   const blobs = await addBlobs(stores, counting);
-  const images = await new ImageRebuild(stores, counting, lacksTags).run();
-  return { ...blobs, ...images, ...found };
+  const images = await new ImageRebuild(stores, counting, isLost ? (before ?? '') : undefined).run();
+  if (isLost) {
+    // A bucket that was taken over, and in which nothing is.
+    const isEmpty = before === '' && blobs.added + blobs.known + images.manifests + found.damaged === 0;
+    await (isEmpty ? resumeCollecting(metadata) : stopCollectingAfterRebuild(metadata));
+  }
+  const isCollectingStopped = (await whyNotCollected(metadata)) !== undefined;
+  return { ...blobs, ...images, ...found, isCollectingStopped };
 }
 
 async function addBlobs(
   { metadata, blobs }: RebuiltStores,
   { signal, onProgress, onDamaged }: RebuildRun,
-): Promise<Pick<RebuildReport, 'added' | 'addedBytes' | 'known' | 'isCollectingStopped'>> {
-  const report = { added: 0, addedBytes: 0, known: 0, isCollectingStopped: false };
-  const stopCollecting = async () => {
-    await stopCollectingAfterRebuild(metadata);
-    report.isCollectingStopped = true;
-  };
-  // What else stopped it, such as a new index, has now been dealt with: only `gc --force` is left to do.
-  if ((await whyNotCollected(metadata)) !== undefined) await stopCollecting();
-  for await (const { digest, size, key } of blobs.list()) {
+): Promise<Pick<RebuildReport, 'added' | 'addedBytes' | 'known'>> {
+  const report = { added: 0, addedBytes: 0, known: 0 };
+  let stopping: Promise<void> | undefined;
+  const add = async ({ digest, size, key }: FoundBlob) => {
     signal.throwIfAborted();
     if ((await metadata.statBlob(digest)) !== undefined) {
       report.known += 1;
-      continue;
+      return;
     }
     // Before it is verified, so that it is not collected meanwhile.
-    if (!report.isCollectingStopped) await stopCollecting();
+    await (stopping ??= stopCollectingIfNot(metadata));
     const fault = await faultOf(blobs, { digest, key }, signal);
     if (fault === undefined) {
       await (key === undefined
@@ -91,8 +118,13 @@ async function addBlobs(
       onDamaged('blob', digest, fault);
     }
     onProgress({ step: 'blobs found', items: report.added, bytes: report.addedBytes });
-  }
+  };
+  await forEachAtOnce(blobs.list(), BLOBS_AT_ONCE, add);
   return report;
+}
+
+async function stopCollectingIfNot(metadata: Stores['metadata']): Promise<void> {
+  if ((await whyNotCollected(metadata)) === undefined) await stopCollectingAfterRebuild(metadata);
 }
 
 async function faultOf(
@@ -112,96 +144,114 @@ async function faultOf(
 
 /**
  * Adds recorded images that the index does not have. What it has, it knows better; but if it was lost, and its images were
- * pushed again since, they may have had further tags.
+ * pushed again since, they may have had further tags and pins.
  */
 class ImageRebuild {
   readonly #metadata: Stores['metadata'];
   readonly #records: ImageRecordStore;
   readonly #run: RebuildRun;
-  readonly #lacksTags: boolean;
+  readonly #from: string | undefined;
   readonly #report = { manifests: 0, tags: 0 };
   /** Blobs that were reported to be missing. */
   readonly #missing = new Set<Digest>();
 
-  /** `lacksTags`: whether images that the index has may lack tags. */
-  constructor({ metadata, records }: RebuiltStores, run: RebuildRun, lacksTags: boolean) {
+  /** `from`: up to where a rebuild of the lost index came before; `undefined` if the index is not lost. */
+  constructor({ metadata, records }: RebuiltStores, run: RebuildRun, from: string | undefined) {
     this.#metadata = metadata;
     this.#records = new ImageRecordStore(records);
     this.#run = run;
-    this.#lacksTags = lacksTags;
+    this.#from = from;
   }
 
   async run(): Promise<{ readonly manifests: number; readonly tags: number }> {
-    const { signal, onProgress } = this.#run;
-    for await (const image of this.#records.images()) {
-      signal.throwIfAborted();
-      const repository = { upstream: '', name: image.name };
-      if ((await this.#metadata.readLinkedManifest(repository, image.digest)) !== undefined) {
-        if (this.#lacksTags) await this.#addTags(repository, image);
-        continue;
+    let adding: Promise<void> = Promise.resolve();
+    try {
+      for await (const images of pagesOf(this.#records.images(this.#from))) {
+        this.#run.signal.throwIfAborted();
+        // While the last ones are being added.
+        const read = await Promise.all(images.map(image => this.#read(image)));
+        await adding;
+        const recorded = read.filter(image => image !== undefined);
+        adding = this.#add(recorded, images.at(-1)?.position ?? '');
+        adding.catch(() => {});
       }
-      // Asked then, since it may have been deleted while this runs: its record is older than that.
-      if (await this.#metadata.isUnrecorded(image)) continue;
-      await this.#add(repository, image);
-      onProgress({ step: 'manifests found', items: this.#report.manifests, bytes: 0 });
+    } finally {
+      await adding;
     }
     return this.#report;
   }
 
-  async #add(repository: Repository, image: HostedImage): Promise<void> {
-    const { digest } = image;
-    const [bytes, record] = [await this.#records.readManifest(digest), await this.#records.read(image)];
+  /** `undefined` if there is nothing to be added. */
+  async #read(image: ListedImage): Promise<RecordedImage | undefined> {
+    const { name, digest } = image;
+    const isKnown = (await this.#metadata.readLinkedManifest({ upstream: '', name }, digest)) !== undefined;
+    if (isKnown) {
+      const record = this.#from === undefined ? undefined : await this.#records.read(image);
+      return record && { name, digest, record, content: undefined };
+    }
+    // It was deleted, and its record is older than that.
+    if (await this.#metadata.isUnrecorded(image)) return undefined;
+    const [bytes, record] = await Promise.all([
+      this.#records.readManifest(digest),
+      this.#records.read(image),
+    ]);
     if (bytes === undefined || record === undefined) {
-      const what = bytes === undefined ? 'its copy' : `its record in ${image.name}`;
+      const what = bytes === undefined ? 'its copy' : `its record in ${name}`;
       this.#run.onDamaged('manifest', digest, `${what} is missing or damaged`);
-      return;
+      return undefined;
     }
     const { mediaType } = record;
     const view = await viewOf(bytes, mediaType);
-    if (view === undefined) {
-      this.#run.onDamaged('manifest', digest, `it is no ${mediaType}`);
-      return;
-    }
-    await this.#link(repository, view);
-    await this.#metadata.putManifest(repository, { digest, mediaType, bytes }, view, { atMs: Date.now() });
-    this.#report.manifests += 1;
-    await this.#name(repository, digest, record);
+    if (view !== undefined)
+      return { name, digest, record, content: contentOf({ digest, mediaType, bytes }, view) };
+    this.#run.onDamaged('manifest', digest, `it is no ${mediaType}`);
+    return undefined;
   }
 
-  /** When it was pushed, its blobs were in the repository; but for those that no push requires, and that anybody may name. */
-  async #link(repository: Repository, view: ManifestView): Promise<void> {
-    for (const { kind, descriptor } of namedIn(view)) {
-      if (kind === 'manifest' || isNonDistributable(descriptor)) continue;
-      await this.#linkBlob(repository, descriptor);
-    }
+  async #add(images: readonly RecordedImage[], position: string): Promise<void> {
+    const isLost = this.#from !== undefined;
+    if (images.length === 0 && !isLost) return;
+    const { manifests, tags, missing } = await this.#metadata.addRecordedImages(images, {
+      atMs: Date.now(),
+      completesKnown: isLost,
+      setting: isLost ? rebuiltUpTo(position) : undefined,
+    });
+    this.#report.manifests += manifests;
+    this.#report.tags += tags;
+    for (const { name, digest } of missing) this.#reportMissing(name, digest);
+    this.#run.onProgress({ step: 'manifests found', items: this.#report.manifests, bytes: 0 });
   }
 
-  async #linkBlob(repository: Repository, { digest, size }: Descriptor): Promise<void> {
-    await this.#metadata.linkBlob(repository, digest, size);
-    if (this.#missing.has(digest) || (await this.#metadata.statBlob(digest)) !== undefined) return;
+  #reportMissing(name: string, digest: Digest): void {
+    if (this.#missing.has(digest)) return;
+    if (this.#missing.size >= MAX_REMEMBERED) this.#missing.clear();
     this.#missing.add(digest);
-    this.#run.onDamaged('blob', digest, `it is missing, and belongs to ${repository.name}`);
+    this.#run.onDamaged('blob', digest, `it is missing, and belongs to ${name}`);
   }
+}
 
-  /** Sets the recorded tags that mean nothing by now. */
-  async #addTags(repository: Repository, image: HostedImage): Promise<void> {
-    for (const { tag, atMs } of (await this.#records.read(image))?.tags ?? []) {
-      if ((await this.#metadata.readTag(repository, tag)) !== undefined) continue;
-      await this.#metadata.putTag(repository, tag, { digest: image.digest, checkedAtMs: atMs });
-      this.#report.tags += 1;
+async function* pagesOf(images: AsyncIterable<ListedImage>): AsyncIterable<readonly ListedImage[]> {
+  let [page, bytes] = [new Array<ListedImage>(), 0];
+  for await (const image of images) {
+    if (
+      page.length === IMAGES_AT_ONCE ||
+      (page.length > 0 && bytes + image.recordBytes > MAX_RECORDS_BYTES)
+    ) {
+      yield page;
+      [page, bytes] = [[], 0];
     }
+    page.push(image);
+    bytes += image.recordBytes;
   }
+  if (page.length > 0) yield page;
+}
 
-  /** A tag that two images have, because a crash came between their records, means the newer one. */
-  async #name(repository: Repository, digest: Digest, { tags, pins }: HostedRecord): Promise<void> {
-    for (const { tag, atMs } of tags) {
-      const known = await this.#metadata.readTag(repository, tag);
-      if (known !== undefined && known.checkedAtMs >= atMs) continue;
-      await this.#metadata.putTag(repository, tag, { digest, checkedAtMs: atMs });
-      this.#report.tags += 1;
-    }
-    for (const reference of pins) await this.#metadata.putPin(repository, reference);
-  }
+/** When it was pushed, its blobs were in the repository; but for those that no push requires, and that anybody may name. */
+function contentOf(manifest: Manifest, view: ManifestView): NonNullable<RecordedImage['content']> {
+  const blobs = namedIn(view)
+    .filter(({ kind, descriptor }) => kind !== 'manifest' && !isNonDistributable(descriptor))
+    .map(({ descriptor }) => descriptor);
+  return { manifest, view, blobs };
 }
 
 async function viewOf(bytes: Uint8Array, mediaType: string): Promise<ManifestView | undefined> {

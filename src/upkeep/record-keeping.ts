@@ -56,6 +56,7 @@ export class RecordKeeping {
 
   /** Removes records of images that the index does not have, and then is as `run`. */
   async sweep(signal?: AbortSignal): Promise<void> {
+    if (await mayBeIncomplete(this.#metadata)) return;
     for await (const image of this.#records.images()) {
       signal?.throwIfAborted();
       if ((await this.#metadata.readImageRecord(image)) === undefined) {

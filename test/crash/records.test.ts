@@ -7,12 +7,18 @@ import { Chance, SEED } from '../support/chance.ts';
 import { get } from '../support/client.ts';
 import { imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
+import { until } from '../support/programs.ts';
 import { pushImage } from '../support/push-client.ts';
 
 const KILLS = 6;
 /** Records are kept every 5 s, and this often in the middle of it. */
 const LIVES_MS = 7_000;
 const TAGS = 30;
+const IMAGES = 150;
+const REBUILD_KILLS = 10;
+/** About as long as a rebuild of these takes, with its start. */
+const REBUILD_MS = 1_500;
+const START_MS = 30_000;
 
 let entrepot: Entrepot;
 const life = { isOver: false };
@@ -95,4 +101,47 @@ it('is rebuilt with every tag and image that it had, and with no others', async 
   });
   entrepot = await entrepot.startAgain();
   expect(await served()).toEqual(before);
+});
+
+/** Deletes a tag, or the image that has it; then it is not `expected` any more. */
+async function deleteOne(
+  chance: Chance,
+  there: Readonly<Record<string, string>>,
+  expected: Record<string, string>,
+): Promise<void> {
+  if (Object.keys(there).length === 0) return;
+  const [tag, digest] = chance.pick(Object.entries(there));
+  const reference = chance.in(0.5) ? tag : digest;
+  expect((await get(url(`manifests/${reference}`), { method: 'DELETE' })).status).toBe(202);
+  delete expected[tag];
+}
+
+it('is rebuilt by a rebuild that is killed again and again, and what is deleted meanwhile does not come back', async () => {
+  const chance = new Chance(SEED);
+  const images = Array.from({ length: IMAGES }, (_, at) => imageOf([randomBlob(2_000, `image ${at}`)]));
+  for (const [at, image] of images.entries()) await pushImage(entrepot.url, 'team/app', `t${at}`, image);
+  const expected = await served();
+  await expect.poll(recorded, { timeout: 60_000 }).toEqual(expected);
+  await entrepot.stop();
+  for (const name of await readdir(store())) if (name.startsWith('index.db')) await rm(join(store(), name));
+  let interruptions = 0;
+  for (let kills = 0; kills < REBUILD_KILLS; kills += 1) {
+    const rebuilding = await entrepot.begin('rebuild');
+    // The first one certainly in the middle.
+    await until('an index', START_MS, async () => (await readdir(store())).includes('index.db'));
+    await sleep(chance.below(kills === 0 ? REBUILD_MS / 20 : REBUILD_MS));
+    await rebuilding.kill();
+    entrepot = await entrepot.startAgain();
+    const { text } = await get(`${entrepot.ops}/readyz`);
+    if (/the index is new|being rebuilt, or that was interrupted/.test(text)) interruptions += 1;
+    const there = await served();
+    expect(expected).toMatchObject(there);
+    await deleteOne(chance, there, expected);
+    await entrepot.stop();
+  }
+  expect(interruptions).toBeGreaterThan(0);
+  expect((await entrepot.command('rebuild')).code).toBe(0);
+  entrepot = await entrepot.startAgain();
+  expect(await served()).toEqual(expected);
+  expect((await get(`${entrepot.ops}/readyz`)).text).not.toContain('being rebuilt');
 });

@@ -311,7 +311,7 @@ export class FakeS3 {
 
   #list(query: URLSearchParams, response: ServerResponse): void {
     const prefix = query.get('prefix') ?? '';
-    const after = query.get('continuation-token') ?? '';
+    const after = query.get('continuation-token') ?? query.get('start-after') ?? '';
     const keys = [...this.objects.keys()].filter(key => key.startsWith(prefix) && key > after).sort();
     const page = keys.slice(0, this.pageSize);
     const entries = page.map(key => {

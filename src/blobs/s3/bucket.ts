@@ -161,6 +161,13 @@ export class Bucket {
     throw new S3Failure(`${this.#settings.endpoint} answers other bytes than asked: ${range.slice(0, 100)}`);
   }
 
+  /**
+   * All bytes of an object; `undefined` if it is absent. Rejects with the error of `tooLarge` if it has more than `maxBytes`.
+   */
+  read(key: string, maxBytes: number, tooLarge: () => Error): Promise<Uint8Array | undefined> {
+    return this.#whole({ method: 'GET', key, accept: [200, 404] }, maxBytes, tooLarge);
+  }
+
   /** A URL with which anybody may read the object for some minutes. */
   async urlOf(key: string): Promise<string> {
     const keys = await this.#credentials.current();
@@ -239,16 +246,18 @@ export class Bucket {
     await this.#remove(key);
   }
 
-  /** All objects whose keys begin with `start`, in order. */
-  async *list(start: string): AsyncGenerator<ListedObject> {
+  /** All objects whose keys begin with `start` and come after the key `after`, in order. */
+  async *list(start: string, after = ''): AsyncGenerator<ListedObject> {
     const { prefix } = this.#settings;
     for (let more: string | undefined, isFirst = true; isFirst || more !== undefined; isFirst = false) {
       const query = {
         'list-type': '2',
         prefix: prefix + start,
+        ...(after !== '' && { 'start-after': prefix + after }),
         ...(more !== undefined && { 'continuation-token': more }),
       };
-      const text = await textOf(await this.#ask({ method: 'GET', query, accept: [200] }));
+      const ask: Ask = { method: 'GET', query, accept: [200] };
+      const text = String(await this.#whole(ask, MAX_ANSWER_BYTES, tooLong));
       for (const entry of xmlElements(text, 'Contents')) {
         const key = xmlText(entry, 'Key') ?? '';
         const modifiedAtMs = Date.parse(xmlText(entry, 'LastModified') ?? '');
@@ -287,6 +296,27 @@ export class Bucket {
     } catch (error) {
       if (error instanceof S3Failure) this.watch?.failed(error);
       throw error;
+    }
+  }
+
+  /** Sends a request that only reads until its whole answer has arrived: a connection may break in the middle. */
+  async #whole(ask: Ask, maxBytes: number, tooLarge: () => Error): Promise<Buffer | undefined> {
+    const endMs = performance.now() + this.#limits.patienceMs;
+    const large = tooLarge();
+    for (let failures = 1; ; failures++) {
+      const { status, body } = await this.#ask(ask);
+      if (status === 404) {
+        body.resume();
+        return undefined;
+      }
+      try {
+        return await collectBytes(body, maxBytes, () => large);
+      } catch (error) {
+        if (error === large) throw error;
+        const waitMs = this.#backoffMs(failures);
+        if (performance.now() + waitMs > endMs) throw new S3Failure(messageOf(error), { cause: error });
+        await sleep(waitMs);
+      }
     }
   }
 

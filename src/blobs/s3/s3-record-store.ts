@@ -1,4 +1,3 @@
-import { collectBytes } from '../../lib/collect-bytes.ts';
 import { type FoundRecord, type RecordStore, requireRecordName, RecordTooLarge } from '../record-store.ts';
 import { available, unavailable } from './available.ts';
 import { payloadOfBytes } from './payload.ts';
@@ -18,24 +17,19 @@ export class S3RecordStore implements RecordStore {
   }
 
   read(name: string, maxBytes: number): Promise<Uint8Array | undefined> {
-    return this.#do(async ({ bucket }) => {
-      const size = await bucket.size(requireRecordName(name));
-      if (size === undefined) return undefined;
-      if (size > maxBytes) throw new RecordTooLarge(name);
-      if (size === 0) return new Uint8Array();
-      const response = await bucket.get(name, { start: 0, end: size }, { size });
-      return response && collectBytes(response.body, size, () => new RecordTooLarge(name));
-    });
+    return this.#do(({ bucket }) =>
+      bucket.read(requireRecordName(name), maxBytes, () => new RecordTooLarge(name)),
+    );
   }
 
   async remove(name: string): Promise<void> {
     await this.#do(({ bucket }) => bucket.delete(requireRecordName(name)));
   }
 
-  async *list(folder: string): AsyncIterable<FoundRecord> {
+  async *list(folder: string, after?: string): AsyncIterable<FoundRecord> {
     try {
       await this.#own.mark.require();
-      for await (const { key, size } of this.#own.bucket.list(`${folder}/`)) yield { name: key, size };
+      for await (const { key, size } of this.#own.bucket.list(`${folder}/`, after)) yield { name: key, size };
     } catch (error) {
       throw error instanceof S3Failure ? unavailable(error) : error;
     }

@@ -184,6 +184,25 @@ const UPKEEP: readonly Weighted[] = [
     },
   ),
   step(1, 'endDamage', digest, (store, given) => store.endDamage(given)),
+  step(
+    2,
+    'addRecordedImages',
+    fc.record({ repository, manifest, tag, pin: maybe(reference), at: time, completesKnown: fc.boolean() }),
+    async (store, given, side) => {
+      const { manifest: whole, view } = given.manifest;
+      const { mediaType } = whole;
+      const pins = given.pin === undefined ? [] : [given.pin];
+      const recorded = {
+        name: given.repository.name,
+        digest: whole.digest,
+        record: { mediaType, tags: [{ tag: given.tag, atMs: given.at }], pins },
+        content: { manifest: whole, view, blobs: view.blobs },
+      };
+      // Whether an image was deleted is known to one by what was recorded, and to the other by what has changed.
+      await keepRecords(side);
+      return store.addRecordedImages([recorded], { atMs: given.at, completesKnown: given.completesKnown });
+    },
+  ),
   step(3, 'keepRecords', fc.constant([]), (_store, _given, side) => keepRecords(side)),
   step(2, 'noteUse', digest, async (store, given) => store.noteUse(given)),
   step(1, 'writeUses', fc.constant([]), store => store.writeUses()),

@@ -47,6 +47,26 @@ export async function isUnrecorded(on: Rows, { name, digest }: HostedImage): Pro
   return row !== undefined;
 }
 
+/** Whether the index has the image, with its bytes, and whether it is unrecorded. */
+export async function knownOf(
+  on: Rows,
+  { name, digest }: HostedImage,
+): Promise<{ readonly isKnown: boolean; readonly isUnrecorded: boolean }> {
+  const row = await on.row<{ isKnown: boolean; isUnrecorded: boolean }>(
+    `SELECT
+      EXISTS (
+        SELECT 1 FROM @repositories r
+        JOIN @links l ON l.repository_id = r.id AND l.kind = 'manifest' AND l.media_type IS NOT NULL
+        JOIN @manifests m ON m.digest = l.digest
+        WHERE r.upstream = '' AND r.name = $1 AND l.digest = $2) AS "isKnown",
+      EXISTS (SELECT 1 FROM @unrecorded WHERE repository = $1 AND digest = $2)
+        OR EXISTS (SELECT 1 FROM @removed_repositories WHERE name = $1) AS "isUnrecorded"`,
+    [name, digest],
+  );
+  if (row === undefined) throw new Error('internal error: a question without an answer');
+  return row;
+}
+
 export async function isHostedManifest(on: Rows, digest: Digest): Promise<boolean> {
   const row = await on.row(
     `SELECT 1 FROM @links l JOIN @repositories r ON r.id = l.repository_id

@@ -58,6 +58,22 @@ export async function repositoryIdOrNew(
   }
 }
 
+/** The same for several, 'counted': returns the id of each. */
+export async function repositoryIdsOrNew(
+  on: Rows,
+  repositories: readonly Repository[],
+): Promise<(repository: Repository) => number> {
+  const ids = new Map<string, number>();
+  for (const repository of inLockingOrder(repositories)) {
+    ids.set(repositoryText(repository), await repositoryIdOrNew(on, repository, 'counted'));
+  }
+  return repository => {
+    const id = ids.get(repositoryText(repository));
+    if (id === undefined) throw new Error('internal error: a repository without an id');
+    return id;
+  };
+}
+
 /** In the order in which every write that needs several locks them, each once. */
 export function inLockingOrder(repositories: readonly Repository[]): readonly Repository[] {
   const byText = new Map(repositories.map(repository => [repositoryText(repository), repository]));

@@ -2,6 +2,7 @@ import type { Digest } from '../../oci/digest.ts';
 import type { TagRow } from '../../oci/pull-read.ts';
 import type { Page } from '../../oci/pull-source.ts';
 import type { Repository } from '../../oci/repository.ts';
+import type { RecordedTag } from '../image-record.ts';
 import type { Paged } from '../metadata-store.ts';
 import { pageRange, toPage } from '../page.ts';
 import { isPreloaded } from './preloads.ts';
@@ -63,6 +64,23 @@ export async function putTag(
     `INSERT INTO @tags (repository_id, tag, digest, checked_at_ms) VALUES ($1, $2, $3, $4)
     ON CONFLICT (repository_id, tag) DO UPDATE SET digest = excluded.digest, checked_at_ms = excluded.checked_at_ms`,
     [repositoryId, tag, digest, checkedAtMs],
+  );
+}
+
+/** Sets the tags of an image, but for those that were set at that time or later; returns how many. */
+export async function putNewerTags(
+  on: Rows,
+  repositoryId: number,
+  digest: Digest,
+  tags: readonly RecordedTag[],
+): Promise<number> {
+  if (tags.length === 0) return 0;
+  return on.changes(
+    `INSERT INTO @tags AS t (repository_id, tag, digest, checked_at_ms)
+    SELECT $1, n.tag, $2, n.at_ms FROM unnest($3::text[], $4::bigint[]) AS n (tag, at_ms)
+    ON CONFLICT (repository_id, tag) DO UPDATE SET digest = excluded.digest, checked_at_ms = excluded.checked_at_ms
+      WHERE excluded.checked_at_ms > t.checked_at_ms`,
+    [repositoryId, digest, tags.map(({ tag }) => tag), tags.map(({ atMs }) => atMs)],
   );
 }
 

@@ -32,6 +32,7 @@ export class Tags {
   readonly #selectPreloaded: Statement<[string, string, string, ...PageRange], { tag: string }>;
   readonly #selectOf: Statement<[string, string, Digest, ...PageRange], { tag: string }>;
   readonly #upsert: Statement<[number, string, Digest, number]>;
+  readonly #upsertNewer: Statement<[number, string, Digest, number]>;
   readonly #delete: Statement<[number, string]>;
   readonly #deleteOf: Statement<[number, Digest]>;
 
@@ -61,9 +62,11 @@ export class Tags {
       SELECT t.tag
       FROM repositories r JOIN tags t INDEXED BY tags_by_digest ON t.repository_id = r.id
       WHERE r.upstream = ? AND r.name = ? AND t.digest = ? AND t.tag > ? ORDER BY t.tag LIMIT ?`);
-    this.#upsert = connection.prepare(`
+    const upsert = `
       INSERT INTO tags (repository_id, tag, digest, checked_at_ms) VALUES (?, ?, ?, ?)
-      ON CONFLICT DO UPDATE SET digest = excluded.digest, checked_at_ms = excluded.checked_at_ms`);
+      ON CONFLICT DO UPDATE SET digest = excluded.digest, checked_at_ms = excluded.checked_at_ms`;
+    this.#upsert = connection.prepare(upsert);
+    this.#upsertNewer = connection.prepare(`${upsert} WHERE excluded.checked_at_ms > checked_at_ms`);
     this.#delete = connection.prepare('DELETE FROM tags WHERE repository_id = ? AND tag = ?');
     // Without the hint, SQLite would use the primary key and scan every tag of the repository.
     this.#deleteOf = connection.prepare(
@@ -109,6 +112,11 @@ export class Tags {
 
   put(repositoryId: number, tag: string, row: TagRow): void {
     this.#upsert.run(repositoryId, tag, row.digest, row.checkedAtMs);
+  }
+
+  /** The same unless the tag was set at that time or later; returns whether it was not. */
+  putIfNewer(repositoryId: number, tag: string, row: TagRow): boolean {
+    return this.#upsertNewer.run(repositoryId, tag, row.digest, row.checkedAtMs).changes > 0;
   }
 
   remove(repositoryId: number, tag: string): boolean {
