@@ -12,7 +12,8 @@ import { createOpsServer, type OpsServer } from '../http/ops-server.ts';
 import { loadHttpClient } from '../lib/http-client.ts';
 import type { Log } from '../lib/log.ts';
 import { IndexAway } from '../metadata/index-away.ts';
-import { stopText, whyNotCollected } from '../metadata/store-identity.ts';
+import { formatDuration } from '../lib/units.ts';
+import { mayBeIncomplete, stopText, whyNotCollected } from '../metadata/store-identity.ts';
 import { networkFileSystem, storageFault } from '../metadata/storage-probe.ts';
 import { Opened } from '../lib/opened.ts';
 import { readVersion } from './version.ts';
@@ -237,6 +238,8 @@ async function checkStorage({ storage: { path } }: Config, log: Log): Promise<vo
  * Longer than any transaction of another Entrepot. Nothing can be pushed or stored, and soon no right can be proved.
  */
 const LOCKED_OUT_MS = 5_000;
+/** Records are written within seconds. Those of a store from before there were any take minutes, but none waits so long there. */
+const LATE_RECORDS_S = 600;
 
 async function openOps(
   config: Config,
@@ -287,6 +290,7 @@ async function openOps(
     const index = metadata.loss()?.message ?? (await collectingProblem(metadata)) ?? [];
     const own = [
       index,
+      (await recordsProblem(parts)) ?? [],
       disk.problem ?? [],
       parts.blobs.bucket?.problem ?? [],
       parts.replicas?.watch.problem ?? [],
@@ -368,6 +372,16 @@ function unlessAway(error: unknown): void {
 async function collectingProblem(metadata: Parts['metadata']): Promise<string | undefined> {
   const stop = await whyNotCollected(metadata);
   return stop && `no garbage is collected: ${stopText(stop)}`;
+}
+
+/** While the index may be incomplete, which is a problem of its own, they are meant to wait. */
+async function recordsProblem({ metadata, upkeep }: Parts): Promise<string | undefined> {
+  const lag = await upkeep.recordLag();
+  if (lag.seconds < LATE_RECORDS_S || (await mayBeIncomplete(metadata))) return undefined;
+  return (
+    `records of hosted images have not been written for ${formatDuration(Math.floor(lag.seconds / 60) * 60_000)} (${lag.waiting} wait; ` +
+    'the log says why): if the index were lost, a rebuild would not bring back what was pushed since'
+  );
 }
 
 function clusterProblem({ problems, recalledAtMs }: Parts['tenants']): string | undefined {

@@ -97,8 +97,9 @@ export async function reportStore(
     metadata,
     spool,
     blobs,
+    upkeep,
     config,
-  }: Pick<UpkeepParts, 'metadata' | 'spool' | 'blobs'> & { readonly config: Config },
+  }: Pick<UpkeepParts, 'metadata' | 'spool' | 'blobs'> & { readonly upkeep: Upkeep; readonly config: Config },
   meter: Meter,
 ): Promise<void> {
   const { freeBytes, minFreeBytes } = await spool.space.look();
@@ -115,6 +116,9 @@ export async function reportStore(
   meter.gauge('store_local_bytes', local?.bytes);
   meter.gauge('store_max_local_bytes', local?.maxBytes);
   meter.gauge('store_damaged', await metadata.countDamaged());
+  const { waiting, seconds } = await upkeep.recordLag();
+  meter.gauge('records_waiting', waiting);
+  meter.gauge('records_waiting_seconds', seconds);
 }
 
 function intervalMs(value: number | false): number {

@@ -68,8 +68,10 @@ export interface UnrecordedImage extends HostedImage {
  * change of an image makes it unrecorded in the same transaction, whichever version of the program makes it.
  */
 export interface ImageRecords {
-  /** Some of them, in any order. */
-  listUnrecorded(limit: number): Promise<readonly UnrecordedImage[]>;
+  /** Some of them, in the order of their names and digests, and from the position `after` on. */
+  listUnrecorded(limit: number, after?: HostedImage): Promise<readonly UnrecordedImage[]>;
+  /** How many there are; `most` if there are more. */
+  countUnrecorded(most: number): Promise<number>;
   /** Whether the index knows something of the image that its record does not: after a deletion, that it is gone. */
   isUnrecorded(image: HostedImage): Promise<boolean>;
   /** `undefined` if the image is gone. */

@@ -331,8 +331,12 @@ export class MemoryMetadataStore implements MetadataStore {
     return this.#write(() => keys.forEach(key => this.#tables.objects.delete(key)));
   }
 
-  async listUnrecorded(limit: number) {
-    return imageRecords.listUnrecorded(this.#read(), limit);
+  async listUnrecorded(limit: number, after?: HostedImage) {
+    return imageRecords.listUnrecorded(this.#read(), limit, after);
+  }
+
+  async countUnrecorded(most: number) {
+    return imageRecords.listUnrecorded(this.#read(), most).length;
   }
 
   async isUnrecorded(image: HostedImage) {

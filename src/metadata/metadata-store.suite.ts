@@ -1701,7 +1701,12 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
           next = await store.noteAllUnrecorded(next);
         }
         expect([steps, (await store.listUnrecorded(1_000)).length]).toEqual([2, 450]);
-        for (const each of await store.listUnrecorded(1_000)) await store.noteRecorded(each);
+        const all = await store.listUnrecorded(1_000);
+        expect(await store.listUnrecorded(10, all[99])).toEqual(all.slice(100, 110));
+        expect(await store.listUnrecorded(10, all.at(-1))).toEqual([]);
+        expect([await store.countUnrecorded(10), await store.countUnrecorded(1_000)]).toEqual([10, 450]);
+        for (const each of all) await store.noteRecorded(each);
+        expect(await store.countUnrecorded(10)).toBe(0);
         await store.noteUnrecorded([{ name: 'nothing', digest }]);
         expect(await unrecordedIn(store)).toEqual([['nothing', digest]]);
         expect(await keepRecords(store)).toEqual([undefined]);

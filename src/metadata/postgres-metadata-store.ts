@@ -375,8 +375,12 @@ class PostgresMetadataStore implements MetadataStore {
     return this.#write(ASIDE, session => objects.forgetObjects(session, keys));
   }
 
-  listUnrecorded(limit: number) {
-    return imageRecords.listUnrecorded(this.#database, limit);
+  listUnrecorded(limit: number, after?: HostedImage) {
+    return imageRecords.listUnrecorded(this.#database, limit, after);
+  }
+
+  countUnrecorded(most: number) {
+    return imageRecords.countUnrecorded(this.#database, most);
   }
 
   isUnrecorded(image: HostedImage) {

@@ -500,8 +500,12 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#writeAside(() => keys.forEach(key => this.#objects.forget(key)));
   }
 
-  listUnrecorded(limit: number) {
-    return this.#read(() => this.#records.list(limit));
+  listUnrecorded(limit: number, after?: HostedImage) {
+    return this.#read(() => this.#records.list(limit, after));
+  }
+
+  countUnrecorded(most: number) {
+    return this.#read(() => this.#records.count(most));
   }
 
   isUnrecorded(image: HostedImage) {

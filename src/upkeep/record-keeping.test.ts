@@ -140,6 +140,64 @@ test('what fails is tried again, and what was done is not forgotten', async () =
   expect(imagesKept()).toHaveLength(2);
 });
 
+test('an image whose record cannot be kept keeps no other waiting, and is tried again', async () => {
+  for (let at = 0; at < 35; at += 1) await push(APP, `v${at}`, `${at}`);
+  const [first] = await metadata.listUnrecorded(1);
+  const put = store.put.bind(store);
+  const putting = vi.spyOn(store, 'put').mockImplementation(async (name, bytes) => {
+    if (name.startsWith('images/') && name.includes(first!.digest.slice(7))) throw new Error('not this one');
+    await put(name, bytes);
+  });
+  for (let round = 0; round < 2; round += 1) {
+    await expect(keeping.run()).rejects.toThrow('not this one');
+    expect([imagesKept().length, await metadata.countUnrecorded(100)]).toEqual([34, 1]);
+  }
+  putting.mockRestore();
+  await keeping.run();
+  expect([imagesKept().length, await metadata.countUnrecorded(100)]).toEqual([35, 0]);
+});
+
+test('while no record can be kept, each run tries a few, and not the same ones', async () => {
+  for (let at = 0; at < 35; at += 1) await push(APP, `v${at}`, `${at}`);
+  await keeping.isDue();
+  const tried = new Set<string>();
+  const putting = vi.spyOn(store, 'put').mockImplementation(async name => {
+    if (name === 'images/index@') return;
+    tried.add(name);
+    throw new Error('away');
+  });
+  const counts = [];
+  for (let round = 0; round < 4; round += 1) {
+    await expect(keeping.run()).rejects.toThrow('away');
+    counts.push(tried.size);
+  }
+  expect(counts).toEqual([10, 20, 30, 35]);
+  putting.mockRestore();
+  await keeping.run();
+  expect(imagesKept()).toHaveLength(35);
+});
+
+test('it is known how many images wait for their records, and for how long one has', async () => {
+  const clock = vi.spyOn(performance, 'now').mockReturnValue(1_000);
+  expect(await keeping.lag()).toEqual({ waiting: 0, seconds: 0 });
+  await push(APP, 'v1', 'one');
+  const late = await push(OTHER, 'v1', 'two');
+  expect(await keeping.isDue()).toBe(true);
+  clock.mockReturnValue(61_000);
+  expect(await keeping.lag()).toEqual({ waiting: 2, seconds: 60 });
+  // The one that it had seen is kept; the other one is not, however many come before it.
+  const [image] = await metadata.listUnrecorded(1);
+  await metadata.noteRecorded(image!);
+  expect(await keeping.lag()).toEqual({ waiting: 1, seconds: 0 });
+  await push(APP, 'v3', 'three');
+  clock.mockReturnValue(181_000);
+  expect(await keeping.lag()).toEqual({ waiting: 2, seconds: 120 });
+  await metadata.unlinkManifest(OTHER, late);
+  clock.mockRestore();
+  await keeping.run();
+  expect(await keeping.lag()).toEqual({ waiting: 0, seconds: 0 });
+});
+
 test('records of another index, or none, are kept anew of all images', async () => {
   await push(APP, 'v1', 'one');
   await keeping.run();

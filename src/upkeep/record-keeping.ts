@@ -12,6 +12,16 @@ import { PAUSE_MS } from './steps.ts';
 export const RECORDS = 'image-records';
 
 const AT_ONCE = 10;
+/** More are not counted: after a restore there may be a million. */
+const MAX_COUNTED = 10_000;
+
+/** How far records are behind the index. */
+export interface RecordLag {
+  /** Images whose records are not of their last state; at most 10,000 are counted. */
+  readonly waiting: number;
+  /** For how long one of them has been seen to wait; 0 if none waits. */
+  readonly seconds: number;
+}
 
 /**
  * Keeps the records of hosted images, behind the index: which of them are to be kept anew is in the index, so that none is
@@ -22,6 +32,10 @@ export class RecordKeeping {
   readonly #metadata: MetadataStore;
   readonly #records: ImageRecordStore;
   #isOfIndex = false;
+  /** Where the next run begins, after one that has ended early. */
+  #after: HostedImage | undefined;
+  /** One that waits, and since when that is known. */
+  #seen: { readonly image: HostedImage; readonly sinceMs: number } | undefined;
 
   constructor({
     metadata,
@@ -36,22 +50,57 @@ export class RecordKeeping {
 
   /** Whether there is anything to do: one to three queries. */
   async isDue(): Promise<boolean> {
-    const isBehind = (await this.#metadata.listUnrecorded(1)).length > 0;
+    const isBehind = await this.#look();
     if (!isBehind && (this.#isOfIndex || !(await this.#hasImages()))) return false;
     return !(await mayBeIncomplete(this.#metadata));
   }
 
-  /** Keeps the records of all images that are not recorded. Pauses for as long as it works: pushes use the same disk. */
+  async lag(): Promise<RecordLag> {
+    const waiting = (await this.#look()) ? await this.#metadata.countUnrecorded(MAX_COUNTED) : 0;
+    const seconds = this.#seen === undefined ? 0 : (performance.now() - this.#seen.sinceMs) / 1000;
+    return { waiting, seconds: waiting === 0 ? 0 : seconds };
+  }
+
+  /**
+   * Keeps the records of all images that are not recorded, each in its turn: one that fails keeps no other waiting. Rejects
+   * with the first error at the end, or as soon as none of a step can be kept; the next run goes on behind that. Pauses for as
+   * long as it works: pushes use the same disk.
+   */
   async run(signal?: AbortSignal): Promise<void> {
     if ((await mayBeIncomplete(this.#metadata)) || !(await this.#beginWith())) return;
+    if (this.#after !== undefined) await this.#pass(signal);
+    await this.#pass(signal);
+  }
+
+  async #pass(signal: AbortSignal | undefined): Promise<void> {
+    let failure: { readonly error: unknown } | undefined;
     for (;;) {
       signal?.throwIfAborted();
       const fromMs = performance.now();
-      const images = await this.#metadata.listUnrecorded(AT_ONCE);
-      await Promise.all(images.map(image => this.#keep(image)));
-      if (images.length < AT_ONCE) return;
+      const images = await this.#metadata.listUnrecorded(AT_ONCE, this.#after);
+      this.#after = images.length < AT_ONCE ? undefined : images.at(-1);
+      const outcomes = await Promise.allSettled(images.map(image => this.#keep(image)));
+      const failures = outcomes.flatMap(each => (each.status === 'rejected' ? { error: each.reason } : []));
+      failure ??= failures[0];
+      const isAway = images.length > 0 && failures.length === images.length;
+      if (this.#after === undefined || isAway) break;
       await sleep(Math.max(PAUSE_MS, performance.now() - fromMs), undefined, { signal });
     }
+    if (failure !== undefined) throw failure.error;
+  }
+
+  /**
+   * Whether any image waits. Watches one of them until it waits no more, and then the next in order: so in the end the one that
+   * does not get its turn.
+   */
+  async #look(): Promise<boolean> {
+    const { image } = this.#seen ?? {};
+    if (image !== undefined && (await this.#metadata.isUnrecorded(image))) return true;
+    const [next] = await this.#metadata.listUnrecorded(1, image);
+    const [first] =
+      next === undefined && image !== undefined ? await this.#metadata.listUnrecorded(1) : [next];
+    this.#seen = first && { image: first, sinceMs: performance.now() };
+    return first !== undefined;
   }
 
   /** Removes records of images that the index does not have, and then is as `run`. */

@@ -10,7 +10,7 @@ import type { RecordStore } from '../blobs/record-store.ts';
 import { withLease } from '../lib/with-lease.ts';
 import { Collection, type CollectionOptions, type CollectionReport } from './collection.ts';
 import { Eviction, type EvictionOptions, type EvictionReport, type EvictionRun } from './eviction.ts';
-import { RecordKeeping } from './record-keeping.ts';
+import { RecordKeeping, type RecordLag } from './record-keeping.ts';
 import { Scrub, type ScrubOptions, type ScrubReport } from './scrub.ts';
 import type { RunOptions, Stores } from './stores.ts';
 
@@ -78,6 +78,11 @@ export class Upkeep {
   /** Keeps the records of hosted images that have changed (see `image-records.ts`). */
   async keepRecords({ signal }: Pick<RunOptions, 'signal'> = {}): Promise<void> {
     await this.#alone('records', {}, () => this.#records.run(signal));
+  }
+
+  /** How far the records of hosted images are behind: two queries. */
+  recordLag(): Promise<RecordLag> {
+    return this.#records.lag();
   }
 
   /** When the last complete scrub finished; 0 for none. */

@@ -23,13 +23,20 @@ export function isHostedManifest(tables: Tables, digest: Digest): boolean {
   return hosted(tables).some(({ links }) => links.has(linkKey(digest, 'manifest')));
 }
 
-export function listUnrecorded(tables: Tables, limit: number): readonly UnrecordedImage[] {
+export function listUnrecorded(
+  tables: Tables,
+  limit: number,
+  after?: HostedImage,
+): readonly UnrecordedImage[] {
+  const from = after === undefined ? '' : keyOf(after);
   const known = tables.recorded.keys().flatMap(imagesOf);
   const there = allImages(tables).filter(image => !tables.recorded.has(keyOf(image)));
   return [...known, ...there]
     .map(image => ({ ...image, change: stateOf(tables, image) }))
     .filter(image => tables.recorded.get(keyOf(image)) !== image.change)
     .filter(image => image.change !== GONE || tables.recorded.has(keyOf(image)))
+    .filter(image => keyOf(image) > from)
+    .toSorted((a, b) => (keyOf(a) < keyOf(b) ? -1 : 1))
     .slice(0, limit);
 }
 

@@ -10,12 +10,25 @@ import type { Rows } from './session.ts';
 
 // Which images of hosted repositories are not recorded, and what their records say.
 
-export async function listUnrecorded(on: Rows, limit: number): Promise<readonly UnrecordedImage[]> {
+export async function listUnrecorded(
+  on: Rows,
+  limit: number,
+  after: HostedImage | undefined,
+): Promise<readonly UnrecordedImage[]> {
   return on.rows<UnrecordedImage>(
     // In the order of the primary key, since there may be a million.
-    'SELECT repository AS name, digest, change::text AS change FROM @unrecorded ORDER BY repository, digest LIMIT $1',
-    [limit],
+    `SELECT repository AS name, digest, change::text AS change FROM @unrecorded
+    WHERE (repository, digest) > ($2, $3) ORDER BY repository, digest LIMIT $1`,
+    [limit, after?.name ?? '', after?.digest ?? ''],
   );
+}
+
+export async function countUnrecorded(on: Rows, most: number): Promise<number> {
+  const row = await on.row<{ waiting: number }>(
+    'SELECT count(*) AS waiting FROM (SELECT 1 FROM @unrecorded LIMIT $1) u',
+    [most],
+  );
+  return row?.waiting ?? 0;
 }
 
 /** One statement, since what it says must be of one moment. */

@@ -10,7 +10,8 @@ import type { Connection, Statement } from './connection.ts';
 
 /** Which images of hosted repositories are not recorded, and what their records say. */
 export class ImageRecordRows {
-  readonly #selectUnrecorded: Statement<[number], UnrecordedImage>;
+  readonly #selectUnrecorded: Statement<[string, string, number], UnrecordedImage>;
+  readonly #countUnrecorded: Statement<[number], { waiting: number }>;
   readonly #selectReading: Statement<[HostedImage], { id: number; media_type: string }>;
   readonly #selectTags: Statement<[number, Digest], RecordedTag>;
   readonly #selectPins: Statement<[{ id: number; digest: Digest }], { reference: string }>;
@@ -23,8 +24,11 @@ export class ImageRecordRows {
   readonly #selectIsRemoved: Statement<[string]>;
 
   constructor(connection: Connection) {
-    this.#selectUnrecorded = connection.prepare(
-      'SELECT repository AS name, digest, change FROM unrecorded LIMIT ?',
+    this.#selectUnrecorded = connection.prepare(`
+      SELECT repository AS name, digest, change FROM unrecorded
+      WHERE (repository, digest) > (?, ?) ORDER BY repository, digest LIMIT ?`);
+    this.#countUnrecorded = connection.prepare(
+      'SELECT count(*) AS waiting FROM (SELECT 1 FROM unrecorded LIMIT ?)',
     );
     this.#selectReading = connection.prepare(`
       SELECT r.id, l.media_type FROM repositories r JOIN links l ON l.repository_id = r.id
@@ -62,8 +66,12 @@ export class ImageRecordRows {
       ORDER BY r.upstream, r.name, r.id, l.digest LIMIT @limit`);
   }
 
-  list(limit: number): readonly UnrecordedImage[] {
-    return this.#selectUnrecorded.all(limit);
+  list(limit: number, after: HostedImage | undefined): readonly UnrecordedImage[] {
+    return this.#selectUnrecorded.all(after?.name ?? '', after?.digest ?? '', limit);
+  }
+
+  count(most: number): number {
+    return this.#countUnrecorded.get(most)?.waiting ?? 0;
   }
 
   read({ name, digest }: HostedImage): HostedRecord | undefined {
