@@ -326,6 +326,22 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
     expect(lease.epoch).toBeGreaterThan(Math.max(...given.map(({ epoch }) => epoch)));
   });
 
+  test('a process that is closed during a heartbeat is gone, and not there again', async () => {
+    const link = await Link.open(settings.port);
+    links.push(link);
+    const clock = new ManualClock();
+    const store = await open({ at: { ...settings, port: link.port }, clock });
+    const processes = () => sql(settings, 'SELECT id FROM @processes');
+    const held = link.holdAnswerTo('READ WRITE');
+    await clock.pass(1_000);
+    await held;
+    const closing = store.close();
+    await expect.poll(processes).toEqual([]);
+    link.passOn();
+    await closing;
+    expect(await processes()).toEqual([]);
+  });
+
   test('a process that is suspended in the middle of a write holds the others up for some seconds only', async () => {
     const store = await open();
     const database = new Database({ ...settings, poolSize: 2 });

@@ -333,7 +333,10 @@ export class Heartbeat {
 
   /** Call within a write. */
   async #showLife(session: PostgresSession): Promise<void> {
-    if (!(await leases.beat(session, this.#self.id))) await this.#rejoin(session);
+    if (await leases.beat(session, this.#self.id)) return;
+    // A heartbeat may come behind the end.
+    if (this.#isClosed) throw new Error('the metadata store is closed');
+    await this.#rejoin(session);
   }
 
   /**
