@@ -1,5 +1,5 @@
 import { sizeText } from '../lib/units.ts';
-import { CollectingStopped } from '../upkeep/collection.ts';
+import { CollectingStopped } from '../upkeep/collecting-stopped.ts';
 import type { Platform } from '../oci/platform.ts';
 import type { Progress } from '../upkeep/stores.ts';
 import type { Administrator } from './admin-access.ts';

@@ -1,4 +1,4 @@
-import { CollectingStopped } from '../upkeep/collection.ts';
+import { CollectingStopped } from '../upkeep/collecting-stopped.ts';
 import { type RemovedImage, RemovalRefused } from '../upkeep/image-removal.ts';
 
 /** Why nothing of `typed` was removed; `undefined` for another error. */

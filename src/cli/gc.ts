@@ -7,7 +7,7 @@ import {
   type GarbageReport,
 } from '../admin/garbage.ts';
 import { parseDuration, sizeText, UnitError } from '../lib/units.ts';
-import { CollectingStopped } from '../upkeep/collection.ts';
+import { CollectingStopped } from '../upkeep/collecting-stopped.ts';
 import { countText } from './columns.ts';
 import {
   printResult,

@@ -1,13 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import {
-  resumeCollecting,
-  stopCollecting,
-  stopFor,
-  stopText,
-  whyNotCollected,
-} from '../metadata/store-identity.ts';
+import { resumeCollecting, stopCollecting, stopFor, whyNotCollected } from '../metadata/store-identity.ts';
 import { everything, type Found, type SizedContent } from '../metadata/survey.ts';
 import { settleLinks, settleUses } from './clock.ts';
+import { CollectingStopped, requireCollecting } from './collecting-stopped.ts';
 import { removeContents } from './removal.ts';
 import { abandonIngest } from './unfinished.ts';
 import { inSteps, PAUSE_MS } from './steps.ts';
@@ -32,11 +27,6 @@ export interface CollectionRun extends RunOptions {
   readonly gracePeriodMs?: number;
   /** Collect even if the index may be incomplete: what it does not know is then garbage. */
   readonly force?: boolean;
-}
-
-/** Nothing was collected, because the index may be incomplete. The message says why, and what to do. */
-export class CollectingStopped extends Error {
-  override readonly name = 'CollectingStopped';
 }
 
 /**
@@ -114,10 +104,9 @@ export class Collection {
 
   async #requireTrust({ force, dryRun }: CollectionRun): Promise<void> {
     const { metadata } = this.#options;
-    const stop = await whyNotCollected(metadata);
-    if (stop === undefined) return;
-    if (force !== true) throw new CollectingStopped(stopText(stop));
-    if (dryRun !== true) await resumeCollecting(metadata);
+    if (force !== true) return requireCollecting(this.#options);
+    const isStopped = (await whyNotCollected(metadata)) !== undefined;
+    if (isStopped && dryRun !== true) await resumeCollecting(metadata);
   }
 
   /** Credentials that are renewed regularly leave expired Grants, one for each repository. */
@@ -267,7 +256,7 @@ export class Collection {
   async #distrust({ strays, seen }: StrayRatio, { dryRun }: CollectionRun): Promise<never> {
     const reason = `${strays} of the first ${seen} files have no row in the index`;
     if (dryRun !== true) await stopCollecting(this.#options.metadata, reason);
-    throw new CollectingStopped(stopText(stopFor(reason)));
+    throw new CollectingStopped(stopFor(reason));
   }
 }
 

@@ -17,7 +17,7 @@ import { type Digest, digestOf } from '../oci/digest.ts';
 import { parseManifest } from '../oci/manifest.ts';
 import { OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST } from '../oci/media-types.ts';
 import type { Repository } from '../oci/repository.ts';
-import { CollectingStopped } from './collection.ts';
+import { CollectingStopped } from './collecting-stopped.ts';
 import { ImageRemoval, RemovalRefused } from './image-removal.ts';
 import type { ThreadWork } from './survey-messages.ts';
 import { threadWork } from './survey-work.ts';

@@ -1,10 +1,9 @@
-import { CollectingStopped } from './collection.ts';
 import type { Presence } from '../lib/lease.ts';
-import { stopText, whyNotCollected } from '../metadata/store-identity.ts';
 import type { SizedContent, SurveyedManifest } from '../metadata/survey.ts';
 import type { Digest } from '../oci/digest.ts';
 import { signatureTags } from '../oci/reference.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
+import { requireCollecting } from './collecting-stopped.ts';
 import { removeContents } from './removal.ts';
 import { inSteps } from './steps.ts';
 import type { Stores } from './stores.ts';
@@ -49,9 +48,8 @@ export class Purge {
   }
 
   /** Throws CollectingStopped if the index may be incomplete. */
-  async permit(): Promise<void> {
-    const stop = await whyNotCollected(this.#stores.metadata);
-    if (stop !== undefined) throw new CollectingStopped(stopText(stop));
+  permit(): Promise<void> {
+    return requireCollecting(this.#stores);
   }
 
   /**

@@ -21,7 +21,7 @@ import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import { parseManifest } from '../oci/manifest.ts';
 import { OCI_ARTIFACT_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST } from '../oci/media-types.ts';
 import type { Repository } from '../oci/repository.ts';
-import { CollectingStopped } from './collection.ts';
+import { CollectingStopped } from './collecting-stopped.ts';
 import { rebuildIndex } from './rebuild.ts';
 import { heldImage } from './images.ts';
 import type { SurveyThread } from './survey-thread.ts';
