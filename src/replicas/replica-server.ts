@@ -7,6 +7,7 @@
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer, type Server } from 'node:https';
+import type { Socket } from 'node:net';
 import { listen } from '../http/listen.ts';
 import type { UploadCalls } from '../hosted/upload-calls.ts';
 import type { Presence } from '../lib/lease.ts';
@@ -43,10 +44,15 @@ export interface ReplicaServerOptions {
 export class ReplicaServer {
   readonly port: number;
   readonly #server: Server;
+  readonly #connections = new Set<Socket>();
 
   private constructor(server: Server, port: number) {
     this.#server = server;
     this.port = port;
+    server.on('connection', (connection: Socket) => {
+      this.#connections.add(connection);
+      connection.once('close', () => this.#connections.delete(connection));
+    });
   }
 
   /** Rejects if the address cannot be bound. */
@@ -79,7 +85,8 @@ export class ReplicaServer {
   /** Breaks off what is being sent: others then take over. */
   async close(): Promise<void> {
     const closed = new Promise<void>(resolve => this.#server.close(() => resolve()));
-    this.#server.closeAllConnections();
+    // Those whose handshake is not finished, too, which Node would wait for.
+    for (const connection of this.#connections) connection.destroy();
     await closed;
   }
 }
