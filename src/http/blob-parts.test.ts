@@ -1,7 +1,9 @@
 import { once } from 'node:events';
 import { randomBytes } from 'node:crypto';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { wantOf } from './blob-parts.ts';
+import { bodyFor, wantOf } from './blob-parts.ts';
 import {
   connect,
   MemoryReader,
@@ -136,6 +138,21 @@ describe('several ranges in one request', () => {
     } finally {
       source.stored = true;
     }
+  });
+
+  it('take little memory while a slow client reads them, however many they are', () => {
+    setFlagsFromString('--expose-gc');
+    const collectGarbage: () => void = runInNewContext('gc');
+    const used = (): number => {
+      collectGarbage();
+      const { heapUsed, external } = process.memoryUsage();
+      return heapUsed + external;
+    };
+    const header = `bytes=${Array.from({ length: 1024 }, (_, at) => `${at * 200}-${at * 200 + 9}`).join(',')}`;
+    const before = used();
+    const bodies = Array.from({ length: 100 }, () => bodyFor(header, SIZE, 'application/octet-stream'));
+    expect((used() - before) / bodies.length).toBeLessThan(100_000);
+    expect(bodies.every(({ parts }) => parts.length === 1024)).toBe(true);
   });
 
   it('that overlap to more than the blob are 416', async () => {

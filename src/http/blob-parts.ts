@@ -1,16 +1,22 @@
 import { randomBytes } from 'node:crypto';
 import type { OutgoingHttpHeaders } from 'node:http';
-import { type ByteRange, parseByteRanges } from '../lib/byte-range.ts';
+import { parseByteRanges } from '../lib/byte-range.ts';
 import type { Extent } from '../lib/extents.ts';
 import { OciError } from '../oci/errors.ts';
 import type { BlobWant } from '../oci/pull-source.ts';
 
-/** Some bytes of a blob, and what is sent before them. */
+/** Some bytes of a blob. */
 export interface BlobPart {
   readonly start: number;
   readonly length: number;
-  /** The header of a part in a multipart body. */
-  readonly head?: Uint8Array;
+}
+
+/** What is sent around the parts of a multipart body. Made when it is sent: a slow client has a thousand headers to come. */
+export interface Framing {
+  /** Before the part, of which `at` is the index. */
+  readonly head: (part: BlobPart, at: number) => Uint8Array;
+  /** After the last one. */
+  readonly tail: () => Uint8Array;
 }
 
 /** The body of a response to a request for a blob. */
@@ -19,20 +25,20 @@ export interface BlobBody {
   /** Content-Range, or the Content-Type of a multipart body; with Content-Length. */
   readonly headers: OutgoingHttpHeaders;
   readonly parts: readonly BlobPart[];
-  /** The end of a multipart body. */
-  readonly tail?: Uint8Array;
+  /** If it is multipart. */
+  readonly framing?: Framing;
+  /** How many bytes it has. */
+  readonly length: number;
 }
 
 /**
  * What lazy clients ask for at once: containers/storage sends at most 1,024 ranges, and halves its list when it is
- * refused with 400. Each part costs a page and a header.
+ * refused with 400.
  */
 const MAX_RANGES = 1_024;
 
 /** 96 bits: it does not occur in a blob by chance. */
 const BOUNDARY_BYTES = 12;
-
-const NOTHING = new Uint8Array();
 
 /**
  * What a `Range` header (RFC 9110 §14.2) requests of a blob: the whole, a range, or several as `multipart/byteranges`,
@@ -41,21 +47,28 @@ const NOTHING = new Uint8Array();
  * who asks for ranges does not want the whole.
  */
 export function bodyFor(rangeHeader: string | undefined, size: number, contentType: string): BlobBody {
+  const parts = partsFor(rangeHeader, size);
+  if (parts === undefined) {
+    const whole = { start: 0, length: size };
+    return { status: 200, headers: { 'Content-Length': size }, parts: [whole], length: size };
+  }
+  const [first, ...others] = parts;
+  if (first === undefined || others.length > 0) return multipart(parts, size, contentType);
+  const headers = { 'Content-Range': contentRange(first, size), 'Content-Length': first.length };
+  return { status: 206, headers, parts, length: first.length };
+}
+
+/** As `bodyFor`; `undefined` for the whole. */
+function partsFor(rangeHeader: string | undefined, size: number): readonly BlobPart[] | undefined {
   const ranges = parseByteRanges(rangeHeader, size);
-  if (ranges === undefined) {
-    return { status: 200, headers: { 'Content-Length': size }, parts: [{ start: 0, length: size }] };
-  }
+  if (ranges === undefined) return undefined;
   if (ranges === 'unsatisfiable') throw unsatisfiable(size);
-  const [first, ...others] = ranges;
-  if (first !== undefined && others.length === 0) {
-    const headers = { 'Content-Range': contentRange(first, size), 'Content-Length': lengthOf(first) };
-    return { status: 206, headers, parts: [{ start: first.start, length: lengthOf(first) }] };
-  }
   if (ranges.length > MAX_RANGES) {
     throw new OciError('QUERY_INVALID', { message: `at most ${MAX_RANGES} ranges may be requested at once` });
   }
-  if (ranges.reduce((sum, range) => sum + lengthOf(range), 0) > size) throw unsatisfiable(size);
-  return multipart(ranges, size, contentType);
+  const parts = ranges.map(({ start, end }) => ({ start, length: end - start + 1 }));
+  if (parts.reduce((sum, { length }) => sum + length, 0) > size) throw unsatisfiable(size);
+  return parts;
 }
 
 /**
@@ -95,41 +108,37 @@ function firstNamed(rangeHeader: string): Extent | undefined {
 }
 
 function wantedBy(rangeHeader: string, size: number): readonly Extent[] | undefined {
-  const { status, parts } = bodyFor(rangeHeader, size, '');
-  const wanted = parts.map(({ start, length }) => ({ start, end: start + length }));
-  return status === 200 || WITHOUT_END.test(rangeHeader) ? undefined : wanted;
+  const parts = partsFor(rangeHeader, size);
+  if (parts === undefined || WITHOUT_END.test(rangeHeader)) return undefined;
+  return parts.map(({ start, length }) => ({ start, end: start + length }));
 }
 
 /** The multipart body of a blob that is in memory. */
-export function multipartBytes({ parts, tail = NOTHING }: BlobBody, blob: Uint8Array): Uint8Array {
-  const pieces = parts.flatMap(({ head = NOTHING, start, length }) => [
-    head,
-    blob.subarray(start, start + length),
-  ]);
-  return Buffer.concat([...pieces, tail]);
+export function multipartBytes(
+  parts: readonly BlobPart[],
+  { head, tail }: Framing,
+  blob: Uint8Array,
+): Uint8Array {
+  const pieces = parts.flatMap((part, at) => {
+    const { start, length } = part;
+    return [head(part, at), blob.subarray(start, start + length)];
+  });
+  return Buffer.concat([...pieces, tail()]);
 }
 
-/** How many bytes the body has. */
-export function bodyLength({ parts, tail = NOTHING }: Pick<BlobBody, 'parts' | 'tail'>): number {
-  return parts.reduce((sum, { head = NOTHING, length }) => sum + head.byteLength + length, tail.byteLength);
-}
-
-function multipart(ranges: readonly ByteRange[], size: number, contentType: string): BlobBody {
+function multipart(parts: readonly BlobPart[], size: number, contentType: string): BlobBody {
   const boundary = randomBytes(BOUNDARY_BYTES).toString('hex');
-  const parts = ranges.map((range, at) => ({
-    start: range.start,
-    length: lengthOf(range),
-    head: Buffer.from(
-      `${at === 0 ? '' : '\r\n'}--${boundary}\r\n` +
-        `Content-Type: ${contentType}\r\nContent-Range: ${contentRange(range, size)}\r\n\r\n`,
-    ),
-  }));
-  const tail = Buffer.from(`\r\n--${boundary}--\r\n`);
-  const headers = {
-    'Content-Type': `multipart/byteranges; boundary=${boundary}`,
-    'Content-Length': bodyLength({ parts, tail }),
+  const head = (part: BlobPart, at: number): string =>
+    `${at === 0 ? '' : '\r\n'}--${boundary}\r\n` +
+    `Content-Type: ${contentType}\r\nContent-Range: ${contentRange(part, size)}\r\n\r\n`;
+  const tail = `\r\n--${boundary}--\r\n`;
+  const length = parts.reduce((sum, part, at) => sum + head(part, at).length + part.length, tail.length);
+  const headers = { 'Content-Type': `multipart/byteranges; boundary=${boundary}`, 'Content-Length': length };
+  const framing = {
+    head: (part: BlobPart, at: number) => Buffer.from(head(part, at)),
+    tail: () => Buffer.from(tail),
   };
-  return { status: 206, headers, parts, tail };
+  return { status: 206, headers, parts, framing, length };
 }
 
 function unsatisfiable(size: number): OciError {
@@ -139,10 +148,6 @@ function unsatisfiable(size: number): OciError {
   });
 }
 
-function contentRange({ start, end }: ByteRange, size: number): string {
-  return `bytes ${start}-${end}/${size}`;
-}
-
-function lengthOf({ start, end }: ByteRange): number {
-  return end - start + 1;
+function contentRange({ start, length }: BlobPart, size: number): string {
+  return `bytes ${start}-${start + length - 1}/${size}`;
 }

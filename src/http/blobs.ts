@@ -3,7 +3,7 @@ import type { BlobReader } from '../lib/blob-reader.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { PullSource, Served, ServedBlob } from '../oci/pull-source.ts';
 import { answer } from './answer.ts';
-import { type BlobBody, bodyFor, bodyLength, multipartBytes, requireInOrder, wantOf } from './blob-parts.ts';
+import { type BlobBody, bodyFor, multipartBytes, requireInOrder, wantOf } from './blob-parts.ts';
 import type { BodyWriter } from './body-writer.ts';
 import { cacheStatus } from './cache-status.ts';
 import { entityTag, isNotModified, rangeHeader } from './conditional.ts';
@@ -40,24 +40,24 @@ export async function readBlob(
     if (!blob.stored) requireInOrder(asked);
     return asked;
   });
-  const { status, parts, tail } = body;
+  const { status, parts, framing, length } = body;
   exchange.contentRange = contentRangeOf(body);
   const headers = { ...blobHeaders(blob.digest, blob), ...body.headers };
   // Clients that ask for several ranges rely on an answer in parts, which object stores do not give.
-  if (reader.url !== undefined && tail === undefined) return redirect(exchange, reader, reader.url);
+  if (reader.url !== undefined && framing === undefined) return redirect(exchange, reader, reader.url);
   const { bytes } = reader;
-  if (bytes === undefined) return writer.write(exchange, { status, headers, reader, parts, tail });
+  if (bytes === undefined) return writer.write(exchange, { status, headers, reader, parts, framing });
   await reader.close();
-  if (tail !== undefined) {
-    const compose = () => multipartBytes(body, bytes);
-    return bodies.sendComposed(exchange, { status, headers, length: bodyLength(body), compose });
+  if (framing !== undefined) {
+    const compose = () => multipartBytes(parts, framing, bytes);
+    return bodies.sendComposed(exchange, { status, headers, length, compose });
   }
   return bodies.send(exchange, { status, headers, bytes, part: parts[0], digest });
 }
 
 /** As in `Exchange`; `undefined` for the whole blob. */
-function contentRangeOf({ headers, tail }: BlobBody): string | undefined {
-  return tail === undefined ? headers['Content-Range']?.toString() : 'multipart/byteranges';
+function contentRangeOf({ headers, framing }: BlobBody): string | undefined {
+  return framing === undefined ? headers['Content-Range']?.toString() : 'multipart/byteranges';
 }
 
 /** Sends the client to where it may read the bytes itself, with the same headers. */

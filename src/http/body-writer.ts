@@ -2,7 +2,7 @@ import type { OutgoingHttpHeaders } from 'node:http';
 import type { BlobReader, LentBytes } from '../lib/blob-reader.ts';
 import type { Meter } from '../lib/meter.ts';
 import { withCommonHeaders } from './answer.ts';
-import type { BlobPart } from './blob-parts.ts';
+import type { BlobPart, Framing } from './blob-parts.ts';
 import type { BodyMemory } from './body-memory.ts';
 import type { Exchange } from './exchange.ts';
 import type { SharedBuffer } from './shared-buffer.ts';
@@ -15,8 +15,8 @@ export interface StreamedAnswer {
   /** Always closed at the end, and at once when the client disconnects, even during a read. */
   readonly reader: BlobReader;
   readonly parts: readonly BlobPart[];
-  /** Sent after the last part. */
-  readonly tail?: Uint8Array | undefined;
+  /** If it is multipart. */
+  readonly framing?: Framing | undefined;
 }
 
 /** One is filled while the kernel takes the other. */
@@ -115,10 +115,14 @@ class Transfer {
     const onClose = (): void => this.#clientGone();
     res.once('close', onClose);
     try {
-      for (const part of this.#answer.parts) await this.#sendPart(part, onFirstByte);
+      const { parts, framing } = this.#answer;
+      for (const [at, part] of parts.entries()) {
+        this.#unsent = framing?.head(part, at);
+        await this.#sendPart(part, onFirstByte);
+      }
       if (this.#isClientGone) return;
       this.#sendHeadBeforeBody();
-      this.#sendText(this.#answer.tail);
+      this.#sendText(framing?.tail());
       res.end();
       while (this.#inFlight.size > 0 && !this.#isClientGone) await this.#change();
     } finally {
@@ -126,10 +130,9 @@ class Transfer {
     }
   }
 
-  async #sendPart({ start, length, head }: BlobPart, onFirstByte: () => void): Promise<void> {
+  async #sendPart({ start, length }: BlobPart, onFirstByte: () => void): Promise<void> {
     this.#position = start;
     this.#end = start + length;
-    this.#unsent = head;
     while (this.#position < this.#end && !this.#isClientGone) await this.#sendNext(onFirstByte);
   }
 
