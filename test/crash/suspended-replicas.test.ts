@@ -101,7 +101,7 @@ describe.skipIf(!HAS_POSTGRES)('a replica that was suspended', { timeout: 600_00
         hosted: { prefixes: ['tools'], anonymous: 'push', delete: true },
         upstreams: {
           [UPSTREAM]: { url: upstream.url, freshFor: '0s' },
-          [PRIVATE]: { url: closed.url },
+          [PRIVATE]: { url: closed.url, freshFor: '0s' },
         },
         unknownCredentials: 'verify',
         upkeep: { gcInterval: false, scrubInterval: false },
@@ -293,29 +293,63 @@ describe.skipIf(!HAS_POSTGRES)('a replica that was suspended', { timeout: 600_00
         expect(`sha256:${(await get(urlOf(node, `blobs/${blob.digest}`))).sha256}`).toBe(blob.digest);
     });
 
-    it('of a manifest does not move the tag back to what upstream had before', async () => {
-      const name = `library/app-${made}`;
-      const images = [1, 2, 3].map(() => imageOf([newBlob()]));
-      upstream.add(name, images[0]!, 'v1');
-      const url = ({ server }: Node) => `${server.url}/v2/${name}/manifests/v1?ns=${UPSTREAM}`;
-      for (const node of nodes) expect((await get(url(node))).status).toBe(200);
-      upstream.add(name, images[1]!, 'v1');
-      const message = hold('a tag');
-      const pulling = get(url(suspended));
-      await suspendReplicaAt(message, async () => {
-        upstream.add(name, images[2]!, 'v1');
-        await until('the other to see it', HANG_MS, async () => {
-          return (await get(url(other))).headers['docker-content-digest'] === images[2]!.manifest.digest;
+    it.each(['fetches', 'has already'])(
+      'of a manifest that it %s does not move the tag back to what upstream had before',
+      async which => {
+        const name = `library/app-${made}`;
+        const [first, second, third] = [1, 2, 3].map(() => imageOf([newBlob()])) as [Image, Image, Image];
+        // Replicas share the questions of one user, and none of two.
+        for (const user of Object.values(users)) user.repositories.push(name);
+        const pull = ({ server }: Node, user: keyof typeof users, reference = 'v1') =>
+          getAs(
+            [user, users[user].password],
+            `${server.url}/v2/${name}/manifests/${reference}?ns=${PRIVATE}`,
+          );
+        if (which === 'has already') {
+          closed.add(name, second, 'v2');
+          await pull(other, 'bob', 'v2');
+        }
+        closed.add(name, first, 'v1');
+        expect((await pull(other, 'bob')).status).toBe(200);
+        // Then it has a token of upstream, and asks only once.
+        expect((await pull(suspended, 'alice')).status).toBe(200);
+        closed.add(name, second, 'v1');
+        const { digest, size } = second.manifest;
+        const latch = new Latch();
+        const question =
+          which === 'fetches'
+            ? ({ method: 'GET', reference: digest } as const)
+            : ({ method: 'HEAD', reference: 'v1' } as const);
+        const behave = closed.misbehave({
+          kind: 'manifest',
+          repository: name,
+          ...question,
+          times: 1,
+          after: latch.opened,
+          headers: { 'docker-content-digest': digest, 'content-length': String(size) },
         });
-      });
-      // Or 503, if it could not tell in time what upstream has.
-      expect([200, 503]).toContain((await pulling).status);
-      const rows = await sql<{ digest: string }>(
-        settings,
-        `SELECT t.digest FROM @tags t JOIN @repositories r ON r.id = t.repository_id WHERE r.name = '${name}'`,
-      );
-      expect(rows).toEqual([{ digest: images[2]!.manifest.digest }]);
-    });
+        const askedBefore = closed.count('manifest', question);
+        const pulling = pull(suspended, 'alice');
+        const met = until('upstream to be asked', HANG_MS, async () => {
+          return closed.count('manifest', question) > askedBefore;
+        });
+        await suspendReplicaAt({ met, release: () => latch.open() }, async () => {
+          closed.add(name, third, 'v1');
+          const got = await pull(other, 'bob');
+          expect(got.headers['docker-content-digest']).toBe(third.manifest.digest);
+        });
+        behave();
+        // Or 503, if it could not tell in time what upstream has.
+        expect([200, 503]).toContain((await pulling).status);
+        await until('it to have a row again', HANG_MS, () => isReady(suspended.server));
+        const rows = await sql<{ digest: string }>(
+          settings,
+          `SELECT t.digest FROM @tags t JOIN @repositories r ON r.id = t.repository_id
+          WHERE r.name = '${name}' AND t.tag = 'v1'`,
+        );
+        expect(rows).toEqual([{ digest: third.manifest.digest }]);
+      },
+    );
   });
 
   it('in the middle of a proof gives no right back that upstream has ended since', async () => {

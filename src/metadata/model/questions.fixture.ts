@@ -69,8 +69,8 @@ async function aboutContentOf({ stores: [store], survey }: Side, repository: Rep
       sboms: await store.listReferrers(repository, digest, 'sbom', PAGE, ['']),
       referrersList: await store.readReferrersList(repository, digest),
       usage: await store.readUsage('team', repository, { digest, tags: TAGS }),
-      image: await survey.image(repository, digest),
-      'image v1': await survey.image(repository, digest, 'v1'),
+      image: firstThenOthers(await survey.image(repository, digest)),
+      'image v1': firstThenOthers(await survey.image(repository, digest, 'v1')),
     };
   }
   return answers;
@@ -148,6 +148,11 @@ async function pages<T>(question: (after?: string) => Promise<Found<T>>): Promis
 }
 
 /** For answers whose order the contract leaves open. */
+/** The first of them is told apart, and no order of the others. */
+function firstThenOthers<T>([first, ...others]: readonly T[]) {
+  return { first, others: inAnyOrder(others) };
+}
+
 function inAnyOrder<T>(values: readonly T[]): readonly T[] {
   return values.toSorted((a, b) => (JSON.stringify(a) < JSON.stringify(b) ? -1 : 1));
 }
