@@ -9,7 +9,7 @@ import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { BlobPullRead, PullRead, TagRow } from '../oci/pull-read.ts';
 import type { Page } from '../oci/pull-source.ts';
 import type { Repository } from '../oci/repository.ts';
-import { EndCounts, type SinceAsked, slotOf, slotsOf } from './ended-rights.ts';
+import { type SinceAsked, slotOf, slotsOf } from './ended-rights.ts';
 import type {
   AddedImages,
   AddRecordedOptions,
@@ -111,19 +111,14 @@ export async function openPostgresMetadataStore(
     await migrate(database);
     const writer = new Writer(database);
     const notifications = new Notifications(database, writer, log);
-    await notifications.begin();
-    const endCounts = new EndCounts();
-    const countEnds = async () => endCounts.note(await endedRights.countEnds(database));
-    await countEnds();
+    await notifications.watch.begin();
     const beat = () => {
-      Promise.all([notifications.look(), countEnds()]).catch((error: unknown) =>
-        log.warn({ err: error }, 'what other processes have announced could not be read'),
-      );
+      notifications.watch.beat();
       onBeat();
     };
     const parts = { database, writer, folder, log, clock, isThread, onBeat: beat };
     const heartbeat = await Heartbeat.join(parts);
-    return new PostgresMetadataStore({ database, writer, notifications, heartbeat, endCounts, log });
+    return new PostgresMetadataStore({ database, writer, notifications, heartbeat, log });
   } catch (error) {
     await database.close();
     throw error;
@@ -135,7 +130,6 @@ interface Parts {
   readonly writer: Writer;
   readonly notifications: Notifications;
   readonly heartbeat: Heartbeat;
-  readonly endCounts: EndCounts;
   readonly log: Log;
 }
 
@@ -149,7 +143,6 @@ class PostgresMetadataStore implements MetadataStore {
   readonly #writer: Writer;
   readonly #notifications: Notifications;
   readonly #heartbeat: Heartbeat;
-  readonly #endCounts: EndCounts;
   readonly #log: Log;
   readonly #lastUsed: LastUsed;
   readonly #check = new ManifestCheck();
@@ -162,12 +155,11 @@ class PostgresMetadataStore implements MetadataStore {
   #sweeping: Promise<void> | undefined;
   #closing: Promise<void> | undefined;
 
-  constructor({ database, writer, notifications, heartbeat, endCounts, log }: Parts) {
+  constructor({ database, writer, notifications, heartbeat, log }: Parts) {
     this.#database = database;
     this.#writer = writer;
     this.#notifications = notifications;
     this.#heartbeat = heartbeat;
-    this.#endCounts = endCounts;
     this.#log = log;
     this.#version = new IndexVersion({
       ask: () => readVersion(database),
@@ -498,7 +490,7 @@ class PostgresMetadataStore implements MetadataStore {
   async endGrant(repository: Repository, credentialId: string) {
     // Clients are refused any name: none of these is worth a commit unless somebody relies on it.
     const isRelied =
-      (await leases.otherProcesses(this.#database, this.#heartbeat.processId)).length > 0 ||
+      (await leases.hasOthers(this.#database, this.#heartbeat.processId)) ||
       (await grants.readGrants(this.#database, repository, [credentialId])).length > 0;
     if (!isRelied) return;
     await this.#write({}, async session => {
@@ -756,11 +748,11 @@ class PostgresMetadataStore implements MetadataStore {
   }
 
   onNotification(topic: Topic, listener: () => void) {
-    return this.#notifications.on(topic, listener);
+    return this.#notifications.watch.on(topic, listener);
   }
 
   pollNotifications() {
-    return this.#notifications.look();
+    return this.#notifications.watch.look();
   }
 
   readSetting(name: string) {
@@ -938,7 +930,7 @@ class PostgresMetadataStore implements MetadataStore {
   /** Whether others have ended the right. A write calls it with the lock of the ends. */
   #endCheck(repository: Repository, since: SinceAsked | undefined): (on: Rows) => Promise<boolean> {
     if (since === undefined) return async () => false;
-    const ends = this.#endCounts.before(since.agoMs);
+    const ends = this.#notifications.watch.endCounts.before(since.agoMs);
     const slots = slotsOf(repository, since.credentialIds);
     return on => endedRights.hasEndAfter(on, ends, slots, this.#heartbeat.processId);
   }

@@ -33,7 +33,7 @@ import type {
   Upload,
   WithGrants,
 } from './metadata-store.ts';
-import { EndCounts, type SinceAsked, slotOf, slotsOf } from './ended-rights.ts';
+import { type SinceAsked, slotOf, slotsOf } from './ended-rights.ts';
 import type {
   AddRecordedOptions,
   HostedImage,
@@ -111,16 +111,11 @@ export async function openSqliteMetadataStore(
     let isClosing = false;
     // The last writes of a process that ends go to the file that it has open, whichever that is.
     const writer = new Writer(connection, () => (isClosing ? undefined : file.look()));
-    const notifications = new Notifications(connection, writer, log);
-    await notifications.begin();
     const endedRights = new EndedRightRows(connection);
-    const endCounts = new EndCounts();
-    const countEnds = async () => endCounts.note(await connection.read(() => endedRights.count()));
-    await countEnds();
+    const notifications = new Notifications({ connection, writer, endedRights }, log);
+    await notifications.watch.begin();
     const beat = () => {
-      Promise.all([notifications.look(), countEnds()]).catch((error: unknown) =>
-        log.warn({ err: error }, 'what other processes have announced could not be read'),
-      );
+      notifications.watch.beat();
       void reserve?.restore();
       onBeat();
     };
@@ -147,7 +142,6 @@ export async function openSqliteMetadataStore(
       notifications,
       heartbeat,
       endedRights,
-      endCounts,
       reserve,
       log,
     });
@@ -215,7 +209,6 @@ interface Parts {
   readonly notifications: Notifications;
   readonly heartbeat: Heartbeat;
   readonly endedRights: EndedRightRows;
-  readonly endCounts: EndCounts;
   readonly reserve: Reserve | undefined;
   readonly log: Log;
 }
@@ -250,7 +243,6 @@ class SqliteMetadataStore implements MetadataStore {
   readonly #documents: Documents;
   readonly #grants: GrantRows;
   readonly #endedRights: EndedRightRows;
-  readonly #endCounts: EndCounts;
   readonly #pins: Pins;
   readonly #preloads: Preloads;
   readonly #removals: Removals;
@@ -275,7 +267,6 @@ class SqliteMetadataStore implements MetadataStore {
     this.#notifications = notifications;
     this.#heartbeat = heartbeat;
     this.#endedRights = parts.endedRights;
-    this.#endCounts = parts.endCounts;
     this.#reserve = reserve;
     this.#log = log;
     this.#version = new IndexVersion(connection, writer);
@@ -866,11 +857,11 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   onNotification(topic: Topic, listener: () => void) {
-    return this.#notifications.on(topic, listener);
+    return this.#notifications.watch.on(topic, listener);
   }
 
   pollNotifications() {
-    return this.#notifications.look();
+    return this.#notifications.watch.look();
   }
 
   readSetting(name: string) {
@@ -1022,7 +1013,7 @@ class SqliteMetadataStore implements MetadataStore {
   /** To be called within a read or write: whether others have ended the right. */
   #endCheck(repository: Repository, since: SinceAsked | undefined): () => boolean {
     if (since === undefined) return () => false;
-    const ends = this.#endCounts.before(since.agoMs);
+    const ends = this.#notifications.watch.endCounts.before(since.agoMs);
     const slots = slotsOf(repository, since.credentialIds);
     return () => this.#endedRights.hasAfter(ends, slots, this.#heartbeat.processId);
   }

@@ -2,12 +2,6 @@ import type { Rows } from './session.ts';
 
 // Ends of rights, by slot.
 
-/** How many ends there have been. */
-export async function countEnds(on: Rows): Promise<number> {
-  const row = await on.row<{ ends: number }>('SELECT coalesce(max(ends), 0) AS ends FROM @ended_rights');
-  return row?.ends ?? 0;
-}
-
 /**
  * Call first in a write, alone to note an end, and otherwise to rely on what is noted. Ends are then committed in the order
  * in which they are counted.

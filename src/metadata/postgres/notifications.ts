@@ -1,6 +1,6 @@
-import { NotificationListeners } from '../notification-listeners.ts';
-import type { Topic } from '../metadata-store.ts';
 import type { Log } from '../../lib/log.ts';
+import type { Topic } from '../metadata-store.ts';
+import { OthersWatch, type Told } from '../others-watch.ts';
 import type { Database } from './database.ts';
 import type { Writer } from './writer.ts';
 
@@ -9,19 +9,12 @@ import type { Writer } from './writer.ts';
  * poll. Not by LISTEN, which would need a connection past any pooler, and polling all the same.
  */
 export class Notifications {
-  readonly #database: Database;
+  readonly watch: OthersWatch;
   readonly #writer: Writer;
-  readonly #listeners: NotificationListeners;
 
   constructor(database: Database, writer: Writer, log: Log) {
-    this.#database = database;
     this.#writer = writer;
-    this.#listeners = new NotificationListeners(log);
-  }
-
-  /** Ignores everything that was announced until now. */
-  async begin(): Promise<void> {
-    this.#listeners.begin(await this.#versions());
+    this.watch = new OthersWatch(() => readTold(database), log);
   }
 
   async notify(topic: Topic): Promise<void> {
@@ -34,21 +27,18 @@ export class Notifications {
         ),
       { bearsOnPulls: false },
     );
-    this.#listeners.sent(topic, row?.version ?? 0);
+    this.watch.sent(topic, row?.version ?? 0);
   }
+}
 
-  on(topic: Topic, listener: () => void): () => void {
-    return this.#listeners.on(topic, listener);
-  }
-
-  /** Calls the listeners for what others have announced since the last call. */
-  async look(): Promise<void> {
-    this.#listeners.look(await this.#versions());
-  }
-
-  #versions() {
-    return this.#database.rows<{ topic: Topic; version: number }>(
-      'SELECT topic, version FROM @announcements',
-    );
-  }
+/** In one statement, since every process asks once a second. */
+async function readTold(database: Database): Promise<Told> {
+  const rows = await database.rows<{ ends: number; topic: Topic | null; version: number | null }>(
+    `SELECT e.ends, a.topic, a.version
+    FROM (SELECT coalesce(max(ends), 0) AS ends FROM @ended_rights) e LEFT JOIN @announcements a ON true`,
+  );
+  const versions = rows.flatMap(({ topic, version }) =>
+    topic === null || version === null ? [] : [{ topic, version }],
+  );
+  return { versions, ends: rows[0]?.ends ?? 0 };
 }

@@ -191,7 +191,7 @@ export class Heartbeat {
 
   /** Call within a read or write: whether there are other processes. */
   hasOthers(): boolean {
-    return this.#leases.processes().some(({ id }) => id !== this.#id);
+    return this.#leases.hasOthers(this.#id);
   }
 
   /** Call within a write: throws PresenceEnded unless `presence` lasts. */

@@ -32,6 +32,7 @@ export class LeaseRows {
   readonly #beginEpochs: Statement<[]>;
   readonly #beat: Statement<[string]>;
   readonly #selectProcesses: Statement<[], ProcessRow>;
+  readonly #selectOther: Statement<[string]>;
   readonly #deleteProcess: Statement<[string, number]>;
   readonly #select: Statement<[string], { epoch: number; process_id: string | null; holder: string | null }>;
   readonly #selectOwn: Statement<[number, string]>;
@@ -54,6 +55,7 @@ export class LeaseRows {
     );
     this.#beat = connection.prepare('UPDATE processes SET heartbeat = heartbeat + 1 WHERE id = ?');
     this.#selectProcesses = connection.prepare('SELECT id, heartbeat FROM processes');
+    this.#selectOther = connection.prepare('SELECT 1 FROM processes WHERE id <> ? LIMIT 1');
     this.#deleteProcess = connection.prepare('DELETE FROM processes WHERE id = ? AND heartbeat = ?');
     this.#select = connection.prepare(`
       SELECT l.epoch, l.process_id, p.address AS holder
@@ -89,6 +91,10 @@ export class LeaseRows {
 
   processes(): readonly ProcessRow[] {
     return this.#selectProcesses.all();
+  }
+
+  hasOthers(processId: string): boolean {
+    return this.#selectOther.get(processId) !== undefined;
   }
 
   /**

@@ -1,4 +1,5 @@
 import type { Log } from '../lib/log.ts';
+import { EndCounts } from './ended-rights.ts';
 import type { Topic } from './metadata-store.ts';
 
 /** A topic, and how often something was announced under it. */
@@ -7,19 +8,49 @@ export interface TopicVersion {
   readonly version: number;
 }
 
-/** Who listens for what other processes announce, and what is known of it already. */
-export class NotificationListeners {
+/** What processes tell each other through the index, at one moment. */
+export interface Told {
+  readonly versions: readonly TopicVersion[];
+  /** How many ends of rights there have been. */
+  readonly ends: number;
+}
+
+/** What other processes tell through the index: read once a second, for who listens and for who compares. */
+export class OthersWatch {
+  readonly endCounts = new EndCounts();
+  readonly #read: () => Promise<Told>;
   readonly #log: Log;
   readonly #seen = new Map<Topic, number>();
   readonly #listeners = new Set<{ readonly topic: Topic; readonly listener: () => void }>();
 
-  constructor(log: Log) {
+  constructor(read: () => Promise<Told>, log: Log) {
+    this.#read = read;
     this.#log = log;
   }
 
   /** Ignores everything that was announced until now. */
-  begin(versions: readonly TopicVersion[]): void {
+  async begin(): Promise<void> {
+    const { versions, ends } = await this.#read();
+    this.endCounts.note(ends);
     versions.forEach(({ topic, version }) => this.#seen.set(topic, version));
+  }
+
+  /** Call once a second. */
+  beat(): void {
+    this.look().catch((error: unknown) =>
+      this.#log.warn({ err: error }, 'what other processes have announced could not be read'),
+    );
+  }
+
+  /** Calls the listeners for what others have announced since the last call. */
+  async look(): Promise<void> {
+    const { versions, ends } = await this.#read();
+    this.endCounts.note(ends);
+    for (const { topic, version } of versions) {
+      if (version === (this.#seen.get(topic) ?? 0)) continue;
+      this.#seen.set(topic, version);
+      this.#tell(topic);
+    }
   }
 
   /** Call when this process has announced something, which led to `version`. */
@@ -32,15 +63,6 @@ export class NotificationListeners {
     const entry = { topic, listener };
     this.#listeners.add(entry);
     return () => void this.#listeners.delete(entry);
-  }
-
-  /** Calls the listeners for what others have announced since the last call. */
-  look(versions: readonly TopicVersion[]): void {
-    for (const { topic, version } of versions) {
-      if (version === (this.#seen.get(topic) ?? 0)) continue;
-      this.#seen.set(topic, version);
-      this.#tell(topic);
-    }
   }
 
   #tell(topic: Topic): void {
