@@ -74,8 +74,8 @@ export class LeaseLost extends Error {
 
 /**
  * A time in which a process shows life without a break. It ends when others consider the process dead, which a suspended
- * process cannot know; once it shows life again, another one begins. What was begun before must not be done then, since
- * others may have done it, or the opposite, meanwhile.
+ * process cannot know; when it has shown life again for a moment, another one begins. What was begun before must not be
+ * done then, since others may have done it, or the opposite, meanwhile.
  */
 export class Presence {
   /** Whether it is known to have ended. */

@@ -446,12 +446,20 @@ test('nothing is written any more that began before others considered this proce
       () => store.removeTag(REPOSITORY, 'v1', along),
       () => store.unlinkBlob(REPOSITORY, DIGEST, along),
       () => store.unlinkManifest(REPOSITORY, manifest.digest, along),
+      () => store.unlinkUnnamed(REPOSITORY, manifest.digest, along),
+      () => store.putPin(REPOSITORY, 'v1', along),
+      () => store.removePin(REPOSITORY, 'v1', along),
+      () => store.putKnownTenants([{ name: 't', uid: undefined }], along),
+      () => store.putIssuedCredentials([], along),
       () => store.removeRepository(REPOSITORY, along),
     ];
   };
   look(database => database.prepare('DELETE FROM processes').run());
-  // Neither before it knows, nor when it shows life again.
+  // Neither before it knows, nor when it shows life again, and at first nothing that it is asked then, either.
   for (const write of writes(during)) await expect(write()).rejects.toBeInstanceOf(PresenceEnded);
+  await clock.pass(BEAT_MS);
+  await expect.poll(() => during.isOver).toBe(true);
+  for (const write of writes(store.presence)) await expect(write()).rejects.toBeInstanceOf(PresenceEnded);
   await clock.pass(BEAT_MS);
   await expect.poll(() => store.presence).not.toBe(during);
   for (const write of writes(during)) await expect(write()).rejects.toBeInstanceOf(PresenceEnded);

@@ -7,11 +7,11 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Database } from '../../src/metadata/sqlite/driver.ts';
 import type { Digest } from '../../src/oci/digest.ts';
 import { get } from '../support/client.ts';
-import { bytesOf, type Content, contentOf, randomBlob } from '../support/content.ts';
+import { bytesOf, type Content, contentOf, type Image, imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot, STARTER } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
 import { Daemon, until } from '../support/programs.ts';
-import { beginUpload, offsetOf, sendBytes } from '../support/push-client.ts';
+import { beginUpload, offsetOf, pushBlob, sendBytes } from '../support/push-client.ts';
 import { SlowSender } from '../support/slow-sender.ts';
 import { canPreload } from '../support/preload-library.ts';
 import { type Fault, SyscallShim } from '../support/syscall-shim.ts';
@@ -104,6 +104,37 @@ describe('a process that is suspended in the middle of a push', () => {
     await sleep(1000);
     await expectWhole(other, blob);
     await expectWhole(paused, blob);
+  });
+  it('and finds the push of a tag in its socket when it wakes up does not move it back from what was set elsewhere', async () => {
+    const [mine, theirs] = ['mine', 'theirs'].map(name => imageOf([randomBlob(1000, name)])) as [
+      Image,
+      Image,
+    ];
+    for (const { config, layers } of [mine, theirs])
+      for (const blob of [config, ...layers]) await pushBlob(other.url, REPOSITORY, blob);
+    const push = ({ url }: Entrepot, { manifest }: Image) =>
+      get(`${url}/v2/${REPOSITORY}/manifests/v1`, {
+        method: 'PUT',
+        headers: { 'content-type': manifest.mediaType },
+        body: bytesOf(manifest),
+      });
+    const index = new Database(join(folder, 'store', 'index.db'), { readonly: true });
+    try {
+      process.kill(paused.pid, 'SIGSTOP');
+      const pushing = push(paused, mine);
+      expect((await push(other, theirs)).status).toBe(201);
+      const processes = index.prepare(
+        `SELECT address FROM processes WHERE address LIKE 'process ${paused.pid} %'`,
+      );
+      await until('the other to see that it is suspended', HANG_MS, async () => processes.all().length === 0);
+      process.kill(paused.pid, 'SIGCONT');
+      expect(await pushing).toMatchObject({ status: 503, headers: { 'retry-after': expect.any(String) } });
+      const tag = await get(`${other.url}/v2/${REPOSITORY}/manifests/v1`);
+      expect(tag.headers['docker-content-digest']).toBe(theirs.manifest.digest);
+      await until('it to push again', HANG_MS, async () => (await push(paused, mine)).status === 201);
+    } finally {
+      index.close();
+    }
   });
 });
 

@@ -121,6 +121,9 @@ describe.skipIf(!HAS_POSTGRES)('a replica that was suspended', { timeout: 600_00
   afterEach(async () => {
     s3.fault = () => undefined;
     for (const { server } of nodes) await until('it to be ready', HANG_MS, () => isReady(server));
+    await until('its next presence', HANG_MS, async () => {
+      return (await remove(suspended, 'manifests/missing')).status !== 503;
+    });
   });
 
   afterAll(async () => {

@@ -1,12 +1,13 @@
 import { randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
 import type { Clock, Timer } from '../../lib/clock.ts';
-import { type Lease, LeaseLost, Presence, PresenceEnded } from '../../lib/lease.ts';
+import { type Lease, LeaseLost, type Presence, PresenceEnded } from '../../lib/lease.ts';
 import type { Log } from '../../lib/log.ts';
 import { IndexAway } from '../index-away.ts';
 import { IndexUnusable } from '../index-unusable.ts';
 import { forgetDead, isDead, Life } from '../life.ts';
 import { type GivenBack, OwnLease } from '../own-lease.ts';
+import { OwnPresence } from '../own-presence.ts';
 import type { Database } from './database.ts';
 import * as leases from './leases.ts';
 import type { PostgresSession } from './session.ts';
@@ -61,7 +62,7 @@ export class Heartbeat {
   readonly #onBeat: () => void;
   readonly #self: leases.ProcessIdentity;
   readonly #life: Life;
-  #presence = new Presence();
+  readonly #presence: OwnPresence;
   readonly #held = new Map<number, OwnLease>();
   /** Leases that were given back but still have a row, because the database could not be reached. */
   readonly #unreturned = new Map<number, GivenBack>();
@@ -83,6 +84,7 @@ export class Heartbeat {
     this.#folder = folder;
     this.#log = log;
     this.#clock = clock;
+    this.#presence = new OwnPresence(clock);
     this.#onBeat = onBeat;
     const id = randomUUID();
     this.#self = {
@@ -178,7 +180,7 @@ export class Heartbeat {
   }
 
   get presence(): Presence {
-    return this.#presence;
+    return this.#presence.current;
   }
 
   /** Call within a write: rejects with PresenceEnded unless `presence` lasts until the transaction ends. */
@@ -311,6 +313,7 @@ export class Heartbeat {
       }
       if (this.#isFailing) this.#log.info({}, 'the database of the index can be reached again');
       this.#isFailing = false;
+      this.#presence.beat();
       this.#onBeat();
     } catch (error) {
       // Logged once: it may be away for a while.
@@ -346,8 +349,7 @@ export class Heartbeat {
   async #rejoin(session: PostgresSession): Promise<void> {
     await leases.join(session, this.#self);
     if (this.#shownAtMs === Number.NEGATIVE_INFINITY) return;
-    this.#presence.isOver = true;
-    this.#presence = new Presence();
+    this.#presence.end();
     const own = await leases.ownEpochs(session, this.#self.id);
     const lost = [...this.#held.values()].filter(({ epoch }) => !own.has(epoch));
     for (const lease of lost) {

@@ -3,12 +3,13 @@ import { hostname } from 'node:os';
 import { dirname } from 'node:path';
 import type { Clock, Timer } from '../../lib/clock.ts';
 import { errorCode } from '../../lib/error-code.ts';
-import { type Lease, LeaseLost, Presence, PresenceEnded } from '../../lib/lease.ts';
+import { type Lease, LeaseLost, type Presence, PresenceEnded } from '../../lib/lease.ts';
 import type { Log } from '../../lib/log.ts';
 import type { Connection } from './connection.ts';
 import { type LeaseRow, LeaseRows, type ProcessRow } from './leases.ts';
 import { forgetDead, isDead, Life } from '../life.ts';
 import { type GivenBack, OwnLease } from '../own-lease.ts';
+import { OwnPresence } from '../own-presence.ts';
 import type { Writer } from './writer.ts';
 
 /** How often a process writes its heartbeat and checks those of the others. */
@@ -65,7 +66,7 @@ export class Heartbeat {
   readonly #onBeat: () => void;
   readonly #id: string;
   readonly #life: Life;
-  #presence = new Presence();
+  readonly #presence: OwnPresence;
   readonly #held = new Map<number, OwnLease>();
   /** Leases that were given back but still have a row, because the disk was full. */
   readonly #unreturned = new Map<number, GivenBack>();
@@ -87,6 +88,7 @@ export class Heartbeat {
     this.#leases = new LeaseRows(connection);
     this.#log = log;
     this.#clock = clock;
+    this.#presence = new OwnPresence(clock);
     this.#mayBeat = mayBeat;
     this.#onBeat = onBeat;
     this.#id = `${randomUUID()}${isThread ? THREAD : ''}`;
@@ -180,7 +182,7 @@ export class Heartbeat {
   }
 
   get presence(): Presence {
-    return this.#presence;
+    return this.#presence.current;
   }
 
   /** Call within a read or write: whether others consider this process dead. */
@@ -273,6 +275,7 @@ export class Heartbeat {
       this.#others = others;
       returned.forEach(epoch => this.#unreturned.delete(epoch));
       this.#isFailing = false;
+      this.#presence.beat();
       this.#onBeat();
     } catch (error) {
       // Logged once: a full disk stays full for a while, and the log may be on it.
@@ -296,8 +299,7 @@ export class Heartbeat {
       this.#leases.skipEpochs();
       return;
     }
-    this.#presence.isOver = true;
-    this.#presence = new Presence();
+    this.#presence.end();
     const lost = [...this.#held.values()].filter(({ epoch }) => !this.#leases.isOwn(epoch, this.#id));
     for (const lease of lost) {
       lease.isLost = true;
