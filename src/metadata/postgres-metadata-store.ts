@@ -493,10 +493,10 @@ class PostgresMetadataStore implements MetadataStore {
       (await leases.hasOthers(this.#database, this.#heartbeat.processId)) ||
       (await grants.readGrants(this.#database, repository, [credentialId])).length > 0;
     if (!isRelied) return;
-    await this.#write({}, async session => {
-      await this.#addEnd(session, slotOf(credentialId, repository));
-      await grants.endGrant(session, repository, credentialId);
-    });
+    await this.#noteEnd(slotOf(credentialId, repository));
+    // From now on, no other process records one of what it has asked before.
+    if ((await grants.readGrants(this.#database, repository, [credentialId])).length === 0) return;
+    await this.#write({}, session => grants.endGrant(session, repository, credentialId));
   }
 
   async hasEndedGrant(repository: Repository, since: SinceAsked) {
@@ -507,7 +507,7 @@ class PostgresMetadataStore implements MetadataStore {
   }
 
   async endGrantsOf(credentialId: string) {
-    await this.#write({}, session => this.#addEnd(session, slotOf(credentialId)));
+    await this.#noteEnd(slotOf(credentialId));
     while (await this.#write({}, session => grants.endSomeGrantsOf(session, credentialId))) {
       // The next ones, in another transaction.
     }
@@ -935,10 +935,12 @@ class PostgresMetadataStore implements MetadataStore {
     return on => endedRights.hasEndAfter(on, ends, slots, this.#heartbeat.processId);
   }
 
-  /** Call first in a write. */
-  async #addEnd(session: PostgresSession, slot: number): Promise<void> {
-    await this.#lockEnds(session, { alone: true });
-    await endedRights.addEnd(session, slot, this.#heartbeat.processId);
+  /** Resolves when others see it. Durable, since they go on when the database crashes. */
+  #noteEnd(slot: number): Promise<void> {
+    return this.#write(ASIDE, async session => {
+      await this.#lockEnds(session, { alone: true });
+      await endedRights.addEnd(session, slot, this.#heartbeat.processId);
+    });
   }
 
   #lockEnds(session: PostgresSession, how: { readonly alone: boolean }): Promise<void> {

@@ -605,8 +605,11 @@ class SqliteMetadataStore implements MetadataStore {
     const isRelied = () =>
       this.#heartbeat.hasOthers() || this.#grants.read(repository, [credentialId]).length > 0;
     if (!(await this.#read(isRelied))) return;
+    await this.#noteEnd(slotOf(credentialId, repository));
+    // From now on, no other process records one of what it has asked before.
+    const hasGrant = () => this.#grants.read(repository, [credentialId]).length > 0;
+    if (!(await this.#read(hasGrant))) return;
     await this.#write(() => {
-      this.#endedRights.add(slotOf(credentialId, repository), this.#heartbeat.processId);
       const id = this.#repositories.id(repository);
       if (id !== undefined) this.#grants.end(id, credentialId);
     });
@@ -620,7 +623,7 @@ class SqliteMetadataStore implements MetadataStore {
 
   async endGrantsOf(credentialId: string) {
     if (await this.#read(() => this.#heartbeat.hasOthers())) {
-      await this.#write(() => this.#endedRights.add(slotOf(credentialId), this.#heartbeat.processId));
+      await this.#noteEnd(slotOf(credentialId));
     }
     while (await this.#write(() => this.#grants.endSomeOf(credentialId))) {
       // The next ones, in another transaction.
@@ -1016,6 +1019,12 @@ class SqliteMetadataStore implements MetadataStore {
     const ends = this.#notifications.watch.endCounts.before(since.agoMs);
     const slots = slotsOf(repository, since.credentialIds);
     return () => this.#endedRights.hasAfter(ends, slots, this.#heartbeat.processId);
+  }
+
+  /** Resolves when others see it. It means nothing after a power failure: all processes are new then, and have asked nothing. */
+  #noteEnd(slot: number): Promise<void> {
+    const note = () => this.#endedRights.add(slot, this.#heartbeat.processId);
+    return this.#write(note, {}, { outlivesPower: false, bearsOnPulls: false });
   }
 
   #write<T>(work: () => T, { during }: During = {}, options: WriteOptions = {}): Promise<T> {

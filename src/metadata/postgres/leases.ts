@@ -76,8 +76,11 @@ export async function otherProcesses(on: Rows, id: string): Promise<readonly Oth
   return on.rows('SELECT id, folder, replica, address FROM @processes WHERE id <> $1', [id]);
 }
 
+/** Threads are not counted. */
 export async function hasOthers(on: Rows, id: string): Promise<boolean> {
-  return (await on.row('SELECT 1 FROM @processes WHERE id <> $1 LIMIT 1', [id])) !== undefined;
+  return (
+    (await on.row('SELECT 1 FROM @processes WHERE id <> $1 AND NOT is_thread LIMIT 1', [id])) !== undefined
+  );
 }
 
 /** Removes processes that show no life; their Leases end. Returns their addresses. */

@@ -1,5 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { VALID_FOR_MS } from './index-version.ts';
+import { hasOthers } from './leases.ts';
 import type { Rows } from './session.ts';
 
 /** The clocks of two machines differ in speed, though by far less than this. */
@@ -39,12 +40,9 @@ export class OtherReaders {
   async #areThere(): Promise<boolean> {
     if (performance.now() - this.#seenAtMs < STAY_MS) return true;
     try {
-      const other = await this.#rows.row(
-        'SELECT 1 FROM @processes WHERE id <> $1 AND NOT is_thread LIMIT 1',
-        [this.#processId],
-      );
-      if (other !== undefined) this.#seenAtMs = performance.now();
-      return other !== undefined;
+      const areThere = await hasOthers(this.#rows, this.#processId);
+      if (areThere) this.#seenAtMs = performance.now();
+      return areThere;
     } catch {
       return true;
     }

@@ -6,7 +6,7 @@ import { errorCode } from '../../lib/error-code.ts';
 import { type Lease, LeaseLost, type Presence, PresenceEnded } from '../../lib/lease.ts';
 import type { Log } from '../../lib/log.ts';
 import type { Connection } from './connection.ts';
-import { type LeaseRow, LeaseRows, type ProcessRow } from './leases.ts';
+import { type LeaseRow, LeaseRows, type ProcessRow, THREAD } from './leases.ts';
 import { forgetDead, isDead, Life } from '../life.ts';
 import { type GivenBack, OwnLease } from '../own-lease.ts';
 import { OwnPresence } from '../own-presence.ts';
@@ -23,9 +23,6 @@ const DEAD_AFTER_BEATS = 5;
 
 /** For this long after a heartbeat nobody considers a process dead: one beat less than others wait. */
 const SURE_MS = (DEAD_AFTER_BEATS - 1) * BEAT_MS;
-
-/** The end of the id of a thread, which is counted with its process. */
-const THREAD = '-thread';
 
 /** This process, for people who read of it elsewhere. */
 const ADDRESS = `process ${process.pid} on ${hostname()}`;
@@ -191,7 +188,7 @@ export class Heartbeat {
     return this.#hasJoined && !this.#leases.hasProcess(this.#id);
   }
 
-  /** Call within a read or write: whether there are other processes. */
+  /** Call within a read or write: whether there are other processes, which may record rights. */
   hasOthers(): boolean {
     return this.#leases.hasOthers(this.#id);
   }

@@ -1,6 +1,9 @@
 import type { LeftLease } from '../../lib/lease.ts';
 import type { Connection, Statement } from './connection.ts';
 
+/** The end of the id of a thread, which is counted with its process. */
+export const THREAD = '-thread';
+
 /** A live process, with the number of its last heartbeat. */
 export interface ProcessRow {
   readonly id: string;
@@ -55,7 +58,9 @@ export class LeaseRows {
     );
     this.#beat = connection.prepare('UPDATE processes SET heartbeat = heartbeat + 1 WHERE id = ?');
     this.#selectProcesses = connection.prepare('SELECT id, heartbeat FROM processes');
-    this.#selectOther = connection.prepare('SELECT 1 FROM processes WHERE id <> ? LIMIT 1');
+    this.#selectOther = connection.prepare(
+      `SELECT 1 FROM processes WHERE id <> ? AND id NOT LIKE '%${THREAD}' LIMIT 1`,
+    );
     this.#deleteProcess = connection.prepare('DELETE FROM processes WHERE id = ? AND heartbeat = ?');
     this.#select = connection.prepare(`
       SELECT l.epoch, l.process_id, p.address AS holder
@@ -93,6 +98,7 @@ export class LeaseRows {
     return this.#selectProcesses.all();
   }
 
+  /** Threads are not counted. */
   hasOthers(processId: string): boolean {
     return this.#selectOther.get(processId) !== undefined;
   }
