@@ -297,6 +297,7 @@ describe('the first level', () => {
     fake.hasBucket = true;
     for (const key of fake.blobKeys()) fake.objects.delete(`entrepot/${key}`);
     expect(await blobs.open(digest)).toBeUndefined();
+    await expect.poll(() => collect(stores.spool.list())).toEqual([]);
   });
 
   test('serves what it has while S3 is away', async () => {

@@ -170,7 +170,10 @@ export class ObjectFetch {
   async #fetch(lease: Lease): Promise<void> {
     const { digest, spool, further } = this.#options;
     const stream = new ObjectSpans(this.#options, { further, signal: this.#stopping.signal });
-    if (!(await beginning(stream))) {
+    // While S3 looks for the object.
+    const opening = spool.ingest(lease, { digest, anew: true, isCopy: true });
+    opening.catch(() => {});
+    if (!(await beginning(stream, opening))) {
       // Who has begun to read what another process sent has to be told.
       if (this.#begun !== undefined) throw new S3Failure('the object was removed while it was read');
       this.#begun = 'missing';
@@ -181,7 +184,7 @@ export class ObjectFetch {
     this.#changes.tell();
     let ingest: Ingest | undefined;
     try {
-      ingest = await spool.ingest(lease, { digest, anew: true, isCopy: true });
+      ingest = await opening;
       this.#bytes.readFrom(ingest, 0);
       await this.#receive(stream, ingest);
       await this.#keep(ingest);
@@ -279,15 +282,25 @@ export class ObjectFetch {
   }
 }
 
-/** Begins it, or leaves it. */
-async function beginning(stream: ObjectSpans): Promise<boolean> {
+/** Begins it, or leaves it; then the ingest for it is gone, too. */
+async function beginning(stream: ObjectSpans, opening: Promise<Ingest>): Promise<boolean> {
   let isThere = false;
   try {
     isThere = await stream.begin();
   } finally {
-    if (!isThere) stream.leave();
+    if (!isThere) {
+      stream.leave();
+      await discard(opening);
+    }
   }
   return isThere;
+}
+
+/** Removes and closes an ingest that nobody reads. If that fails, upkeep finds what is left. */
+async function discard(opening: Promise<Ingest>): Promise<void> {
+  const ingest = await opening.catch(() => undefined);
+  await ingest?.abort().catch(() => {});
+  await ingest?.close().catch(() => {});
 }
 
 /** Reads a fetch while it is running. */

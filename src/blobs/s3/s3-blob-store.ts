@@ -338,8 +338,8 @@ export class S3BlobStore implements BlobStore {
       return fetch?.isUseful ? fetch : undefined;
     };
     if (running() !== undefined || isRanged) return running();
-    const mayKeep = (await local.copies.mayKeep(size)) && (await local.spool.space.mayAdmit(size));
-    if (running() !== undefined || !mayKeep) return running();
+    const hasRoom = await Promise.all([local.copies.mayKeep(size), local.spool.space.mayAdmit(size)]);
+    if (running() !== undefined || hasRoom.includes(false)) return running();
     const [bucket, leases, log] = [this.#bucket, this.#ledger, this.#log];
     const wrong = (actual: string | undefined) => this.#wrong(digest, key, actual);
     const { copies, spool, replica } = local;
