@@ -500,10 +500,9 @@ class PostgresMetadataStore implements MetadataStore {
   }
 
   async hasEndedGrant(repository: Repository, since: SinceAsked) {
-    const hasEnded = this.#endCheck(repository, since);
-    // Others note no end for a process that they consider dead.
-    const isKnown = await leases.hasJoined(this.#database, this.#heartbeat.processId);
-    return !isKnown || hasEnded(this.#database);
+    if (await this.#endCheck(repository, since)(this.#database)) return true;
+    // Others note no end for a process that they consider dead: it is asked last whether this one is.
+    return !(await leases.isAlive(this.#database, this.#heartbeat.processId));
   }
 
   async endGrantsOf(credentialId: string) {

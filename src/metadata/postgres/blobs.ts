@@ -1,6 +1,6 @@
 import type { Digest } from '../../oci/digest.ts';
 import type { BlobRecord, SizedDigest, Totals } from '../metadata-store.ts';
-import type { Rows } from './session.ts';
+import type { PostgresSession, Rows } from './session.ts';
 
 export async function statBlob(on: Rows, digest: Digest): Promise<BlobRecord | undefined> {
   const row = await on.row<{ size: number; key: string | null }>(
@@ -21,7 +21,12 @@ export async function missingBlobs(on: Rows, blobs: readonly SizedDigest[]): Pro
 }
 
 /** A row with another size was damaged: the bytes that are stored now were verified. */
-export async function putBlob(on: Rows, digest: Digest, size: number, key?: string): Promise<void> {
+export async function putBlob(
+  on: PostgresSession,
+  digest: Digest,
+  size: number,
+  key?: string,
+): Promise<void> {
   await on.changes('DELETE FROM @blobs WHERE digest = $1 AND size <> $2', [digest, size]);
   await on.changes(
     `INSERT INTO @blobs (digest, size, key, created_at_ms, used_at_ms) VALUES ($1, $2, $3, $4, $4)
@@ -30,7 +35,7 @@ export async function putBlob(on: Rows, digest: Digest, size: number, key?: stri
   );
 }
 
-export async function removeBlob(on: Rows, digest: Digest): Promise<boolean> {
+export async function removeBlob(on: PostgresSession, digest: Digest): Promise<boolean> {
   return (await on.changes('DELETE FROM @blobs WHERE digest = $1', [digest])) > 0;
 }
 

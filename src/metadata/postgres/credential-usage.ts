@@ -1,5 +1,5 @@
 import type { CredentialUsage } from '../../oci/credential.ts';
-import type { Rows } from './session.ts';
+import type { PostgresSession, Rows } from './session.ts';
 
 interface Row {
   readonly credential_id: string;
@@ -19,7 +19,7 @@ export async function listCredentialUsage(on: Rows): Promise<readonly Credential
 }
 
 export async function putCredentialUsage(
-  on: Rows,
+  on: PostgresSession,
   { credentialId, usedAtMs, refusedAtMs }: CredentialUsage,
 ): Promise<void> {
   await on.changes(
@@ -32,6 +32,9 @@ export async function putCredentialUsage(
   );
 }
 
-export async function removeCredentialUsage(on: Rows, credentialIds: readonly string[]): Promise<void> {
+export async function removeCredentialUsage(
+  on: PostgresSession,
+  credentialIds: readonly string[],
+): Promise<void> {
   await on.changes('DELETE FROM @credential_usage WHERE credential_id = ANY($1)', [credentialIds]);
 }

@@ -84,10 +84,6 @@ export class Database implements Rows {
     return this.read(session => session.row<Row>(sql, parameters));
   }
 
-  changes(sql: string, parameters?: readonly unknown[]): Promise<number> {
-    return this.read(session => session.changes(sql, parameters));
-  }
-
   /** What `work` returns, which only reads: it is repeated on another connection if one is lost. */
   read<T>(work: (session: PostgresSession) => Promise<T>): Promise<T> {
     return this.retrying('reads', async client => {

@@ -1,7 +1,7 @@
 import type { Digest } from '../../oci/digest.ts';
 import type { Repository } from '../../oci/repository.ts';
 import type { Document } from '../metadata-store.ts';
-import type { Rows } from './session.ts';
+import type { PostgresSession, Rows } from './session.ts';
 
 // Upstream's lists of referrers. Triggers remove each with the manifest that it is about, so there is none without that.
 
@@ -36,7 +36,7 @@ export async function hasSubject(
 
 /** Writes nothing unless the manifest is stored and linked. */
 export async function putReferrersList(
-  on: Rows,
+  on: PostgresSession,
   { upstream, name }: Repository,
   subject: Digest,
   { mediaType, checkedAtMs, bytes }: Document,

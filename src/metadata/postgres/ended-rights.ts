@@ -1,4 +1,4 @@
-import type { Rows } from './session.ts';
+import type { PostgresSession, Rows } from './session.ts';
 
 // Ends of rights, by slot.
 
@@ -7,7 +7,7 @@ import type { Rows } from './session.ts';
  * in which they are counted.
  */
 export async function lockEnds(
-  on: Rows,
+  on: PostgresSession,
   space: number,
   { alone }: { readonly alone: boolean },
 ): Promise<void> {
@@ -15,7 +15,7 @@ export async function lockEnds(
 }
 
 /** Call with the lock, alone. */
-export async function addEnd(on: Rows, slot: number, processId: string): Promise<void> {
+export async function addEnd(on: PostgresSession, slot: number, processId: string): Promise<void> {
   await on.changes(
     `INSERT INTO @ended_rights AS e (slot, ends, process_id)
     VALUES ($1, (SELECT coalesce(max(ends), 0) + 1 FROM @ended_rights), $2)

@@ -1,6 +1,6 @@
 import type { Repository } from '../../oci/repository.ts';
 import type { EndedGrants, Grant } from '../metadata-store.ts';
-import type { Rows } from './session.ts';
+import type { PostgresSession, Rows } from './session.ts';
 
 /** How many Grants of a credential are removed in one transaction. */
 const END_ROWS = 100;
@@ -24,7 +24,7 @@ export async function readGrants(
 }
 
 export async function putGrant(
-  on: Rows,
+  on: PostgresSession,
   repositoryId: number,
   { credentialId, verifiedAtMs }: Grant,
 ): Promise<void> {
@@ -36,7 +36,7 @@ export async function putGrant(
 }
 
 export async function endGrant(
-  on: Rows,
+  on: PostgresSession,
   { upstream, name }: Repository,
   credentialId: string,
 ): Promise<void> {
@@ -48,7 +48,7 @@ export async function endGrant(
 }
 
 /** Removes some of the credential's Grants; false if there was none left. */
-export async function endSomeGrantsOf(on: Rows, credentialId: string): Promise<boolean> {
+export async function endSomeGrantsOf(on: PostgresSession, credentialId: string): Promise<boolean> {
   const ended = await on.changes(
     `DELETE FROM @grants WHERE credential_id = $1 AND repository_id IN
       (SELECT repository_id FROM @grants WHERE credential_id = $1 LIMIT ${END_ROWS})`,
@@ -59,7 +59,7 @@ export async function endSomeGrantsOf(on: Rows, credentialId: string): Promise<b
 
 /** `after`: a position in the order of all Grants, as in `EndedGrants.next`. */
 export async function endGrantsBefore(
-  on: Rows,
+  on: PostgresSession,
   beforeMs: number,
   after: string | undefined,
 ): Promise<EndedGrants> {

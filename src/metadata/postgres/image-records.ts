@@ -6,7 +6,7 @@ import {
   type RecordedTag,
   type UnrecordedImage,
 } from '../image-record.ts';
-import type { Rows } from './session.ts';
+import type { PostgresSession, Rows } from './session.ts';
 
 // Which images of hosted repositories are not recorded, and what their records say.
 
@@ -90,7 +90,10 @@ export async function isHostedManifest(on: Rows, digest: Digest): Promise<boolea
 }
 
 /** Call within a write. */
-export async function noteRecorded(on: Rows, { name, digest, change }: UnrecordedImage): Promise<void> {
+export async function noteRecorded(
+  on: PostgresSession,
+  { name, digest, change }: UnrecordedImage,
+): Promise<void> {
   const settled = await on.changes(
     'DELETE FROM @unrecorded WHERE repository = $1 AND digest = $2 AND change = $3',
     [name, digest, change],
@@ -103,7 +106,7 @@ export async function noteRecorded(on: Rows, { name, digest, change }: Unrecorde
 }
 
 /** Call within a write. */
-export async function noteUnrecorded(on: Rows, images: readonly HostedImage[]): Promise<void> {
+export async function noteUnrecorded(on: PostgresSession, images: readonly HostedImage[]): Promise<void> {
   await on.changes(
     `INSERT INTO @unrecorded (repository, digest)
     SELECT DISTINCT i.name, i.digest FROM unnest($1::text[], $2::text[]) AS i (name, digest) ORDER BY 1, 2
@@ -114,7 +117,7 @@ export async function noteUnrecorded(on: Rows, images: readonly HostedImage[]): 
 
 /** Call within a write. Returns where to continue. */
 export async function noteAllUnrecorded(
-  on: Rows,
+  on: PostgresSession,
   after: HostedImage | undefined,
 ): Promise<HostedImage | undefined> {
   // The rest of a repository, then others: what is before is not looked at again.

@@ -1,6 +1,6 @@
 import { type Lease, LeaseLost, type LeaseState, type LeftLease } from '../../lib/lease.ts';
 import type { ReplicaPlace } from '../metadata-store.ts';
-import type { Rows } from './session.ts';
+import type { PostgresSession, Rows } from './session.ts';
 
 // The processes on this index, and their Leases. A Lease is held while its process has a row.
 
@@ -28,7 +28,7 @@ export interface ProcessIdentity {
 
 /** Call within a write. */
 export async function join(
-  on: Rows,
+  on: PostgresSession,
   { id, address, folder, replica, isThread }: ProcessIdentity,
 ): Promise<void> {
   await passEpochs(on);
@@ -43,7 +43,7 @@ export async function join(
  * Raises the next epoch to the time: after a backup was restored, none comes again that was given out since it was made,
  * under which the spool may have bytes. Epochs are given out more slowly than milliseconds pass.
  */
-async function passEpochs(on: Rows): Promise<void> {
+async function passEpochs(on: PostgresSession): Promise<void> {
   // Nobody takes an epoch meanwhile.
   await on.rows('LOCK TABLE @leases IN SHARE ROW EXCLUSIVE MODE');
   await on.rows(
@@ -55,12 +55,12 @@ async function passEpochs(on: Rows): Promise<void> {
 }
 
 /** Shows that the process lives. False if others have removed it as dead. */
-export async function beat(on: Rows, id: string): Promise<boolean> {
+export async function beat(on: PostgresSession, id: string): Promise<boolean> {
   return (await on.changes('UPDATE @processes SET beat_at = clock_timestamp() WHERE id = $1', [id])) > 0;
 }
 
 /** Whether the process has a row, which then stays until the transaction ends. */
-export async function hasJoined(on: Rows, id: string): Promise<boolean> {
+export async function hasJoined(on: PostgresSession, id: string): Promise<boolean> {
   return (await on.row('SELECT 1 FROM @processes WHERE id = $1 FOR KEY SHARE', [id])) !== undefined;
 }
 
@@ -84,7 +84,7 @@ export async function hasOthers(on: Rows, id: string): Promise<boolean> {
 }
 
 /** Removes processes that show no life; their Leases end. Returns their addresses. */
-export async function removeSuspended(on: Rows): Promise<readonly string[]> {
+export async function removeSuspended(on: PostgresSession): Promise<readonly string[]> {
   const rows = await on.rows<{ address: string }>(
     `DELETE FROM @processes
     WHERE beat_at < clock_timestamp() - make_interval(secs => $1) RETURNING address`,
@@ -94,7 +94,7 @@ export async function removeSuspended(on: Rows): Promise<readonly string[]> {
 }
 
 /** Removes processes that certainly write no more, so that others may continue their work in place. */
-export async function removeGone(on: Rows, ids: readonly string[]): Promise<void> {
+export async function removeGone(on: PostgresSession, ids: readonly string[]): Promise<void> {
   if (ids.length === 0) return;
   await on.changes('DELETE FROM @processes WHERE id = ANY($1)', [ids]);
   await on.changes('UPDATE @leases SET process_id = NULL WHERE process_id = ANY($1)', [ids]);
@@ -112,7 +112,11 @@ export async function countProcesses(on: Rows): Promise<number> {
 }
 
 /** As `MetadataStore.endLeaseOfGone`; `folder`: that of this process. */
-export async function endLeaseOfGone(on: Rows, { key, epoch }: LeaseName, folder: string): Promise<boolean> {
+export async function endLeaseOfGone(
+  on: PostgresSession,
+  { key, epoch }: LeaseName,
+  folder: string,
+): Promise<boolean> {
   const ended = await on.changes(
     `DELETE FROM @leases l USING @processes p
     WHERE l.key = $1 AND l.epoch = $2 AND p.id = l.process_id AND p.replica IS NOT NULL AND p.folder <> $3
@@ -154,7 +158,7 @@ export async function readLease(
 
 /** `undefined` if a process with a row holds it, including this one. */
 export async function takeLease(
-  on: Rows,
+  on: PostgresSession,
   key: string,
   processId: string,
 ): Promise<{ readonly epoch: number; readonly left: LeftLease | undefined } | undefined> {
@@ -178,12 +182,17 @@ export async function takeLease(
   );
 }
 
-async function isAlive(on: Rows, processId: string): Promise<boolean> {
+/** Whether the process has a row now. */
+export async function isAlive(on: Rows, processId: string): Promise<boolean> {
   return (await on.row('SELECT 1 FROM @processes WHERE id = $1', [processId])) !== undefined;
 }
 
 /** Throws LeaseLost unless the Lease is this process's, and will be until the transaction ends. */
-export async function requireLease(on: Rows, { key, epoch }: Lease, processId: string): Promise<void> {
+export async function requireLease(
+  on: PostgresSession,
+  { key, epoch }: Lease,
+  processId: string,
+): Promise<void> {
   const row = await on.row('SELECT 1 FROM @leases WHERE epoch = $1 AND process_id = $2 FOR SHARE', [
     epoch,
     processId,
@@ -192,12 +201,20 @@ export async function requireLease(on: Rows, { key, epoch }: Lease, processId: s
 }
 
 /** Those of these Leases that are this process's, for work that is done. */
-export async function releaseLeases(on: Rows, epochs: readonly number[], processId: string): Promise<void> {
+export async function releaseLeases(
+  on: PostgresSession,
+  epochs: readonly number[],
+  processId: string,
+): Promise<void> {
   await on.changes('DELETE FROM @leases WHERE epoch = ANY($1) AND process_id = $2', [epochs, processId]);
 }
 
 /** The same for work that the next holder may continue. */
-export async function setLeasesAside(on: Rows, epochs: readonly number[], processId: string): Promise<void> {
+export async function setLeasesAside(
+  on: PostgresSession,
+  epochs: readonly number[],
+  processId: string,
+): Promise<void> {
   await on.changes('UPDATE @leases SET process_id = NULL WHERE epoch = ANY($1) AND process_id = $2', [
     epochs,
     processId,
@@ -205,7 +222,7 @@ export async function setLeasesAside(on: Rows, epochs: readonly number[], proces
 }
 
 /** The epochs of all Leases of this process, which it has until the transaction ends. */
-export async function ownEpochs(on: Rows, processId: string): Promise<ReadonlySet<number>> {
+export async function ownEpochs(on: PostgresSession, processId: string): Promise<ReadonlySet<number>> {
   const rows = await on.rows<{ epoch: number }>('SELECT epoch FROM @leases WHERE process_id = $1 FOR SHARE', [
     processId,
   ]);

@@ -3,7 +3,7 @@ import type { Manifest } from '../../oci/manifest.ts';
 import type { Repository } from '../../oci/repository.ts';
 import { type BlobLink, type Lack, MAX_NAMINGS, type Naming, type SizedDigest } from '../metadata-store.ts';
 import * as reachability from './reachability.ts';
-import type { Rows } from './session.ts';
+import type { PostgresSession, Rows } from './session.ts';
 
 export type LinkKind = 'manifest' | 'blob';
 
@@ -54,7 +54,7 @@ export async function lacksOf(
  * time may take as long to push its manifest as the first time.
  */
 export async function putBlobLinks(
-  on: Rows,
+  on: PostgresSession,
   repositoryId: number,
   blobs: readonly SizedDigest[],
 ): Promise<void> {
@@ -70,7 +70,7 @@ export async function putBlobLinks(
 
 /** From now on the repository reads these bytes with this media type. */
 export async function putManifestLink(
-  on: Rows,
+  on: PostgresSession,
   repositoryId: number,
   { digest, mediaType, bytes }: Manifest,
 ): Promise<void> {
@@ -84,7 +84,11 @@ export async function putManifestLink(
 }
 
 /** Sets back the time of blobs' Links that a wrong clock put in the future. */
-export async function lowerLinks(on: Rows, links: readonly BlobLink[], toMs: number): Promise<void> {
+export async function lowerLinks(
+  on: PostgresSession,
+  links: readonly BlobLink[],
+  toMs: number,
+): Promise<void> {
   await on.changes(
     `UPDATE @links l SET created_at_ms = $4
     FROM unnest($1::text[], $2::text[], $3::text[]) AS given (upstream, name, digest)
@@ -104,7 +108,7 @@ export function columnsOf(links: readonly BlobLink[]): [string[], string[], stri
 }
 
 export async function removeLink(
-  on: Rows,
+  on: PostgresSession,
   repositoryId: number,
   digest: Digest,
   kind: LinkKind,
@@ -117,7 +121,11 @@ export async function removeLink(
 }
 
 /** Removes a manifest's Link unless something in the repository names it: then false. */
-export async function removeUnnamedLink(on: Rows, repositoryId: number, digest: Digest): Promise<boolean> {
+export async function removeUnnamedLink(
+  on: PostgresSession,
+  repositoryId: number,
+  digest: Digest,
+): Promise<boolean> {
   await on.changes(
     `DELETE FROM @links l
     WHERE l.repository_id = $1 AND l.digest = $2 AND l.kind = 'manifest'

@@ -8,7 +8,7 @@ import { pageRange, toPage } from '../page.ts';
 import { type ReferrerRow, toReferrer } from '../referrer-row.ts';
 import { namedIn } from '../named-content.ts';
 import { isPreloaded } from './preloads.ts';
-import type { Rows } from './session.ts';
+import type { PostgresSession, Rows } from './session.ts';
 
 export async function readManifestBytes(on: Rows, digest: Digest): Promise<Buffer | undefined> {
   const row = await on.row<{ bytes: Buffer }>('SELECT bytes FROM @manifests WHERE digest = $1', [digest]);
@@ -36,7 +36,7 @@ export async function readLinkedManifest(
  * rows are equal, but for bytes that a disk has damaged: these are replaced.
  */
 export async function putManifest(
-  on: Rows,
+  on: PostgresSession,
   { digest, mediaType, bytes }: Manifest,
   view: ManifestView,
   atMs: number,

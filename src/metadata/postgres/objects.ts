@@ -1,11 +1,11 @@
 import type { BlobObject, ComingObject, GivenUpObject } from '../metadata-store.ts';
 import * as reachability from './reachability.ts';
-import type { Rows } from './session.ts';
+import type { PostgresSession, Rows } from './session.ts';
 
 // Objects that no row of a blob names: those that are about to be made, and those that are to be removed.
 
 export async function announceObject(
-  on: Rows,
+  on: PostgresSession,
   { key, digest, uploadId }: ComingObject,
   epoch: number,
 ): Promise<void> {
@@ -21,18 +21,18 @@ export async function hasObject(on: Rows, key: string): Promise<boolean> {
 }
 
 /** Call when a row is about to name the object. False if it was given up. */
-export async function settleObject(on: Rows, key: string): Promise<boolean> {
+export async function settleObject(on: PostgresSession, key: string): Promise<boolean> {
   return (await on.changes('DELETE FROM @objects WHERE key = $1 AND epoch IS NOT NULL', [key])) > 0;
 }
 
-export async function giveUpObject(on: Rows, key: string): Promise<void> {
+export async function giveUpObject(on: PostgresSession, key: string): Promise<void> {
   await on.changes('UPDATE @objects SET epoch = NULL, since_ms = $1 WHERE key = $2 AND epoch IS NOT NULL', [
     Date.now(),
     key,
   ]);
 }
 
-export async function giveUpAbandonedObjects(on: Rows, beforeMs: number): Promise<void> {
+export async function giveUpAbandonedObjects(on: PostgresSession, beforeMs: number): Promise<void> {
   await on.changes(
     `UPDATE @objects o SET epoch = NULL, since_ms = $1
     WHERE epoch IS NOT NULL AND since_ms < $2 AND NOT EXISTS (
@@ -42,7 +42,7 @@ export async function giveUpAbandonedObjects(on: Rows, beforeMs: number): Promis
 }
 
 /** Call for an object that lost its row, but may still be of use. */
-export async function keepObject(on: Rows, key: string): Promise<void> {
+export async function keepObject(on: PostgresSession, key: string): Promise<void> {
   await on.changes('DELETE FROM @objects WHERE key = $1 AND epoch IS NULL', [key]);
 }
 
@@ -66,7 +66,7 @@ function textOf({ digest, key }: BlobObject): string {
 }
 
 export async function giveUpStrayObjects(
-  on: Rows,
+  on: PostgresSession,
   objects: readonly BlobObject[],
 ): Promise<readonly BlobObject[]> {
   const strays = await unknownObjects(on, objects);
@@ -91,6 +91,6 @@ export async function listGivenUpObjects(
   return rows.map(({ key, uploadId }) => ({ key, uploadId: uploadId ?? undefined }));
 }
 
-export async function forgetObjects(on: Rows, keys: readonly string[]): Promise<void> {
+export async function forgetObjects(on: PostgresSession, keys: readonly string[]): Promise<void> {
   await on.changes('DELETE FROM @objects WHERE key = ANY($1)', [keys]);
 }

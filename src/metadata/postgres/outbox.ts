@@ -9,7 +9,7 @@ import {
   type WaitingMessage,
 } from '../outbox.ts';
 import type { Database } from './database.ts';
-import type { PostgresSession, Rows } from './session.ts';
+import type { PostgresSession } from './session.ts';
 import type { Writer } from './writer.ts';
 
 /** The outbox. Its messages and counts are kept by the same writes. */
@@ -109,7 +109,7 @@ export class PostgresOutbox implements Outbox {
  * Call at the end of a write, and with all its messages: adds them to what it writes. Until it is committed, no other write
  * adds messages for the same endpoint, so that positions are in the order of commits.
  */
-export async function putMessages(on: Rows, messages: readonly OutboxMessage[]): Promise<void> {
+export async function putMessages(on: PostgresSession, messages: readonly OutboxMessage[]): Promise<void> {
   const endpoints = new Set(messages.map(({ endpoint }) => endpoint).toSorted());
   for (const endpoint of endpoints) {
     const own = messages.filter(message => message.endpoint === endpoint);
@@ -130,7 +130,7 @@ export async function putMessages(on: Rows, messages: readonly OutboxMessage[]):
 }
 
 /** Returns how many messages wait. */
-async function lockEndpoint(on: Rows, endpoint: string): Promise<number> {
+async function lockEndpoint(on: PostgresSession, endpoint: string): Promise<number> {
   const row = await on.row<{ waiting: number }>(
     `INSERT INTO @outbox_endpoints AS e (endpoint, waiting, dropped) VALUES ($1, 0, 0)
     ON CONFLICT (endpoint) DO UPDATE SET waiting = e.waiting RETURNING waiting`,
@@ -139,7 +139,12 @@ async function lockEndpoint(on: Rows, endpoint: string): Promise<number> {
   return row?.waiting ?? 0;
 }
 
-async function count(on: Rows, endpoint: string, moreWaiting: number, moreDropped: number): Promise<void> {
+async function count(
+  on: PostgresSession,
+  endpoint: string,
+  moreWaiting: number,
+  moreDropped: number,
+): Promise<void> {
   await on.changes(
     'UPDATE @outbox_endpoints SET waiting = waiting + $2, dropped = dropped + $3 WHERE endpoint = $1',
     [endpoint, moreWaiting, moreDropped],

@@ -1,7 +1,7 @@
 import type { Digest } from '../../oci/digest.ts';
 import type { Repository } from '../../oci/repository.ts';
 import * as reachability from './reachability.ts';
-import type { Rows } from './session.ts';
+import type { PostgresSession, Rows } from './session.ts';
 
 export async function listPins(on: Rows, { upstream, name }: Repository): Promise<readonly string[]> {
   const rows = await on.rows<{ reference: string }>(
@@ -35,14 +35,18 @@ export async function listPinsOver(
   return rows.map(({ reference }) => reference);
 }
 
-export async function putPin(on: Rows, repositoryId: number, reference: string): Promise<void> {
+export async function putPin(on: PostgresSession, repositoryId: number, reference: string): Promise<void> {
   await on.changes(
     'INSERT INTO @pins (repository_id, reference, created_at_ms) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING',
     [repositoryId, reference, Date.now()],
   );
 }
 
-export async function removePin(on: Rows, repositoryId: number, reference: string): Promise<boolean> {
+export async function removePin(
+  on: PostgresSession,
+  repositoryId: number,
+  reference: string,
+): Promise<boolean> {
   const removed = await on.changes('DELETE FROM @pins WHERE repository_id = $1 AND reference = $2', [
     repositoryId,
     reference,

@@ -2,7 +2,7 @@ import type { Digest } from '../../oci/digest.ts';
 import type { Repository } from '../../oci/repository.ts';
 import type { Preload } from '../metadata-store.ts';
 import { exists } from './exists.ts';
-import type { Rows } from './session.ts';
+import type { PostgresSession, Rows } from './session.ts';
 
 /** How many preloads of a grantee are removed in one transaction. */
 const END_ROWS = 100;
@@ -37,7 +37,7 @@ export async function listPreloads(on: Rows, { upstream, name }: Repository): Pr
 }
 
 export async function putPreloads(
-  on: Rows,
+  on: PostgresSession,
   repositoryId: number,
   digests: readonly Digest[],
   grantee: string,
@@ -52,7 +52,7 @@ export async function putPreloads(
 }
 
 /** Removes some of the grantee's preloads; false if there was none left. */
-export async function endSomePreloadsOf(on: Rows, grantee: string): Promise<boolean> {
+export async function endSomePreloadsOf(on: PostgresSession, grantee: string): Promise<boolean> {
   const ended = await on.changes(
     `DELETE FROM @preloads WHERE grantee = $1 AND (repository_id, digest) IN
       (SELECT repository_id, digest FROM @preloads WHERE grantee = $1 LIMIT ${END_ROWS})`,

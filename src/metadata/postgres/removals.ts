@@ -3,7 +3,7 @@ import type { BlobLink, Content, Damage } from '../metadata-store.ts';
 import { exists } from './exists.ts';
 import { columnsOf } from './links.ts';
 import * as reachability from './reachability.ts';
-import type { Rows } from './session.ts';
+import type { PostgresSession, Rows } from './session.ts';
 
 // Removals by upkeep. Each checks in its own transaction, under the lock of the digest, that nothing needs the content by
 // now.
@@ -18,7 +18,11 @@ const TIMES = [
 const LOWERED_AT_ONCE = 20;
 
 /** Removes the Links of blobs that no manifest of their repository and no pin names. Returns how many. */
-export async function expireLinks(on: Rows, links: readonly BlobLink[], sinceMs: number): Promise<number> {
+export async function expireLinks(
+  on: PostgresSession,
+  links: readonly BlobLink[],
+  sinceMs: number,
+): Promise<number> {
   let expired = 0;
   for (const round of inRounds(links)) {
     expired += await on.changes(
@@ -74,7 +78,7 @@ export const EVICTABLE: Condition = {
 
 /** Removes the rows of those that meet the condition and were not used since; returns these. */
 export async function removeContent(
-  on: Rows,
+  on: PostgresSession,
   contents: readonly Content[],
   condition: Condition,
   sinceMs: number,
@@ -97,7 +101,7 @@ export async function removeContent(
 }
 
 /** Call when the bytes of manifests are gone for good. */
-async function forgetReadings(on: Rows, digests: readonly Digest[]): Promise<void> {
+async function forgetReadings(on: PostgresSession, digests: readonly Digest[]): Promise<void> {
   if (digests.length === 0) return;
   await on.changes("UPDATE @links SET media_type = NULL WHERE digest = ANY($1) AND kind = 'manifest'", [
     digests,
@@ -135,7 +139,7 @@ export async function strayDigests(on: Rows, digests: readonly Digest[]): Promis
  * manifest names is still needed, since the manifest may be stored again.
  */
 export async function quarantine(
-  on: Rows,
+  on: PostgresSession,
   { kind, digest }: Content,
   reason: string,
 ): Promise<'hosted' | 'mirrored' | undefined> {
@@ -161,7 +165,7 @@ export async function countDamaged(on: Rows): Promise<number> {
 }
 
 /** Call when the content was stored again, or is not needed any more. */
-export async function endDamage(on: Rows, digests: readonly Digest[]): Promise<void> {
+export async function endDamage(on: PostgresSession, digests: readonly Digest[]): Promise<void> {
   await on.changes('DELETE FROM @quarantine WHERE digest = ANY($1)', [digests]);
 }
 
@@ -174,7 +178,7 @@ export async function hasLaterUses(on: Rows, thanMs: number): Promise<boolean> {
   return row !== undefined;
 }
 
-export async function lowerUses(on: Rows, laterThanMs: number, toMs: number): Promise<number> {
+export async function lowerUses(on: PostgresSession, laterThanMs: number, toMs: number): Promise<number> {
   let lowered = 0;
   for (const [table, key, time] of TIMES) {
     lowered += await on.changes(
@@ -188,7 +192,7 @@ export async function lowerUses(on: Rows, laterThanMs: number, toMs: number): Pr
 
 /** Records uses, of content that is stored, unless one was recorded less than `resolutionMs` before. */
 export async function putUses(
-  on: Rows,
+  on: PostgresSession,
   uses: readonly (readonly [digest: Digest, atMs: number])[],
   resolutionMs: number,
 ): Promise<void> {

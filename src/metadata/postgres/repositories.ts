@@ -3,7 +3,7 @@ import type { Page } from '../../oci/pull-source.ts';
 import { type Repository, repositoryText } from '../../oci/repository.ts';
 import type { ComingManifest, OwnerBytes, Paged, Usage } from '../metadata-store.ts';
 import { pageRange, toPage } from '../page.ts';
-import type { Rows } from './session.ts';
+import type { PostgresSession, Rows } from './session.ts';
 
 /** How many rows of a removed repository are deleted in one transaction: some milliseconds. */
 const SWEEP_ROWS = 20;
@@ -27,7 +27,7 @@ const LOCKS: Record<RepositoryLock, string> = { counted: 'FOR NO KEY UPDATE', ke
 
 /** Locks the repository until the write ends. Its id is for this transaction; `undefined` if there is none. */
 export async function repositoryId(
-  on: Rows,
+  on: PostgresSession,
   { upstream, name }: Repository,
   lock: RepositoryLock,
 ): Promise<number | undefined> {
@@ -40,7 +40,7 @@ export async function repositoryId(
 
 /** The same; creates it if there is none. */
 export async function repositoryIdOrNew(
-  on: Rows,
+  on: PostgresSession,
   repository: Repository,
   lock: RepositoryLock,
 ): Promise<number> {
@@ -60,7 +60,7 @@ export async function repositoryIdOrNew(
 
 /** The same for several, 'counted': returns the id of each. */
 export async function repositoryIdsOrNew(
-  on: Rows,
+  on: PostgresSession,
   repositories: readonly Repository[],
 ): Promise<(repository: Repository) => number> {
   const ids = new Map<string, number>();
@@ -138,7 +138,10 @@ export async function readUsage(
 }
 
 /** From now on nothing of it is found; its rows are deleted later. False if there was none. */
-export async function removeRepository(on: Rows, { upstream, name }: Repository): Promise<boolean> {
+export async function removeRepository(
+  on: PostgresSession,
+  { upstream, name }: Repository,
+): Promise<boolean> {
   const removed = await on.changes('DELETE FROM @repositories WHERE upstream = $1 AND name = $2', [
     upstream,
     name,
@@ -155,7 +158,10 @@ export async function hasRemoved(on: Rows): Promise<boolean> {
  * Deletes some rows of a removed repository. False if there is none that nobody else is sweeping. `lock` locks digests in
  * the same write.
  */
-export async function sweep(on: Rows, lock: (digests: readonly Digest[]) => Promise<void>): Promise<boolean> {
+export async function sweep(
+  on: PostgresSession,
+  lock: (digests: readonly Digest[]) => Promise<void>,
+): Promise<boolean> {
   const removed = await on.row<{ id: number }>(
     'SELECT id FROM @removed_repositories LIMIT 1 FOR UPDATE SKIP LOCKED',
   );

@@ -3,14 +3,12 @@ import { type Client, statement } from './driver.ts';
 /** The server ends no transaction that was idle for so short a time. */
 const SURE_MS = 1_000;
 
-/** Statements of one connection, or of any of a pool. */
+/** Questions, on one connection or any of a pool. Who writes needs a session, that of a `Writer`. */
 export interface Rows {
   /** The rows of a statement. `@name` in it stands for a table or function of the index, `$1` for the first parameter. */
   rows<Row>(sql: string, parameters?: readonly unknown[]): Promise<readonly Row[]>;
   /** The first row. */
   row<Row>(sql: string, parameters?: readonly unknown[]): Promise<Row | undefined>;
-  /** How many rows a statement has changed. */
-  changes(sql: string, parameters?: readonly unknown[]): Promise<number>;
 }
 
 /**
@@ -64,6 +62,7 @@ export class PostgresSession implements Rows {
     return (await this.rows<Row>(sql, parameters))[0];
   }
 
+  /** How many rows a statement has changed. */
   async changes(sql: string, parameters: readonly unknown[] = []): Promise<number> {
     const { rowCount } = await this.#client.query(this.#statement(sql, parameters));
     return rowCount ?? 0;

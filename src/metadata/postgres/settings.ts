@@ -1,4 +1,4 @@
-import type { Rows } from './session.ts';
+import type { PostgresSession, Rows } from './session.ts';
 
 // Values that all processes share.
 
@@ -6,7 +6,7 @@ export async function readSetting(on: Rows, name: string): Promise<string | unde
   return (await on.row<{ value: string }>('SELECT value FROM @settings WHERE name = $1', [name]))?.value;
 }
 
-export async function putSetting(on: Rows, name: string, value: string): Promise<void> {
+export async function putSetting(on: PostgresSession, name: string, value: string): Promise<void> {
   await on.changes(
     'INSERT INTO @settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value',
     [name, value],
@@ -14,7 +14,7 @@ export async function putSetting(on: Rows, name: string, value: string): Promise
 }
 
 /** Sets it unless it is set; returns the value that is then set. */
-export async function initSetting(on: Rows, name: string, value: string): Promise<string> {
+export async function initSetting(on: PostgresSession, name: string, value: string): Promise<string> {
   await on.changes('INSERT INTO @settings (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING', [
     name,
     value,

@@ -6,7 +6,7 @@ import type { RecordedTag } from '../image-record.ts';
 import type { Paged } from '../metadata-store.ts';
 import { pageRange, toPage } from '../page.ts';
 import { isPreloaded } from './preloads.ts';
-import type { Rows } from './session.ts';
+import type { PostgresSession, Rows } from './session.ts';
 
 export async function readTag(
   on: Rows,
@@ -55,7 +55,7 @@ export async function readTagPageOf(
 }
 
 export async function putTag(
-  on: Rows,
+  on: PostgresSession,
   repositoryId: number,
   tag: string,
   { digest, checkedAtMs }: TagRow,
@@ -69,7 +69,7 @@ export async function putTag(
 
 /** Sets the tags of an image, but for those that were set at that time or later; returns how many. */
 export async function putNewerTags(
-  on: Rows,
+  on: PostgresSession,
   repositoryId: number,
   digest: Digest,
   tags: readonly RecordedTag[],
@@ -84,7 +84,7 @@ export async function putNewerTags(
   );
 }
 
-export async function removeTag(on: Rows, repositoryId: number, tag: string): Promise<boolean> {
+export async function removeTag(on: PostgresSession, repositoryId: number, tag: string): Promise<boolean> {
   const removed = await on.changes('DELETE FROM @tags WHERE repository_id = $1 AND tag = $2', [
     repositoryId,
     tag,
@@ -93,7 +93,7 @@ export async function removeTag(on: Rows, repositoryId: number, tag: string): Pr
 }
 
 /** Removes all tags that mean `digest`. */
-export async function removeTagsOf(on: Rows, repositoryId: number, digest: Digest): Promise<void> {
+export async function removeTagsOf(on: PostgresSession, repositoryId: number, digest: Digest): Promise<void> {
   await on.changes('DELETE FROM @tags WHERE repository_id = $1 AND digest = $2', [repositoryId, digest]);
 }
 

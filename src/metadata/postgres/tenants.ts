@@ -1,5 +1,5 @@
 import type { IssuedCredential, KnownTenant } from '../../oci/issued-credential.ts';
-import type { Rows } from './session.ts';
+import type { PostgresSession, Rows } from './session.ts';
 
 // Tenants that are recorded in the store, and credentials that were issued to them.
 
@@ -10,14 +10,14 @@ export async function listKnownTenants(on: Rows): Promise<readonly KnownTenant[]
   return rows.map(({ name, uid }) => ({ name, uid: uid ?? undefined }));
 }
 
-export async function putKnownTenant(on: Rows, { name, uid }: KnownTenant): Promise<void> {
+export async function putKnownTenant(on: PostgresSession, { name, uid }: KnownTenant): Promise<void> {
   await on.changes(
     `INSERT INTO @known_tenants (name, uid) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET uid = excluded.uid`,
     [name, uid ?? null],
   );
 }
 
-export async function removeKnownTenant(on: Rows, name: string): Promise<void> {
+export async function removeKnownTenant(on: PostgresSession, name: string): Promise<void> {
   await on.changes('DELETE FROM @known_tenants WHERE name = $1', [name]);
 }
 
@@ -35,7 +35,7 @@ export async function listIssuedCredentials(
   return rows.map(row => ({ ...row, endsAtMs: row.endsAtMs ?? Number.POSITIVE_INFINITY }));
 }
 
-export async function putIssuedCredential(on: Rows, credential: IssuedCredential): Promise<void> {
+export async function putIssuedCredential(on: PostgresSession, credential: IssuedCredential): Promise<void> {
   const { id, tenant, username, server, readOnly, issuedAtMs, endsAtMs } = credential;
   await on.changes(
     `INSERT INTO @issued_credentials AS c (id, tenant, username, server, read_only, issued_at_ms, ends_at_ms)

@@ -1,6 +1,6 @@
 import type { Repository } from '../../oci/repository.ts';
 import type { Upload } from '../metadata-store.ts';
-import type { Rows } from './session.ts';
+import type { PostgresSession, Rows } from './session.ts';
 
 // Unfinished uploads. Their number is limited for each repository and requester, so counting reads few rows.
 
@@ -43,7 +43,7 @@ export async function listUploads(
 }
 
 export async function putUpload(
-  on: Rows,
+  on: PostgresSession,
   { id, repository: { upstream, name }, requester, startedAtMs, touchedAtMs }: Upload,
 ): Promise<void> {
   await on.changes(
@@ -54,7 +54,7 @@ export async function putUpload(
   );
 }
 
-export async function removeUpload(on: Rows, id: string): Promise<boolean> {
+export async function removeUpload(on: PostgresSession, id: string): Promise<boolean> {
   return (await on.changes('DELETE FROM @uploads WHERE id = $1', [id])) > 0;
 }
 
