@@ -1,7 +1,7 @@
 import { isStorageClosed } from '../../blobs/storage-full.ts';
 import type { BlobReader } from '../../lib/blob-reader.ts';
 import { Changes } from '../../lib/changes.ts';
-import type { Extent } from '../../lib/extents.ts';
+import { type Extent, Extents } from '../../lib/extents.ts';
 import { LeaseLost } from '../../lib/lease.ts';
 import { ociErrorOf, UpstreamFailure } from '../../upstream/failures.ts';
 import type { Fill } from './fill.ts';
@@ -45,6 +45,8 @@ export class RangeReader implements BlobReader {
   readonly size: number;
   readonly #blob: PartialBlob;
   readonly #options: RangeReaderOptions;
+  /** All that is wanted, whatever the order: a thousand ranges are looked through for each request of anybody. */
+  readonly #wanted: Extents;
   /** The requests that it waits for, its own and others', with the way to give each up. */
   readonly #requests = new Map<RangeRequest, () => void>();
   readonly #changes = new Changes();
@@ -65,6 +67,7 @@ export class RangeReader implements BlobReader {
     const { use, along } = options;
     this.#options = options;
     this.#blob = use.blob;
+    this.#wanted = new Extents(options.wanted);
     this.size = use.blob.size;
     this.#leaves.push(
       () => use.leave(),
@@ -121,8 +124,7 @@ export class RangeReader implements BlobReader {
 
   /** The end of what is there from `position` on, as soon as that is something. */
   async #thereBehind(position: number): Promise<number> {
-    const isWanted = this.#options.wanted.some(({ start, end }) => start <= position && position < end);
-    if (!isWanted)
+    if ((this.#wanted.next(position)?.start ?? this.size) > position)
       throw new Error(`internal error: byte ${position} was read, which is in no requested range`);
     const found = this.#changes.until(() => {
       if (this.#blob.failure !== undefined) throw this.#blob.failure;
@@ -161,7 +163,7 @@ export class RangeReader implements BlobReader {
   #request(): void {
     const { wanted, asker } = this.#options;
     const isWanted = ({ extent, reach }: RangeRequest): boolean =>
-      wanted.some(({ start, end }) => start < reach && extent.start < end);
+      (this.#wanted.next(extent.start)?.start ?? reach) < reach;
     for (const request of this.#blob.requests) {
       if (!this.#requests.has(request) && isWanted(request)) void this.#await(request);
     }
