@@ -1,4 +1,5 @@
 import http from 'node:http';
+import { setImmediate } from 'node:timers/promises';
 import { afterEach, expect, it } from 'vitest';
 import { silentLog } from '../lib/log.ts';
 import { ManualClock } from '../lib/manual-clock.fixture.ts';
@@ -137,7 +138,11 @@ async function serve(state: { now: Observed }) {
     clock,
     log: silentLog,
   });
-  const server = http.createServer((req, res) => events.follow(req, res, req.url ?? ''));
+  const streams: http.ServerResponse[] = [];
+  const server = http.createServer((req, res) => {
+    streams.push(res);
+    events.follow(req, res, req.url ?? '');
+  });
   await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
   const address = server.address();
   const port = typeof address === 'object' && address !== null ? address.port : 0;
@@ -146,7 +151,7 @@ async function serve(state: { now: Observed }) {
     server.closeAllConnections();
     await new Promise(resolve => server.close(resolve));
   };
-  return { events, refusals, port, clock, looks: () => looks };
+  return { events, refusals, port, clock, streams, looks: () => looks };
 }
 
 async function follows(events: AdminEvents, clients: number): Promise<void> {
@@ -308,24 +313,67 @@ it('lists so many at most, and says that there are more', async () => {
   expect(JSON.stringify(client.last('fills')).length).toBeLessThan(200_000);
 });
 
+function upstreamsAt(at: number): Observed['upstreams'] {
+  const rest = { lastAnswer: null, lastError: null, budgets: [], backoffs: 0, firstBytes: [], login: null };
+  const mirrors = ['x'.repeat(100_000)];
+  return [{ name: 'docker.io', url: `https://${at}`, mirrors, state: 'ok', ...rest }];
+}
+
+/** Lets something happen each second until some of it waits for the client of the first stream. */
+async function untilSomeWaits(
+  state: { now: Observed },
+  { streams: [stream], clock }: Pick<Awaited<ReturnType<typeof serve>>, 'streams' | 'clock'>,
+): Promise<void> {
+  const doesWait = () => stream !== undefined && stream.writableLength > 0;
+  for (let at = 0; at < 200 && !doesWait(); at += 1) {
+    state.now = { ...idle, upstreams: upstreamsAt(at) };
+    await clock.advance(1_000);
+    // What the system takes leaves meanwhile.
+    await setImmediate();
+  }
+  expect(doesWait()).toBe(true);
+}
+
+it('goes on for others when a stream was ended whose client does not read', async () => {
+  const state = { now: idle };
+  const served = await serve(state);
+  const { events, port, clock, streams } = served;
+  const slow = new Listener(port, { isSlow: true });
+  await follows(events, 1);
+  const quick = new Listener(port);
+  await follows(events, 2);
+  await untilSomeWaits(state, served);
+  // As when its client may not read any more.
+  streams[0]?.end();
+  state.now = { ...idle, upstreams: upstreamsAt(-1) };
+  await clock.advance(1_000);
+  await expect.poll(() => quick.last('upstreams')).toMatchObject({ changed: [{ url: 'https://-1' }] });
+  await follows(events, 1);
+  slow.leave();
+});
+
+it('keeps nothing for a client that had to make room and does not read', async () => {
+  const state = { now: idle };
+  const served = await serve(state);
+  const { events, port, streams } = served;
+  const slow = new Listener(port, { who: '/greedy', isSlow: true });
+  await follows(events, 1);
+  await untilSomeWaits(state, served);
+  for (let at = 1; at < 100; at += 1) void new Listener(port, { who: '/greedy' });
+  await follows(events, 100);
+  const late = new Listener(port, { who: '/late' });
+  await expect.poll(() => late.names()).toContain('reset');
+  await expect.poll(() => streams[0]?.closed).toBe(true);
+  slow.leave();
+});
+
 it('disconnects who reads too slowly, and nobody else', async () => {
   const state = { now: idle };
   const { events, port, clock } = await serve(state);
   const [quick, slow] = [new Listener(port), new Listener(port, { isSlow: true })];
   await follows(events, 2);
-  const reason = 'x'.repeat(100_000);
   for (let at = 0; at < 200 && events.clients === 2; at += 1) {
-    const upstream = { name: 'docker.io', url: `https://${at}`, mirrors: [reason] };
-    const rest = {
-      state: 'ok',
-      lastAnswer: null,
-      lastError: null,
-      budgets: [],
-      backoffs: 0,
-      firstBytes: [],
-      login: null,
-    } as const;
-    state.now = { ...idle, upstreams: [{ ...upstream, ...rest }] };
+    state.now = { ...idle, upstreams: upstreamsAt(at) };
     await clock.advance(1_000);
     await expect.poll(() => quick.last('upstreams')).toMatchObject({ changed: [{ url: `https://${at}` }] });
   }

@@ -130,7 +130,9 @@ export class AdminEvents {
     const oldest = [...this.#clients].find(([, who]) => counts.get(who) === most)?.[0];
     if (oldest === undefined) return;
     this.#clients.delete(oldest);
-    oldest.end();
+    // The end of one that does not read would wait with all the rest, for ever.
+    if (oldest.writableLength > 0) oldest.destroy();
+    else oldest.end();
   }
 
   #begin(): void {
@@ -238,7 +240,8 @@ export class AdminEvents {
   #send(text: string): void {
     this.#aliveAtMs = performance.now();
     for (const res of this.#clients.keys()) {
-      if (res.writableLength > MAX_WAITING_BYTES) res.destroy();
+      // One that was ended and is still here is not read to its end.
+      if (res.writableEnded || res.writableLength > MAX_WAITING_BYTES) res.destroy();
       else res.write(text);
     }
   }
