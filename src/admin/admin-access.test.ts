@@ -91,6 +91,20 @@ it('lets nobody guess', async () => {
   expect(await outcome(access, { authorization: basic(LOGIN.password) })).toBe('busy');
 });
 
+it('keeps nobody out who logged in from there before, whoever guesses beside him', async () => {
+  const access = accessWith(BEHIND_TLS, {
+    kubernetes: async token => (token === 'good' ? { name: 'a:b', rights: 'read' } : undefined),
+  });
+  const right = [basic(LOGIN.password), 'Bearer good'];
+  const known = ['ops by login: full', 'a:b by kubernetes: read'];
+  const outcomes = () => Promise.all(right.map(authorization => outcome(access, { authorization })));
+  expect(await outcomes()).toEqual(known);
+  for (let at = 0; at < 100; at += 1) await outcome(access, { authorization: basic('guess', `name ${at}`) });
+  for (let at = 0; at < 10; at += 1) await outcome(access, { authorization: basic(`guess ${at}`) });
+  expect(await outcome(access, { authorization: basic('another guess') })).toBe('busy');
+  expect(await outcomes()).toEqual(known);
+});
+
 const knowsNobody = async (): Promise<undefined> => undefined;
 
 it.each([

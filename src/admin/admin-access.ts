@@ -106,7 +106,8 @@ export class AdminAccess {
     const username = isBasic ? decoded.slice(0, Math.max(0, decoded.indexOf(':'))) : undefined;
     const credentialId = createHmac('sha256', this.#key).update(authorization).digest('hex');
     const attempt = { source: sourceOf(address.remote), username, credentialId };
-    if (!this.#failed.mayTry(attempt)) {
+    const wasRight = this.#failed.wasRight(attempt.source, credentialId);
+    if (!wasRight && !this.#failed.mayTry(attempt)) {
       const retryAfter = this.#failed.retryAfterS(attempt.source);
       throw new AdminProblem('busy', 'too many wrong logins from this address', {
         'Retry-After': retryAfter,
@@ -121,6 +122,7 @@ export class AdminAccess {
       this.#failed.add(attempt);
       throw this.#challenge(address);
     }
+    this.#failed.noteRight(attempt.source, credentialId);
     return { ...found, by: isBasic ? 'login' : 'kubernetes', remote: address.remote };
   }
 
