@@ -144,3 +144,14 @@ it('lists them in another order, and says if that is not final', async () => {
   expect((await read(survey, { sort: 'own', limit: 1, after: next })).entries[0]?.image).toContain('097');
   await expect(read(survey, { after: next })).rejects.toThrow('not a cursor of this list');
 });
+
+it('goes on after the longest name that there can be', async () => {
+  const survey = new ListedImages(0);
+  const repository = { upstream: `${'u'.repeat(247)}:65535`, name: 'r'.repeat(255) };
+  const tags = Array.from({ length: 2 * SURVEY_PAGE }, (_, at) => `${'t'.repeat(126)}${at + 10}`);
+  survey.tagged = tags.map((tag, at) => ({ ...imageAt(at, tag), repository }));
+  // The index names the place by all of it.
+  survey.tags = after =>
+    pageOf(survey.tagged, ({ tag }) => `${repository.upstream} ${repository.name} ${tag}`, after);
+  expect(await readAll(survey, { limit: 7 })).toHaveLength(tags.length);
+});

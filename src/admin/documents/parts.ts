@@ -12,8 +12,10 @@ export function arrayOf<Item extends z.ZodType>(item: Item): z.ZodReadonly<z.Zod
   return z.array(item).readonly();
 }
 
-/** The longest cursor: a repository, a tag and a digest. */
-const MAX_CURSOR_LENGTH = 1_024;
+/** In base64: twice the longest upstream, repository and digest, as the place of a page in the index and of an entry in it. */
+const MAX_CURSOR_LENGTH = 2_048;
+/** A repository with a tag and a digest. */
+const MAX_TYPED_LENGTH = 1_024;
 /** What a page of a list may have at most: an answer stays far below a megabyte. */
 const MAX_PAGE = 500;
 const DEFAULT_PAGE = 100;
@@ -40,4 +42,4 @@ export function pageSchema<Entry extends z.ZodType>(entry: Entry) {
 export const truth = z.enum(['true', 'false']).transform(text => text === 'true');
 
 /** A text that people type, such as an image reference or a part of a name. */
-export const typed = z.string().min(1).max(MAX_CURSOR_LENGTH);
+export const typed = z.string().min(1).max(MAX_TYPED_LENGTH);
