@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { LeaseLost } from '../lib/lease.ts';
 import { leaseOf } from '../lib/lease.suite.ts';
 import { LeaseTable, MemoryLeases } from '../lib/memory-leases.fixture.ts';
@@ -35,6 +35,14 @@ describe('what was saved', () => {
       hits: 3,
       misses: 1,
     });
+  });
+
+  it('is added once, even if the Lease cannot be released afterwards', async () => {
+    const [table, settings] = [new LeaseTable(), new Map<string, string>()];
+    const release = vi.fn<() => Promise<void>>().mockRejectedValue(new Error('the index is locked'));
+    const keeper = transferKeeper({ ...processOn(table, settings), release }, 1);
+    expect(await keeper.add({ ...NO_TRAFFIC, sentBytes: 5 })).toBe(true);
+    expect(await keeper.read()).toMatchObject({ sentBytes: 5 });
   });
 
   it('is not changed by a process that was considered dead while it added', async () => {

@@ -25,7 +25,7 @@ export function transferKeeper(
     const { sentBytes, fetchedBytes } = trafficIn(kept);
     return { sinceMs: numberIn(kept, 'sinceMs'), sentBytes, fetchedBytes, days: daysIn(kept['days']) };
   };
-  const addUnder = async (lease: Lease, more: Traffic): Promise<true> => {
+  const addUnder = async (lease: Lease, more: Traffic): Promise<void> => {
     const kept = (await read()) ?? {
       sinceMs: startedAtMs,
       sentBytes: 0,
@@ -43,12 +43,22 @@ export function transferKeeper(
     };
     await lease.confirm();
     await metadata.putSetting(SETTING, JSON.stringify(total));
-    return true;
   };
   const wait = { mayWait: (waitedMs: number) => waitedMs < LEASE_WAIT_MS };
   return {
     read,
-    add: async more => (await withLease(metadata, LEASE_KEY, lease => addUnder(lease, more), wait)) ?? false,
+    add: async more => {
+      let isAdded = false;
+      const work = async (lease: Lease) => {
+        await addUnder(lease, more);
+        isAdded = true;
+      };
+      await withLease(metadata, LEASE_KEY, work, wait).catch((error: unknown) => {
+        // After what fails then, such as giving back the Lease, it would be added twice.
+        if (!isAdded) throw error;
+      });
+      return isAdded;
+    },
   };
 }
 
