@@ -22,6 +22,13 @@ async function load(text: string, env: Record<string, string> = {}) {
   return loadConfig({ file: write(text), env });
 }
 
+/** A file with an endpoint of notifications that has the signing key. */
+function signedWith(key: string): string {
+  const file = join(folder, 'key');
+  writeFileSync(file, `${key}\n`);
+  return `notifications: {endpoints: [{name: ci, url: "http://ci.example", signingKeyFile: ${file}}]}`;
+}
+
 /** The problems as people read them, without the folder. */
 async function problemsOf(text: string, env: Record<string, string> = {}): Promise<string[]> {
   const error = await load(text, env).catch((thrown: unknown) => thrown);
@@ -341,6 +348,23 @@ storage: {url: https://s3.example}
   ])('is not what the same rules allow: %j', async text => {
     await expect(load(text)).resolves.toBeDefined();
   });
+
+  it.each(['', 'not base64!', 'YQ=', 'c2VjcmV0IQ===', 'c2Vjcm-_'])(
+    'is refused if a signing key says that it is base64, and is not: whsec_%s',
+    async encoded => {
+      expect(await problemsOf(signedWith(`whsec_${encoded}`))).toEqual([
+        expect.stringMatching(/signingKeyFile.*: begins with whsec_/),
+      ]);
+    },
+  );
+
+  it.each(['whsec_bm90', 'whsec_c2VjcmV0IQ', 'whsec_c2VjcmV0IQ==', 'not base64!'])(
+    'has the signing key %s',
+    async signingKey => {
+      const { notifications } = await load(signedWith(signingKey));
+      expect(notifications.endpoints).toMatchObject([{ signingKey }]);
+    },
+  );
 
   it('is refused if the file does not exist', async () => {
     await expect(loadConfig({ file: join(folder, 'none.yaml'), env: {} })).rejects.toThrow(

@@ -10,6 +10,10 @@ import type { ParsedEndpoint, ParsedFile, ParsedUpstream } from './schema.ts';
 /** Passwords and certificate bundles are far smaller; `/dev/zero` is not. */
 const MAX_FILE_BYTES = 1 << 20;
 
+/** As in Standard Webhooks. */
+const ENCODED_KEY =
+  /^whsec_(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}(?:==)?|[A-Za-z0-9+/]{3}=?|[A-Za-z0-9+/]{4})$/;
+
 /**
  * Reads the files and variables that upstreams, endpoints and logins name: passwords, certificate authorities, headers. Calls `report` for
  * whatever cannot be read, and leaves that out.
@@ -44,13 +48,23 @@ export class SettingReader {
   async endpoint(parsed: ParsedEndpoint, index: number): Promise<EndpointConfig> {
     const path = ['notifications', 'endpoints', index];
     const { headersFile, signingKeyFile, caFile } = parsed;
-    const key = signingKeyFile && (await this.#file(signingKeyFile, [...path, 'signingKeyFile']));
     return {
       ...parsed,
       headers: headersFile === undefined ? {} : await this.#headers(headersFile, [...path, 'headersFile']),
-      signingKey: key?.trim(),
+      signingKey:
+        signingKeyFile === undefined
+          ? undefined
+          : await this.#signingKey(signingKeyFile, [...path, 'signingKeyFile']),
       ca: caFile === undefined ? undefined : await this.#authorities(caFile, [...path, 'caFile']),
     };
+  }
+
+  /** What is not base64 would be decoded to less, or to nothing: anybody could make the signatures. */
+  async #signingKey(file: string, path: readonly PropertyKey[]): Promise<string | undefined> {
+    const key = (await this.#file(file, path))?.trim();
+    if (key === undefined || !key.startsWith('whsec_') || ENCODED_KEY.test(key)) return key;
+    this.#report({ path, value: file, message: 'begins with whsec_, and what follows is not base64' });
+    return undefined;
   }
 
   async #headers(file: string, path: readonly PropertyKey[]): Promise<Record<string, string>> {
