@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
 import { Readable } from 'node:stream';
+import { pageAligned } from '../../lib/page-aligned.ts';
 import type { Ingest } from '../spool.ts';
 
 /** What is sent as an object, or as a part of one. */
@@ -28,16 +29,28 @@ export function payloadOfBytes(bytes: Uint8Array): Payload {
 }
 
 /** Some bytes of an ingest, which are read once for their hash, and once more each time they are sent. */
-export async function payloadOfIngest(ingest: Ingest, { start, end }: ByteSpan): Promise<Payload> {
+export async function payloadOfIngest(ingest: Ingest, span: ByteSpan): Promise<Payload> {
   const hash = createHash('sha256');
-  for await (const piece of piecesOf(ingest, { start, end })) hash.update(piece);
-  const stream = () => Readable.from(piecesOf(ingest, { start, end }), { highWaterMark: 1 });
-  return { size: end - start, sha256: hash.digest('hex'), stream };
+  const size = span.end - span.start;
+  const reused = size < PIECE_BYTES ? Buffer.allocUnsafeSlow(size) : pageAligned(PIECE_BYTES);
+  for await (const piece of piecesOf(ingest, span, bytes => reused.subarray(0, bytes))) hash.update(piece);
+  // Whoever sends a piece keeps it for a while.
+  const stream = () =>
+    Readable.from(
+      piecesOf(ingest, span, bytes => Buffer.allocUnsafeSlow(bytes)),
+      { highWaterMark: 1 },
+    );
+  return { size, sha256: hash.digest('hex'), stream };
 }
 
-async function* piecesOf(ingest: Ingest, { start, end }: ByteSpan): AsyncGenerator<Uint8Array> {
+/** `take` returns the memory for each piece. */
+async function* piecesOf(
+  ingest: Ingest,
+  { start, end }: ByteSpan,
+  take: (bytes: number) => Buffer,
+): AsyncGenerator<Uint8Array> {
   for (let position = start; position < end; ) {
-    const piece = Buffer.allocUnsafeSlow(Math.min(PIECE_BYTES, end - position));
+    const piece = take(Math.min(PIECE_BYTES, end - position));
     const count = await ingest.read(piece, position);
     if (count === 0) throw new Error(`the ingest ends at ${position} of ${end} bytes`);
     yield piece.subarray(0, count);
