@@ -124,6 +124,9 @@ afterEach(async () => {
   close = undefined;
 });
 
+/** Whoever it takes so long to find out about that he has left by then. */
+const LATE = '/late-found';
+
 async function serve(state: { now: Observed }) {
   const refusals = new Refusals();
   const clock = new ManualClock();
@@ -141,7 +144,9 @@ async function serve(state: { now: Observed }) {
   const streams: http.ServerResponse[] = [];
   const server = http.createServer((req, res) => {
     streams.push(res);
-    events.follow(req, res, req.url ?? '');
+    const follow = () => events.follow(req, res, req.url ?? '');
+    if (req.url === LATE) res.once('close', follow);
+    else follow();
   });
   await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve));
   const address = server.address();
@@ -333,6 +338,16 @@ async function untilSomeWaits(
   }
   expect(doesWait()).toBe(true);
 }
+
+it('takes nobody for a client who has left by then', async () => {
+  const { events, port, streams, looks, clock } = await serve({ now: idle });
+  const gone = new Listener(port, { who: LATE });
+  await expect.poll(() => streams.length).toBe(1);
+  gone.leave();
+  await expect.poll(() => streams[0]?.closed).toBe(true);
+  await clock.advance(1_000);
+  expect([events.clients, looks()]).toEqual([0, 0]);
+});
 
 it('goes on for others when a stream was ended whose client does not read', async () => {
   const state = { now: idle };

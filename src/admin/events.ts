@@ -82,6 +82,8 @@ export class AdminEvents {
 
   /** Sends events to `who` until the client leaves, or reads too slowly. */
   follow(req: IncomingMessage, res: ServerResponse, who: string): void {
+    // It may have left while the cluster judged its token.
+    if (res.closed) return;
     res.writeHead(200, HEADERS);
     if (req.method === 'HEAD') {
       res.end();
