@@ -287,10 +287,10 @@ async function openOps(
     return { contentType: metrics.contentType, text: await text };
   };
   const problems = async () => {
-    const index = metadata.loss()?.message ?? (await collectingProblem(metadata)) ?? [];
+    const loss = metadata.loss()?.message;
+    const ofStore = async () => [await collectingProblem(metadata), await recordsProblem(parts)];
     const own = [
-      index,
-      (await recordsProblem(parts)) ?? [],
+      (loss === undefined ? await ofStore() : [loss]).flatMap(problem => problem ?? []),
       disk.problem ?? [],
       parts.blobs.bucket?.problem ?? [],
       parts.replicas?.watch.problem ?? [],
