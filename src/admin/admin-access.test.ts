@@ -20,6 +20,7 @@ function accessWith(
     kubernetes: undefined,
     names: ['registry.example'],
     allowsPlainCredentials: false,
+    onWrongLogin: () => {},
     ...options,
     addresses: { of: () => address },
   });

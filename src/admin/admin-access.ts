@@ -34,6 +34,8 @@ export interface AdminAccessOptions {
   readonly names: readonly string[];
   /** Whether passwords may be sent without TLS even from other machines. */
   readonly allowsPlainCredentials: boolean;
+  /** Called for each login that is wrong, with the address that it came from. */
+  readonly onWrongLogin: (remote: string) => void;
 }
 
 /** The header with the token of `session`. */
@@ -120,6 +122,7 @@ export class AdminAccess {
         : await this.#options.kubernetes?.(credentials, attempt.source).catch(unanswered);
     if (found === undefined) {
       this.#failed.add(attempt);
+      this.#options.onWrongLogin(address.remote);
       throw this.#challenge(address);
     }
     this.#failed.noteRight(attempt.source, credentialId);

@@ -48,6 +48,7 @@ async function serve(
       addresses: { of: () => HERE },
       names: [],
       allowsPlainCredentials: false,
+      onWrongLogin: () => {},
     }),
     // Whichever is called.
     handlers: new Proxy(Object.create(null), { get: () => handle }),

@@ -117,12 +117,6 @@ export class AdminSite implements OpsSite {
       await this.#limited(who, () => this.#answer(req, res, { who, origin, during }));
     } catch (error) {
       const problem = problemOf(error);
-      if (problem.code === 'unauthorized' && req.headers.authorization !== undefined) {
-        this.#options.log.warn(
-          { remote: req.socket.remoteAddress },
-          'a wrong login for the administration API',
-        );
-      }
       if (problem.code === 'internal' || (storageProblem(error) !== undefined && !isOutage(error))) {
         this.#options.log.error({ err: error }, 'the administration API failed to answer');
       }

@@ -18,7 +18,7 @@ import {
   type AdminOperationId,
 } from '../admin/operations.ts';
 import { loadConfig } from '../config/load.ts';
-import { silentLog } from '../lib/log.ts';
+import { type Log, silentLog } from '../lib/log.ts';
 import { createAudit } from '../ops/audit.ts';
 import { createMetrics } from '../ops/metrics.ts';
 import { type RunningServer, startServer } from './server.ts';
@@ -41,7 +41,7 @@ function basic(name: string, password: string): string {
   return `Basic ${Buffer.from(`${name}:${password}`).toString('base64')}`;
 }
 
-async function start(name: string, server: object): Promise<RunningServer> {
+async function start(name: string, server: object, log: Log = silentLog): Promise<RunningServer> {
   const metrics = createMetrics();
   const audit = { output: 'file' as const, auditFile: join(folder, `${name}.audit`) };
   const config = await loadConfig({
@@ -63,7 +63,7 @@ async function start(name: string, server: object): Promise<RunningServer> {
       audit,
     },
   });
-  return startServer(config, { log: silentLog, meter: metrics.meter, metrics, audit: createAudit(audit) });
+  return startServer(config, { log, meter: metrics.meter, metrics, audit: createAudit(audit) });
 }
 
 beforeAll(async () => {
@@ -249,6 +249,22 @@ describe('/admin/v1 where everybody needs a login', () => {
     const file = await readFile(join(folder, 'closed.audit'), 'utf8');
     expect(file).not.toContain('may: change');
   });
+});
+
+it('the log says where each wrong login came from, whatever was asked for with it', async () => {
+  const told: unknown[] = [];
+  const log: Log = { ...silentLog, warn: (fields, message) => void told.push({ ...fields, message }) };
+  const admins = [{ name: 'boss', passwordFile: join(folder, 'boss') }];
+  const proxied = await start('proxied', { admins, trustedProxies: ['127.0.0.1'] }, log);
+  const via = { 'x-forwarded-for': '192.0.2.7', 'x-forwarded-proto': 'https' };
+  for (const path of [`${ADMIN_PATH}/status`, '/ui/']) {
+    const headers = { ...via, authorization: basic('boss', `guess of ${path}`) };
+    expect((await ask(opsOf(proxied), 'GET', path, headers)).status).toBe(401);
+    expect((await ask(opsOf(proxied), 'GET', path, { ...via, authorization: BOSS })).status).not.toBe(401);
+  }
+  await proxied.close(0);
+  const wrong = { remote: '192.0.2.7', message: 'a wrong login for the administration API' };
+  expect(told.filter(line => JSON.stringify(line).includes('login'))).toEqual([wrong, wrong]);
 });
 
 describe('/admin/v1 on the registry port', () => {

@@ -49,6 +49,7 @@ async function accessOf(config: Config, log: Log): Promise<AdminAccess> {
     addresses: new ClientAddresses({ trustedProxies, externalUrl }),
     names: [...serverNames, ...external, ...(opsListen === false ? [] : [opsListen.host])],
     allowsPlainCredentials: allowPlainCredentials,
+    onWrongLogin: remote => log.warn({ remote }, 'a wrong login for the administration API'),
   });
 }
 
