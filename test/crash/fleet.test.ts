@@ -17,6 +17,11 @@ const EVENTS = [
   'tag read',
   'pulled',
   'refused',
+  'mounted',
+  'mount refused',
+  'imported',
+  'granted',
+  'revoked',
 ];
 /** A slow machine may take its time to meet all of them. */
 const [MIN_MS, MAX_MS] = IS_LONG ? [10 * 60_000, 20 * 60_000] : [40_000, 120_000];

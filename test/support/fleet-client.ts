@@ -1,6 +1,9 @@
 // A client of a fleet, with the login of a tenant and a repository of its own: pushes, deletes and pulls through any
 // replica, and knows what it must get, and what it must not.
+import { rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { layoutFiles, tarOf } from '../../src/archive/archive.fixture.ts';
 import type { Chance } from './chance.ts';
 import { type GetOptions, type Got, get } from './client.ts';
 import { bytesOf, type Content, type Image, imageOf, randomBlob } from './content.ts';
@@ -9,7 +12,17 @@ import { Register } from './fleet-register.ts';
 import { basic, type Login } from './tenants.ts';
 
 /** How often each step is taken, next to the others. */
-const WEIGHTS = { push: 6, move: 2, deleteTag: 2, deleteManifest: 2, read: 4, pull: 3, trespass: 2 } as const;
+const WEIGHTS = {
+  push: 6,
+  mount: 2,
+  import: 1,
+  move: 2,
+  deleteTag: 2,
+  deleteManifest: 2,
+  read: 4,
+  pull: 3,
+  trespass: 2,
+} as const;
 type Step = keyof typeof WEIGHTS;
 const STEPS = Object.entries(WEIGHTS).flatMap(([step, weight]) => Array<Step>(weight).fill(step as Step));
 
@@ -26,6 +39,8 @@ const PATIENCE_MS = 5_000;
 const UNDONE_AFTER_MS = 15_000;
 /** Between two requests, so that servers are not busy with anything else. */
 const PAUSE_MS = 60;
+/** No criterion, only an end for a refusal that no replica tells. */
+const TOLD_WITHIN_MS = 60_000;
 /** Pushed by all clients. */
 const COMMON = SIZES.map((size, at) => randomBlob(size, `common ${at}`));
 /** Images that are remembered before those that are gone are forgotten. */
@@ -41,11 +56,13 @@ export interface FleetWorld {
   /** Blobs without a manifest are kept for as long as this. */
   readonly graceMs: number;
   readonly met: (what: string) => void;
+  /** For archives. */
+  readonly folder: string;
 }
 
 export interface MirroredRepository {
   readonly images: readonly Image[];
-  /** Tenants that upstream has let pull it, ever. */
+  /** Tenants that may pull it, as far as the replicas know: those whom upstream refuses leave when a replica has told it. */
   readonly readers: Set<string>;
 }
 
@@ -79,6 +96,8 @@ export class FleetClient {
   readonly #late = new Set<Promise<void>>();
   readonly #happened: string[] = [];
   #others: readonly FleetClient[] = [];
+  /** Of the same tenant. */
+  #siblings: readonly FleetClient[] = [];
   #made = 0;
 
   constructor(
@@ -97,6 +116,7 @@ export class FleetClient {
   /** `all`: this one, too. */
   meet(all: readonly FleetClient[]): void {
     this.#others = all.filter(({ name }) => name !== this.name);
+    this.#siblings = all.filter(each => each.name === this.name && each !== this);
   }
 
   /** Images that are certainly there. */
@@ -112,6 +132,8 @@ export class FleetClient {
   async act(): Promise<void> {
     const steps: Readonly<Record<Step, () => Promise<void>>> = {
       push: () => this.push(),
+      mount: () => this.#mount(),
+      import: () => this.#import(),
       move: () => this.#move(),
       deleteTag: () => this.#deleteTag(),
       deleteManifest: () => this.#deleteManifest(),
@@ -152,11 +174,82 @@ export class FleetClient {
   /** A new image. */
   async push(): Promise<void> {
     const image = this.#newImage();
-    const { digest } = image.manifest;
     const since = performance.now();
     for (const blob of [image.config, ...image.layers]) if (!(await this.#pushBlob(blob))) return;
-    const held = { image, isThere: new Register(false) };
+    await this.#finish(image, since);
+  }
+
+  /** Until upstream's refusal has been told by a replica that could record it; others then have to know. */
+  async expectRefused(name: string): Promise<void> {
+    const since = performance.now();
+    for (;;) {
+      const { answer } = await this.#ask('manifests/v1', {}, name);
+      if (answer?.isSighted === true && [401, 403, 404].includes(answer.status)) return;
+      if (answer?.status === 200 && performance.now() - since > TOLD_WITHIN_MS)
+        throw this.#fault(`${name}, which upstream refuses`, answer);
+      await sleep(PAUSE_MS);
+    }
+  }
+
+  /** An image of the tenant's other repository, whose blobs do not have to be pushed again. */
+  async #mount(): Promise<void> {
+    const sibling = this.#chance.pick(this.#siblings);
+    const [image] = sibling.#some();
+    if (image === undefined) return;
+    const since = performance.now();
+    for (const { digest } of [image.config, ...image.layers]) {
+      const { answer } = await this.#ask(`blobs/uploads/?mount=${digest}&from=${sibling.repository}`, {
+        method: 'POST',
+      });
+      if (answer?.status === 202) await this.#cancelUpload(answer);
+      if (answer?.status === 202 && sibling.images.includes(image))
+        throw this.#fault(`a mount of ${digest} from ${sibling.repository}`, answer);
+      if (answer?.status !== 201) return;
+    }
+    await this.#finish(image, since);
+    this.#world.met('mounted');
+  }
+
+  /** A new image, from a file, by a command on the machine of a replica. */
+  async #import(): Promise<void> {
+    const image = this.#newImage();
+    const { digest } = image.manifest;
+    const [tag, replica] = [this.#chance.pick(TAGS), this.#chance.pick(this.#world.replicas)];
+    const file = join(this.#world.folder, `${digest.replace(':', '-')}.tar`);
+    await writeFile(file, await tarOf(layoutFiles(image, 'archived:v1')));
+    const isThere = this.#hold(image);
+    const name = `${this.repository}:${tag}`;
+    const importing = replica.server.command('import', file, '--rename', name);
+    const ended = importing.then(({ code }) => (code === 0 ? undefined : sleep(UNDONE_AFTER_MS)));
+    this.#await(ended);
+    void isThere.later(true, ended);
+    void this.#tags.get(tag)!.later(digest, ended);
+    const { code, stderr } = await importing;
+    await rm(file);
+    this.#note(
+      `import of ${name} at ${this.#world.replicas.indexOf(replica)}: ${code} ${stderr.slice(0, 300)}`,
+    );
+    if (code !== 0) return;
+    await ended;
+    isThere.is(true);
+    this.#tags.get(tag)!.is(digest);
+    this.#world.met('imported');
+  }
+
+  async #cancelUpload({ headers: { location = '' } }: Answer): Promise<void> {
+    await this.#ask(location.replace(`/v2/${this.repository}/`, ''), { method: 'DELETE' });
+  }
+
+  #hold(image: Image): Register<boolean> {
+    const { digest } = image.manifest;
+    const held = this.#held.get(digest) ?? { image, isThere: new Register(false) };
     this.#held.set(digest, held);
+    return held.isThere;
+  }
+
+  /** Pushes the manifest of an image whose blobs were acknowledged in its repository since then. */
+  async #finish(image: Image, since: number): Promise<void> {
+    this.#hold(image);
     const got = await this.#putManifest(image, this.#chance.pick(TAGS));
     if (got === undefined) return;
     if (got.status === 404 && performance.now() - since < this.#world.graceMs / 2) {
@@ -282,7 +375,8 @@ export class FleetClient {
     const mayRead = readers.has(this.name);
     const { answer } = await this.#ask(path, {}, name);
     if (answer === undefined || !isFinal(answer)) return;
-    if (answer.status === 200 && !mayRead && !readers.has(this.name))
+    // One that cannot reach the database knows of no right that has ended elsewhere.
+    if (answer.status === 200 && !mayRead && !readers.has(this.name) && answer.isSighted)
       throw this.#fault(`${name} ${path}`, answer);
     if (answer.status !== 200) return;
     if (answer.complete && `sha256:${answer.sha256}` !== content.digest) {
@@ -295,12 +389,22 @@ export class FleetClient {
   async #trespass(): Promise<void> {
     const other = this.#chance.pick(this.#others);
     const digest = this.#chance.pick(['v1', ...other.pushed]);
+    if (digest !== 'v1' && this.#chance.in(0.3)) return this.#mountOf(other, digest);
     const path = this.#chance.pick([`manifests/${digest}`, `blobs/${digest}`, 'tags/list']);
     const { answer } = await this.#ask(path, {}, other.repository);
     if (answer !== undefined && answer.status >= 200 && answer.status < 400) {
       throw this.#fault(`${path} of ${other.name}`, answer);
     }
     if (answer !== undefined && isFinal(answer)) this.#world.met('refused');
+  }
+
+  async #mountOf(other: FleetClient, digest: string): Promise<void> {
+    const path = `blobs/uploads/?mount=${digest}&from=${other.repository}`;
+    const { answer } = await this.#ask(path, { method: 'POST' });
+    if (answer?.status === 201) throw this.#fault(`${digest} of ${other.name} mounted`, answer);
+    if (answer?.status !== 202) return;
+    await this.#cancelUpload(answer);
+    this.#world.met('mount refused');
   }
 
   /** One image that is certainly there, if there is any. */

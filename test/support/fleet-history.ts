@@ -71,7 +71,7 @@ export class FleetHistory {
     this.#maxTroubleMs = maxTroubleMs;
     const { replicas } = fleet;
     const met = (what: string) => this.#meet(what);
-    const world = { replicas, mirrored, graceMs: GRACE_S * 1000, met };
+    const world = { replicas, mirrored, graceMs: GRACE_S * 1000, met, folder };
     this.#clients = TENANTS.flatMap((name, of) =>
       REPOSITORIES.map((repository, at) => {
         const as = { name, repository: `${name}/${repository}`, login: loginOf(name) };
@@ -129,7 +129,10 @@ export class FleetHistory {
       this.#repeat(async () => {
         await sleep(1_000);
         this.#isEnding ||= isOver();
-        if (this.#chance.in(0.1)) this.#grant();
+      }),
+      this.#repeat(async () => {
+        await sleep(this.#chance.below(8_000));
+        await this.#changeRights();
       }),
     ];
     const failures = (await Promise.allSettled(acts)).flatMap(end =>
@@ -208,15 +211,23 @@ export class FleetHistory {
     await sleep(500 + this.#chance.below(2_000));
   }
 
-  /** From now on, another tenant may pull what was private. */
-  #grant(): void {
+  /** From now on, another tenant may pull what was private, or one may not any more. */
+  async #changeRights(): Promise<void> {
     const [tenant, of] = [this.#chance.pick(TENANTS), this.#chance.pick(TENANTS)];
     const name = `private/${of}`;
     const { readers } = this.#mirrored.get(`${UPSTREAM}/${name}`)!;
-    if (readers.has(tenant)) return;
-    readers.add(tenant);
-    this.#users[tenant]?.repositories.push(name);
-    this.#meet('granted');
+    const { repositories } = this.#users[tenant]!;
+    if (!readers.has(tenant)) {
+      readers.add(tenant);
+      repositories.push(name);
+      this.#meet('granted');
+      return;
+    }
+    repositories.splice(repositories.indexOf(name), 1);
+    this.#upstream.revokeTokens();
+    await this.#clients.find(client => client.name === tenant)!.expectRefused(`${UPSTREAM}/${name}`);
+    readers.delete(tenant);
+    this.#meet('revoked');
   }
 
   #meet(what: string): void {
