@@ -129,3 +129,24 @@ it('counts once what several callers store at the same time', async () => {
   await Promise.all([first, totals.close(), totals.close()]);
   expect(keeper.kept).toMatchObject({ sentBytes: 12 });
 });
+
+it('counts nothing twice while it is being saved', async () => {
+  const keeper = new MemoryKeeper();
+  const totals = counting(keeper);
+  send(totals, 5);
+  let release: (() => void) | undefined;
+  const released = new Promise<void>(resolve => (release = resolve));
+  const add = keeper.add.bind(keeper);
+  // Written, and not known to be.
+  keeper.add = async more => {
+    const isAdded = await add(more);
+    await released;
+    return isAdded;
+  };
+  const closed = totals.close();
+  await expect.poll(() => keeper.additions).toBe(1);
+  const all = totals.inAll();
+  release?.();
+  expect(await all).toMatchObject({ sentBytes: 5 });
+  await closed;
+});

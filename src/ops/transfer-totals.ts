@@ -80,8 +80,11 @@ export class TransferTotals implements Meter {
   #kept = NO_TRAFFIC;
   #timer: NodeJS.Timeout | undefined;
   #keeping: { readonly keeper: TransferKeeper; readonly log: Log } | undefined;
-  /** One write at a time: two at once would store the same bytes twice. */
-  #flushed = Promise.resolve();
+  /**
+   * One write at a time: two at once would store the same bytes twice. And no read during one: what is being saved would
+   * count twice, or not at all.
+   */
+  #turn: Promise<unknown> = Promise.resolve();
 
   /** `isMirrored`: hosted content is not counted, since nothing is saved. */
   constructor(meter: Meter, isMirrored: (upstream: string) => boolean) {
@@ -122,8 +125,9 @@ export class TransferTotals implements Meter {
 
   /** Including what other processes have saved. `sinceMs` is `undefined` if nothing was saved yet. */
   async inAll(): Promise<Omit<KeptTransfers, 'sinceMs'> & { readonly sinceMs: number | undefined }> {
-    const kept = await this.#keeping?.keeper.read();
-    const more = this.unkept;
+    const [kept, more] = await this.#inTurn(
+      async () => [await this.#keeping?.keeper.read(), this.unkept] as const,
+    );
     return {
       sinceMs: kept?.sinceMs,
       sentBytes: (kept?.sentBytes ?? 0) + more.sentBytes,
@@ -168,8 +172,13 @@ export class TransferTotals implements Meter {
   }
 
   #flush(): Promise<void> {
-    this.#flushed = this.#flushed.then(() => this.#keepMore());
-    return this.#flushed;
+    return this.#inTurn(() => this.#keepMore());
+  }
+
+  #inTurn<T>(work: () => Promise<T>): Promise<T> {
+    const done = this.#turn.then(work);
+    this.#turn = done.catch(() => {});
+    return done;
   }
 
   async #keepMore(): Promise<void> {
