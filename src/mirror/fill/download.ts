@@ -16,6 +16,11 @@ const MAX_FRUITLESS = 5;
 const FRUITLESS_BEFORE_NEXT_ENDPOINT = 2;
 /** Short at first, since usually a single connection broke; about 4 s in all. */
 const BACKOFF = { firstMs: 100, maxMs: 2_000 };
+/**
+ * Servers may send less than was asked for, and are asked for the rest at once; but not one that sends next to nothing: the rest
+ * would be requested millions of times.
+ */
+const SHORT_BYTES = 64 * 1024;
 
 /**
  * Upstream sent more bytes than the blob has. Nothing of this download may be kept, and the endpoint is not to be
@@ -59,8 +64,8 @@ export interface Delivery {
   readonly atMs: number;
 }
 
-/** What became of a response: read to the blob's end, or a part of it, or not for this contender. */
-type Read = 'all' | 'part' | 'refused';
+/** What became of a response: read to the blob's end, or a part of it, or next to nothing, or not for this contender. */
+type Read = 'all' | 'part' | 'short' | 'refused';
 
 /** What was asked for, and whether the server sends everything instead. */
 interface AskedRange {
@@ -151,8 +156,9 @@ class Download {
       try {
         const read = await this.#attempt(contender);
         if (read === 'all') return this.#endpoint;
-        if (read === 'part') {
+        if (read !== 'refused') {
           this.#fruitless = 0;
+          if (read === 'short') await this.#pause();
           continue;
         }
         lastFailure = unproved();
@@ -251,9 +257,9 @@ class Download {
     }
     if (!isGiven) throw new OtherBytes();
     if (range.end === undefined || range.isIgnored) return 'all';
-    // Servers may send less than was asked for, but not nothing.
-    if (range.end > from && this.#options.length() === from) throw this.#nothingSent();
-    return 'part';
+    const sentBytes = this.#options.length() - from;
+    if (range.end > from && sentBytes === 0) throw this.#nothingSent();
+    return sentBytes < Math.min(SHORT_BYTES, range.end - from) ? 'short' : 'part';
   }
 
   /** Writes what is wanted of the next bytes. True if no more of this response is wanted. */
@@ -294,6 +300,11 @@ class Download {
     const limitBytes = limit() ?? Number.POSITIVE_INFINITY;
     if (length() + chunk.byteLength > limitBytes) throw new MoreThanNamed(limitBytes, this.#endpoint);
     await write(chunk);
+  }
+
+  #pause(): Promise<void> {
+    const { asking, signal } = this.#options;
+    return asking.clock.sleep(BACKOFF.firstMs, { signal });
   }
 
   /** Returns when another attempt makes sense; otherwise throws `failure`. */

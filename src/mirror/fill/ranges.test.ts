@@ -773,17 +773,31 @@ describe('an upstream that answers ranges with', () => {
     });
   }
 
+  /** The next response has the first `bytes` of the wanted ones. */
+  const capAt = (bytes: number, { start }: Extent, size: number): void => {
+    const headers = { 'Content-Range': `bytes ${start}-${start + bytes - 1}/${size}` };
+    upstream.misbehave({ ...RANGED, headers, contentLength: bytes, cutAtByte: bytes });
+  };
+
   it('less than was asked for is asked for the rest', async () => {
-    const world = await startWorld();
+    const world = await startWorld({}, { clock: new ManualClock() });
     const blob = await layer(world, 4 * MIB, 'capped');
-    const size = blob.size;
-    upstream.misbehave({
-      ...RANGED,
-      headers: { 'Content-Range': `bytes ${FAR.start}-${FAR.start + 499}/${size}` },
-      contentLength: 500,
-      cutAtByte: 500,
-    });
-    await readRanges(world, blob, FAR);
+    const wanted = { start: MIB, end: 2 * MIB };
+    capAt(64 * KIB, wanted, blob.size);
+    await readRanges(world, blob, wanted);
+    expect(asked()).toEqual([`${MIB}-${2 * MIB - 1}`, `${MIB + 64 * KIB}-${2 * MIB - 1}`]);
+  });
+
+  it('next to nothing of what was asked for is asked for the rest after a pause', async () => {
+    const clock = new ManualClock();
+    const world = await startWorld({}, { clock });
+    const blob = await layer(world, 4 * MIB, 'drops');
+    capAt(500, FAR, blob.size);
+    const reading = readRanges(world, blob, FAR);
+    await clock.timer(100);
+    expect(asked()).toEqual([`${FAR.start}-${FAR.end - 1}`]);
+    await clock.advance(100);
+    await reading;
     expect(asked()).toEqual([`${FAR.start}-${FAR.end - 1}`, `${FAR.start + 500}-${FAR.end - 1}`]);
   });
 
