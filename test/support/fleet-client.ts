@@ -191,6 +191,14 @@ export class FleetClient {
     }
   }
 
+  /** No replica that can reach the database sends anything of it, whatever it has stored. */
+  async expectForbidden(name: string, images: readonly Image[]): Promise<void> {
+    for (const { replica, path } of images.flatMap(image => [...this.#everywhere(image)])) {
+      const answer = await Promise.race([this.#at(replica, name, path), sleep(PATIENCE_MS)]);
+      if (answer?.status === 200 && answer.isSighted) throw this.#fault(`${name} ${path}, refused`, answer);
+    }
+  }
+
   /** An image of the tenant's other repository, whose blobs do not have to be pushed again. */
   async #mount(): Promise<void> {
     const sibling = this.#chance.pick(this.#siblings);

@@ -215,7 +215,7 @@ export class FleetHistory {
   async #changeRights(): Promise<void> {
     const [tenant, of] = [this.#chance.pick(TENANTS), this.#chance.pick(TENANTS)];
     const name = `private/${of}`;
-    const { readers } = this.#mirrored.get(`${UPSTREAM}/${name}`)!;
+    const { readers, images } = this.#mirrored.get(`${UPSTREAM}/${name}`)!;
     const { repositories } = this.#users[tenant]!;
     if (!readers.has(tenant)) {
       readers.add(tenant);
@@ -225,8 +225,10 @@ export class FleetHistory {
     }
     repositories.splice(repositories.indexOf(name), 1);
     this.#upstream.revokeTokens();
-    await this.#clients.find(client => client.name === tenant)!.expectRefused(`${UPSTREAM}/${name}`);
+    const client = this.#clients.find(each => each.name === tenant)!;
+    await client.expectRefused(`${UPSTREAM}/${name}`);
     readers.delete(tenant);
+    await client.expectForbidden(`${UPSTREAM}/${name}`, images);
     this.#meet('revoked');
   }
 
