@@ -30,6 +30,7 @@ const EXCUSES = new RegExp(
   [
     'another process has it locked',
     'suspended for so long that another',
+    'considered it dead: try again',
     'removed during the import',
     'not answered in time',
     'no answer in time',

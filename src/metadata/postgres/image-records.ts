@@ -50,14 +50,15 @@ export async function readImageRecord(
   return row && { mediaType: row.mediaType, tags: row.tags ?? [], pins: row.pins ?? [] };
 }
 
+/** Images of a removed repository become unrecorded as their rows are removed, a few at a time. */
+const IS_UNRECORDED = `
+  (EXISTS (SELECT 1 FROM @unrecorded WHERE repository = $1 AND digest = $2)
+    OR EXISTS (
+      SELECT 1 FROM @removed_repositories o JOIN @links l ON l.repository_id = o.id
+      WHERE o.name = $1 AND l.digest = $2 AND l.kind = 'manifest'))`;
+
 export async function isUnrecorded(on: Rows, { name, digest }: HostedImage): Promise<boolean> {
-  // Images of a removed repository become unrecorded as their rows are removed, a few at a time.
-  const row = await on.row(
-    `SELECT 1 FROM @unrecorded WHERE repository = $1 AND digest = $2
-    UNION ALL SELECT 1 FROM @removed_repositories WHERE name = $1 LIMIT 1`,
-    [name, digest],
-  );
-  return row !== undefined;
+  return (await on.row(`SELECT 1 WHERE ${IS_UNRECORDED}`, [name, digest])) !== undefined;
 }
 
 /** Whether the index has the image, with its bytes, and whether it is unrecorded. */
@@ -72,8 +73,7 @@ export async function knownOf(
         JOIN @links l ON l.repository_id = r.id AND l.kind = 'manifest' AND l.media_type IS NOT NULL
         JOIN @manifests m ON m.digest = l.digest
         WHERE r.upstream = '' AND r.name = $1 AND l.digest = $2) AS "isKnown",
-      EXISTS (SELECT 1 FROM @unrecorded WHERE repository = $1 AND digest = $2)
-        OR EXISTS (SELECT 1 FROM @removed_repositories WHERE name = $1) AS "isUnrecorded"`,
+      ${IS_UNRECORDED} AS "isUnrecorded"`,
     [name, digest],
   );
   if (row === undefined) throw new Error('internal error: a question without an answer');

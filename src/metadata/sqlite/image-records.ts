@@ -21,7 +21,7 @@ export class ImageRecordRows {
   readonly #selectRest: Statement<[HostedImage], HostedImage>;
   readonly #selectOthers: Statement<[{ name: string; limit: number }], HostedImage>;
   readonly #selectIsUnrecorded: Statement<[HostedImage]>;
-  readonly #selectIsRemoved: Statement<[string]>;
+  readonly #selectIsRemoved: Statement<[HostedImage]>;
 
   constructor(connection: Connection) {
     this.#selectUnrecorded = connection.prepare(`
@@ -51,7 +51,9 @@ export class ImageRecordRows {
     this.#selectIsUnrecorded = connection.prepare(
       'SELECT 1 FROM unrecorded WHERE repository = @name AND digest = @digest',
     );
-    this.#selectIsRemoved = connection.prepare('SELECT 1 FROM removed_repositories WHERE name = ?');
+    this.#selectIsRemoved = connection.prepare(`
+      SELECT 1 FROM removed_repositories o JOIN links l ON l.repository_id = o.id
+      WHERE o.name = @name AND l.digest = @digest AND l.kind = 'manifest'`);
     this.#note = connection.prepare(`
       INSERT INTO unrecorded (repository, digest, change) VALUES (@name, @digest, hex(randomblob(8)))
       ON CONFLICT DO UPDATE SET change = excluded.change`);
@@ -84,8 +86,8 @@ export class ImageRecordRows {
 
   isUnrecorded({ name, digest }: HostedImage): boolean {
     if (this.#selectIsUnrecorded.get({ name, digest }) !== undefined) return true;
-    // Its images become unrecorded as their rows are removed, a few at a time.
-    return this.#selectIsRemoved.get(name) !== undefined;
+    // Images of a removed repository become unrecorded as their rows are removed, a few at a time.
+    return this.#selectIsRemoved.get({ name, digest }) !== undefined;
   }
 
   isHostedManifest(digest: Digest): boolean {
