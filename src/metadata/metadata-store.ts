@@ -271,7 +271,7 @@ export interface ReplicaPlace {
 export interface MetadataStore extends Leases, ImageRecords {
   /** Absent if this index has none: then nothing can be announced. */
   readonly outbox?: Outbox | undefined;
-  /** The current one. */
+  /** The last one. For a moment after others considered this process dead it is over, and no other has begun. */
   readonly presence: Presence;
 
   // Pulls: one question each, since a query may be a round trip.

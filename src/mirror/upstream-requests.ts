@@ -331,11 +331,17 @@ export class UpstreamRequests {
     repository: Repository,
     credential: Credential | undefined,
   ): Promise<boolean> {
-    if (this.#presenceSince(sinceMs) === undefined || this.hasEndedSince(sinceMs, repository, credential)) {
-      return true;
-    }
+    const hasEndedHere = () =>
+      this.#presenceSince(sinceMs) === undefined || this.hasEndedSince(sinceMs, repository, credential);
+    if (hasEndedHere()) return true;
     const agoMs = this.clock.monotonicMs() - sinceMs;
-    return this.#grants.hasEndedElsewhere(repository, credentialId(credential), agoMs);
+    const hasEndedElsewhere = await this.#grants.hasEndedElsewhere(
+      repository,
+      credentialId(credential),
+      agoMs,
+    );
+    // The Presence may have ended while the index was asked.
+    return hasEndedElsewhere || hasEndedHere();
   }
 
   /** Forgets what rested on the right. What the index says of it, whoever has seen the end removes. */
@@ -351,7 +357,8 @@ export class UpstreamRequests {
     if (presence !== this.#presence.last) {
       this.#presence = { last: presence, sinceMs: this.clock.monotonicMs() };
     }
-    return this.#presence.sinceMs <= sinceMs ? presence : undefined;
+    // One that is over stays the current one for a while.
+    return presence.isOver || this.#presence.sinceMs > sinceMs ? undefined : presence;
   }
 
   /** Reports a proof. A failure to record it only costs another question later. */

@@ -909,6 +909,26 @@ describe('who may have ranges that are there', () => {
     end();
   });
 
+  it.each(['before', 'while'])(
+    'is nobody to whom upstream sent some before others considered this process dead, which is found %s the index is asked',
+    async when => {
+      const world = await startPrivate();
+      await readAs(world, 'ann');
+      const { presence } = world.metadata;
+      // Others note no ends for it. Another Presence begins only a while after this one is known to be over.
+      if (when === 'before') presence.isOver = true;
+      const ask = world.metadata.hasEndedGrant.bind(world.metadata);
+      vi.spyOn(world.metadata, 'hasEndedGrant').mockImplementation(async (...given) => {
+        const hasEnded = await ask(...given);
+        presence.isOver = true;
+        return hasEnded;
+      });
+      const end = upstream.misbehave({ kind: 'blob', status: 403 });
+      await expect(openAs(world, 'ann')).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
+      end();
+    },
+  );
+
   it('is nobody for longer than a proof is valid, or after Secrets have changed', async () => {
     const world = await startPrivate();
     await readAs(world, 'ann');
