@@ -1,5 +1,6 @@
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { expect, test } from 'vitest';
+import { Latch } from '../../test/support/latch.ts';
 import { forEachAtOnce } from './at-once.ts';
 
 /** Numbers from 0 on; notes how many were taken. */
@@ -47,7 +48,26 @@ test('begins nothing more after an error, and rejects with it when all that was 
     ended.push(item);
   });
   await expect(working).rejects.toThrow('no such luck');
-  expect([ended, taken]).toEqual([[0, 2], { count: 3, isEnded: true }]);
+  expect([ended, taken]).toEqual([[0], { count: 3, isEnded: true }]);
+});
+
+test('begins nothing after an error that comes while the next item is awaited', async () => {
+  const begun = new Array<number>();
+  const failed = new Latch();
+  async function* items() {
+    yield 1;
+    await failed.opened;
+    await nextTurn();
+    yield 2;
+  }
+  const working = forEachAtOnce(items(), 3, async item => {
+    begun.push(item);
+    await nextTurn();
+    failed.open();
+    throw new Error('no such luck');
+  });
+  await expect(working).rejects.toThrow('no such luck');
+  expect(begun).toEqual([1]);
 });
 
 test('waits for what was begun if there is no next item for an error', async () => {

@@ -19,7 +19,8 @@ export async function forEachAtOnce<T>(
   };
   try {
     for await (const item of items) {
-      begin(item);
+      // It may have come while the item was awaited.
+      if (failure === undefined) begin(item);
       if (running.size >= atOnce) await Promise.race(running);
       if (failure !== undefined) break;
     }
