@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import { PresenceEnded } from '../lib/lease.ts';
 import { silentLog } from '../lib/log.ts';
 import { IndexAway } from '../metadata/index-away.ts';
 import { OciError } from '../oci/errors.ts';
@@ -8,6 +9,7 @@ test.each([
   ['error', Object.assign(new Error('a failing disk'), { code: 'EIO' })],
   ['debug', new IndexAway('the database cannot be reached')],
   ['debug', new OciError('UNAVAILABLE', { message: 'the storage of blobs cannot be reached' })],
+  ['debug', new PresenceEnded()],
 ])('to %s what could not be stored because of: %s', (level, error) => {
   const lines: unknown[] = [];
   const note = (at: string) => (fields: object, text: string) => void lines.push([at, fields, text]);
