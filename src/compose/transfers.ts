@@ -54,7 +54,7 @@ export function transferKeeper(
         isAdded = true;
       };
       await withLease(metadata, LEASE_KEY, work, wait).catch((error: unknown) => {
-        // After what fails then, such as giving back the Lease, it would be added twice.
+        // If only the Lease could not be given back, another attempt would add it twice.
         if (!isAdded) throw error;
       });
       return isAdded;

@@ -11,7 +11,7 @@ export interface BlobPart {
   readonly length: number;
 }
 
-/** What is sent around the parts of a multipart body. Made when it is sent: a slow client has a thousand headers to come. */
+/** What is sent around the parts of a multipart body, made as it is sent: a thousand headers need not wait for a slow client. */
 export interface Framing {
   /** Before the part, of which `at` is the index. */
   readonly head: (part: BlobPart, at: number) => Uint8Array;

@@ -166,12 +166,12 @@ export const METRICS = {
   store_damaged: { kind: 'gauge', help: 'Damaged content that has not been replaced yet', ofAll: 'own' },
   records_waiting: {
     kind: 'gauge',
-    help: 'Hosted images whose records beside the blobs, of which a lost index is rebuilt, are not of their last state; at most 10,000',
+    help: 'Hosted images whose records beside the blobs, from which a lost index is rebuilt, are out of date; counted up to 10,000',
     ofAll: 'own',
   },
   records_waiting_seconds: {
     kind: 'gauge',
-    help: 'For how long one of these images has been seen to wait; 0 if none waits',
+    help: 'How long one of these images has been seen to wait; 0 if none waits',
     ofAll: 'own',
   },
   upkeep_freed_bytes_total: {

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import type { ReplicaPlace } from '../metadata/metadata-store.ts';
 import { FlightBoard, type FlightCalls, type Landing } from '../mirror/shared-flights.ts';
 
-/** How long a list of the replicas is used: one that is gone is asked for so much longer than the index lists it. */
+/** How long a list of the replicas is used: one that is gone may still be asked for that long after it left the index. */
 const PLACES_VALID_MS = 1_000;
 
 /** A flight that another replica decides about: over, or led by this one, which then has to land it. */

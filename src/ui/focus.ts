@@ -1,5 +1,5 @@
-// The focus stays near where it was when what has it goes: a button that its row takes along, a login that is revoked.
-// Browsers would begin again at the top of the page, and screen readers say nothing.
+// When the focused element is removed, as a button with its row, the focus moves to a heading nearby. Browsers would begin
+// again at the top of the page, and screen readers would say nothing.
 
 const HEADING = 'h1, h2, h3';
 
@@ -12,8 +12,7 @@ export function keepFocus(): void {
     around = target instanceof Element ? [...withAncestors(target)] : [];
   });
   addEventListener('focusout', ({ target }) => {
-    // Who leaves it for nothing, as by a click beside it, is not looking at it any more. One that is removed is handled
-    // before that.
+    // Whoever clicks beside an element has left it. One that is removed is handled before this.
     setTimeout(() => {
       if (around[0] === target && around[0]?.isConnected && isNothingFocused()) around = [];
     });

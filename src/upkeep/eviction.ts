@@ -11,8 +11,8 @@ import { abandonIngest } from './unfinished.ts';
 /** Evicts down to this share of the limit, so that it does not start again with the next blob. */
 const LOW_WATER_MARK = 0.9;
 /**
- * Of the limit, unfinished transfers may take this share while nobody uses them. What runs may not exceed the limit together
- * with them, and is not kept otherwise, so it must always find the rest.
+ * The share of the limit that unfinished transfers may take before idle ones are removed. A download is kept only if it fits
+ * into the limit together with them, so there must always be some room.
  */
 const IDLE_SHARE = 0.9;
 /** How often all ingests are counted. In between, only those of this process are known. */
@@ -45,8 +45,9 @@ export interface EvictionReport extends Tally {
 }
 
 /**
- * Keeps the store below `storage.maxBytes`, including unfinished transfers, of which idle ones leave some of it to those that
- * run, and `storage.minFree` of the disk free.
+ * Keeps the store below `storage.maxBytes`, including unfinished transfers, and `storage.minFree` of the disk free. Idle
+ * transfers leave some room to those that run.
+ *
  * Ranges of blobs that are not stored are removed first, then idle downloads, each the oldest first, then what nothing
  * refers to any more, whatever the grace period of garbage collection, then mirrored content, least recently used first,
  * down to the low-water mark. Links of evicted content stay, so it can be downloaded again without another proof. Hosted
@@ -66,7 +67,10 @@ export class Eviction {
     this.#options = options;
   }
 
-  /** Whether a limit is exceeded, or nearly by unfinished transfers: two queries, and once a minute a count of ingests. Starts no thread. */
+  /**
+   * Whether a limit is exceeded, or unfinished transfers leave too little room: two queries, and once a minute a count of ingests.
+   * Starts no thread.
+   */
   async isDue(): Promise<boolean> {
     const { maxBytes, spool } = this.#options;
     // Without a limit, too: the status and the metrics show it.
@@ -244,7 +248,7 @@ export async function unlinkedSinceMs(
   return Math.min(nowMs, await metadata.importingSinceMs());
 }
 
-/** How much of the unfinished transfers is to be removed for those that run, if nobody uses it. */
+/** How many bytes of idle transfers are to be removed, to leave room for those that run; 0 if there is enough. */
 function crowdingBytes(unfinishedBytes: number, maxBytes: number): number {
   const mostBytes = maxBytes * IDLE_SHARE;
   return unfinishedBytes > mostBytes ? unfinishedBytes - mostBytes * LOW_WATER_MARK : 0;

@@ -17,9 +17,9 @@ const MAX_COUNTED = 10_000;
 
 /** How far records are behind the index. */
 export interface RecordLag {
-  /** Images whose records are not of their last state; at most 10,000 are counted. */
+  /** Images whose records are out of date; at most 10,000 are counted. */
   readonly waiting: number;
-  /** For how long one of them has been seen to wait; 0 if none waits. */
+  /** How long one of them has been seen to wait; 0 if none waits. */
   readonly seconds: number;
 }
 

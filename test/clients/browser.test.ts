@@ -275,7 +275,7 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
       await page.goto(`${own.ops}/ui/#/upkeep`);
       const { store }: UpkeepDocument = JSON.parse((await get(`${own.ops}/admin/v1/upkeep`)).text);
       await expect.poll(() => valueOf('Kept in').textContent()).toBe(`${store.bucket?.name} in use`);
-      expect(await valueOf('Of it also here').textContent()).toContain(`of ${bytesText(8 * 2 ** 20)} in `);
+      expect(await valueOf('Local copies').textContent()).toContain(`of ${bytesText(8 * 2 ** 20)} in `);
       await s3.close();
       await pushImage(own.url, 'hosted/app', 'v2', imageOf([randomBlob(1_000, 'browser lost')])).catch(
         () => {},

@@ -147,12 +147,12 @@ async function pages<T>(question: (after?: string) => Promise<Found<T>>): Promis
   return found;
 }
 
-/** For answers whose order the contract leaves open. */
-/** The first of them is told apart, and no order of the others. */
+/** For answers of which the contract tells the first, and leaves open the order of the others. */
 function firstThenOthers<T>([first, ...others]: readonly T[]) {
   return { first, others: inAnyOrder(others) };
 }
 
+/** For answers whose order the contract leaves open. */
 function inAnyOrder<T>(values: readonly T[]): readonly T[] {
   return values.toSorted((a, b) => (JSON.stringify(a) < JSON.stringify(b) ? -1 : 1));
 }

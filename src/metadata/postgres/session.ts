@@ -3,7 +3,7 @@ import { type Client, statement } from './driver.ts';
 /** The server ends no transaction that was idle for so short a time. */
 const SURE_MS = 1_000;
 
-/** Questions, on one connection or any of a pool. Who writes needs a session, that of a `Writer`. */
+/** Questions, on one connection or any of a pool. Writing takes a session, that of a `Writer`. */
 export interface Rows {
   /** The rows of a statement. `@name` in it stands for a table or function of the index, `$1` for the first parameter. */
   rows<Row>(sql: string, parameters?: readonly unknown[]): Promise<readonly Row[]>;

@@ -16,7 +16,7 @@ import { type RangeAsker, RangeRequest, type RangeRequestOptions, RangesUnusable
 /** What came is saved after this time, or if it is this much. While it is being saved, no more than that may come. */
 const SAVE_AFTER_MS = 1_000;
 const SAVE_AFTER_BYTES = 8 * 1024 * 1024;
-/** So are so many parts, which others are told of one by one until then, before each request and after it. */
+/** It is also saved if it is this many parts: until then others are told of each of them, before and after each request. */
 const SAVE_AFTER_PARTS = 128;
 /** How much a crash may lose, besides a chunk of each request: it is fetched again. */
 export const MAX_UNSAVED_BYTES = 2 * SAVE_AFTER_BYTES;

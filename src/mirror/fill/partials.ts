@@ -30,10 +30,7 @@ const MAX_IDLE = 64;
  * others.
  */
 const SLOTS = [0, 1, 2, 3] as const;
-/**
- * How long the size of a blob is remembered of which parts are there that are not open: to find it takes reading and checking
- * a whole map of parts.
- */
+/** How long the size of a blob is remembered whose parts are not open: finding it takes a whole map of parts, read and checked. */
 const SIZES = { maxEntries: 1_000, maxAgeMs: 1_000 };
 /** How long what other processes have of a blob is not read after its bytes were found to be wrong. */
 const DISTRUSTED = { maxEntries: 1_000, maxAgeMs: 10 * 60_000 };

@@ -54,7 +54,7 @@ export function StoreFacts({
         )}
         {local && (
           <>
-            <dt>Of it also here</dt>
+            <dt>Local copies</dt>
             <dd title="At most storage.maxLocalBytes">
               {bytesText(local.bytes)} of {bytesText(local.maxBytes)} in {quantityText(local.copies, 'blob')}
             </dd>
