@@ -12,6 +12,7 @@ export async function removeStrays(
   index: StrayIndex,
   digests: readonly Digest[],
 ): Promise<readonly Digest[]> {
+  if (digests.length === 0) return [];
   const frees: (() => Promise<void>)[] = [];
   const prepare = async (digest: Digest) => [digest, await blobs.removal(digest)] as const;
   const removals = new Map(await Promise.all(digests.map(prepare)));
