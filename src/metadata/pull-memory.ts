@@ -31,9 +31,9 @@ const OVERHEAD_BYTES = 750;
 const GRANT_BYTES = 150;
 
 /**
- * What the index said about pulls, for as long as nothing in it has changed: a pull that is repeated then costs no query.
- * Any change forgets everything, since one row may bear on many pulls; and while changes are frequent, remembering costs
- * next to nothing.
+ * What the index said about pulls, for as long as nothing has changed that it may answer them from: a pull that is repeated
+ * then costs no query. Any such change forgets everything, since one row may bear on many pulls; and while changes are
+ * frequent, remembering costs next to nothing.
  *
  * `Content` is what the index knows of a reference, whoever asks; an `Answer` is that for one requester.
  */
