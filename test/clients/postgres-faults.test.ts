@@ -13,6 +13,7 @@ import type { MetadataStore } from '../../src/metadata/metadata-store.ts';
 import { openPostgresMetadataStore } from '../../src/metadata/postgres-metadata-store.ts';
 import { Database } from '../../src/metadata/postgres/database.ts';
 import { lockSpace } from '../../src/metadata/postgres/digest-locks.ts';
+import { isAway } from '../../src/metadata/postgres/failures.ts';
 import * as leases from '../../src/metadata/postgres/leases.ts';
 import { MIGRATIONS, migrate } from '../../src/metadata/postgres/migrations.ts';
 import type { PostgresSettings } from '../../src/metadata/postgres/postgres-settings.ts';
@@ -415,6 +416,27 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
       await expect(writing).rejects.toThrow(IndexAway);
       expect(await written()).toEqual([]);
     });
+  });
+
+  test('whose server is a standby by now is away: nothing is written, or found out of a commit', async () => {
+    const server = await Postgres.start();
+    const place = { ...server.settings(), poolSize: 2 };
+    try {
+      const database = new Database(place);
+      await migrate(database);
+      await new Writer(database).write(async () => {});
+      await database.close();
+      await server.stop();
+      await server.begin({ isStandby: true });
+      const onStandby = new Database(place);
+      const write = () => new Writer(onStandby).writeFirst(async () => {}, {});
+      const readRun = () =>
+        onStandby.trying(client => client.query(onStandby.schema.text('SELECT id FROM @server_runs')));
+      for (const ask of [write, readRun]) await expect(ask()).rejects.toSatisfy(isAway);
+      await onStandby.close();
+    } finally {
+      await server.remove();
+    }
   });
 
   test('is made once by several processes that start at once', async () => {

@@ -1,6 +1,6 @@
 // A real PostgreSQL, and pgbouncer in front of it.
 
-import { chmod, chown, mkdir, writeFile } from 'node:fs/promises';
+import { chmod, chown, mkdir, rm, writeFile } from 'node:fs/promises';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Database } from '../../src/metadata/postgres/database.ts';
@@ -66,8 +66,10 @@ export class Postgres {
     return postgres;
   }
 
-  /** Starts it again after `stop` or `crash`. */
-  async begin(): Promise<void> {
+  /** Starts it again after `stop` or `crash`; as a standby, it lets nobody write. */
+  async begin({ isStandby = false } = {}): Promise<void> {
+    const signal = join(this.#folder, 'data', 'standby.signal');
+    await (isStandby ? writeFile(signal, '') : rm(signal, { force: true }));
     const parameters = {
       listen_addresses: '127.0.0.1',
       unix_socket_directories: '',

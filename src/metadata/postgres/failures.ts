@@ -6,9 +6,9 @@ const CONFLICTS: ReadonlySet<string | undefined> = new Set(['40001', '40P01', '5
 /**
  * SQLSTATEs with which a server, or a pooler in front of it, says that it cannot serve now: connection exceptions,
  * too many connections, shutdown and crash, a timeout of this session, system errors, and a server that has become a
- * standby.
+ * standby: it writes nothing (25006), and neither begins to (0A000) nor has tables that are not logged.
  */
-const AWAY = /^(?:08|58)...$|^53[34]00$|^57P0[1-5]$|^25006$|^25P0[34]$/;
+const AWAY = /^(?:08|58)...$|^53[34]00$|^57P0[1-5]$|^25006$|^0A000$|^25P0[34]$/;
 
 /** The same for whoever connects: a login that fails or a database that is missing may be mended there. */
 const AWAY_AT_LOGIN = /^(?:28|3D)...$/;
