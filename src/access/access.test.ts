@@ -28,6 +28,17 @@ async function open(options: AccessWorldOptions = {}): Promise<void> {
 
 afterEach(() => world.close());
 
+it('a right says from which network it is used, for turns among many who are the same requester', async () => {
+  await open({ configured: { 'team-a': {} } });
+  for (const [remote, network] of [
+    ['192.0.2.7', '192.0.2.7'],
+    ['2001:db8:1:2::7', '2001:db8:1:2'],
+  ] as const) {
+    const subject = await world.access.authenticate({ ...SENDER, remote });
+    expect((await subject.authorize(NGINX, 'pull')).requester).toMatchObject({ id: 'anonymous', network });
+  }
+});
+
 describe('a token', () => {
   it('is bound to the credential that it was issued for, so that weak ones gain nothing from strong ones', async () => {
     await open();

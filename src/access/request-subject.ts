@@ -6,6 +6,7 @@ import type { Requester, Right } from '../oci/requester.ts';
 import type { Tenants } from '../tenants/tenant.ts';
 import { type Challenges, type Demand, WRONG_PASSWORD } from './challenge.ts';
 import type { Authenticator } from './authenticator.ts';
+import { sourceOf } from './failed-logins.ts';
 import type { HostedRights } from './hosted-rights.ts';
 import type { Identification } from './identification.ts';
 import { type Identity, requesterOfIdentity } from './identity.ts';
@@ -66,7 +67,8 @@ export class RequestSubject implements Subject {
     if (scopes !== undefined && !covers(scopes, scope)) {
       throw this.#refuse(this.#uncovered(repository, action));
     }
-    return this.#settle(repository, action, target);
+    const right = await this.#settle(repository, action, target);
+    return { ...right, requester: { ...right.requester, network: sourceOf(this.#sender.remote) } };
   }
 
   async maySee(repository: Repository): Promise<boolean> {

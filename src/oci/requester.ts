@@ -15,6 +15,8 @@ export interface Requester {
   readonly credentialId?: string | undefined;
   /** Set if no tenant has the credential. Anybody can have any number of such accounts upstream. */
   readonly isUnknown?: true;
+  /** The network that it connects from: others may be the same requester. `undefined` if that is of no importance. */
+  readonly network?: string | undefined;
   /** How many transfers from upstream it may have at a time; further ones queue. */
   readonly maxTransfers?: number | undefined;
 }

@@ -10,7 +10,7 @@ import type { UpstreamRequests } from '../upstream-requests.ts';
 import type { Contender } from './contender.ts';
 import { download, MoreThanNamed } from './download.ts';
 import { type Fill, wrongBytes } from './fill.ts';
-import type { PullTurns } from './pull-queue.ts';
+import { type PullTurns, waiterOf } from './pull-queue.ts';
 
 /** How much may be buffered for a slow client, besides the end that is held back. */
 const MAX_AHEAD_BYTES = 256 * 1024;
@@ -97,8 +97,7 @@ export class DirectReader implements BlobReader {
   async #run(): Promise<void> {
     const { queue, contender } = this.#options;
     const repository = repositoryText(contender.repository);
-    const { id: requester, maxTransfers } = contender.right.requester;
-    const place = queue.enter({ requester, repository, maxTransfers });
+    const place = queue.enter({ ...waiterOf(contender.right.requester), repository });
     try {
       await unlessAborted(place.turn, this.#closing.signal);
       await this.#hashKept();

@@ -16,7 +16,7 @@ import type { FillSharing } from './fill-sharing.ts';
 import type { Fill } from './fill.ts';
 import { FurtherConnection, heldPlace, NO_QUEUE } from './further-connection.ts';
 import type { PartialBlob } from './partial-blob.ts';
-import type { PullPlace, PullTurns } from './pull-queue.ts';
+import { type PullPlace, type PullTurns, waiterOf } from './pull-queue.ts';
 import { type RangeRequest, RangesUnusable } from './range-request.ts';
 
 /** Smaller blobs come over one connection: images have many of them, which come at the same time. */
@@ -264,9 +264,8 @@ export class FillConnections implements Sharer {
     const { queue, sharing, trials } = this.#options;
     const { repository, right } = sharing.starter;
     const place = queue.enter({
-      requester: right.requester.id,
+      ...waiterOf(right.requester),
       repository: repositoryText(repository),
-      maxTransfers: right.requester.maxTransfers,
       isSpare: true,
     });
     const further = this.#start(place, this.#openBlob(), () => trials.opened());

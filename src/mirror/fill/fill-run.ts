@@ -26,7 +26,7 @@ import { Fill } from './fill.ts';
 import { LedFill } from './led-fill.ts';
 import type { Keeping } from './keeping.ts';
 import type { Partials } from './partials.ts';
-import type { PullPlace, PullTurns } from './pull-queue.ts';
+import { type PullPlace, type PullTurns, waiterOf } from './pull-queue.ts';
 import { ReplicaFollower } from './replica-follower.ts';
 import type { Replicas } from './replicas.ts';
 
@@ -114,9 +114,8 @@ export class FillRun {
     this.#quota = world.quota;
     this.key = fillKey(repository.upstream, digest);
     this.#place = world.queue.enter({
-      requester: right.requester.id,
+      ...waiterOf(right.requester),
       repository: repositoryText(repository),
-      maxTransfers: right.requester.maxTransfers,
       key: this.key,
       isAhead,
     });

@@ -11,7 +11,7 @@ import { Contenders } from './contenders.ts';
 import { type Delivery, OVERLAP_BYTES } from './download.ts';
 import { FillProofs } from './fill-proofs.ts';
 import type { Fill } from './fill.ts';
-import type { PullPlace } from './pull-queue.ts';
+import { type PullPlace, waiterOf } from './pull-queue.ts';
 
 /** How much of a larger blob must be there before upstream's bytes are compared with it. */
 const SHOWABLE_BYTES = 64 * 1024;
@@ -70,7 +70,7 @@ export class FillSharing {
     const contender = settled
       ? this.#contenders.add(repository, right, true)
       : this.#contenders.joining(repository, right, other => this.#proofs.isGivenTo(other));
-    return contender && this.#joined(contender, namedSize);
+    return contender && this.#joined(contender, right, namedSize);
   }
 
   /**
@@ -78,7 +78,7 @@ export class FillSharing {
    * name.
    */
   wait({ repository, right, namedSize }: Omit<FillRequest, 'settled'>): Contender {
-    return this.#joined(this.#contenders.add(repository, right, false), namedSize);
+    return this.#joined(this.#contenders.add(repository, right, false), right, namedSize);
   }
 
   /** Admits a waiting contender to which upstream has proved that it has the bytes of `held`. */
@@ -242,9 +242,8 @@ export class FillSharing {
   }
 
   /** The Fill may now also begin in the turn of this requester, if it comes first. */
-  #joined(contender: Contender, namedSize: number | undefined): Contender {
-    const { id, maxTransfers } = contender.right.requester;
-    this.#options.place.join({ requester: id, maxTransfers });
+  #joined(contender: Contender, { requester }: Right, namedSize: number | undefined): Contender {
+    this.#options.place.join(waiterOf(requester));
     this.#namedSizes.add(namedSize);
     return contender;
   }

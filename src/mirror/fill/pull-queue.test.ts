@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { type QueueLimits, type PullPlace, PullQueue } from './pull-queue.ts';
+import { NO_TRANSFERS, type QueueLimits, type PullPlace, PullQueue } from './pull-queue.ts';
 
 const NO_LIMIT: QueueLimits = {
   maxConnections: 1_000,
@@ -49,6 +49,46 @@ describe('the pull queue', () => {
       places.find((_place, index) => ['a1', 'a2', 'a3', 'b1'][index] === order.at(-1))?.leave();
     }
     expect(order).toEqual(['a1', 'a2', 'b1', 'a3']);
+  });
+
+  it('serves the networks of a requester in turn, within its turns', async () => {
+    const queue = new PullQueue({ ...NO_LIMIT, maxConnections: 1 });
+    const order: string[] = [];
+    const enterFrom = (network: string, name: string): PullPlace => {
+      const place = queue.enter({ requester: 'a', network, repository: name });
+      void place.turn.then(() => order.push(name));
+      return place;
+    };
+    const names = ['x1', 'x2', 'x3', 'x4', 'b1', 'y1', 'z1'];
+    const places = names.map(name =>
+      name === 'b1' ? enter(queue, order, name, 'b') : enterFrom(name.slice(0, 1), name),
+    );
+    for (const _ of places) {
+      await settled();
+      places[names.indexOf(order.at(-1) ?? '')]?.leave();
+    }
+    expect(order).toEqual(['x1', 'x2', 'b1', 'y1', 'z1', 'x3', 'x4']);
+    expect(queue.state).toEqual(NO_TRANSFERS);
+  });
+
+  it('starts a download for several networks of a requester once, in whichever turn comes first', async () => {
+    const queue = new PullQueue({ ...NO_LIMIT, maxConnections: 1 });
+    const order: string[] = [];
+    const from = (network: string, name: string): PullPlace => {
+      const place = queue.enter({ requester: 'a', network, repository: name });
+      void place.turn.then(() => order.push(name));
+      return place;
+    };
+    const [first, second, last] = [from('x', '1'), from('x', '2'), from('x', '3')];
+    last.join({ requester: 'a', network: 'y' });
+    last.join({ requester: 'a', network: 'y' });
+    expect(queue.state).toMatchObject({ running: 1, waiting: 2, requesters: [{ running: 1, waiting: 2 }] });
+    first.leave();
+    second.leave();
+    await settled();
+    expect(order).toEqual(['1', '2', '3']);
+    last.leave();
+    expect(queue.state).toEqual(NO_TRANSFERS);
   });
 
   it('serializes image pulls, but not the blobs of one image', async () => {

@@ -1,3 +1,5 @@
+import type { Requester } from '../../oci/requester.ts';
+
 /**
  * Limits with the kubelet's names and meaning, read each time. An image pull is here: all Fills for one repository of
  * an upstream.
@@ -10,14 +12,25 @@ export interface QueueLimits {
   readonly maxParallelImagePulls?: number | undefined;
 }
 
-/** A request for a place in the queue. */
-export interface PullTicket {
+/** Who waits for a download. */
+export interface Waiter {
   /** `Requester.id`: requesters take turns. */
   readonly requester: string;
-  /** `repositoryText` of the repository. */
-  readonly repository: string;
+  /** `Requester.network`: those of a requester take its turns in turn. */
+  readonly network?: string | undefined;
   /** The requester's own limit of simultaneous downloads. */
   readonly maxTransfers?: number | undefined;
+}
+
+/** What the queue knows of a requester. */
+export function waiterOf({ id: requester, network, maxTransfers }: Requester): Waiter {
+  return { requester, network, maxTransfers };
+}
+
+/** A request for a place in the queue. */
+export interface PullTicket extends Waiter {
+  /** `repositoryText` of the repository. */
+  readonly repository: string;
   /** What is downloaded. Processes that wait for the same share one place. */
   readonly key?: string | undefined;
   /** Set for a prefetch: it comes after everything that clients wait for. */
@@ -28,9 +41,6 @@ export interface PullTicket {
    */
   readonly isSpare?: boolean | undefined;
 }
-
-/** A requester that waits, and its limit. */
-export type Waiter = Pick<PullTicket, 'requester' | 'maxTransfers'>;
 
 class Waiting {
   readonly repository: string;
@@ -62,7 +72,7 @@ class Waiting {
   }
 
   add({ requester, maxTransfers = Number.POSITIVE_INFINITY }: Waiter): void {
-    this.waiters.set(requester, maxTransfers);
+    if (!this.waiters.has(requester)) this.waiters.set(requester, maxTransfers);
   }
 
   start(requester: string): void {
@@ -74,6 +84,50 @@ class Waiting {
   recall(): void {
     this.isRecalled = true;
     this.#giveBack?.();
+  }
+}
+
+/**
+ * What one requester waits for. Its networks take turns: many clients are the same requester if they have no credentials, or
+ * those of one tenant, and none of them is to wait for all that another wants.
+ */
+class Line {
+  /** By network, in the order of turns: a network goes to the end after its turn. */
+  readonly #queues = new Map<string, Waiting[]>();
+
+  /** Each once, even if it is wanted from several networks. */
+  get all(): ReadonlySet<Waiting> {
+    return new Set([...this.#queues.values()].flat());
+  }
+
+  get isEmpty(): boolean {
+    return this.#queues.size === 0;
+  }
+
+  /** No effect if it is wanted from there already. */
+  add(waiting: Waiting, network: string): void {
+    const queue = this.#queues.get(network);
+    if (queue === undefined) this.#queues.set(network, [waiting]);
+    else if (!queue.includes(waiting)) queue.push(waiting);
+  }
+
+  /** The first that `suits`, of the network that has waited longest for a turn, which it then has had. */
+  next(suits: (waiting: Waiting) => boolean): Waiting | undefined {
+    for (const [network, queue] of this.#queues) {
+      const waiting = queue.find(suits);
+      if (waiting === undefined) continue;
+      moveToEnd(this.#queues, network);
+      return waiting;
+    }
+    return undefined;
+  }
+
+  remove(waiting: Waiting): void {
+    for (const [network, queue] of this.#queues) {
+      const at = queue.indexOf(waiting);
+      if (at !== -1) queue.splice(at, 1);
+      if (queue.length === 0) this.#queues.delete(network);
+    }
   }
 }
 
@@ -136,8 +190,8 @@ export class PullQueue implements PullTurns {
   readonly #transfers = new Map<string, number>();
   /** The running ones that are spare, in the order in which they began. */
   readonly #spares = new Set<Waiting>();
-  /** Queues by requester. The order of the map is that of the turns: a requester goes to the end after its turn. */
-  readonly #lines = new Map<string, Waiting[]>();
+  /** By requester, in the order of turns: a requester goes to the end after its turn. */
+  readonly #lines = new Map<string, Line>();
 
   constructor(limits: QueueLimits) {
     this.#limits = limits;
@@ -154,7 +208,7 @@ export class PullQueue implements PullTurns {
 
   get state(): QueueState {
     const lines = [...this.#lines].map(([requester, line]) => {
-      return [requester, line.filter(({ isSpare }) => !isSpare)] as const;
+      return [requester, [...line.all].filter(({ isSpare }) => !isSpare)] as const;
     });
     const waiting = new Map(lines.map(([requester, line]) => [requester, line.length]));
     const requesters = new Set([...this.#transfers.keys(), ...waiting.keys()]);
@@ -171,7 +225,7 @@ export class PullQueue implements PullTurns {
 
   enter(ticket: PullTicket): PullPlace {
     const waiting = new Waiting(ticket);
-    this.#stand(waiting, ticket.requester);
+    this.#stand(waiting, ticket);
     this.#serve();
     const leave = (): void => {
       if (waiting.state === 'left') return;
@@ -183,10 +237,8 @@ export class PullQueue implements PullTurns {
     const join = (waiter: Waiter): void => {
       if (waiting.state !== 'waiting') return;
       waiting.isAhead = false;
-      if (!waiting.waiters.has(waiter.requester)) {
-        waiting.add(waiter);
-        this.#stand(waiting, waiter.requester);
-      }
+      waiting.add(waiter);
+      this.#stand(waiting, waiter);
       this.#serve();
     };
     const { turn, recalled } = waiting;
@@ -197,8 +249,10 @@ export class PullQueue implements PullTurns {
     this.#serve();
   }
 
-  #stand(waiting: Waiting, requester: string): void {
-    this.#lines.set(requester, [...(this.#lines.get(requester) ?? []), waiting]);
+  #stand(waiting: Waiting, { requester, network = '' }: Waiter): void {
+    const line = this.#lines.get(requester) ?? new Line();
+    line.add(waiting, network);
+    this.#lines.set(requester, line);
   }
 
   #serve(): void {
@@ -226,7 +280,7 @@ export class PullQueue implements PullTurns {
 
   /** Downloads that wait for somebody to leave, and not only for the end of another image pull. */
   #waitsForConnection(): readonly Waiting[] {
-    const all = new Set([...this.#lines.values()].flat());
+    const all = new Set([...this.#lines.values()].flatMap(line => [...line.all]));
     return [...all].filter(waiting => !waiting.isSpare && this.#mayPull(waiting));
   }
 
@@ -263,15 +317,12 @@ export class PullQueue implements PullTurns {
 
   #first(suits: (waiting: Waiting, requester: string) => boolean): Turn | undefined {
     for (const [requester, line] of this.#lines) {
-      const waiting = line.find(one => this.#mayTransfer(one, requester) && suits(one, requester));
-      if (waiting !== undefined) {
-        // The requester goes to the end; others that wait for the same download keep their position.
-        this.#removeFromLines(waiting);
-        const rest = this.#lines.get(requester);
-        this.#lines.delete(requester);
-        if (rest !== undefined) this.#lines.set(requester, rest);
-        return { waiting, requester };
-      }
+      const waiting = line.next(one => this.#mayTransfer(one, requester) && suits(one, requester));
+      if (waiting === undefined) continue;
+      // Others that wait for the same download keep their position.
+      moveToEnd(this.#lines, requester);
+      this.#removeFromLines(waiting);
+      return { waiting, requester };
     }
     return undefined;
   }
@@ -286,9 +337,9 @@ export class PullQueue implements PullTurns {
 
   #removeFromLines(waiting: Waiting): void {
     for (const requester of waiting.waiters.keys()) {
-      const line = (this.#lines.get(requester) ?? []).filter(other => other !== waiting);
-      if (line.length > 0) this.#lines.set(requester, line);
-      else this.#lines.delete(requester);
+      const line = this.#lines.get(requester);
+      line?.remove(waiting);
+      if (line?.isEmpty === true) this.#lines.delete(requester);
     }
   }
 
@@ -299,6 +350,14 @@ export class PullQueue implements PullTurns {
     add(this.#imagePulls, repository, -1);
     add(this.#transfers, requester, -1);
   }
+}
+
+/** Puts a key of the map behind all others. */
+function moveToEnd<T>(turns: Map<string, T>, key: string): void {
+  const moved = turns.get(key);
+  if (moved === undefined) return;
+  turns.delete(key);
+  turns.set(key, moved);
 }
 
 /** Adds to a count; removes it at 0. */

@@ -11,7 +11,7 @@ import { admits, type Links } from '../links.ts';
 import { type UpstreamRequests, blobReference } from '../upstream-requests.ts';
 import { Contender } from './contender.ts';
 import { download } from './download.ts';
-import type { PullPlace, PullTurns } from './pull-queue.ts';
+import { type PullPlace, type PullTurns, waiterOf } from './pull-queue.ts';
 
 /** In whose name ranges are requested. */
 export interface RangeAsker {
@@ -85,9 +85,8 @@ export class RangeRequest {
     this.extent = options.extent;
     const { queue, asker } = options;
     this.#place = queue.enter({
-      requester: this.requester,
+      ...waiterOf(asker.right.requester),
       repository: repositoryText(asker.repository),
-      maxTransfers: asker.right.requester.maxTransfers,
     });
     this.#isQueued = this.#place.queued;
     this.done = this.#run();
