@@ -52,6 +52,20 @@ describe("a client's address", () => {
     expect([remote, proxied]).toEqual(['198.51.100.9', true]);
   });
 
+  it('is that of an entry with a port, too', () => {
+    for (const entry of ['198.51.100.9:4711', '[2001:db8::9]:4711', '[2001:db8::9]', '::ffff:198.51.100.9']) {
+      const { remote } = seen('10.0.0.1', { 'x-forwarded-for': `203.0.113.5, ${entry}` }, behindProxy);
+      expect(remote).toBe(entry.includes('2001') ? '2001:db8::9' : '198.51.100.9');
+    }
+  });
+
+  it("is the proxy's if the last entry is no address: what comes before it may be the client's claim", () => {
+    for (const entry of ['unknown', '_hidden', '', '198.51.100.9:x', '198.51.100.999']) {
+      const { remote } = seen('10.0.0.1', { 'x-forwarded-for': `203.0.113.5, ${entry}` }, behindProxy);
+      expect(remote).toBe('10.0.0.1');
+    }
+  });
+
   it('never becomes loopback through a proxy, trusted or not', () => {
     expect(seen('::1', { 'x-forwarded-for': '127.0.0.1' }, behindProxy).loopback).toBe(false);
     expect(seen('127.0.0.1', { 'x-forwarded-for': '198.51.100.9' }).loopback).toBe(false);

@@ -66,14 +66,15 @@ export class ClientAddresses {
     };
   }
 
-  /** The last address that is not a trusted proxy's. Everything before it is the client's claim. */
+  /**
+   * The last address that is not a trusted proxy's. Everything before it is the client's claim; so is what comes before an
+   * entry that is no address, of which nobody knows who wrote it.
+   */
   #originOf(forwardedFor: string | undefined): string | undefined {
     if (forwardedFor === undefined) return undefined;
-    const hops = forwardedFor
-      .split(',')
-      .slice(-MAX_FORWARDED_HOPS)
-      .map(hop => plainAddress(hop.trim()));
-    return hops.findLast(hop => isIP(hop) !== 0 && !contains(this.#trusted, hop));
+    const hops = forwardedFor.split(',').slice(-MAX_FORWARDED_HOPS).map(addressIn);
+    const origin = hops.findLast(hop => !contains(this.#trusted, hop));
+    return origin !== undefined && isIP(origin) !== 0 ? origin : undefined;
   }
 }
 
@@ -96,6 +97,13 @@ function contains(list: BlockList | undefined, address: string): boolean {
   if (list === undefined) return false;
   const family = isIP(address);
   return family !== 0 && list.check(address, family === 6 ? 'ipv6' : 'ipv4');
+}
+
+/** The address in an entry of X-Forwarded-For, to which some proxies add the port: `192.0.2.1:4711`, `[2001:db8::1]:4711`. */
+function addressIn(entry: string): string {
+  const text = entry.trim();
+  const [, bracketed, withPort] = /^(?:\[([^\]]*)\](?::\d+)?|([\d.]+):\d+)$/.exec(text) ?? [];
+  return plainAddress(bracketed ?? withPort ?? text);
 }
 
 /** The IPv4 address in `::ffff:192.0.2.1`, by which a dual-stack socket reports it. */
