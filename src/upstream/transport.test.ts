@@ -1,6 +1,9 @@
+import { once } from 'node:events';
+import { createServer } from 'node:http';
 import { describe, expect, it } from 'vitest';
 import { imageOf, randomBlob } from '../../test/support/content.ts';
 import type { FakeUpstream } from '../../test/support/fake-upstream.ts';
+import { Latch } from '../../test/support/latch.ts';
 import { alice, anonymous, bob, client, failure, fake, users } from '../../test/support/upstream-client.ts';
 
 const image = imageOf([randomBlob(1_000, 'authenticated')]);
@@ -150,6 +153,27 @@ describe('a registry with tokens', () => {
       'limited',
     );
     expect(registry.requests.length).toBe(asked);
+  });
+
+  it('whose token service fails has the connection closed on which it goes on with its challenge', async () => {
+    const left = new Latch();
+    const registry = createServer((request, response) => {
+      if (request.url?.startsWith('/token')) {
+        response.writeHead(503).end();
+        return;
+      }
+      const challenge = `Bearer realm="http://${request.headers.host}/token"`;
+      response.writeHead(401, { 'WWW-Authenticate': challenge }).on('close', () => left.open());
+      response.write(Buffer.alloc(16 * 1024 * 1024));
+    });
+    await once(registry.listen(0, '127.0.0.1'), 'listening');
+    const address = registry.address();
+    const port = typeof address === 'object' ? address?.port : undefined;
+    const { digest } = image.config;
+    const asked = client(`http://127.0.0.1:${port}`).fetchBlob('team/app', digest, anonymous);
+    expect((await failure(asked)).kind).toBe('unavailable');
+    await left.opened;
+    registry.close();
   });
 
   it.each([401, 403])('whose token service limits logins by %i is reported as such', async status => {

@@ -118,7 +118,11 @@ export class Transport {
     // The target of a redirect does not decide how this endpoint authenticates.
     if (response.status !== 401 || crossed) return followed;
     if (first?.token !== undefined) this.#options.tokens.end(first.token.request, first.token.value);
-    const second = await this.#answer(parseChallenges(response.headers['www-authenticate']), request, first);
+    const challenges = parseChallenges(response.headers['www-authenticate']);
+    const second = await this.#answer(challenges, request, first).catch((error: unknown) => {
+      discard(response.body);
+      throw error;
+    });
     if (second === undefined) return followed;
     discard(response.body);
     const again = await this.#follow(request, second);
