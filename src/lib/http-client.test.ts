@@ -197,6 +197,23 @@ describe.each([{ isBulk: false }, { isBulk: true }])(
       expect(asked).toEqual([]);
     });
 
+    it('breaks off a body that fails before anybody reads it, for whoever does', async () => {
+      const proxy = await serve((_, response) => {
+        response.writeHead(200, { 'Content-Length': 1_000_000 });
+        response.write(Buffer.alloc(1_000), () => response.destroy());
+      });
+      const client = httpClient({ proxy: { http: proxy.url } });
+      const { body } = await client.request(get('http://registry.test/blob'));
+      await new Promise(resolve => body.once('close', resolve));
+      await expect(text(body)).rejects.toBeInstanceOf(Error);
+    });
+
+    it('fails if its own certificate cannot be used', async () => {
+      const client = httpClient({ clientCertificate: { cert: 'no certificate', key: 'no key' } });
+      const { reason, message } = await failure(client.request(get('https://127.0.0.1:1/')));
+      expect([reason, message]).toEqual(['unreachable', expect.stringContaining('PEM')]);
+    });
+
     it('sends its own certificate to a server that requests one', async () => {
       const [key, cert] = [file('server.key'), file('server.pem')];
       const server = createTlsServer(

@@ -217,6 +217,8 @@ function inPages({ status, headers, body }: HttpResponse): HttpResponse {
   });
   body.on('end', () => pages.end());
   body.on('error', error => pages.destroy(error));
+  // It may fail before its reader listens, which then still gets the error.
+  pages.on('error', () => {});
   return { status, headers, body: pages, release: piece => pages.release(piece) };
 }
 
@@ -245,10 +247,10 @@ function guardedLookup(lookup: Lookup, guard: AddressGuard | undefined) {
   };
 }
 
-/** Passes the result of a promise to callbacks, as Node's connections need. */
+/** Passes the result of a promise to callbacks, as Node's connections need. What `succeed` throws is a failure, too. */
 function settle<T>(promise: Promise<T>, succeed: (value: T) => void, fail: (error: Error) => void): void {
   const failed = (error: unknown) => fail(error instanceof Error ? error : new Error(String(error)));
-  void promise.then(succeed, failed);
+  void promise.then(succeed).catch(failed);
 }
 
 async function admitted(
