@@ -37,7 +37,7 @@ export function answer(
   }
   exchange.noteByte();
   res.end(bytes, () => {
-    exchange.bytesSent = bytes.byteLength;
+    if (exchange.isSent) exchange.bytesSent = bytes.byteLength;
   });
 }
 

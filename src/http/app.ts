@@ -128,6 +128,8 @@ function openExchange(
   });
   exchange.namespace = namespace;
   connections.begin(socket, exchange);
+  // Node's own listener may close the connection.
+  res.prependOnceListener('finish', () => exchange.noteFinished());
   res.once('close', () => {
     connections.end(socket);
     responseLog.closed(exchange);

@@ -222,7 +222,7 @@ class Transfer {
     this.#unsent = undefined;
     this.#inFlight.add(lent);
     this.#exchange.res.write(lent.bytes.subarray(0, count), error => {
-      if (error === null || error === undefined) this.#exchange.bytesSent += count;
+      this.#exchange.noteWritten(count, error);
       if (this.#isReleased) return;
       this.#inFlight.delete(lent);
       lent.giveBack();
@@ -232,9 +232,7 @@ class Transfer {
 
   #sendText(text: Uint8Array | undefined): void {
     if (text === undefined) return;
-    this.#exchange.res.write(text, error => {
-      if (error === null || error === undefined) this.#exchange.bytesSent += text.byteLength;
-    });
+    this.#exchange.res.write(text, error => this.#exchange.noteWritten(text.byteLength, error));
   }
 
   #change(): Promise<void> {

@@ -51,6 +51,8 @@ export class Exchange {
   firstByteAtMs: number | undefined;
   /** Bytes of the body that the kernel has taken. */
   bytesSent = 0;
+  /** Whether it has taken the whole response. */
+  isSent = false;
   /** The reason for an error response. The first of several counts: the error that is sent may hide it. */
   problem: OciError | undefined;
   /** Why the response was aborted, or the bug behind a 500. */
@@ -117,6 +119,21 @@ export class Exchange {
   /** Call when a byte of the body is sent. */
   noteByte(): void {
     this.firstByteAtMs ??= performance.now();
+  }
+
+  /** Call when a write of the body has ended, with its error if it has failed. */
+  noteWritten(bytes: number, error: Error | null | undefined): void {
+    if (!this.#isCutOff && (error ?? undefined) === undefined) this.bytesSent += bytes;
+  }
+
+  /** Call when the response has ended, before anything else is done about that. */
+  noteFinished(): void {
+    this.isSent = !this.#isCutOff;
+  }
+
+  /** Node takes what it was writing when the connection was closed for written. */
+  get #isCutOff(): boolean {
+    return this.req.socket.destroyed;
   }
 
   /** Records where the response came from, for the log. */

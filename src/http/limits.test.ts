@@ -119,21 +119,45 @@ describe('an answer', () => {
   });
 });
 
+/** Whether nobody is connected any more. */
+function isLeft(): boolean {
+  return server?.connections === 0;
+}
+
 describe('an idle client', () => {
   it('that reads no more of its body is disconnected, and its reader closed', async () => {
     const bytes = randomBytes(32 * MIB);
     const digest = source.addBlob('ghcr.io/a', bytes);
     const log = new KeptLog();
     const port = await start({ limits: { idleTimeoutMs: 150 }, log });
-    const { socket } = connect(port);
+    const { socket, closed } = connect(port);
     socket.on('connect', () => socket.pause());
     socket.write(`GET /v2/ghcr.io/a/blobs/${digest} HTTP/1.1\r\nHost: x\r\n\r\n`);
     socket.pause();
     await until(() => source.opened === 1 && source.stillOpen.size === 0);
     await until(() => server?.connections === 0);
     expect(log.lines.at(-1)?.fields).toMatchObject({ status: 200, aborted: true });
-    expect(log.lines.at(-1)?.fields['bytes']).toBeLessThan(32 * MIB);
-    socket.destroy();
+    socket.resume();
+    expect(log.lines.at(-1)?.fields['bytes']).toBeLessThanOrEqual((await closed).length);
+  });
+
+  it('that stops reading in the end of a response counts as one that did not get it', async () => {
+    const bytes = Buffer.alloc(60_000, 'x');
+    const digest = source.addBlob('ghcr.io/a', bytes);
+    const log = new KeptLog();
+    const port = await start({ limits: { idleTimeoutMs: 150 }, log });
+    const { socket, closed } = connect(port);
+    socket.on('connect', () => socket.pause());
+    await once(socket, 'connect');
+    for (let asked = 1; !isLeft(); asked += 1) {
+      socket.write(`GET /v2/ghcr.io/a/blobs/${digest} HTTP/1.1\r\nHost: x\r\n\r\n`);
+      await until(() => log.lines.length === asked || isLeft());
+    }
+    await until(() => log.lines.at(-1)?.fields['aborted'] === true);
+    socket.resume();
+    const responses = (await closed).split('HTTP/1.1 200').slice(1);
+    const complete = responses.filter(response => response.endsWith(bytes.toString()));
+    expect(log.lines.filter(({ fields }) => fields['aborted'] === undefined)).toHaveLength(complete.length);
   });
 
   it('that waits for our bytes is not', async () => {

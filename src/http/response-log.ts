@@ -41,9 +41,9 @@ export class ResponseLog {
   }
 
   closed(exchange: Exchange): void {
-    const { res, route, repository, requester, outcome, problem, failure } = exchange;
+    const { res, route, repository, requester, outcome, problem, failure, isSent } = exchange;
     const totalMs = performance.now() - exchange.startedAtMs;
-    const aborted = !res.writableFinished;
+    const aborted = !isSent;
     const status = res.headersSent ? res.statusCode : 499;
     this.#sample(exchange, status, totalMs, aborted);
     if (!aborted) this.#notePull(exchange);

@@ -144,20 +144,21 @@ async function write(exchange: Exchange, bytes: Uint8Array, pace: Pace): Promise
     const dueMs = pace.wholeBodyFreeMs + (at / pace.wholeBodyBytesPerS) * 1000;
     const timer = setTimeout(cut, Math.max(0, sinceMs + dueMs - performance.now()));
     const slice = bytes.subarray(at, at + SLICE_BYTES);
-    if (await isTaken(exchange, slice)) exchange.bytesSent += slice.byteLength;
+    await taken(exchange, slice);
     clearTimeout(timer);
   }
   if (!res.destroyed) res.end();
 }
 
-/** Waits until the kernel has the bytes; false if the client disconnected before. */
-function isTaken({ res }: Exchange, bytes: Uint8Array): Promise<boolean> {
+/** Resolves when the kernel has the bytes, or the client has disconnected. */
+function taken(exchange: Exchange, bytes: Uint8Array): Promise<void> {
+  const { res } = exchange;
   return new Promise(resolve => {
-    const left = (): void => resolve(false);
-    res.once('close', left);
+    res.once('close', resolve);
     res.write(bytes, error => {
-      res.removeListener('close', left);
-      resolve(error === null || error === undefined);
+      res.removeListener('close', resolve);
+      exchange.noteWritten(bytes.byteLength, error);
+      resolve();
     });
   });
 }
