@@ -7,6 +7,7 @@ import type { Log } from '../../lib/log.ts';
 import { Lru } from '../../lib/lru.ts';
 import type { Meter } from '../../lib/meter.ts';
 import { SingleFlight } from '../../lib/single-flight.ts';
+import { withLease } from '../../lib/with-lease.ts';
 import type { MetadataStore } from '../../metadata/metadata-store.ts';
 import { credentialId } from '../../oci/credential.ts';
 import type { Digest } from '../../oci/digest.ts';
@@ -336,13 +337,18 @@ export class Partials {
     const { metadata, spool } = this.#options;
     const lease = await metadata.acquireLease(key);
     if (lease === undefined) return;
-    const parts = await spool.parts(lease, size);
+    let isKept = false;
     try {
-      await parts.suspend();
+      const parts = await spool.parts(lease, size);
+      try {
+        await parts.suspend();
+        isKept = parts.extents.count > 0;
+      } finally {
+        await parts.close();
+      }
     } finally {
-      await parts.close();
+      await (isKept ? metadata.setAside(lease) : metadata.release(lease));
     }
-    await (parts.extents.count > 0 ? metadata.setAside(lease) : metadata.release(lease));
   }
 
   async #letGo(
@@ -367,12 +373,14 @@ export class Partials {
     for (const slot of SLOTS) {
       const key = partsKey(source, digest, slot);
       if ((await metadata.readLease(key))?.isHeld !== false) continue;
-      const lease = await metadata.acquireLease(key);
-      if (lease === undefined) continue;
-      const parts = await spool.parts(lease, size);
-      await parts.abort();
-      await parts.close();
-      await metadata.release(lease);
+      await withLease(metadata, key, async lease => {
+        const parts = await spool.parts(lease, size);
+        try {
+          await parts.abort();
+        } finally {
+          await parts.close();
+        }
+      });
     }
   }
 }

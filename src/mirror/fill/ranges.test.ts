@@ -22,7 +22,8 @@ import { ManualClock } from '../../lib/manual-clock.fixture.ts';
 import { nameCredential } from '../../oci/credential.ts';
 import { ANY_MANIFEST, type BlobWant } from '../../oci/pull-source.ts';
 import { OciError } from '../../oci/errors.ts';
-import type { Repository } from '../../oci/repository.ts';
+import { type Repository, repositoryText } from '../../oci/repository.ts';
+import { partsKey } from './fill-key.ts';
 import { MAX_UNSAVED_BYTES } from './partial-blob.ts';
 
 const KIB = 1024;
@@ -1268,6 +1269,30 @@ describe('two processes on one store', () => {
     await expectRight(joined.reader, blob, [wanted]);
     const fetched = (await world.fetchedBytes()) + (await other.fetchedBytes());
     expect(fetched).toBe(wanted.end - wanted.start);
+  });
+
+  it('hold nothing that they could not remove', async () => {
+    const world = await startWorld({}, { isIndexOnDisk: true });
+    const blob = await layer(world, 4 * MIB, 'unremovable');
+    const other = await another({ folder: world.folder });
+    await readRanges(world, blob, HALVES[0]);
+    await readRanges(other, blob, HALVES[1]);
+    for (const one of [world, other]) await one.close();
+    const ofOther = partsKey(repositoryText(APP), blob.digest, 1);
+    const failures: Error[] = [];
+    const last = await another({
+      folder: world.folder,
+      spool: spool =>
+        replacing(spool, {
+          parts: async (lease, size) => {
+            if (lease.key !== ofOther) return spool.parts(lease, size);
+            failures.push(Object.assign(new Error('unreadable'), { code: 'EIO' }));
+            throw failures.at(-1);
+          },
+        }),
+    });
+    expect(await last.pull(blob.digest)).toMatchObject(whole(blob));
+    await until(async () => failures.length > 0 && (await last.metadata.readLease(ofOther)) === undefined);
   });
 
   it('ask upstream themselves for what the other is refused', async () => {
