@@ -69,19 +69,22 @@ it('a socket that has finished its handshake stays, and is counted once', async 
   }
 });
 
-it('a handshake from the same port with another listener does not lift its limit', async () => {
+it.each([
+  ['another listener', ['127.0.0.1', '127.0.0.1'], '127.0.0.1'],
+  ['another address of the same listener', ['0.0.0.0'], '127.0.0.2'],
+])('a handshake from the same port with %s does not lift its limit', async (_, hosts, otherHost) => {
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
   try {
-    const listeners = [1, 2].map(() => ({ host: '127.0.0.1', port: 0, tls }));
+    const listeners = hosts.map(host => ({ host, port: 0, tls }));
     const limits = { headersTimeoutMs: 60_000 };
     const started = await startServer(new MemorySource(), { listeners, limits });
     server = started;
-    const [silent, other] = started.addresses.map(({ port }) => port);
-    const localPort = await freePort();
-    const first = connectTcp({ port: silent ?? 0, host: '127.0.0.1', localPort });
+    const [silent = 0, other = silent] = started.addresses.map(({ port }) => port);
+    const from = { localAddress: '127.0.0.1', localPort: await freePort() };
+    const first = connectTcp({ port: silent, host: '127.0.0.1', ...from });
     await once(first, 'connect');
     const closed = once(first.resume(), 'close');
-    const socket = connectTcp({ port: other ?? 0, host: '127.0.0.1', localPort });
+    const socket = connectTcp({ port: other, host: otherHost, ...from });
     await answered(connectTls({ socket, rejectUnauthorized: false }));
     await vi.waitUntil(() => started.connections === 2, 20_000);
     vi.advanceTimersByTime(60_000);

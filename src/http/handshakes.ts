@@ -109,7 +109,7 @@ function reasonOf(code: string | undefined, text: string): string {
   return DISTRUST.test(text) ? `the client does not trust the certificate (${text})` : text;
 }
 
-/** A client may have connections from one port to several of this server's. */
-function endsOf({ remoteAddress, remotePort, localPort }: Socket): string {
-  return `${remoteAddress} ${remotePort} ${localPort}`;
+/** A client may have connections from one port to several of this server's addresses and ports. */
+function endsOf({ remoteAddress, remotePort, localAddress, localPort }: Socket): string {
+  return `${remoteAddress} ${remotePort} ${localAddress} ${localPort}`;
 }
