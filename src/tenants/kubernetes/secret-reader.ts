@@ -56,7 +56,7 @@ export class SecretReader {
       worker.postMessage(question);
       const [answer] = await Promise.race([answered, ended]);
       if (typeof answer === 'string') return malformedSecret(question.name, `it cannot be read: ${answer}`);
-      this.#idle = setTimeout(() => void this.#worker?.terminate(), IDLE_MS).unref();
+      this.#idle = setTimeout(() => this.#rest(), IDLE_MS).unref();
       return answer;
     } catch (error) {
       const reason = error instanceof Error ? error.message : String(error);
@@ -64,6 +64,13 @@ export class SecretReader {
     } finally {
       settled.abort();
     }
+  }
+
+  /** The next Secret gets another thread: this one would end while it reads that. */
+  #rest(): void {
+    const worker = this.#worker;
+    this.#worker = undefined;
+    void worker?.terminate();
   }
 
   #start(): Worker {
