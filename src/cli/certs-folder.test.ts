@@ -81,7 +81,7 @@ describe('files of registries that are not wanted any more', () => {
   it('are removed with their folders', async () => {
     await folder.keep(wanted());
     const { removed } = await folder.keep(wanted({ upstreams: [quay] }));
-    expect(removed).toEqual(['hosts.toml', 'entrepot-ca.crt'].map(name => join(path, 'docker.io', name)));
+    expect(removed).toEqual(['hosts.toml', 'entrepot-ca.pem'].map(name => join(path, 'docker.io', name)));
     expect(await readdir(path)).toEqual(['quay.io']);
     await folder.keep([]);
     expect(await readdir(path)).toEqual([]);
@@ -99,7 +99,7 @@ describe('files of registries that are not wanted any more', () => {
     clock = new ManualClock();
     const keeping = new CertsFolder(path, clock).keep([]);
     await clock.timer(2_000);
-    expect(Object.keys(await tree())).toEqual(['quay.io/entrepot-ca.crt']);
+    expect(Object.keys(await tree())).toEqual(['quay.io/entrepot-ca.pem']);
     await clock.advance(2_000);
     await keeping;
     expect(await readdir(path)).toEqual([]);
@@ -155,7 +155,7 @@ describe('what a dead process has left', () => {
   it('is removed: files and folders that were half done, of registries that are wanted or not', async () => {
     await folder.keep(wanted());
     await writeFile(join(path, 'docker.io', partial('hosts.toml')), 'ha');
-    await writeFile(join(path, 'docker.io', partial('entrepot-ca.crt')), 'ha');
+    await writeFile(join(path, 'docker.io', partial('entrepot-ca.pem')), 'ha');
     await mkdir(join(path, '.entrepot-gcr.io'));
     await writeFile(join(path, '.entrepot-gcr.io', partial('hosts.toml')), 'ha');
     await folder.keep(wanted());
@@ -186,7 +186,7 @@ it('writes the files of all registries but one whose folder cannot be made', asy
   expect(problems).toEqual([expect.stringContaining('.entrepot-docker.io')]);
   expect(Object.keys(await tree())).toEqual([
     '.entrepot-docker.io',
-    'quay.io/entrepot-ca.crt',
+    'quay.io/entrepot-ca.pem',
     'quay.io/hosts.toml',
   ]);
 });

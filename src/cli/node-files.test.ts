@@ -113,8 +113,16 @@ describe("a CA of Entrepot's own", () => {
   const files = (kind: NodeKind) => new Map(nodeFiles(kind, options).map(({ path, text }) => [path, text]));
 
   it('is named by hosts.toml, beside it', () => {
-    expect(files('containerd').get('docker.io/hosts.toml')).toContain('  ca = "entrepot-ca.crt"\n');
-    expect(files('containerd').get('docker.io/entrepot-ca.crt')).toBe('PEM\n');
+    expect(files('containerd').get('docker.io/hosts.toml')).toContain('  ca = "entrepot-ca.pem"\n');
+    expect(files('containerd').get('docker.io/entrepot-ca.pem')).toBe('PEM\n');
+  });
+
+  it('is not trusted for the registry itself, as containerd and Docker do with .crt in its folder', () => {
+    for (const kind of ['containerd', 'docker'] as const) {
+      const inItsFolder = [...files(kind).keys()].filter(path => /(?:^|\/)docker\.io\//.test(path));
+      expect(inItsFolder.length).toBe(2);
+      expect(inItsFolder.filter(path => /\.(?:crt|cert|key)$/.test(path))).toEqual([]);
+    }
   });
 
   it("is placed where CRI-O, podman and Docker look for a server's CA", () => {
@@ -125,9 +133,9 @@ describe("a CA of Entrepot's own", () => {
   it('is named in the registries.yaml of k3s', () => {
     const { value } = parseYaml(files('k3s').get('registries.yaml') ?? '');
     expect(value).toMatchObject({
-      configs: { 'a.example:5000': { tls: { ca_file: '/etc/rancher/k3s/entrepot-ca.crt' } } },
+      configs: { 'a.example:5000': { tls: { ca_file: '/etc/rancher/k3s/entrepot-ca.pem' } } },
     });
-    expect(files('k3s').get('entrepot-ca.crt')).toBe('PEM\n');
+    expect(files('k3s').get('entrepot-ca.pem')).toBe('PEM\n');
   });
 });
 

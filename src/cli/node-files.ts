@@ -74,7 +74,12 @@ const DOCKER_HUB_HOST = 'registry-1.docker.io';
 
 /** The names of a registry's files for containerd, in its folder. */
 export const HOSTS_FILE = 'hosts.toml';
-export const CA_FILE = 'entrepot-ca.crt';
+
+/**
+ * Not `.crt`: containerd without a hosts.toml, and Docker in any case, would trust such a file for the registry itself,
+ * and containerd pulls nothing if it is removed between its listing and its reading.
+ */
+export const CA_FILE = 'entrepot-ca.pem';
 
 /** The first line of every file that Entrepot wrote as a whole, in any version. */
 const OWN_HEADING = /^# Images (?:of \S+ )?through Entrepot\b/;

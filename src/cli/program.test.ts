@@ -281,7 +281,7 @@ describe('entrepot hosts', () => {
     writeFileSync(file, `server: {listen: 10.0.0.5:5000, tls: {certFile: ${certificate}, keyFile: k}}`);
     const { out } = await run('hosts', 'containerd', '--upstream', 'docker.io', '--config', file);
     expect(out).toContain('[host."https://10.0.0.5:5000"]');
-    expect(out).toContain('ca = "entrepot-ca.crt"');
+    expect(out).toContain('ca = "entrepot-ca.pem"');
     expect(out).toContain(readFileSync(certificate, 'utf8'));
   });
 

@@ -165,7 +165,7 @@ describe.skipIf(!canRun)('a node whose files are kept', () => {
 
   test('pulls through Entrepot while its CA is replaced, and from the registry while the CA is wrong', async () => {
     await watch();
-    const ca = async () => absentAsUndefined(readFile(join(folderOf(one.host), 'entrepot-ca.crt'), 'utf8'));
+    const ca = async () => absentAsUndefined(readFile(join(folderOf(one.host), 'entrepot-ca.pem'), 'utf8'));
     await soon('the CA', async () => (await ca()) === first.cert);
     await pullAnew(one);
     puller.start();
@@ -218,7 +218,7 @@ describe.skipIf(!canRun)('a node whose files are kept', () => {
     await configure(upstreamsOf(one));
     await trust(first.cert);
     await watch();
-    const names = ['entrepot-ca.crt', 'hosts.toml'];
+    const names = ['entrepot-ca.pem', 'hosts.toml'];
     await soon('everything to be as it should', async () => {
       const [there, kept] = [await readdir(node.hostsFolder), await readdir(folderOf(one.host))];
       const wanted = [folderOf(one.host), join(theirs, '..')].map(path =>

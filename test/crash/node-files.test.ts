@@ -149,8 +149,8 @@ function expectUsable(tree: Tree, complete: ReadonlySet<string>): void {
     ([path]) => !path.startsWith('.') && path.endsWith('/hosts.toml'),
   );
   const named = registries
-    .filter(([, text]) => text.includes('ca = "entrepot-ca.crt"'))
-    .map(([path]) => tree[path.replace('hosts.toml', 'entrepot-ca.crt')] ?? `no CA for ${path}`);
+    .filter(([, text]) => text.includes('ca = "entrepot-ca.pem"'))
+    .map(([path]) => tree[path.replace('hosts.toml', 'entrepot-ca.pem')] ?? `no CA for ${path}`);
   const read = [...registries.map(([, text]) => text), ...named];
   expect(read.filter(text => !complete.has(text))).toEqual([]);
 }

@@ -137,7 +137,7 @@ describe('entrepot hosts containerd', () => {
       const [pem] =
         (await readFile(tlsFile('server.pem'), 'utf8')).match(/^-----BEGIN[^]*?-----END.*\n/m) ?? [];
       await writeFile(ca, pem ?? '');
-      const written = join(out, 'b.example', 'entrepot-ca.crt');
+      const written = join(out, 'b.example', 'entrepot-ca.pem');
       await until('the CA', SOON_MS, async () => (await readFile(written, 'utf8')) === pem);
     } finally {
       await command.stop();
