@@ -164,7 +164,7 @@ export class Access {
     const { mirrored, hosted } = this.#parts;
     const principal = principalFor(tenant);
     if (repository.upstream === '') return hosted.authorize(principal, repository, 'pull');
-    return mirrored.pull(principal, repository);
+    return mirrored.pull(principal, { repository });
   }
 
   /** Whether anonymous clients may pull a hosted repository. */

@@ -41,7 +41,7 @@ describe('with unknownCredentials: verify', () => {
       const { requester } = await subject.authorize(NGINX, 'pull');
       return memoryHolder(requester, '192.0.2.1');
     };
-    const unknown = { name: 'source 192.0.2.1', group: 'unknown' };
+    const unknown = { name: 'network 192.0.2.1', group: 'unknown' };
     expect([await holderOf(HUB_B), await holderOf(undefined)]).toEqual([unknown, unknown]);
     expect(await holderOf(HUB_A)).toEqual({ name: 'tenant team-a' });
     await world.put('team-b', { 'docker.io': HUB_A });

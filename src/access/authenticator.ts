@@ -2,6 +2,7 @@ import { Lru } from '../lib/lru.ts';
 import type { News } from '../lib/news.ts';
 import type { Credential } from '../oci/credential.ts';
 import { OciError } from '../oci/errors.ts';
+import { networkOf } from '../oci/requester.ts';
 import { isIssuedPassword } from '../tenants/issuer.ts';
 import type { Tenants } from '../tenants/tenant.ts';
 import { type Authorization, parseAuthorization } from './authorization.ts';
@@ -11,7 +12,7 @@ import { type Proved, RecentProofs } from './recent-proofs.ts';
 import type { TokenClaims, Tokens } from './tokens.ts';
 import type { Sender } from './subject.ts';
 import { claimedAccount } from './tokens.ts';
-import { type Attempt, FailedLogins, type LoginNews, sourceOf } from './failed-logins.ts';
+import { type Attempt, FailedLogins, type LoginNews } from './failed-logins.ts';
 
 /**
  * A Kubernetes ServiceAccount whose token was verified: its signature, issuer and audience, and that the account
@@ -171,7 +172,7 @@ export class Authenticator {
     const sent = `${username.length}:${username}${password}`;
     const named = this.#named.get(sent);
     const credential = named ?? this.#options.nameCredential(username, password);
-    const source = sourceOf(sender.remote);
+    const source = networkOf(sender.remote);
     const wasRight = this.#failedLogins.wasRight(source, credential.id);
     if (!(await this.#isKnown(credential))) {
       return this.#notHeld(sender, { source, credential, wasRight, isLogin });

@@ -1,6 +1,6 @@
 import { expect, it } from 'vitest';
 import { newsOfTwo } from '../lib/news.fixture.ts';
-import { FailedLogins, type LoginNews, sourceOf } from './failed-logins.ts';
+import { FailedLogins, type LoginNews } from './failed-logins.ts';
 
 const MINUTE_MS = 60_000;
 
@@ -20,17 +20,6 @@ it('counts for five minutes, even if Secrets change', () => {
   expect([wrong.mayTry(attempt(40)), wrong.retryAfterS('192.0.2.1')]).toEqual([false, 180]);
   nowMs += 3 * MINUTE_MS;
   expect(wrong.mayTry(attempt(40))).toBe(true);
-});
-
-it.each([
-  ['192.0.2.1', '192.0.2.1'],
-  ['2001:db8:1:2:3:4:5:6', '2001:db8:1:2'],
-  ['2001:db8:1:2::6', '2001:db8:1:2'],
-  ['2001:db8::6', '2001:db8:0:0'],
-  ['::1', '0:0:0:0'],
-  ['fe80::1%eth0', 'fe80:0:0:0'],
-])('%s belongs to the source %s', (address, source) => {
-  expect(sourceOf(address)).toBe(source);
 });
 
 it('counts what other processes have counted, and knows who was right there', () => {

@@ -41,7 +41,7 @@ const RIGHT_MS = 3 * 24 * 3_600_000;
 
 /** A login that is not known to be right. */
 export interface Attempt {
-  /** As returned by `sourceOf`. */
+  /** As returned by `networkOf`. */
   readonly source: string;
   /** `undefined` for a signed token, whose user name says nothing. */
   readonly username: string | undefined;
@@ -186,21 +186,6 @@ export class FailedLogins {
     return counted !== undefined && this.#nowMs() - counted.sinceMs < WINDOW_MS ? counted : undefined;
   }
 }
-
-/** What counts as one source: an IPv4 address, or an IPv6 /64, which is what one customer gets. */
-export function sourceOf(address: string): string {
-  if (!address.includes(':')) return address;
-  const [plain = ''] = address.split('%', 1);
-  const [head = '', tail] = plain.split('::', 2);
-  const left = head === '' ? [] : head.split(':');
-  if (tail === undefined) return left.slice(0, NETWORK_GROUPS).join(':');
-  const right = tail === '' ? [] : tail.split(':');
-  const zeros = Array.from({ length: Math.max(0, IPV6_GROUPS - left.length - right.length) }, () => '0');
-  return [...left, ...zeros, ...right].slice(0, NETWORK_GROUPS).join(':');
-}
-
-const IPV6_GROUPS = 8;
-const NETWORK_GROUPS = 4;
 
 /** The first 28 bits of a cryptographic hash in hex, as a number that clients cannot choose. */
 function numberOf(hex: string): number {

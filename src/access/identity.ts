@@ -32,7 +32,7 @@ export function requesterOfIdentity(identity: Identity): Requester {
     case 'credential':
       return credentialRequester(identity.id);
     case 'unknown':
-      return { ...credentialRequester(identity.credential.id), isUnknown: true };
+      return credentialRequester(identity.credential.id, { isUnknown: true });
     case 'anonymous':
     case 'wrong':
     case 'void':

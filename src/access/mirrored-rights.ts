@@ -45,11 +45,18 @@ interface Attempts {
 const KEYRING_MS = 1_000;
 const MAX_KEYRINGS = 10_000;
 
-/** What a right is asked for. */
-interface Place {
+/** A right to pull that is asked for. */
+export interface AskedRight {
   readonly repository: Repository;
+  /** What is pulled; `undefined` if that is not known. */
+  readonly target?: PullTarget | undefined;
+  /** As in `Requester`. */
+  readonly remote?: string | undefined;
+}
+
+/** The same, with what the configuration says of it. */
+interface RuledRight extends AskedRight {
   readonly rule: UpstreamRule;
-  readonly target: PullTarget | undefined;
 }
 
 const OWN_WITHHELD =
@@ -77,51 +84,52 @@ export class MirroredRights {
    * The right of a principal that brings a credential for the upstream, which is tried and no other; NAME_UNKNOWN if its
    * tenants' rules exclude the repository.
    */
-  async pullWith(
-    credential: Credential,
-    principal: UpstreamPrincipal,
-    repository: Repository,
-    target?: PullTarget,
-  ): Promise<Right> {
-    const rule = this.#ruleOf(repository);
+  async pullWith(credential: Credential, principal: UpstreamPrincipal, asked: AskedRight): Promise<Right> {
+    const ruled = this.#ruled(asked);
+    const { rule } = ruled;
     const attempts = rule.anonymousFallback ? [credential, undefined] : [credential];
     const asking = { attempts, tenants: principal.tenants };
-    return (await this.#right(principal, { repository, rule, target }, asking)).right;
+    return (await this.#right(principal, ruled, asking)).right;
   }
 
   /**
    * The right of any other `principal`, whom upstream may still refuse; NAME_UNKNOWN if its tenant's rules exclude the
    * repository.
    */
-  pull(
-    principal: Exclude<Principal, UpstreamPrincipal>,
-    repository: Repository,
-    target?: PullTarget,
-  ): Promise<Right> {
-    const rule = this.#ruleOf(repository);
-    const place = { repository, rule, target };
+  pull(principal: Exclude<Principal, UpstreamPrincipal>, asked: AskedRight): Promise<Right> {
+    const ruled = this.#ruled(asked);
     switch (principal.as) {
       case 'anonymous':
       case 'stranger':
-        return this.#anonymous(principal, place);
+        return this.#anonymous(principal, ruled);
       case 'unknown':
-        return this.#unknown(principal, place);
+        return this.#unknown(principal, ruled);
       case 'tenant':
         break;
     }
-    return this.#ofTenant(principal, place);
+    return this.#ofTenant(principal, ruled);
   }
 
-  async #unknown(principal: Extract<Principal, { readonly as: 'unknown' }>, place: Place): Promise<Right> {
-    return (await this.#right(principal, place, { attempts: [principal.credential], tenants: [] })).right;
+  #ruled({ repository, target, remote }: AskedRight): RuledRight {
+    return { repository, target, remote, rule: this.#ruleOf(repository) };
   }
 
-  async #ofTenant(principal: Extract<Principal, { readonly as: 'tenant' }>, place: Place): Promise<Right> {
+  async #unknown(
+    principal: Extract<Principal, { readonly as: 'unknown' }>,
+    ruled: RuledRight,
+  ): Promise<Right> {
+    return (await this.#right(principal, ruled, { attempts: [principal.credential], tenants: [] })).right;
+  }
+
+  async #ofTenant(
+    principal: Extract<Principal, { readonly as: 'tenant' }>,
+    ruled: RuledRight,
+  ): Promise<Right> {
     const { tenant } = principal;
-    const { repository, rule } = place;
+    const { repository, rule } = ruled;
     const attempts = await this.#keyring(tenant, repository, rule);
     const asking = { attempts, tenants: [tenant], own: rule.credential };
-    return (await this.#right(principal, place, asking)).right;
+    return (await this.#right(principal, ruled, asking)).right;
   }
 
   /** Whether upstream recently served the repository anonymously. */
@@ -141,7 +149,7 @@ export class MirroredRights {
       : lookup(tenant, rule.imagesOf(repository)));
     const attempts =
       tenant === undefined
-        ? (await this.pull({ as: 'anonymous' }, repository)).credentials
+        ? (await this.pull({ as: 'anonymous' }, { repository })).credentials
         : await this.#keyring(tenant, repository, rule);
     const grants = await this.#grants.explain(repository, attempts.map(credentialId));
     const preloads = await this.#grants.explainPreloads(repository, tenant?.name);
@@ -173,7 +181,7 @@ export class MirroredRights {
     if (tenant !== undefined && !mayPullFrom([tenant], repository)) {
       return [notAllowed(tenant.name)];
     }
-    const { pullPolicy, forceAlways } = await this.pull(principalFor(tenant), repository);
+    const { pullPolicy, forceAlways } = await this.pull(principalFor(tenant), { repository });
     return [
       ...(attempts.length > MAX_ATTEMPTS
         ? [`each request tries at most ${MAX_ATTEMPTS} of the ${attempts.length} above`]
@@ -230,16 +238,16 @@ export class MirroredRights {
     };
   }
 
-  async #anonymous(principal: Principal, place: Place): Promise<Right> {
-    const { repository, rule } = place;
+  async #anonymous(principal: Principal, ruled: RuledRight): Promise<Right> {
+    const { repository, rule } = ruled;
     if (rule.openToAll) {
       const own = [rule.credential, ...(await this.#shared(rule.imagesOf(repository)))].filter(isCredential);
       if (own.length > 0) {
         const asking = { attempts: own, tenants: [], own: rule.credential };
-        return (await this.#right(principal, place, asking)).right;
+        return (await this.#right(principal, ruled, asking)).right;
       }
     }
-    const { right, isPublic } = await this.#right(principal, place, { attempts: [undefined], tenants: [] });
+    const { right, isPublic } = await this.#right(principal, ruled, { attempts: [undefined], tenants: [] });
     if (rule.credential === undefined || !isPublic()) return right;
     // A public repository is fetched with the upstream's own credential, whose rate limit is higher.
     return { ...right, credentials: [rule.credential, undefined], isLent: true };
@@ -247,7 +255,7 @@ export class MirroredRights {
 
   async #right(
     principal: Principal,
-    { repository, rule: { verification }, target }: Place,
+    { repository, rule: { verification }, target, remote }: RuledRight,
     { attempts, tenants, own }: Attempts,
   ): Promise<{ readonly right: Right; readonly isPublic: () => boolean }> {
     const [only, ...others] = tenants;
@@ -265,7 +273,7 @@ export class MirroredRights {
       target,
     });
     const right = {
-      requester: requesterOf(principal),
+      requester: requesterOf(principal, remote),
       credentials: attempts,
       ...state,
       own: own && { covers: () => this.#covers(own, repository, verification) },

@@ -36,36 +36,47 @@ export function principalFor(tenant: Tenant | undefined): Exclude<Principal, Ups
 /** How many characters of a credential's id are enough to tell requesters apart in a log. */
 const SHORT_ID = 12;
 
-/** The requester to count and log for a principal. All credentials of a tenant share its turns in queues. */
-export function requesterOf(principal: Principal): Requester {
+/**
+ * The requester to count and log for a principal, with the address that it connects from. All credentials of a tenant share
+ * its turns in queues.
+ */
+export function requesterOf(principal: Principal, remote?: string): Requester {
   switch (principal.as) {
     case 'anonymous':
-      return ANONYMOUS;
+      return remote === undefined ? ANONYMOUS : { tenant: undefined, id: ANONYMOUS.id, remote };
     case 'stranger':
-      return credentialRequester(principal.credentialId);
+      return credentialRequester(principal.credentialId, { remote });
     case 'unknown':
-      return { ...credentialRequester(principal.credential.id), isUnknown: true };
+      return credentialRequester(principal.credential.id, { remote, isUnknown: true });
     case 'tenant':
-      return tenantRequester([principal.tenant], principal.credentialId);
+      return tenantRequester([principal.tenant], principal.credentialId, remote);
     case 'upstream':
       break;
   }
-  return tenantRequester(principal.tenants, principal.credentialId);
+  return tenantRequester(principal.tenants, principal.credentialId, remote);
 }
 
 /** The requester of a credential of which only the id is known. */
-export function credentialRequester(credentialId: string): Requester {
-  return { tenant: undefined, id: `credential:${credentialId.slice(0, SHORT_ID)}`, credentialId };
+export function credentialRequester(
+  credentialId: string,
+  others: Pick<Requester, 'remote' | 'isUnknown' | 'maxTransfers'> = {},
+): Requester {
+  return { tenant: undefined, id: `credential:${credentialId.slice(0, SHORT_ID)}`, credentialId, ...others };
 }
 
 /**
  * If several tenants have the credential, it is not known which one asks: they count as one requester of their own,
  * with the lowest of their limits.
  */
-function tenantRequester(tenants: readonly Tenant[], credentialId: string): Requester {
+function tenantRequester(
+  tenants: readonly Tenant[],
+  credentialId: string,
+  remote: string | undefined,
+): Requester {
   const limits = tenants.flatMap(({ options }) => options.maxTransfers ?? []);
-  const limit = limits.length === 0 ? {} : { maxTransfers: Math.min(...limits) };
+  const maxTransfers = limits.length === 0 ? undefined : Math.min(...limits);
   const [first, ...others] = tenants;
-  if (first === undefined || others.length > 0) return { ...credentialRequester(credentialId), ...limit };
-  return { tenant: first.name, id: `tenant:${first.name}`, credentialId, ...limit };
+  if (first === undefined || others.length > 0)
+    return credentialRequester(credentialId, { remote, maxTransfers });
+  return { tenant: first.name, id: `tenant:${first.name}`, credentialId, remote, maxTransfers };
 }

@@ -6,11 +6,10 @@ import type { Requester, Right } from '../oci/requester.ts';
 import type { Tenants } from '../tenants/tenant.ts';
 import { type Challenges, type Demand, WRONG_PASSWORD } from './challenge.ts';
 import type { Authenticator } from './authenticator.ts';
-import { sourceOf } from './failed-logins.ts';
 import type { HostedRights } from './hosted-rights.ts';
 import type { Identification } from './identification.ts';
 import { type Identity, requesterOfIdentity } from './identity.ts';
-import type { MirroredRights } from './mirrored-rights.ts';
+import type { AskedRight, MirroredRights } from './mirrored-rights.ts';
 import type { Principal, UpstreamPrincipal } from './principal.ts';
 import { CATALOG_SCOPE, covers, type Scope, scopeText } from './scope.ts';
 import type { Action, Sender, Subject } from './subject.ts';
@@ -67,8 +66,7 @@ export class RequestSubject implements Subject {
     if (scopes !== undefined && !covers(scopes, scope)) {
       throw this.#refuse(this.#uncovered(repository, action));
     }
-    const right = await this.#settle(repository, action, target);
-    return { ...right, requester: { ...right.requester, network: sourceOf(this.#sender.remote) } };
+    return this.#settle(repository, action, target);
   }
 
   async maySee(repository: Repository): Promise<boolean> {
@@ -121,22 +119,19 @@ export class RequestSubject implements Subject {
   }
 
   #pull(principal: Principal, repository: Repository, target?: PullTarget): Promise<Right> {
+    const asked = { repository, target, remote: this.#sender.remote };
     return principal.as === 'upstream'
-      ? this.#pullWithOwn(principal, repository, target)
-      : this.#parts.mirrored.pull(principal, repository, target);
+      ? this.#pullWithOwn(principal, asked)
+      : this.#parts.mirrored.pull(principal, asked);
   }
 
-  async #pullWithOwn(
-    principal: UpstreamPrincipal,
-    repository: Repository,
-    target: PullTarget | undefined,
-  ): Promise<Right> {
+  async #pullWithOwn(principal: UpstreamPrincipal, asked: AskedRight): Promise<Right> {
     const { authenticator, mirrored } = this.#parts;
     const { tenants, credentialId } = principal;
     const credential =
-      authenticator.recall(credentialId) ?? (await mirrored.recall(tenants, credentialId, repository));
-    if (credential === undefined) throw this.#unidentified(repository);
-    return mirrored.pullWith(credential, principal, repository, target);
+      authenticator.recall(credentialId) ?? (await mirrored.recall(tenants, credentialId, asked.repository));
+    if (credential === undefined) throw this.#unidentified(asked.repository);
+    return mirrored.pullWith(credential, principal, asked);
   }
 
   /**

@@ -1,6 +1,7 @@
 import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
-import { FailedLogins, sourceOf } from '../access/failed-logins.ts';
+import { FailedLogins } from '../access/failed-logins.ts';
+import { networkOf } from '../oci/requester.ts';
 import type { AdminLogin } from '../config/config.ts';
 import type { ClientAddress, ClientAddresses } from '../http/client-address.ts';
 import type { OpsOrigin } from '../http/ops-server.ts';
@@ -107,7 +108,7 @@ export class AdminAccess {
     const decoded = isBasic ? Buffer.from(credentials, 'base64').toString() : '';
     const username = isBasic ? decoded.slice(0, Math.max(0, decoded.indexOf(':'))) : undefined;
     const credentialId = createHmac('sha256', this.#key).update(authorization).digest('hex');
-    const attempt = { source: sourceOf(address.remote), username, credentialId };
+    const attempt = { source: networkOf(address.remote), username, credentialId };
     const wasRight = this.#failed.wasRight(attempt.source, credentialId);
     if (!wasRight && !this.#failed.mayTry(attempt)) {
       const retryAfter = this.#failed.retryAfterS(attempt.source);

@@ -95,7 +95,7 @@ it('a large page counts against the share of the requester that reads it', async
     return { entries: entries.slice(0, limit), more: false };
   });
   expect((await request(server.port, '/v2/_catalog')).body.byteLength).toBeGreaterThan(250_000);
-  const held = memory.leaseNow({ name: 'source 127.0.0.1', group: 'unknown' }, 8 * 1024 * 1024);
+  const held = memory.leaseNow({ name: 'network 127.0.0.1', group: 'unknown' }, 8 * 1024 * 1024);
   expect((await request(server.port, '/v2/_catalog')).status).toBe(429);
   expect((await request(server.port, '/v2/_catalog?n=10')).status).toBe(200);
   held.release();

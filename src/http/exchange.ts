@@ -8,7 +8,6 @@ import { ANONYMOUS, memoryHolder, type Requester } from '../oci/requester.ts';
 import type { Presence } from '../lib/lease.ts';
 import type { MemoryHolder } from '../lib/memory-budget.ts';
 import type { Sender } from '../access/subject.ts';
-import { sourceOf } from '../access/failed-logins.ts';
 import type { Deadlines } from './deadlines.ts';
 import type { Route } from './path.ts';
 import type { Query } from './query.ts';
@@ -91,7 +90,7 @@ export class Exchange {
 
   /** Whose share of memory a body counts against that is held for this request. */
   get memoryHolder(): MemoryHolder {
-    return memoryHolder(this.requester ?? ANONYMOUS, sourceOf(this.sender.remote));
+    return memoryHolder(this.requester ?? ANONYMOUS, this.sender.remote);
   }
 
   /** Who sends the request, for receivers of notifications. */

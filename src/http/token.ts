@@ -3,10 +3,10 @@ import { collectBytes } from '../lib/collect-bytes.ts';
 import { MemoryBudget, type MemoryHolder } from '../lib/memory-budget.ts';
 import type { Access, LoginRequest } from '../access/access.ts';
 import { parseScopes, scopeText } from '../access/scope.ts';
-import { sourceOf } from '../access/failed-logins.ts';
 import { refusingWhenBusy } from '../oci/busy.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Repository } from '../oci/repository.ts';
+import { networkOf } from '../oci/requester.ts';
 import { answerJson } from './answer.ts';
 import type { Exchange } from './exchange.ts';
 import type { Query } from './query.ts';
@@ -39,7 +39,7 @@ export function tokenHandler(
   return async exchange => {
     const { sender } = exchange;
     const isForm = exchange.method === 'POST';
-    const holder = { name: sourceOf(sender.remote) };
+    const holder = { name: networkOf(sender.remote) };
     const parameters = isForm
       ? await refusingWhenBusy(() => readForm(exchange.req, memory, holder))
       : exchange.query;

@@ -15,8 +15,8 @@ export interface Requester {
   readonly credentialId?: string | undefined;
   /** Set if no tenant has the credential. Anybody can have any number of such accounts upstream. */
   readonly isUnknown?: true;
-  /** The network that it connects from: others may be the same requester. `undefined` if that is of no importance. */
-  readonly network?: string | undefined;
+  /** The address that it connects from, which others share; `undefined` if that is of no importance. */
+  readonly remote?: string | undefined;
   /** How many transfers from upstream it may have at a time; further ones queue. */
   readonly maxTransfers?: number | undefined;
 }
@@ -30,12 +30,27 @@ export const ANONYMOUS: Requester = { tenant: undefined, id: 'anonymous' };
  */
 export function memoryHolder(
   { tenant, id, credentialId, isUnknown }: Requester,
-  source: string,
+  remote: string,
 ): MemoryHolder {
   if (tenant !== undefined) return { name: `tenant ${tenant}` };
   const isKnown = credentialId !== undefined && isUnknown !== true;
-  return isKnown ? { name: id } : { name: `source ${source}`, group: 'unknown' };
+  return isKnown ? { name: id } : { name: `network ${networkOf(remote)}`, group: 'unknown' };
 }
+
+/** What one customer of a provider gets: an IPv4 address as it is, or of an IPv6 address the /64. */
+export function networkOf(address: string): string {
+  if (!address.includes(':')) return address;
+  const [plain = ''] = address.split('%', 1);
+  const [head = '', tail] = plain.split('::', 2);
+  const left = head === '' ? [] : head.split(':');
+  if (tail === undefined) return left.slice(0, NETWORK_GROUPS).join(':');
+  const right = tail === '' ? [] : tail.split(':');
+  const zeros = Array.from({ length: Math.max(0, IPV6_GROUPS - left.length - right.length) }, () => '0');
+  return [...left, ...zeros, ...right].slice(0, NETWORK_GROUPS).join(':');
+}
+
+const IPV6_GROUPS = 8;
+const NETWORK_GROUPS = 4;
 
 /**
  * How many credentials are tried upstream for one request. The kubelet tries all that match; a pod has a few, but with

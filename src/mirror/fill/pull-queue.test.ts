@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { NO_TRANSFERS, type QueueLimits, type PullPlace, PullQueue } from './pull-queue.ts';
+import { NO_TRANSFERS, type QueueLimits, type PullPlace, PullQueue, waiterOf } from './pull-queue.ts';
 
 const NO_LIMIT: QueueLimits = {
   maxConnections: 1_000,
@@ -89,6 +89,15 @@ describe('the pull queue', () => {
     expect(order).toEqual(['1', '2', '3']);
     last.leave();
     expect(queue.state).toEqual(NO_TRANSFERS);
+  });
+
+  it('gives one turn to all credentials that no tenant has, by the networks that they come from', () => {
+    const waiters = ['one', 'two'].map(id =>
+      waiterOf({ tenant: undefined, id, credentialId: id, isUnknown: true, remote: '2001:db8:1:2::7' }),
+    );
+    expect(new Set(waiters.map(({ requester, network }) => `${requester} ${network}`))).toEqual(
+      new Set(['unknown 2001:db8:1:2']),
+    );
   });
 
   it('serializes image pulls, but not the blobs of one image', async () => {

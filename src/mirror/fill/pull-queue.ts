@@ -1,4 +1,4 @@
-import type { Requester } from '../../oci/requester.ts';
+import { networkOf, type Requester } from '../../oci/requester.ts';
 
 /**
  * Limits with the kubelet's names and meaning, read each time. An image pull is here: all Fills for one repository of
@@ -14,18 +14,24 @@ export interface QueueLimits {
 
 /** Who waits for a download. */
 export interface Waiter {
-  /** `Requester.id`: requesters take turns. */
+  /** `Requester.id`, or `unknown`: requesters take turns. */
   readonly requester: string;
-  /** `Requester.network`: those of a requester take its turns in turn. */
+  /** `networkOf` it: those of a requester take its turns in turn. */
   readonly network?: string | undefined;
   /** The requester's own limit of simultaneous downloads. */
   readonly maxTransfers?: number | undefined;
 }
 
-/** What the queue knows of a requester. */
-export function waiterOf({ id: requester, network, maxTransfers }: Requester): Waiter {
-  return { requester, network, maxTransfers };
+/**
+ * What the queue knows of a requester. All with unknown credentials are one, since anybody can have any number of accounts
+ * upstream.
+ */
+export function waiterOf({ id, isUnknown, remote, maxTransfers }: Requester): Waiter {
+  const requester = isUnknown === true ? UNKNOWN : id;
+  return { requester, network: remote && networkOf(remote), maxTransfers };
 }
+
+const UNKNOWN = 'unknown';
 
 /** A request for a place in the queue. */
 export interface PullTicket extends Waiter {
@@ -152,7 +158,7 @@ export interface QueueState {
   /** Without further connections, for which nobody waits. */
   readonly waiting: number;
   /**
-   * The same by `Requester.id`. What several wait for counts for each; what runs, for the one whose turn was used.
+   * The same by `Waiter.requester`. What several wait for counts for each; what runs, for the one whose turn was used.
    */
   readonly requesters: readonly QueueShare[];
 }
