@@ -60,7 +60,7 @@ export function stopFor(stored: string): CollectingStop {
       isExpected: true,
     };
   }
-  if (stored.split(' ')[0] === REBUILDING) {
+  if (positionIn(stored) !== undefined) {
     return {
       reason: REBUILDING_REASON,
       waysOut:
@@ -272,7 +272,12 @@ export function rebuiltUpTo(position: string): { readonly name: string; readonly
 export async function readRebuiltUpTo(
   metadata: Pick<MetadataStore, 'readSetting'>,
 ): Promise<string | undefined> {
-  const [state, position = ''] = (await metadata.readSetting(STOPPED))?.split(' ') ?? [];
+  return positionIn((await metadata.readSetting(STOPPED)) ?? '');
+}
+
+/** How far a rebuild has come that is why no garbage is collected; `undefined` if that has another reason. */
+function positionIn(stored: string): string | undefined {
+  const [state, position = ''] = stored.split(' ');
   return state === REBUILDING ? position : undefined;
 }
 
