@@ -327,20 +327,27 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
     expect(lease.epoch).toBeGreaterThan(Math.max(...given.map(({ epoch }) => epoch)));
   });
 
-  test('a process that is closed during a heartbeat is gone, and not there again', async () => {
+  test('a process that is closed during a heartbeat, or as it acquires a Lease, is gone, and not there again', async () => {
     const link = await Link.open(settings.port);
     links.push(link);
-    const clock = new ManualClock();
-    const store = await open({ at: { ...settings, port: link.port }, clock });
     const processes = () => sql(settings, 'SELECT id FROM @processes');
-    const held = link.holdAnswerTo('READ WRITE');
-    await clock.pass(1_000);
-    await held;
-    const closing = store.close();
-    await expect.poll(processes).toEqual([]);
-    link.passOn();
-    await closing;
-    expect(await processes()).toEqual([]);
+    for (const act of [
+      (_store: MetadataStore, clock: ManualClock) => clock.pass(1_000),
+      (store: MetadataStore) => store.acquireLease('upload-1'),
+    ]) {
+      const clock = new ManualClock();
+      const store = await open({ at: { ...settings, port: link.port }, clock });
+      const held = link.holdAnswerTo('READ WRITE');
+      const acting = act(store, clock).catch((error: unknown) => error);
+      await held;
+      const closing = store.close();
+      await expect.poll(processes).toEqual([]);
+      link.passOn();
+      await closing;
+      await acting;
+      expect(await processes()).toEqual([]);
+    }
+    expect(await sql(settings, 'SELECT key FROM @leases')).toEqual([]);
   });
 
   test('a process that is suspended in the middle of a write holds the others up for some seconds only', async () => {

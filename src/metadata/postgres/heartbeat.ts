@@ -336,10 +336,7 @@ export class Heartbeat {
 
   /** Call within a write. */
   async #showLife(session: PostgresSession): Promise<void> {
-    if (await leases.beat(session, this.#self.id)) return;
-    // A heartbeat may come behind the end.
-    if (this.#isClosed) throw new Error('the metadata store is closed');
-    await this.#rejoin(session);
+    if (!(await leases.beat(session, this.#self.id))) await this.#rejoin(session);
   }
 
   /**
@@ -347,6 +344,8 @@ export class Heartbeat {
    * since they have our id.
    */
   async #rejoin(session: PostgresSession): Promise<void> {
+    // What was begun before may come behind the end.
+    if (this.#isClosed) throw new Error('the metadata store is closed');
     await leases.join(session, this.#self);
     if (this.#shownAtMs === Number.NEGATIVE_INFINITY) return;
     this.#presence.end();
