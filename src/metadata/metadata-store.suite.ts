@@ -1829,6 +1829,8 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
           tags: 0,
         });
         expect(await store.hasRepository(HOSTED)).toBe(false);
+        // It would count for the quota of its owner.
+        expect(await store.readUsage('library', HOSTED)).toMatchObject({ isKnown: false, repositories: 0 });
       });
 
       test('end the damage of those whose bytes were', async () => {

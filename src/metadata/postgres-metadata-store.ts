@@ -403,12 +403,14 @@ class PostgresMetadataStore implements MetadataStore {
     ]);
     return this.#write({ alone, shared }, async session => {
       const named = images.map(({ name }) => ({ upstream: '', name }));
-      const idOf = await repositories.repositoryIdsOrNew(session, named);
       const added = new Array<AddedImages>();
-      for (const image of images) {
-        added.push(
-          await addRecordedWithin(session, idOf({ upstream: '', name: image.name }), image, options),
-        );
+      for (const repository of repositories.inLockingOrder(named)) {
+        let id = await repositories.repositoryId(session, repository, 'counted');
+        const idOrNew = async () =>
+          (id ??= await repositories.repositoryIdOrNew(session, repository, 'counted'));
+        for (const image of images.filter(({ name }) => name === repository.name)) {
+          added.push(await addRecordedWithin(session, idOrNew, image, options));
+        }
       }
       if (setting !== undefined) await settings.putSetting(session, setting.name, setting.value);
       return {
@@ -1036,10 +1038,13 @@ async function putManifestWithin(
   await links.putManifestLink(session, repositoryId, manifest);
 }
 
-/** Call within a write that has locked the image, what it names, and its repository. */
+/**
+ * Call within a write that has locked the image, what it names, and its repository, if there is one; `repositoryIdOrNew`
+ * makes it, and is called only for an image that is added.
+ */
 async function addRecordedWithin(
   session: PostgresSession,
-  repositoryId: number,
+  repositoryIdOrNew: () => Promise<number>,
   image: RecordedImage,
   { atMs, completesKnown }: Pick<AddRecordedOptions, 'atMs' | 'completesKnown'>,
 ): Promise<AddedImages> {
@@ -1047,6 +1052,7 @@ async function addRecordedWithin(
   const { isKnown, isUnrecorded } = await imageRecords.knownOf(session, image);
   const isAdded = !isKnown && !isUnrecorded && content !== undefined;
   if (!isAdded && !(isKnown && completesKnown)) return { manifests: 0, tags: 0, missing: [] };
+  const repositoryId = await repositoryIdOrNew();
   const own = isAdded ? content.blobs : [];
   if (own.length > 0) await links.putBlobLinks(session, repositoryId, own);
   if (isAdded) await putManifestWithin(session, repositoryId, content.manifest, content.view, atMs);
