@@ -56,6 +56,7 @@ import { GrantRows } from './sqlite/grants.ts';
 import { ImageRecordRows } from './sqlite/image-records.ts';
 import { IndexFile } from './sqlite/index-file.ts';
 import { IndexVersion } from './sqlite/index-version.ts';
+import { type LookAtVersion, PullReads } from './sqlite/pull-reads.ts';
 import { LinkRows } from './sqlite/links.ts';
 import { Manifests } from './sqlite/manifests.ts';
 import { migrate } from './sqlite/migrations.ts';
@@ -252,7 +253,7 @@ class SqliteMetadataStore implements MetadataStore {
   readonly #usages: CredentialUsages;
   readonly #lastUsed: LastUsed;
   readonly #check = new ManifestCheck();
-  readonly #version: IndexVersion;
+  readonly #pullReads: PullReads;
   readonly #manifestMemory = new PullMemory<Referred, ManifestAnswer>(MANIFEST_MEMORY);
   readonly #blobMemory = new PullMemory<BlobSizes, BlobAnswer>(BLOB_MEMORY);
   #sweeping: Promise<void> | undefined;
@@ -269,7 +270,7 @@ class SqliteMetadataStore implements MetadataStore {
     this.#endedRights = parts.endedRights;
     this.#reserve = reserve;
     this.#log = log;
-    this.#version = new IndexVersion(connection, writer);
+    this.#pullReads = new PullReads(connection, new IndexVersion(connection, writer));
     this.#repositories = new Repositories(connection);
     this.#manifests = new Manifests(connection);
     this.#tags = new Tags(connection);
@@ -300,13 +301,13 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   readForPull(repository: Repository, reference: string, query: PullQuery = {}): Promise<ManifestAnswer> {
-    return this.#read(() => this.#answerPull(repository, reference, query));
+    return this.#pullReads.read(look => this.#answerPull(repository, reference, query, look));
   }
 
   readBlobForPull(repository: Repository, digest: Digest, query: PullQuery = {}): Promise<BlobAnswer> {
-    return this.#read(() => {
+    return this.#pullReads.read(look => {
       const memory = this.#blobMemory;
-      memory.turnTo(this.#version.look());
+      memory.turnTo(look());
       const known = memory.answer(repository, digest, query);
       if (known !== undefined) return known;
       const content = memory.content(repository, digest) ?? this.#readSizes(repository, digest);
@@ -976,9 +977,10 @@ class SqliteMetadataStore implements MetadataStore {
     repository: Repository,
     reference: string,
     query: PullQuery,
+    look: LookAtVersion,
   ): ManifestAnswer | Promise<ManifestAnswer> {
     const memory = this.#manifestMemory;
-    memory.turnTo(this.#version.look());
+    memory.turnTo(look());
     const known = memory.answer(repository, reference, query);
     if (known !== undefined) return known;
     const remembered = memory.content(repository, reference);
