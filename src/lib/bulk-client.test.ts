@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { TLSSocket } from 'node:tls';
 import { afterEach, describe, expect, it } from 'vitest';
+import { tracesOn } from '../../test/support/signal-traces.ts';
 import { HttpClient, type HttpClientOptions } from './http-client.ts';
 import type { HttpResponse } from './http-message.ts';
 
@@ -196,6 +197,15 @@ describe('a bulk body', () => {
     leaving.abort(new Error('enough'));
     expect((await reading).error).toBe(leaving.signal.reason);
     await expect.poll(() => server.sockets.size).toBe(0);
+  });
+
+  it('leaves nothing on the signal of its request', async () => {
+    const server = await serve(socket => sendWhole(socket, blob));
+    const get = bulkClient();
+    const { signal } = new AbortController();
+    // The second time over the same connection.
+    for (const _ of [1, 2]) expect((await read(await get(server, signal))).error).toBeUndefined();
+    expect(tracesOn(signal)).toBe(0);
   });
 
   it('is given as far as it came before its connection broke', async () => {

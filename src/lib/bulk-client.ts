@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import { validateHeaderName, validateHeaderValue } from 'node:http';
 import type { OnReadOpts, Socket } from 'node:net';
 import { HttpFailure, ResponseTimeout } from './http-failure.ts';
@@ -48,6 +49,8 @@ export class BulkClient {
 
   constructor(options: BulkClientOptions) {
     this.#options = options;
+    // Every connection that is being made listens to it.
+    setMaxListeners(0, this.#closing.signal);
   }
 
   /** As `HttpTransport.request`, but rejects with whatever went wrong. */
@@ -82,12 +85,9 @@ export class BulkClient {
     this.#open.add(connection);
     const callback = (length: number) => connection.received(buffer.subarray(0, length));
     const connected = this.#options.connect(url, { buffer, callback });
-    const leaving = AbortSignal.any([this.#closing.signal, ...(signal === undefined ? [] : [signal])]);
     try {
-      await unlessAborted(
-        connected.then(socket => connection.use(socket)),
-        leaving,
-      );
+      const used = connected.then(socket => connection.use(socket));
+      await unlessAborted(unlessAborted(used, signal), this.#closing.signal);
       return connection;
     } catch (error) {
       // If it connects later, it is closed at once.

@@ -199,6 +199,11 @@ export class UpstreamRequests {
     return failure?.kind === 'lockedOut' ? heardOf(failure, repository.upstream, right) : failure;
   }
 
+  /** Aborts when this is closed, with the reason. */
+  get closing(): AbortSignal {
+    return this.#closing.signal;
+  }
+
   /** As `Upstream.limitsBlobs`. */
   limitsBlobs(upstream: string): boolean {
     return this.#upstreams.get(upstream)?.limitsBlobs ?? true;

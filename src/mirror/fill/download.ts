@@ -1,5 +1,6 @@
 import { backoffMs, jittered } from '../../lib/backoff.ts';
 import { hasBytes } from '../../lib/bytes-reader.ts';
+import { withEither } from '../../lib/either-signal.ts';
 import type { Log } from '../../lib/log.ts';
 import type { Credential } from '../../oci/credential.ts';
 import type { Digest } from '../../oci/digest.ts';
@@ -126,7 +127,8 @@ export interface DownloadOptions {
  * `given` or `prepare`.
  */
 export async function download(options: DownloadOptions): Promise<number | undefined> {
-  return new Download(options).run();
+  const { asking, signal } = options;
+  return withEither([asking.closing, signal], either => new Download({ ...options, signal: either }).run());
 }
 
 class Download {
@@ -218,7 +220,7 @@ class Download {
       (upstream, ask) =>
         upstream.fetchBlob(repository.name, digest, {
           credential: ask.credential,
-          signal: AbortSignal.any([ask.signal, signal]),
+          signal,
           offset,
           length: end === undefined ? undefined : end - offset,
           etag: this.#etag,

@@ -5,6 +5,7 @@ import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, it, vi } from 'vitest';
+import { tracesOn } from '../../../test/support/signal-traces.ts';
 import { bytesOf, type Content, imageOf, randomBlob } from '../../../test/support/content.ts';
 import { FakeUpstream, type FakeUpstreamOptions } from '../../../test/support/fake-upstream.ts';
 import { Latch } from '../../../test/support/latch.ts';
@@ -23,6 +24,7 @@ import { HOLD_BACK_BYTES } from '../../lib/blob-reader.ts';
 import { steadyLease } from '../../lib/lease.suite.ts';
 import { type Lease, LeaseLost } from '../../lib/lease.ts';
 import { ManualClock } from '../../lib/manual-clock.fixture.ts';
+import { UpstreamRequests } from '../upstream-requests.ts';
 import { IndexLost } from '../../metadata/index-lost.ts';
 import { Connection } from '../../metadata/sqlite/connection.ts';
 import { type Digest, digestHex } from '../../oci/digest.ts';
@@ -115,6 +117,19 @@ it('a blob takes one durable commit, that of the blob with its Link', async () =
   const synced = commits.mock.calls.filter(([isSynced]) => isSynced);
   commits.mockRestore();
   expect(synced.length).toBe(1);
+});
+
+it('downloads leave nothing on the signal that ends all of them', async () => {
+  const closing = vi.spyOn(UpstreamRequests.prototype, 'closing', 'get');
+  const world = await start();
+  const blob = added(3 * MIB, 'once');
+  upstream.misbehave({ kind: 'blob', cutAtByte: MIB, times: 1 });
+  expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+  await idle(world);
+  const signals = closing.mock.results.map(({ value }) => value);
+  closing.mockRestore();
+  expect(signals.length).toBeGreaterThan(0);
+  for (const signal of signals) expect(tracesOn(signal)).toBe(0);
 });
 
 describe('an upstream that sends more than declared', () => {
