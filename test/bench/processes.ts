@@ -1,9 +1,9 @@
 import type { ServerDocument } from '../../src/compose/server.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { cpuSecondsOf } from '../support/programs.ts';
-import { load } from './support/load.ts';
 import { type PushedImage, pushImage } from './support/push.ts';
 import { spread, table } from './support/table.ts';
+import { wrk } from './support/wrk.ts';
 
 const ACCEPT = 'Accept: application/vnd.oci.image.manifest.v1+json\r\n';
 const COUNTS = [1, 2] as const;
@@ -17,8 +17,8 @@ interface Subject {
 }
 
 /**
- * Warm manifests by one process and by two, alternating. With as many cores as processes the load takes some of theirs,
- * so the rate says less than what a request costs, and how evenly the processes work.
+ * Warm manifests by one process and by two, alternating. With as many cores as processes the load takes some of theirs, so
+ * it is wrk's, and what a request costs and how evenly the processes work is printed beside the rate.
  */
 export async function processes(rounds = 3, seconds = 4): Promise<string> {
   const subjects = await Promise.all(COUNTS.map(start));
@@ -32,8 +32,7 @@ export async function processes(rounds = 3, seconds = 4): Promise<string> {
         const { entrepot, image, pids } = subject;
         const all = [...new Set([entrepot.pid, ...pids])];
         const before = all.map(cpuSecondsOf);
-        const result = await load({
-          kind: 'rate',
+        const result = await wrk({
           port: Number(new URL(entrepot.url).port),
           path: `/v2/${image.repository}/manifests/${image.tag}`,
           headers: ACCEPT,
