@@ -127,7 +127,7 @@ afterEach(async () => {
 /** Whoever it takes so long to find out about that he has left by then. */
 const LATE = '/late-found';
 
-async function serve(state: { now: Observed }) {
+async function serve(state: { now: Observed; isIndexAway?: boolean }) {
   const refusals = new Refusals();
   const clock = new ManualClock();
   let looks = 0;
@@ -136,7 +136,10 @@ async function serve(state: { now: Observed }) {
       looks += 1;
       return state.now;
     },
-    isStored: async digest => digest === digestOfFill('a'),
+    isStored: async digest => {
+      if (state.isIndexAway === true) throw new Error('the index is away');
+      return digest === digestOfFill('a');
+    },
     refusals,
     clock,
     log: silentLog,
@@ -228,6 +231,25 @@ it('says first that everything has to be asked for, then only what has changed',
     expect(schema?.parse(data)).toEqual(data);
   }
   expect(new Set(client.events.map(({ id }) => id)).size).toBe(client.events.length);
+});
+
+it('says later what it could not find out at once', async () => {
+  const state: Parameters<typeof serve>[0] = { now: { ...idle, fills: [fillOf('a', 1)] } };
+  const { events, port, clock } = await serve(state);
+  const client = new Listener(port);
+  await follows(events, 1);
+  await clock.advance(1_000);
+  await expect.poll(() => client.last('fills')).toMatchObject({ total: 1 });
+  const queue = { ...idle.queue, waiting: 7 };
+  state.now = { ...idle, queue };
+  state.isIndexAway = true;
+  await clock.advance(1_000);
+  state.isIndexAway = false;
+  await clock.advance(1_000);
+  await expect
+    .poll(() => client.last('fills'))
+    .toMatchObject({ gone: [{ id: 'a', stored: true }], total: 0 });
+  expect(client.last('queue')).toEqual(queue);
 });
 
 it('lets a client go on that has missed nothing, and says to another to begin again', async () => {

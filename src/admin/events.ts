@@ -167,8 +167,9 @@ export class AdminEvents {
     try {
       const now = await this.#options.observe();
       const last = this.#last;
-      this.#last = now;
       const fills = await this.#changedFills(last?.fills ?? [], now.fills);
+      // Not before: if that fails, the next look finds all the same changes.
+      this.#last = now;
       const text = [...fills, ...this.#changes(last, now), ...this.#notes()].join('');
       if (text !== '') this.#send(text);
       else if (performance.now() - this.#aliveAtMs >= ALIVE_EACH_MS) this.#send(': alive\n\n');
