@@ -130,7 +130,7 @@ test('a malformed file makes the Secrets malformed that it contained, and other 
       ['one', 'malformed'],
       ['two', 'malformed'],
     ]);
-  expect(said.get('t')?.secrets[0]?.result).toMatchObject({ reason: expect.stringContaining('a.yaml') });
+  expect(said.get('t')?.secrets[0]).toMatchObject({ path: join(folder, 'a.yaml') });
   expect(said.get('other')?.secrets[0]).toBe(other?.secrets[0]);
   await write('a.yaml', two);
   await expect

@@ -25,13 +25,8 @@ export interface SecretPaths {
 /** How many tenants are read concurrently: enough to keep the disk busy, few enough to leave threads to others. */
 const TENANTS_AT_ONCE = 8;
 
-/** A Secret in a file. */
-interface FileReading {
-  /** The file; for what is missing, the path of the configuration. */
-  readonly path: string;
-  /** Its reason, if it has one, does not name the path. */
-  readonly reading: SecretReading;
-}
+/** A Secret in a file; for what is missing, `path` is that of the configuration. */
+type FileReading = SecretReading & { readonly path: string };
 
 /** A file as it was last read, so that unchanged files are not parsed again. */
 interface KnownFile {
@@ -109,28 +104,19 @@ export class FileSecretSource implements SecretSource {
         return read.secrets;
       }),
     );
-    if (this.#tenants === tenants) this.#sink?.put(name, { secrets: secrets.flat().map(withPath) });
+    if (this.#tenants === tenants) this.#sink?.put(name, { secrets: secrets.flat() });
   }
 }
 
 /** The Secrets at a path of the configuration that cannot be used, and why, without repeating the path. */
 export async function unusableSecrets(path: string): Promise<readonly string[]> {
   const { secrets } = await readPath(path, NOTHING_KNOWN);
-  return secrets.flatMap(found => {
-    const { name, result } = found.path === path ? found.reading : withPath(found);
+  return secrets.flatMap(({ name, path: file, result }) => {
     if (result.state === 'loaded') return [];
+    const reason = file === path ? result.reason : `${result.reason} (${file})`;
     // What is missing has no name but the path's.
-    return [
-      result.state === 'missing' ? result.reason : `the Secret ${name} is ${result.state}: ${result.reason}`,
-    ];
+    return [result.state === 'missing' ? reason : `the Secret ${name} is ${result.state}: ${reason}`];
   });
-}
-
-/** The reading for those who do not know its path. */
-function withPath({ path, reading }: FileReading): SecretReading {
-  const { result } = reading;
-  if (result.state === 'loaded') return reading;
-  return { ...reading, result: { ...result, reason: `${result.reason} (${path})` } };
 }
 
 async function readPath(path: string, known: KnownPath): Promise<KnownPath> {
@@ -167,7 +153,7 @@ async function readFile(
     if (text === undefined) return { readings: [], known: undefined };
     const hash = createHash('sha256').update(text).digest('base64');
     if (known?.hash === hash) return { readings: known.readings, known: { ...known, fingerprint } };
-    const readings = parseSecretFile(file, text).map(reading => ({ path: file.path, reading }));
+    const readings = parseSecretFile(file, text).map(reading => ({ ...reading, path: file.path }));
     return { readings, known: { fingerprint, hash, readings } };
   } catch (error) {
     if (!(error instanceof MalformedSecret)) throw error;
@@ -177,15 +163,17 @@ async function readFile(
 
 /** The readings of a path that can no longer be read: the Secrets that it contained are malformed now. */
 function malformed(known: readonly FileReading[], path: string, reason: string): readonly FileReading[] {
-  const readings: readonly Pick<SecretReading, 'name' | 'source'>[] =
-    known.length > 0 ? known.map(({ reading }) => reading) : [{ name: basename(path), source: 'file' }];
-  return readings.map(({ name, source }) => ({
-    path,
-    reading: { name, source, result: { state: 'malformed', reason } },
+  const readings: readonly Pick<FileReading, 'name' | 'source' | 'path'>[] =
+    known.length > 0 ? known : [{ name: basename(path), source: 'file', path }];
+  return readings.map(({ name, source, path: file }) => ({
+    name,
+    source,
+    path: file,
+    result: { state: 'malformed', reason },
   }));
 }
 
 function nothingAt(path: string, kind: FoundSecretFiles['kind']): FileReading {
   const reason = kind === undefined ? 'the file does not exist' : `the ${kind} contains no pull secret`;
-  return { path, reading: { name: basename(path), source: 'file', result: { state: 'missing', reason } } };
+  return { name: basename(path), source: 'file', path, result: { state: 'missing', reason } };
 }

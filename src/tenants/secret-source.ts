@@ -8,6 +8,8 @@ export interface SecretReading {
   /** The name that people know: the Secret's, or the path if it has none. */
   readonly name: string;
   readonly source: SecretOrigin;
+  /** The file that it is in, if it is in one: several may have a Secret of this name. Only operators learn it. */
+  readonly path?: string;
   /**
    * `missing`: it does not exist. `malformed`: it exists and cannot be parsed. `unread`: it is not known whether it
    * exists.

@@ -169,6 +169,31 @@ describe('a lookup', () => {
     expect(await namesFor('bad')).toEqual(['u']);
   });
 
+  test('tells clients what is wrong in a Secret, and only operators in which file', async () => {
+    const path = join(folder, 't.json');
+    await writeFile(path, '');
+    await open({ sources: [new FileSecretSource([{ name: 't', secrets: [path] }], silentLog)] });
+    const error = await namesFor('t').catch((thrown: unknown) => thrown);
+    if (!(error instanceof TenantBroken)) throw new Error('expected it to be broken');
+    expect(error.told).toBe('t: the Secret t.json is malformed: the file is empty');
+    expect(error.message).toBe(`${error.told} (${path})`);
+    expect(tenants.find('t')?.secrets).toMatchObject([{ reason: `the file is empty (${path})` }]);
+  });
+
+  test('keeps the last good content of a file, and none of another that had a Secret of the same name', async () => {
+    const [one, other] = ['one.json', 'other.json'].map(name => join(folder, name));
+    if (one === undefined || other === undefined) throw new Error('there are two');
+    await writeFile(one, JSON.stringify(secretManifest('s', { 'reg.example': 'one:p' })));
+    await writeFile(other, JSON.stringify(secretManifest('s', { 'reg.example': 'other:p' })));
+    const files = new FileSecretSource([{ name: 't', secrets: [one, other] }], silentLog);
+    await open({ sources: [files] });
+    expect(await namesFor('t')).toEqual(['one', 'other']);
+    await writeFile(other, '');
+    await files.follow([{ name: 't', secrets: [other] }]);
+    expect(await namesFor('t')).toEqual(['other']);
+    expect([holdersOf('one:p'), holdersOf('other:p')]).toEqual([[], ['t s reg.example']]);
+  });
+
   test('ignores a malformed Secret that nothing names, which is reported, until something names it', async () => {
     await open();
     const good = loaded('good', { 'reg.example': 'u:p' });

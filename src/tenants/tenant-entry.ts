@@ -80,9 +80,14 @@ export class TenantEntry implements Tenant {
     const { broken } = this.#secrets;
     if (this.#suspended !== undefined) throw new TenantBroken(`${this.name}: ${this.#suspended}`);
     if (broken !== undefined) {
-      throw broken.state === 'unread'
-        ? new TenantBroken(`${this.name}: ${broken.reason}`, `${this.name}: its pull secrets cannot be read`)
-        : new TenantBroken(`${this.name}: the Secret ${broken.name} is malformed: ${broken.reason}`);
+      if (broken.state === 'unread') {
+        throw new TenantBroken(
+          `${this.name}: ${broken.reason}`,
+          `${this.name}: its pull secrets cannot be read`,
+        );
+      }
+      const what = `${this.name}: the Secret ${broken.name} is malformed`;
+      throw new TenantBroken(`${what}: ${broken.reason}`, `${what}: ${broken.told}`);
     }
     const { lookupShared, wasIssued } = this.#parts;
     const own = this.#secrets

@@ -21,8 +21,12 @@ export interface SecretEntry {
 export interface SecretSlot {
   readonly name: string;
   readonly source: SecretOrigin;
+  readonly path: string | undefined;
   readonly state: SecretState['state'];
+  /** For operators, with the path. */
   readonly reason: string | undefined;
+  /** The same without the path. */
+  readonly told: string | undefined;
   readonly secret: PullSecret | undefined;
   readonly loadedAtMs: number | undefined;
   /** Its credentials that can identify a client. */
@@ -91,15 +95,16 @@ export class TenantSecrets {
   }
 
   #slotOf(reading: SecretReading, known: SecretSlot | undefined, nowMs: number): SecretSlot {
-    const { name, source, result, isUnnamed = false } = reading;
+    const { name, source, path, result, isUnnamed = false } = reading;
     if (result.state === 'loaded') {
       const { secret } = result;
       if (known?.secret === secret && known.state === 'loaded') return known;
       const entries = known?.secret === secret ? known.entries : this.#entriesOf(name, secret);
-      const loaded = { state: 'loaded', reason: undefined, loadedAtMs: nowMs, isBroken: false } as const;
-      return { name, source, secret, entries, ...loaded };
+      const loaded = { state: 'loaded', reason: undefined, told: undefined, isBroken: false } as const;
+      return { name, source, path, secret, entries, loadedAtMs: nowMs, ...loaded };
     }
-    const { state, reason } = result;
+    const { state, reason: told } = result;
+    const reason = path === undefined ? told : `${told} (${path})`;
     const mayBeThere = state !== 'missing';
     const kept = mayBeThere ? known : undefined;
     const isBroken = mayBeThere && kept?.secret === undefined && !isUnnamed;
@@ -107,8 +112,10 @@ export class TenantSecrets {
     return {
       name,
       source,
+      path,
       state,
       reason,
+      told,
       secret: kept?.secret,
       loadedAtMs: kept?.loadedAtMs,
       entries: kept?.entries ?? [],
@@ -149,7 +156,7 @@ function withoutRoom(reading: SecretReading): SecretReading {
   return { ...reading, result: { state: 'missing', reason } };
 }
 
-/** Several files may have Secrets with one name: these keep their order. */
+/** One file may have several Secrets with one name: these keep their order. */
 function groupByName(slots: readonly SecretSlot[]): ReadonlyMap<string, SecretSlot[]> {
   const groups = new Map<string, SecretSlot[]>();
   for (const slot of slots) {
@@ -160,6 +167,6 @@ function groupByName(slots: readonly SecretSlot[]): ReadonlyMap<string, SecretSl
   return groups;
 }
 
-function slotName({ source, name }: Pick<SecretSlot, 'source' | 'name'>): string {
-  return `${source} ${name}`;
+function slotName({ source, path, name }: SecretReading | SecretSlot): string {
+  return [source, path, name].join('\n');
 }
