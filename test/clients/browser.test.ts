@@ -329,6 +329,29 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
     expect((await getAs(TEAM, `${entrepot.url}/v2/${UPSTREAM}/team/app/manifests/1.0`)).status).toBe(200);
   });
 
+  test('explains what a tenant was refused for that tenant', async () => {
+    const refused = await getAs(TEAM, `${entrepot.url}/v2/${UPSTREAM}/team/none/manifests/1.0`);
+    expect(refused.status).toBeGreaterThanOrEqual(401);
+    await show('why');
+    const row = page.getByRole('row', { name: /team\/none:1\.0/ }).filter({ hasText: 'tenant:team-a' });
+    await row.getByRole('link', { name: 'Explain' }).click();
+    await page.getByText(`entrepot explain ${UPSTREAM}/team/none:1.0 --tenant team-a`).waitFor();
+  });
+
+  test('shows a new login until the dialog is closed, whatever is typed, and why there is no tenant to show', async () => {
+    await show('tenants?tenant=team-b');
+    const dialog = page.getByRole('dialog', { name: 'Tenant team-b' });
+    await dialog.getByRole('button', { name: 'Rotate the login' }).click();
+    const login = dialog.getByText(/^docker login \S+ --username team-b --password entrepot_/);
+    await login.waitFor();
+    await dialog.getByLabel('This registry, as clients name it').press('Enter');
+    await dialog.getByRole('button', { name: 'Close' }).waitFor();
+    expect(await login.count()).toBe(1);
+    await page.route('**/admin/v1/tenants?name=*', route => route.fulfill({ body: 'a proxy is here' }));
+    await page.reload();
+    await dialog.getByRole('alert').getByText('something else than the server has answered').waitFor();
+  });
+
   test('shows an event that an endpoint of notifications refuses, and goes on without it', async () => {
     await show('upkeep');
     const row = page.getByRole('row', { name: /^ci/ });

@@ -7,7 +7,11 @@ export const refusalSchema = z.object({
   at: time.describe('The last time'),
   since: time.describe('The first time'),
   times: amount,
-  requester: z.string().describe('A tenant, or `anonymous`'),
+  requester: z
+    .string()
+    .describe(
+      '`tenant:` and a name, `credential:` and the beginning of an id, `anonymous`, or `unknown` if nobody found out',
+    ),
   remote: z.string().describe('The address of the client, the last time'),
   repository: z.string().nullable(),
   reference: z.string().nullable(),

@@ -98,8 +98,8 @@ export function Dialog({
   }, []);
   const submit = async (event: Event) => {
     event.preventDefault();
-    if (confirm === undefined) return close();
-    if (isBusy) return;
+    // Enter in a field of a dialog that has nothing to confirm: what it shows may be there only once.
+    if (confirm === undefined || isBusy) return;
     setBusy(true);
     setProblem(undefined);
     try {

@@ -10,7 +10,7 @@ import { useDocument } from '../use-document.ts';
 import { bytesText, hostOf, numberText } from '../format.ts';
 import { shellWord } from '../shell.ts';
 import { ActionButton, Dialog, mayChange } from '../parts/action.tsx';
-import { List } from '../parts/loaded.tsx';
+import { List, Loaded } from '../parts/loaded.tsx';
 import { type Column, TableRows } from '../parts/table.tsx';
 import { Ago, Badge, CommandLine, Empty, ShareBar, type Tone } from '../parts/text.tsx';
 
@@ -152,10 +152,10 @@ function closeTenant(): void {
 
 function TenantDialog({ name }: { readonly name: string }) {
   const [rotated, setRotated] = useState<RotatedDocument>();
-  const { document } = useDocument<TenantsPage>(`tenants?${new URLSearchParams({ name })}`, {
+  const shown = useDocument<TenantsPage>(`tenants?${new URLSearchParams({ name })}`, {
     tenants: () => undefined,
   });
-  const tenant = document?.entries.find(each => each.name === name);
+  const tenant = shown.document?.entries.find(each => each.name === name);
   const { document: overview } = useDocument<OverviewDocument>('overview');
   const [typed, setTyped] = useState<string>();
   const server = typed ?? (overview && hostOf(overview.clientUrl));
@@ -172,68 +172,72 @@ function TenantDialog({ name }: { readonly name: string }) {
     <Dialog title={`Tenant ${name}`} close={closeTenant}>
       {rotated !== undefined && <Issued {...rotated} />}
       {tenant?.suspended !== undefined && <Suspended name={name} reason={tenant.suspended} />}
-      {tenant === undefined ? (
-        <p class="faint">{document === undefined ? 'Loading…' : 'There is no such tenant.'}</p>
-      ) : (
-        <>
-          <h3>Pull secrets</h3>
-          {tenant.secrets.length === 0 ? (
-            <p class="faint">None: this tenant reads only what is public, or hosted here.</p>
+      <Loaded shown={shown}>
+        {() =>
+          tenant === undefined ? (
+            <p class="faint">There is no such tenant.</p>
           ) : (
-            <TableRows
-              caption="Pull secrets"
-              rows={tenant.secrets}
-              keyOf={({ source, name: each }) => `${source} ${each}`}
-              columns={SECRETS}
-            />
-          )}
-          <h3>Logins issued here</h3>
-          {tenant.issued.length === 0 ? (
-            <p class="faint">None.</p>
-          ) : (
-            <TableRows
-              caption="Logins issued here"
-              rows={tenant.issued}
-              keyOf={({ id }) => id}
-              columns={[
-                ...ISSUED,
-                {
-                  key: 'revoke',
-                  label: 'Revoke',
-                  cell: login =>
-                    mayChange() &&
-                    !isOver(login) && (
-                      <button
-                        type="button"
-                        class="quiet danger"
-                        aria-label={`Revoke ${login.id}`}
-                        onClick={() => setRevoked(login.id)}
-                      >
-                        Revoke…
-                      </button>
-                    ),
-                },
-              ]}
-            />
-          )}
-          {mayChange() && server !== undefined && (
-            <div class="fields">
-              <label>
-                This registry, as clients name it
-                <input
-                  value={server}
-                  spellcheck={false}
-                  onInput={event => setTyped(event.currentTarget.value)}
+            <>
+              <h3>Pull secrets</h3>
+              {tenant.secrets.length === 0 ? (
+                <p class="faint">None: this tenant reads only what is public, or hosted here.</p>
+              ) : (
+                <TableRows
+                  caption="Pull secrets"
+                  rows={tenant.secrets}
+                  keyOf={({ source, name: each }) => `${source} ${each}`}
+                  columns={SECRETS}
                 />
-              </label>
-              <ActionButton label="Rotate the login" about={`of ${name}`} act={rotate} />
-            </div>
-          )}
-          <p class="faint small">
-            Rotating issues a new login; earlier ones for the same name end an hour later.
-          </p>
-        </>
-      )}
+              )}
+              <h3>Logins issued here</h3>
+              {tenant.issued.length === 0 ? (
+                <p class="faint">None.</p>
+              ) : (
+                <TableRows
+                  caption="Logins issued here"
+                  rows={tenant.issued}
+                  keyOf={({ id }) => id}
+                  columns={[
+                    ...ISSUED,
+                    {
+                      key: 'revoke',
+                      label: 'Revoke',
+                      cell: login =>
+                        mayChange() &&
+                        !isOver(login) && (
+                          <button
+                            type="button"
+                            class="quiet danger"
+                            aria-label={`Revoke ${login.id}`}
+                            onClick={() => setRevoked(login.id)}
+                          >
+                            Revoke…
+                          </button>
+                        ),
+                    },
+                  ]}
+                />
+              )}
+              {mayChange() && server !== undefined && (
+                <div class="fields">
+                  <label>
+                    This registry, as clients name it
+                    <input
+                      value={server}
+                      spellcheck={false}
+                      onInput={event => setTyped(event.currentTarget.value)}
+                    />
+                  </label>
+                  <ActionButton label="Rotate the login" about={`of ${name}`} act={rotate} />
+                </div>
+              )}
+              <p class="faint small">
+                Rotating issues a new login; earlier ones for the same name end an hour later.
+              </p>
+            </>
+          )
+        }
+      </Loaded>
     </Dialog>
   );
 }

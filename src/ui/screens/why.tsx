@@ -209,17 +209,14 @@ const REFUSALS: readonly Column<RefusalDocument>[] = [
   {
     key: 'explain',
     label: 'More',
-    cell: ({ repository, reference, requester }) =>
-      repository === null ? null : (
-        <a
-          href={addressOf('why', {
-            image: nameOf(repository, reference),
-            who: NOT_LOGGED_IN.has(requester) ? undefined : requester,
-          })}
-        >
+    cell: ({ repository, reference, requester }) => {
+      const who = whoIn(requester);
+      return repository === null || who === undefined ? null : (
+        <a href={addressOf('why', { image: nameOf(repository, reference), who })}>
           Explain<span class="hidden"> {nameOf(repository, reference)}</span>
         </a>
-      ),
+      );
+    },
   },
 ];
 
@@ -228,8 +225,15 @@ function withoutCode(reason: string, code: string): string {
   return reason.startsWith(`${code}: `) ? reason.slice(code.length + 2) : reason;
 }
 
+const TENANT = 'tenant:';
 /** Who is not known by a login. */
 const NOT_LOGGED_IN: ReadonlySet<string> = new Set(['anonymous', 'unknown']);
+
+/** For whom `explain` is asked: a tenant, or nobody (empty); `undefined` for a login of which no tenant is known. */
+function whoIn(requester: string): string | undefined {
+  if (requester.startsWith(TENANT)) return requester.slice(TENANT.length);
+  return NOT_LOGGED_IN.has(requester) ? '' : undefined;
+}
 
 /** An image reference, as `explain` accepts it. */
 function nameOf(repository: string | null, reference: string | null): string {
