@@ -71,6 +71,27 @@ describe('grants', () => {
     ).toBe(false);
   });
 
+  it('end whether or not a Secret had the credential when they were recorded', async () => {
+    let isHeld = false;
+    grants = new Grants(
+      metadata,
+      rules,
+      () => nowMs,
+      () => isHeld,
+    );
+    const isProved = async () => (await grants.stateOf(repository, { credentialIds: ['a'] })).proved;
+    await granted('a');
+    isHeld = true;
+    await granted('a');
+    expect(await isProved()).toBe(true);
+    await ended('a');
+    expect(await isProved()).toBe(false);
+    isHeld = false;
+    expect(await isProved()).toBe(false);
+    // Nor by what another process reads.
+    expect(await metadata.readGrants(repository)).toEqual([]);
+  });
+
   it('expire, then are valid only while upstream is unreachable, then not at all', async () => {
     await granted('a');
     nowMs += 1_000;

@@ -222,16 +222,34 @@ export class Grants {
 
   async #remove(repository: Repository, credentialId: string, ended: EndedGrant | undefined): Promise<void> {
     if (ended === undefined) return;
+    await Promise.all([
+      this.#removeRow(repository, credentialId, ended),
+      this.#removeOther(repository, credentialId),
+    ]);
+  }
+
+  /** What was recorded under the other id, before a Secret had the credential, or where that is not known yet. */
+  async #removeOther(repository: Repository, credentialId: string): Promise<void> {
+    const other = namesOf(credentialId).find(id => id !== credentialId);
+    if (credentialId === ANONYMOUS_ID || other === undefined) return;
+    if (await this.#mayHave(repository, other))
+      await this.#unremoved.remove(this.#unremoved.end(repository, other));
+  }
+
+  /** Whether there is a row, as far as the index can be read. */
+  #mayHave(repository: Repository, credentialId: string): Promise<boolean> {
+    return this.#metadata.readGrants(repository, [credentialId]).then(
+      ([known]) => known !== undefined,
+      () => true,
+    );
+  }
+
+  async #removeRow(repository: Repository, credentialId: string, ended: EndedGrant): Promise<void> {
     try {
       await this.#unremoved.remove(ended);
     } catch (error) {
       // Clients are refused any name: what has no row is not remembered.
-      const isKnown = await this.#metadata.readGrants(repository, [credentialId]).then(
-        ([known]) => known !== undefined,
-        // There may be a row to remove.
-        () => true,
-      );
-      if (!isKnown) this.#unremoved.drop(ended);
+      if (!(await this.#mayHave(repository, credentialId))) this.#unremoved.drop(ended);
       throw error;
     }
   }
