@@ -1,4 +1,4 @@
-import { readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { makeTempFolder, removeFolder } from '../../../test/support/temp-folder.ts';
@@ -85,6 +85,18 @@ describe('the saved state of a cluster', () => {
     await writeFile(join(folder, 'team-a'), sealed);
     await rm(join(folder, '.key'));
     expect((await recall()).namespaces.size).toBe(0);
+  });
+
+  it('is gone rather than outdated where it cannot be saved', async () => {
+    seen.keep('team-a', namespace('one'));
+    await seen.flush();
+    const inTheWay = join(folder, `team-a.${process.pid}.partial`);
+    await mkdir(inTheWay);
+    seen.keep('team-a', namespace('two'));
+    expect((await recall()).namespaces.size).toBe(0);
+    await rm(inTheWay, { recursive: true });
+    seen.keep('team-a', namespace('two'));
+    expect((await recall()).namespaces).toEqual(new Map([['team-a', namespace('two')]]));
   });
 
   it('excludes a namespace that is too large', async () => {

@@ -36,6 +36,9 @@ const KEY_BYTES = 32;
 const NONCE_BYTES = 12;
 const TAG_BYTES = 16;
 
+/** In place of a hash, for what is not as it should be. */
+const UNSAVED = '';
+
 /** Names that no namespace can have. */
 const KEY_FILE = '.key';
 const ISSUER_FILE = '.issuer';
@@ -136,12 +139,14 @@ export class SeenCluster {
       if (next === undefined) return;
       const [name, text] = next;
       this.#pending.delete(name);
+      const path = join(this.#folder, name);
       try {
-        const path = join(this.#folder, name);
         if (text === undefined) await rm(path, { force: true });
         else await replace(path, this.#seal(name, text));
       } catch (error) {
-        this.#kept.delete(name);
+        // Written by the next `keep`, removed by `forget`. Until then rather nothing than a Secret of before.
+        this.#kept.set(name, UNSAVED);
+        await rm(path, { force: true }).catch(() => {});
         this.#noteFailure(error);
       }
     }
