@@ -41,10 +41,10 @@ export async function readBlob(
     return asked;
   });
   const { status, parts, framing, length } = body;
-  exchange.contentRange = contentRangeOf(body);
-  const headers = { ...blobHeaders(blob.digest, blob), ...body.headers };
   // Clients that ask for several ranges rely on an answer in parts, which object stores do not give.
   if (reader.url !== undefined && framing === undefined) return redirect(exchange, reader, reader.url);
+  exchange.contentRange = contentRangeOf(body);
+  const headers = { ...blobHeaders(blob.digest, blob), ...body.headers };
   const { bytes } = reader;
   if (bytes === undefined) return writer.write(exchange, { status, headers, reader, parts, framing });
   await reader.close();
@@ -60,7 +60,7 @@ function contentRangeOf({ headers, framing }: BlobBody): string | undefined {
   return framing === undefined ? headers['Content-Range']?.toString() : 'multipart/byteranges';
 }
 
-/** Sends the client to where it may read the bytes itself, with the same headers. */
+/** Sends the client to where it may read the bytes itself, by a request with the same headers. */
 async function redirect(
   exchange: BlobCall['exchange'],
   reader: BlobReader,

@@ -45,6 +45,7 @@ export const openAccess: RequestAccess = { authenticate: async () => openSubject
 export class MemoryReader implements BlobReader {
   readonly size: number;
   shares: object | undefined;
+  url: (() => Promise<string>) | undefined;
   /** How many bytes it lends at a time; if absent, all have to be read. */
   lendsBytes: number | undefined;
   /** What became of the bytes that it has lent. */
@@ -182,6 +183,7 @@ export class MemorySource implements PullSource {
         return reader.shares;
       },
       bytes: reader.bytes,
+      url: reader.url,
       lend: async position => reader.lend?.(position),
       read: (buffer, position) => reader.read(buffer, position),
       close: async () => {

@@ -6,6 +6,7 @@ import { OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
 import { OciError } from '../oci/errors.ts';
 import {
   KeptLog,
+  MemoryReader,
   MemorySource,
   openSubject,
   type Reply,
@@ -370,6 +371,32 @@ describe('a blob', () => {
       ['bytes=100-', undefined],
       ['bytes=', undefined],
     ]);
+  });
+
+  it('that clients read elsewhere is logged as sent there, without a byte or range of it, and its reader is closed', async () => {
+    const log = new KeptLog();
+    const bytes = randomBytes(100);
+    const digest = source.addBlob('ghcr.io/a', bytes, () => {
+      const reader = new MemoryReader(bytes);
+      reader.url = async () => 'https://s3.example/object';
+      return reader;
+    });
+    const port = await start({ log });
+    const reply = await request(port, `/v2/ghcr.io/a/blobs/${digest}`, { headers: { range: 'bytes=2-4' } });
+    expect([reply.status, reply.headers.location, reply.headers['cache-control']]).toEqual([
+      307,
+      'https://s3.example/object',
+      'no-store',
+    ]);
+    await until(() => log.lines.some(({ message }) => message === 'response'));
+    const [line] = log.lines.filter(({ message }) => message === 'response');
+    expect(line?.fields).toMatchObject({
+      status: 307,
+      bytes: 0,
+      range: 'bytes=2-4',
+      contentRange: undefined,
+    });
+    expect(source.stillOpen).toEqual(new Set());
   });
 
   it('with a range after its end is 416, and its reader is closed', async () => {

@@ -448,6 +448,7 @@ describe('with blobs in a bucket', () => {
     const ranged = await fetch(url, { headers: { Range: 'bytes=5-14' } });
     expect([ranged.status, (await ranged.arrayBuffer()).byteLength]).toEqual([206, 10]);
     expect((await ask({ Range: 'bytes=0-1,50-60' })).status).toBe(206);
+    expect((await ask({ Range: 'bytes=100000-' })).status).toBe(416);
     expect((await ask({}, 'HEAD')).status).toBe(200);
     expect((await ask({ 'If-None-Match': `"${layer.digest}"` })).status).toBe(304);
     const elsewhere = await fetch(url.replace('library/app', 'library/other'), { redirect: 'manual' });
