@@ -9,7 +9,7 @@ import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 import { digestOf, pushBlob, pushesTo, startHosted } from './push.ts';
 import { load } from './support/load.ts';
 import { startDockerRegistry, type Subject } from './support/subjects.ts';
-import { median, spread, table } from './support/table.ts';
+import { spread, table } from './support/table.ts';
 
 const MIB = 2 ** 20;
 const ROUNDS = 7;
@@ -18,6 +18,8 @@ const CONNECTION_BYTES_PER_S = 25e6;
 const WARM_BYTES = 64 * MIB;
 const WARM_SECONDS = 4;
 const PREFIX = 'entrepot/';
+/** Of the store whose clients are sent to the bucket. */
+const REDIRECTED = 'redirected/';
 
 /** First reads of a blob from an S3 that limits the rate of a connection, as AWS's does. */
 export async function overSlowConnections(): Promise<string> {
@@ -25,14 +27,13 @@ export async function overSlowConnections(): Promise<string> {
   const folder = await makeTempFolder('s3');
   const s3 = await FakeS3.start();
   const subject = await startHosted({ s3: await s3.config(folder, PREFIX) });
+  const redirecting = await startHosted({ s3: { ...(await s3.config(folder, REDIRECTED)), redirect: true } });
   try {
-    const digest = await pushRandom(subject, READ_BYTES);
+    const read = await pushedTo({ subject, redirecting, bucket: new Bucket(s3.settings()) });
     s3.fault = ({ method }) => (method === 'GET' ? { bytesPerS: CONNECTION_BYTES_PER_S } : undefined);
-    const bucket = new Bucket(s3.settings());
-    const title = `an S3 that gives ${CONNECTION_BYTES_PER_S / 1e6} MB/s a connection`;
-    return await firstReads(title, { subject, digest, plain: await urlOfObject(bucket) });
+    return await firstReads(`an S3 that gives ${CONNECTION_BYTES_PER_S / 1e6} MB/s a connection`, read);
   } finally {
-    await subject.stop();
+    await Promise.all([subject.stop(), redirecting.stop()]);
     await s3.close();
     await removeFolder(folder);
   }
@@ -44,14 +45,14 @@ export async function inBucket(): Promise<string | undefined> {
   const ceph = await Ceph.start();
   try {
     const inS3 = await startHosted({ s3: ceph.config(PREFIX) });
+    const redirecting = await startHosted({ s3: { ...ceph.config(REDIRECTED), redirect: true } });
     const inFolder = await startHosted();
     try {
-      const digest = await pushRandom(inS3, READ_BYTES);
-      const plain = await urlOfObject(new Bucket(ceph.settings(PREFIX)));
-      console.log(await firstReads('Ceph', { subject: inS3, digest, plain }));
+      const bucket = new Bucket(ceph.settings(PREFIX));
+      console.log(await firstReads('Ceph', await pushedTo({ subject: inS3, redirecting, bucket })));
       console.log(await warmReads({ ...inS3, name: 'first level' }, { ...inFolder, name: 'folder' }));
     } finally {
-      await Promise.all([inS3.stop(), inFolder.stop()]);
+      await Promise.all([inS3.stop(), redirecting.stop(), inFolder.stop()]);
     }
     const { accessKeyId, secretAccessKey } = ceph.keys;
     const peer = await startDockerRegistry(undefined, {
@@ -72,38 +73,64 @@ export async function inBucket(): Promise<string | undefined> {
   }
 }
 
-interface ReadBlob {
-  readonly subject: Subject & { readonly folder: string };
+type Hosted = Subject & { readonly folder: string };
+
+interface Servers {
+  readonly subject: Hosted;
+  /** With `storage.s3.redirect`. */
+  readonly redirecting: Hosted;
+  /** That of `subject`, with its prefix. */
+  readonly bucket: Bucket;
+}
+
+interface ReadBlob extends Omit<Servers, 'bucket'> {
   readonly digest: string;
   /** The URL of its object. */
   readonly plain: string;
 }
 
+/** Pushes a blob to both servers. The bucket is closed. */
+async function pushedTo({ subject, redirecting, bucket }: Servers): Promise<ReadBlob> {
+  const bytes = randomFillSync(new Uint8Array(READ_BYTES));
+  const digest = digestOf(bytes);
+  for (const server of [subject, redirecting]) await pushBlob(server, 'bench/reads', bytes, digest);
+  return { subject, redirecting, digest, plain: await urlOfObject(bucket) };
+}
+
 /** Reads of a blob that is in the bucket alone, and of its object as curl gets it from S3, in turn. */
-async function firstReads(s3: string, { subject, digest, plain }: ReadBlob): Promise<string> {
-  const url = `http://127.0.0.1:${subject.port}/v2/bench/reads/blobs/${digest}`;
-  const rates = { plain: [] as number[], first: [] as number[] };
-  const cpu: number[] = [];
-  const firstBytes = { plain: [] as number[], first: [] as number[] };
+async function firstReads(s3: string, { subject, redirecting, digest, plain }: ReadBlob): Promise<string> {
+  const urlAt = ({ port }: Subject) => `http://127.0.0.1:${port}/v2/bench/reads/blobs/${digest}`;
+  const ways: readonly { readonly name: string; readonly url: string; readonly server?: Subject }[] = [
+    { name: 'plain GET', url: plain },
+    { name: 'entrepot', url: urlAt(subject), server: subject },
+    { name: 'entrepot, redirect', url: urlAt(redirecting), server: redirecting },
+  ];
+  const measured = ways.map(() => ({
+    rate: [] as number[],
+    firstByteMs: [] as number[],
+    cpu: [] as number[],
+  }));
   for (let round = 0; round < ROUNDS; round += 1) {
-    const fromS3 = await download(plain);
-    await rm(join(subject.folder, 'store', 'copies'), { recursive: true, force: true });
-    const before = subject.cpuSeconds();
-    const fromUs = await download(url);
-    cpu.push((subject.cpuSeconds() - before) / (READ_BYTES / 2 ** 30));
-    rates.plain.push(fromS3.megabytesPerSecond);
-    rates.first.push(fromUs.megabytesPerSecond);
-    firstBytes.plain.push(fromS3.firstByteMs);
-    firstBytes.first.push(fromUs.firstByteMs);
+    for (const [at, { url, server }] of ways.entries()) {
+      await rm(join(subject.folder, 'store', 'copies'), { recursive: true, force: true });
+      const before = server?.cpuSeconds() ?? 0;
+      const { megabytesPerSecond, firstByteMs } = await download(url);
+      measured[at]?.rate.push(megabytesPerSecond);
+      measured[at]?.firstByteMs.push(firstByteMs);
+      measured[at]?.cpu.push(((server?.cpuSeconds() ?? 0) - before) / (READ_BYTES / 2 ** 30));
+    }
   }
-  const ratio = (median(rates.first) / median(rates.plain)).toFixed(2);
+  // Of the same round, since what else the machine does changes from one to the next.
+  const shares = (rates: readonly number[]) =>
+    rates.map((rate, round) => rate / (measured[0]?.rate[round] ?? Number.NaN));
   return table(
     `First read of a blob of ${READ_BYTES / MIB} MiB from ${s3}`,
-    ['', 'MB/s', 'first byte ms', 'CPU s/GiB', 'plain GET'],
-    [
-      ['plain GET', spread(rates.plain), spread(firstBytes.plain, 1), '', ''],
-      ['entrepot', spread(rates.first), spread(firstBytes.first, 1), spread(cpu, 2), `${ratio} ×`],
-    ],
+    ['', 'MB/s', 'first byte ms', 'CPU s/GiB', 'of the plain GET'],
+    ways.map(({ name, server }, at) => {
+      const { rate, firstByteMs, cpu } = measured[at]!;
+      const own = server === undefined ? ['', ''] : [spread(cpu, 2), spread(shares(rate), 2)];
+      return [name, spread(rate), spread(firstByteMs, 1), ...own];
+    }),
   );
 }
 
@@ -153,10 +180,11 @@ async function urlOfObject(bucket: Bucket): Promise<string> {
   }
 }
 
-/** What curl says of a download. */
+/** What curl says of a download, which may be somewhere else. */
 async function download(url: string): Promise<{ megabytesPerSecond: number; firstByteMs: number }> {
   const format = '%{http_code} %{size_download} %{time_starttransfer} %{time_total}';
-  const text = await run('curl', ['--silent', '--output', '/dev/null', '--write-out', format, url]);
+  const options = ['--silent', '--location', '--output', '/dev/null', '--write-out', format];
+  const text = await run('curl', [...options, url]);
   const [status = 0, bytes = 0, firstS = 0, totalS = 0] = text.split(' ').map(Number);
   if (status !== 200 || bytes !== READ_BYTES) throw new Error(`${url}: ${text}`);
   return { megabytesPerSecond: bytes / 1e6 / totalS, firstByteMs: firstS * 1000 };
