@@ -65,15 +65,16 @@ export function environmentVariables(schema: JsonSchema): Map<string, readonly s
 /**
  * The options in the environment, as a tree to merge over the file. Values are YAML: `[a, b]` is a list and
  * `{docker.io: {openToAll: true}}` a map; maps are merged, anything else replaces. Variables that a `passwordEnv` names
- * (`isPassword`) are not options.
+ * are not options: `passwordsIn` returns those of the file and of these options.
  */
 export function readEnvironment(
   env: Environment,
   schema: () => JsonSchema,
-  isPassword: (variable: string) => boolean,
+  passwordsIn: (options: Tree) => ReadonlySet<string>,
 ): EnvironmentOverrides {
   const overrides: EnvironmentOverride[] = [];
   const problems: Problem[] = [];
+  const others: string[] = [];
   let tree: unknown = {};
   // Shorter paths first, so that ENTREPOT_SERVER does not override ENTREPOT_SERVER__LISTEN.
   const names = Object.keys(env).filter(isOurs).sort();
@@ -83,9 +84,7 @@ export function readEnvironment(
   for (const variable of names) {
     const path = known.get(variable);
     if (path === undefined) {
-      if (!isPassword(variable)) {
-        problems.push(unknownVariable(variable, known.keys()));
-      }
+      others.push(variable);
       continue;
     }
     try {
@@ -98,7 +97,11 @@ export function readEnvironment(
       problems.push({ path, value: undefined, message: `is not YAML: ${error.message}`, source: variable });
     }
   }
-  return { tree: isTree(tree) ? tree : {}, overrides, problems };
+  const options = isTree(tree) ? tree : {};
+  const passwords = passwordsIn(options);
+  const unknown = others.filter(variable => !passwords.has(variable));
+  problems.push(...unknown.map(variable => unknownVariable(variable, known.keys())));
+  return { tree: options, overrides, problems };
 }
 
 /** The usual proxy variables, lower case first, as in curl. */

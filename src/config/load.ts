@@ -57,8 +57,9 @@ export async function loadConfig({
 }: LoadOptions = {}): Promise<Config> {
   const written = await readConfigFile(file ?? env[CONFIG_FILE_VARIABLE], folder);
   const fromFile = written.document.value ?? {};
-  const passwords = passwordVariables([fromFile, overrides]);
-  const environment = readEnvironment(isFileAlone ? {} : env, fileJsonSchema, name => passwords.has(name));
+  const environment = readEnvironment(isFileAlone ? {} : env, fileJsonSchema, options =>
+    passwordVariables([fromFile, options, overrides]),
+  );
   const here = withAbsolutePaths(mergeTrees(environment.tree, overrides), folder);
   const there = withAbsolutePaths(fromFile, written.path === undefined ? folder : dirname(written.path));
   const tree = withoutNulls(withPresets(mergeTrees(there, here)));
