@@ -244,6 +244,15 @@ storage: {url: https://s3.example}
     ],
     ['index: {postgres: {}}', /index.postgres.host: .*either url or host is required/],
     ['index: {postgres: {url: "postgresql://u:p@h/d"}}', /index.postgres.url: .*without a password/],
+    [
+      'index: {postgres: {url: "postgresql://h/d?password=hunter2"}}',
+      /index.postgres.url: .*without a password/,
+    ],
+    [
+      'upstreams: [{name: quay.io, credentials: {username: u, password: hunter2}}]',
+      /upstreams: expected a map of names/,
+    ],
+    ['upstreams: {quay.io: {mirrors: [["https://u:hunter2@m"]]}}', /mirrors/],
     ['index: {postgres: {url: "postgresql://h/d", user: u}}', /index.postgres.user: .*part of url already/],
     ['index: {postgres: {host: h, schema: A-b}}', /index.postgres.schema: "A-b": expected a name/],
     ['index: {postgres: {host: h, poolSize: 1}}', /index.postgres.poolSize: 1: expected/],

@@ -159,9 +159,14 @@ function childrenOf(schema: JsonSchema, step: PropertyKey): JsonSchema[] {
   return [own ?? other].filter(child => child !== undefined);
 }
 
+const SECRET_NAME = /password|secret|token|credentials/i;
+
+/** By the key of the value, or of one within it; or because it has a URL with a user name or a query. */
 function mayBeSecret(path: readonly PropertyKey[], value: unknown): boolean {
-  const isNamedSo = path.some(step => /password|secret|token|credentials/i.test(String(step)));
-  return isNamedSo || (typeof value === 'string' && value.includes('@'));
+  if (path.some(step => SECRET_NAME.test(String(step)))) return true;
+  if (typeof value === 'string') return /@|\?.*=/s.test(value);
+  if (typeof value !== 'object' || value === null) return false;
+  return Object.entries(value).some(([key, inner]) => mayBeSecret([key], inner));
 }
 
 /** Enough to recognize a value. */
