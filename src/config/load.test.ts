@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
@@ -10,6 +11,7 @@ import { showConfig } from './show.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'entrepot-config-'));
 afterAll(() => rmSync(folder, { recursive: true }));
+writeFileSync(join(folder, 'empty'), '\n');
 
 let written = 0;
 function write(text: string): string {
@@ -316,9 +318,10 @@ storage: {url: https://s3.example}
       /use passwordFile or passwordEnv/,
     ],
     ['upstreams: {quay.io: {credentials: {username: u, passwordEnv: NONE}}}', /"NONE"|passwordEnv/],
+    ['upstreams: {quay.io: {credentials: {username: u, passwordFile: empty}}}', /passwordFile.*: is empty$/],
     [
-      'upstreams: {quay.io: {credentials: {username: u, passwordFile: /dev/null}}}',
-      /passwordFile.*: is empty$/,
+      'upstreams: {quay.io: {credentials: {username: u, passwordFile: /dev/zero}}}',
+      /passwordFile.*: is not a file$/,
     ],
     [
       'server: {listen: ["127.0.0.1:1", "127.0.0.1:1"]}',
@@ -333,7 +336,7 @@ storage: {url: https://s3.example}
       'server: {listen: 0.0.0.0:5001}',
       /server\.opsListen: "127\.0\.0\.1:5001": uses the same port as 0\.0\.0\.0:5001 in server\.listen$/,
     ],
-    ['upstreams: {quay.io: {caFile: none.pem}}', /caFile.*cannot be read: it does not exist \(ENOENT\)$/],
+    ['upstreams: {quay.io: {caFile: none.pem}}', /caFile.*: does not exist$/],
     [
       'upstreams: {quay.io: {mirrors: [{uri: "http://m"}]}}',
       /mirrors\[0\].uri: is not an option; did you mean url/,
@@ -374,6 +377,13 @@ storage: {url: https://s3.example}
       expect(notifications.endpoints).toMatchObject([{ signingKey }]);
     },
   );
+
+  it('is refused if a password is in a named pipe, which may never end', async () => {
+    execFileSync('mkfifo', [join(folder, 'pipe')]);
+    expect(
+      await problemsOf('upstreams: {quay.io: {credentials: {username: u, passwordFile: pipe}}}'),
+    ).toEqual([expect.stringMatching(/passwordFile.*: is not a file$/)]);
+  });
 
   it('is refused if the file does not exist', async () => {
     await expect(loadConfig({ file: join(folder, 'none.yaml'), env: {} })).rejects.toThrow(

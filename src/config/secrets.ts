@@ -1,13 +1,13 @@
 import { X509Certificate } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 import { fileTrouble } from '../lib/file-trouble.ts';
+import { readTextFile, UnreadableFile } from '../lib/text-file.ts';
 import type { AdminLogin, EndpointConfig, LoginConfig, MirrorConfig, UpstreamConfig } from './config.ts';
 import type { Environment } from './environment.ts';
 import type { Problem } from './problems.ts';
 import { parseHeaderLines } from './header-lines.ts';
 import type { ParsedEndpoint, ParsedFile, ParsedUpstream } from './schema.ts';
 
-/** Passwords and certificate bundles are far smaller; `/dev/zero` is not. */
+/** Passwords and certificate bundles are far smaller. */
 const MAX_FILE_BYTES = 1 << 20;
 
 /** As in Standard Webhooks. */
@@ -135,17 +135,13 @@ export class SettingReader {
 
   async #file(file: string, path: readonly PropertyKey[]): Promise<string | undefined> {
     try {
-      const text = await readFile(file, { encoding: 'utf8', signal: AbortSignal.timeout(FILE_TIMEOUT_MS) });
-      if (text.trim() !== '' && text.length <= MAX_FILE_BYTES) {
-        return text;
-      }
-      this.#report({
-        path,
-        value: file,
-        message: text.length > MAX_FILE_BYTES ? `is longer than ${MAX_FILE_BYTES} bytes` : 'is empty',
-      });
+      const text = await readTextFile(file, MAX_FILE_BYTES);
+      if (text !== undefined && text.trim() !== '') return text;
+      this.#report({ path, value: file, message: text === undefined ? 'does not exist' : 'is empty' });
     } catch (error) {
-      this.#report({ path, value: file, message: `cannot be read: ${fileTrouble(error)}` });
+      const message =
+        error instanceof UnreadableFile ? error.reason : `cannot be read: ${fileTrouble(error)}`;
+      this.#report({ path, value: file, message });
     }
     return undefined;
   }
@@ -159,6 +155,3 @@ function isCertificate(text: string): boolean {
     return false;
   }
 }
-
-/** A named pipe or a dead network mount would block the start for ever. */
-const FILE_TIMEOUT_MS = 10_000;
