@@ -146,6 +146,21 @@ describe('entrepot config', () => {
     expect((await run('config', 'variables')).out).toMatch(/ENTREPOT_STORAGE__PATH\s+storage.path/);
   });
 
+  it.each([
+    ['storage: {s3: {bucket: abc, caFile: none}}', /storage\.s3\.caFile: "\S*none": cannot be read/],
+    ['storage: {s3: {bucket: abc, caFile: text}}', /storage\.s3\.caFile: "\S*text": expected .*certificates/],
+    ['index: {postgres: {host: h, passwordFile: none}}', /index\.postgres\.passwordFile.*cannot be read/],
+    ['index: {postgres: {host: h, passwordEnv: NONE_OF_OURS}}', /index\.postgres\.passwordEnv.*that is set/],
+    ['index: {postgres: {host: h, tls: {caFile: text}}}', /index\.postgres\.tls\.caFile.*certificates/],
+    ['audit: {output: file, auditFile: none/audit}', /auditFile.*cannot be opened: it does not exist/],
+  ])('checks what a server could not be started with: %s', async (text, problem) => {
+    const file = join(folder, 'named.yaml');
+    writeFileSync(file, text);
+    writeFileSync(join(folder, 'text'), 'no certificate');
+    const { code, err } = await run('config', 'check', '--config', file);
+    expect([code, err]).toEqual([2, expect.stringMatching(problem)]);
+  });
+
   it('lists the problems of an invalid one, and ends with 2', async () => {
     const file = join(folder, 'wrong.yaml');
     writeFileSync(file, 'storag: {}\n');

@@ -14,11 +14,13 @@ import { openPlugins, verificationPolicies } from './access.ts';
 import { openClusterTls, tlsProblems } from './cluster-tls.ts';
 import { clusterAccess } from './kubernetes.ts';
 import { configuredNames } from './names-reader.ts';
+import { postgresSettingsOf } from './postgres.ts';
 import { repositoryResolverOf } from './repository-resolver.ts';
+import { s3SettingsOf } from './s3.ts';
 
 /**
- * Reads certificates, keys, kubeconfig and credential providers as a server does. Throws a ConfigError with all
- * problems.
+ * Reads certificates, keys, kubeconfig, credential providers, and what bucket and database are reached with, as a server
+ * does. Throws a ConfigError with all problems.
  */
 export async function checkFiles(config: Config, log: Log): Promise<void> {
   const found = await Promise.all([
@@ -33,6 +35,14 @@ export async function checkFiles(config: Config, log: Log): Promise<void> {
     }),
     problemsOf(() => checkAuditFile(config)),
     problemsOf(async () => (await openClusterTls(config, silentLog))?.close()),
+    problemsOf(async () => {
+      const { s3 } = config.storage;
+      if (s3 !== undefined) await s3SettingsOf(s3, config);
+    }),
+    problemsOf(async () => {
+      const { postgres } = config.index;
+      if (postgres !== undefined) await postgresSettingsOf(postgres, config);
+    }),
   ]);
   const problems = found.flat();
   if (problems.length > 0) throw new ConfigError(problems);
@@ -159,7 +169,7 @@ async function checkAuditFile(config: Config): Promise<void> {
 /** The problem of an audit file that cannot be opened. */
 export function auditProblem({ audit, origin }: Config, error: unknown): Problem {
   const path = ['audit', 'auditFile'];
-  const message = `cannot be opened: ${messageOf(error)}`;
+  const message = `cannot be opened: ${fileTrouble(error)}`;
   return { path, value: audit.auditFile, message, source: origin.sourceOf(path) };
 }
 

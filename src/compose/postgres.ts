@@ -1,11 +1,12 @@
-import { readFile } from 'node:fs/promises';
 import type { Config } from '../config/config.ts';
 import { ConfigError } from '../config/problems.ts';
-import { fileTrouble } from '../lib/file-trouble.ts';
 import type { PostgresSettings } from '../metadata/postgres/postgres-settings.ts';
+import { readAuthorities, readNamedFile } from './named-file.ts';
 
 /** The `index.postgres` of a configuration. */
 export type PostgresConfig = NonNullable<Config['index']['postgres']>;
+
+const SECTION = ['index', 'postgres'];
 
 const DEFAULTS = { port: 5432, database: 'entrepot', user: 'entrepot' };
 
@@ -15,21 +16,14 @@ export async function postgresSettingsOf(
   { environment, origin }: Pick<Config, 'environment' | 'origin'>,
 ): Promise<PostgresSettings> {
   const { passwordFile, passwordEnv, tls, poolSize, schema } = config;
-  const read = async (path: readonly string[], file: string) => {
-    try {
-      return await readFile(file, 'utf8');
-    } catch (error) {
-      throw problemOf(['index', 'postgres', ...path], file, `cannot be read: ${fileTrouble(error)}`, origin);
-    }
-  };
-  if (passwordFile !== undefined) await read(['passwordFile'], passwordFile);
+  await readNamedFile({ path: [...SECTION, 'passwordFile'], file: passwordFile }, { origin });
   const password = passwordEnv === undefined ? undefined : environment[passwordEnv];
   if (passwordEnv !== undefined && !password) {
     const message = 'expected an environment variable that is set and not empty';
-    throw problemOf(['index', 'postgres', 'passwordEnv'], passwordEnv, message, origin);
+    const path = [...SECTION, 'passwordEnv'];
+    throw new ConfigError([{ path, value: passwordEnv, message, source: origin.sourceOf(path) }]);
   }
-  const caFile = tls?.caFile;
-  const ca = caFile === undefined ? undefined : await read(['tls', 'caFile'], caFile);
+  const ca = await readAuthorities({ path: [...SECTION, 'tls', 'caFile'], file: tls?.caFile }, { origin });
   return { ...placeOf(config), password, passwordFile, tls: tls && { ca }, poolSize, schema };
 }
 
@@ -50,8 +44,4 @@ function placeOf({ url: text, host = '', port, database, user }: PostgresConfig)
     database: decodeURIComponent(url.pathname.slice(1)),
     user: url.username === '' ? DEFAULTS.user : decodeURIComponent(url.username),
   };
-}
-
-function problemOf(path: readonly string[], value: string, message: string, origin: Config['origin']) {
-  return new ConfigError([{ path: [...path], value, message, source: origin.sourceOf(path) }]);
 }

@@ -1,8 +1,6 @@
-import { readFile } from 'node:fs/promises';
 import type { S3Settings } from '../blobs/s3/settings.ts';
 import type { Config } from '../config/config.ts';
-import { ConfigError } from '../config/problems.ts';
-import { fileTrouble } from '../lib/file-trouble.ts';
+import { readAuthorities } from './named-file.ts';
 
 /** The `storage.s3` of a configuration. */
 export type S3Config = NonNullable<Config['storage']['s3']>;
@@ -15,7 +13,7 @@ export async function s3SettingsOf(
   const { region, bucket, pathStyle, redirect, caFile } = config;
   const { endpoint = `https://s3.${region}.amazonaws.com` } = config;
   const prefix = config.prefix === '' || config.prefix.endsWith('/') ? config.prefix : `${config.prefix}/`;
-  const ca = caFile === undefined ? undefined : await readCa(caFile, origin);
+  const ca = await readAuthorities({ path: ['storage', 's3', 'caFile'], file: caFile }, { origin });
   const settings: S3Settings = {
     endpoint,
     region,
@@ -46,14 +44,4 @@ function credentialsOf(
     stsUrl: env['AWS_ENDPOINT_URL_STS'],
     metadataUrl: env['AWS_EC2_METADATA_SERVICE_ENDPOINT'],
   };
-}
-
-async function readCa(file: string, origin: Config['origin']): Promise<string> {
-  try {
-    return await readFile(file, 'utf8');
-  } catch (error) {
-    const path = ['storage', 's3', 'caFile'];
-    const message = `cannot be read: ${fileTrouble(error)}`;
-    throw new ConfigError([{ path, value: file, message, source: origin.sourceOf(path) }]);
-  }
 }

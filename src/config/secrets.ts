@@ -116,7 +116,7 @@ export class SettingReader {
   async #authorities(file: string, path: readonly PropertyKey[]): Promise<string | undefined> {
     const text = await this.#file(file, path);
     if (text === undefined || isCertificate(text)) return text;
-    this.#report({ path, value: file, message: 'expected a file that holds certificates (PEM)' });
+    this.#report({ path, value: file, message: NO_CERTIFICATE });
     return undefined;
   }
 
@@ -147,8 +147,11 @@ export class SettingReader {
   }
 }
 
+/** What is wrong with a file of CAs in which `isCertificate` finds none. */
+export const NO_CERTIFICATE = 'expected a file that holds certificates (PEM)';
+
 /** Checks the first certificate: TLS ignores what it cannot parse, and would then trust nobody. */
-function isCertificate(text: string): boolean {
+export function isCertificate(text: string): boolean {
   try {
     return new X509Certificate(text).subject !== undefined;
   } catch {
