@@ -33,13 +33,14 @@ export const hosts: Command = {
   summary: 'print or write the files that point a node at Entrepot',
   description:
     'Prints, or writes to a folder, the files that make a node pull through Entrepot: hosts.toml for containerd, ' +
-    'registries.conf for CRI-O and podman, daemon.json and hosts.toml for Docker, registries.yaml for k3s and RKE2. ' +
+    'registries.conf for CRI-O and podman, daemon.json and hosts.toml for Docker, registries.yaml for k3s and RKE2, ' +
+    'config.toml for stargz-snapshotter, whose containerd needs its own files, too. ' +
     "The mirrors of Docker's daemon.json are for Docker Hub only and need a port that belongs to it (server.listen: " +
     '[{address: …, upstream: docker.io}]), a host name for it (upstreams.docker.io.hostAlias), or ' +
     'defaultUpstream: docker.io; Docker 29 and later with the containerd image store also read hosts.toml, for every ' +
-    'registry. With --out, other settings in daemon.json and registries.yaml are kept, with a copy of the original ' +
-    'file beside it, and other files that Entrepot did not write are left alone. Registries that this kind of node ' +
-    'cannot mirror are reported and left out; the exit code is then 1, or 2 if no file is left. Without --config and ' +
+    'registry. stargz-snapshotter needs such a port or host name for each registry. With --out, other settings in ' +
+    'daemon.json, registries.yaml and config.toml are kept, with a copy of the original file beside it, and other files ' +
+    'that Entrepot did not write are left alone. Registries that this kind of node cannot mirror are reported and left out; the exit code is then 1, or 2 if no file is left. Without --config and ' +
     '$ENTREPOT_CONFIG the configuration is that of the server that the same user runs on this machine, if there is one.',
   arguments: [{ name: '<kind>', description: 'kind of node', choices: NODE_KINDS }],
   options: [
@@ -118,6 +119,10 @@ export const hosts: Command = {
       'daemon.json, for a port that belongs to docker.io',
     ],
     ['entrepot hosts k3s --out /etc/rancher/k3s', 'all configured registries, merged into registries.yaml'],
+    [
+      'entrepot hosts stargz --upstream ghcr.io --server http://10.0.0.5:5003 --out /etc/containerd-stargz-grpc',
+      'for lazy pulls, with a port that belongs to ghcr.io',
+    ],
   ],
   run: async (input, io) => {
     const choice = choiceOf(input);
@@ -251,7 +256,8 @@ async function present(files: readonly NodeFile[], input: Input, io: Io): Promis
 }
 
 const HAS_FALLBACK =
-  'Docker always falls back to Docker Hub; for k3s and RKE2, use their option --disable-default-registry-endpoint instead';
+  'Docker and stargz-snapshotter always fall back to the registry; for k3s and RKE2, use their option ' +
+  '--disable-default-registry-endpoint instead';
 
 function parseServer(text: string | undefined): string | undefined {
   if (text === undefined) {

@@ -183,7 +183,7 @@ configs:
     });
   });
 
-  it.each(['docker', 'k3s'] as const)('stay unchanged if there is nothing to add: %s', kind => {
+  it.each(['docker', 'k3s', 'stargz'] as const)('stay unchanged if there is nothing to add: %s', kind => {
     const once = merge(kind, '') ?? '';
     expect(merge(kind, once)).toBe(once);
   });
@@ -269,11 +269,53 @@ describe('files for the other runtimes', () => {
   });
 });
 
+describe('the file for stargz-snapshotter', () => {
+  const ported = upstreams.map((upstream, index) => ({
+    ...upstream,
+    ownUrl: `http://a.example:${5002 + index}`,
+  }));
+  const options = { serverUrl: 'http://a.example:5000', upstreams: ported };
+  const fileOf = (changes: object = {}) => only(nodeFiles('stargz', { ...options, ...changes }));
+  const settings = '[cri_keychain] # a resolver\nenable_keychain = true\n';
+
+  it('has a mirror for each registry, at the URL that means it', () => {
+    const { text } = fileOf();
+    expect(text).toContain(
+      '[[resolver.host."docker.io".mirrors]]\nhost = "a.example:5002"\ninsecure = true\n',
+    );
+    expect(text).toContain(
+      '[[resolver.host."registry.k8s.io".mirrors]]\nhost = "a.example:5003"\ninsecure = true\n',
+    );
+    const [encrypted] = nodeFiles('stargz', { serverUrl: 'https://hub.example', upstreams: [hub] });
+    expect(encrypted?.text).toContain('host = "hub.example"\n\n#');
+  });
+
+  it('is added to other settings, and replaces what was added before, wherever it is', () => {
+    const once = fileOf().mergeInto?.(settings) ?? '';
+    expect(once).toBe(`${settings}\n${fileOf().text}`);
+    const between = `${once}\n[snapshotter]\nallow_invalid_mounts_on_restart = true\n`;
+    expect(fileOf({ upstreams: [hub], serverUrl: 'https://b.example' }).mergeInto?.(between)).toBe(
+      between.replace(fileOf().text, fileOf({ upstreams: [hub], serverUrl: 'https://b.example' }).text),
+    );
+  });
+
+  it.each([
+    '[resolver.host."ghcr.io"]\nmirrors = []\n',
+    '[resolver]\nrequest_timeout_sec = 5\n',
+    'resolver = {}\n',
+    '  [[ "resolver".host."docker.io".mirrors ]]\n',
+  ])('is not added to other mirrors: %j', own => {
+    const { mergeInto, text } = fileOf();
+    expect(() => mergeInto?.(own)).toThrow(/resolver/);
+    expect(() => mergeInto?.(`${text}${own}`)).toThrow(/resolver/);
+  });
+});
+
 describe('config/examples', () => {
   const examples = fileURLToPath(new URL('../../config/examples/', import.meta.url));
 
   it.each(NODE_KINDS)('are the output of entrepot hosts %s (npm run examples)', kind => {
-    for (const { path, text } of nodeFiles(kind, { serverUrl: exampleServer(kind), upstreams })) {
+    for (const { path, text } of nodeFiles(kind, exampleOptions(kind))) {
       expect(readFileSync(join(examples, kind, path), 'utf8')).toBe(text);
     }
   });
@@ -284,7 +326,7 @@ describe('config/examples', () => {
     );
     // Those for the kubelet's credential provider are written by hand.
     const written = files.filter(({ parentPath }) => basename(parentPath) !== 'credential-provider');
-    expect(written).toHaveLength(2 * upstreams.length + 3);
+    expect(written).toHaveLength(2 * upstreams.length + 4);
     for (const { name, parentPath } of files) {
       const text = readFileSync(join(parentPath, name), 'utf8');
       expect(() => PARSERS[name.split('.').at(-1) ?? '']?.(text) ?? fail(name)).not.toThrow();
@@ -292,16 +334,21 @@ describe('config/examples', () => {
   });
 });
 
-/** Docker's mirrors need a port that belongs to docker.io. */
-function exampleServer(kind: NodeKind): string {
-  return `http://entrepot.example:${kind === 'docker' ? 5002 : 5000}`;
+/** Docker's mirrors need a port that belongs to docker.io, and those of stargz-snapshotter one each. */
+function exampleOptions(kind: NodeKind) {
+  const serverUrl = `http://entrepot.example:${kind === 'docker' ? 5002 : 5000}`;
+  const ported = upstreams.map((upstream, index) => ({
+    ...upstream,
+    ownUrl: `http://entrepot.example:${5002 + index}`,
+  }));
+  return { serverUrl, upstreams: kind === 'stargz' ? ported : upstreams };
 }
 
 /** The few lines of TOML that we write: comments, tables, and keys with JSON's strings, lists and booleans. */
 function parseToml(text: string): unknown {
   for (const line of text.split('\n')) {
     const value = /^\s*[a-z_]+ = (.+)$/.exec(line)?.[1];
-    const isTable = /^\[{1,2}[a-z]+(?:\.(?:[a-z]+|"[^"]+"))?\]{1,2}$/.test(line);
+    const isTable = /^\[{1,2}[a-z]+(?:\.(?:[a-z]+|"[^"]+"))*\]{1,2}$/.test(line);
     if (value !== undefined) {
       JSON.parse(value);
     } else if (!isTable && line !== '' && !line.startsWith('#')) {

@@ -12,7 +12,7 @@ import { parseRegistryUrl, type RegistryUrl } from '../oci/registry-url.ts';
 export type NodeKind = (typeof NODE_KINDS)[number];
 
 /** The supported kinds of nodes. */
-export const NODE_KINDS = ['containerd', 'crio', 'docker', 'k3s'] as const;
+export const NODE_KINDS = ['containerd', 'crio', 'docker', 'k3s', 'stargz'] as const;
 
 export interface NodeFilesOptions {
   /** The URL by which nodes reach Entrepot: `http://entrepot.example:5000`. */
@@ -37,6 +37,8 @@ export interface MirroredHost {
   readonly aliases: readonly string[];
   /** Its URL in the configuration, which is also the node's fallback, unless it is plain HTTP to another host. */
   readonly url: string;
+  /** The URL by which Entrepot means this registry alone, for clients that do not say which one they mean. */
+  readonly ownUrl?: string;
 }
 
 /** A file for the node. */
@@ -58,6 +60,7 @@ const WRITERS: Readonly<Record<NodeKind, (options: NodeFilesOptions) => NodeFile
   crio: crioFiles,
   docker: dockerFiles,
   k3s: k3sFiles,
+  stargz: stargzFiles,
 };
 
 /** The kinds whose files can exclude a fallback; the others always have one. */
@@ -300,6 +303,40 @@ function k3sFiles({ serverUrl, upstreams, ca }: NodeFilesOptions): NodeFile[] {
     },
     ...caFiles(ca, CA_FILE, caPlace),
   ];
+}
+
+/** The last line of what is ours in the file of stargz-snapshotter, in any version. */
+const STARGZ_END = '# End of what entrepot hosts has written.';
+
+/** All of that, from the first line on. */
+const STARGZ_OURS = new RegExp(`^# Images through Entrepot\\b[^]*?^${STARGZ_END}\n`, 'm');
+
+/** It trusts the CAs of its system only, so the file does not mention Entrepot's. */
+function stargzFiles({ upstreams, serverUrl }: NodeFilesOptions): NodeFile[] {
+  const tables = upstreams.map(({ name, ownUrl = serverUrl }) => {
+    const { host, protocol } = new URL(ownUrl);
+    const insecure = protocol === 'http:' ? 'insecure = true\n' : '';
+    return `[[resolver.host.${quote(name)}.mirrors]]\nhost = ${quote(host)}\n${insecure}`;
+  });
+  const heading = `# Images through Entrepot${REGISTRY_FALLBACK}.\n`;
+  const text = [heading, ...tables, `${STARGZ_END}\n`].join('\n');
+  return [
+    {
+      path: 'config.toml',
+      place: '/etc/containerd-stargz-grpc/config.toml',
+      text,
+      mergeInto: existing => mergeStargz(existing, text),
+    },
+  ];
+}
+
+/** Replaces what is ours, or adds it at the end, where tables may follow any others. */
+function mergeStargz(existing: string, ours: string): string {
+  if (/^[^#\n]*\bresolver\b/m.test(existing.replace(STARGZ_OURS, ''))) {
+    throw new Error('it has mirrors already (resolver): print ours without --out, and add them by hand');
+  }
+  if (STARGZ_OURS.test(existing)) return existing.replace(STARGZ_OURS, () => ours);
+  return existing.trim() === '' ? ours : `${existing.trimEnd()}\n\n${ours}`;
 }
 
 function valueAt(value: unknown, path: readonly string[]): unknown {

@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { devNull, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -189,6 +189,13 @@ describe('entrepot rm', () => {
   });
 });
 
+/** `entrepot hosts stargz` with this configuration. */
+function stargz(yaml: string, ...args: string[]) {
+  const file = join(folder, 'stargz.yaml');
+  writeFileSync(file, yaml);
+  return run('hosts', 'stargz', '--config', file, ...args);
+}
+
 describe('entrepot hosts', () => {
   it('prints a single file as it is, so that it can be redirected', async () => {
     const args = ['--upstream', 'docker.io', '--server', 'https://r.example', ...NO_CONFIG];
@@ -272,6 +279,79 @@ describe('entrepot hosts', () => {
     writeFileSync(file, `server: {${server}}`);
     const { out } = await run('hosts', kind, '--upstream', 'docker.io', '--config', file);
     expect(out).toContain(`"${url}"`);
+  });
+
+  describe('stargz, which does not say which registry it means', () => {
+    const ports =
+      'server: {listen: [0.0.0.0:5000, {address: 10.0.0.5:5002, upstream: docker.io}, ' +
+      '{address: 10.0.0.5:5003, upstream: ghcr.io}]}';
+    const toGeneral = ['--server', 'http://entrepot.example:5000'];
+
+    it('uses the port of each registry, leaves out one without, and ends with 1', async () => {
+      const { code, out, err } = await stargz(
+        ports,
+        '--upstream',
+        'docker.io',
+        'ghcr.io',
+        'quay.io',
+        ...toGeneral,
+      );
+      expect(code).toBe(1);
+      expect(out).toContain('[[resolver.host."docker.io".mirrors]]\nhost = "entrepot.example:5002"\n');
+      expect(out).toContain('[[resolver.host."ghcr.io".mirrors]]\nhost = "entrepot.example:5003"\n');
+      expect(out).not.toContain('quay.io');
+      expect(err).toMatch(/^not written: quay\.io: stargz-snapshotter uses .*upstream: quay\.io.*hostAlias/);
+    });
+
+    it.each([
+      ['the addresses of the configuration', ports, [], '10.0.0.5:5003'],
+      ['an unknown port, if it is for one registry', '', ['--server', 'http://a:30503'], 'a:30503'],
+      ['a host name', 'upstreams: {ghcr.io: {hostAlias: gh.example}}', toGeneral, 'gh.example:5000'],
+      ['defaultUpstream', 'defaultUpstream: ghcr.io', toGeneral, 'entrepot.example:5000'],
+    ])('uses %s', async (_, yaml, args, host) => {
+      const { code, out } = await stargz(yaml, '--upstream', 'ghcr.io', ...args);
+      expect(code).toBe(0);
+      expect(out).toContain(`[[resolver.host."ghcr.io".mirrors]]\nhost = "${host}"\ninsecure = true\n`);
+    });
+
+    it.each([
+      ['no port of a registry', '', ['--upstream', 'ghcr.io', ...toGeneral], 'not written: ghcr.io'],
+      [
+        'an unknown port for two',
+        '',
+        ['--upstream', 'ghcr.io', 'quay.io', '--server', 'http://a:1'],
+        'quay.io',
+      ],
+      ['--no-fallback', ports, ['--no-fallback', ...toGeneral], '--no-fallback: .*stargz-snapshotter'],
+    ])('refuses %s', async (_, yaml, args, reason) => {
+      const { code, out, err } = await stargz(yaml, ...args);
+      expect([code, out, err]).toEqual([2, '', expect.stringMatching(reason)]);
+    });
+
+    it('says that it cannot give it a CA', async () => {
+      const ca = fileURLToPath(new URL('../../test/support/tls/ca.pem', import.meta.url));
+      const args = ['--upstream', 'ghcr.io', '--server', 'https://a:30503', '--ca', ca];
+      const { code, out, err } = await stargz('', ...args);
+      expect([code, err]).toEqual([0, expect.stringContaining('trusts the CAs of its system only')]);
+      expect(out).toContain('host = "a:30503"\n\n#');
+    });
+
+    it('keeps other settings of its file, and refuses one with other mirrors', async () => {
+      const out = join(folder, 'stargz');
+      mkdirSync(out);
+      const file = join(out, 'config.toml');
+      const args = ['--upstream', 'ghcr.io', ...toGeneral, '--out', out];
+      writeFileSync(file, 'no_prefetch = true\n');
+      expect((await stargz(ports, ...args)).code).toBe(0);
+      expect(readFileSync(file, 'utf8')).toMatch(/^no_prefetch = true\n\n# Images through Entrepot/);
+      expect((await stargz(ports, ...args)).err).toBe(`unchanged: ${file}\n`);
+      writeFileSync(file, '[resolver]\n');
+      expect(await stargz(ports, ...args)).toMatchObject({
+        code: 2,
+        err: expect.stringContaining('by hand'),
+      });
+      expect(readFileSync(file, 'utf8')).toBe('[resolver]\n');
+    });
   });
 
   it('says that nodes use https where Entrepot uses plain HTTP, and how to have no fallback', async () => {

@@ -51,24 +51,28 @@ export async function wantedNodeFiles(
   { kind, upstreams: names, serverUrl, resolves, fallback, caFile, kept }: NodeChoice,
 ): Promise<WantedNodeFiles | undefined> {
   const chosen = chosenUpstreams(config, names);
+  const isOnly = chosen.length === 1;
+  const hosts =
+    kind === 'stargz' ? chosen.map(host => withOwnUrl(config, host, { serverUrl, isOnly })) : chosen;
   const hub = kind === 'docker' ? chosen.find(({ name }) => name === DOCKER_HUB) : undefined;
-  const namedUrl = serverUrl ?? ownUrl(config, hub !== undefined);
-  const unserved = hub && hubPathsFault(config, namedUrl);
+  const namedUrl = serverUrl ?? hosts[0]?.ownUrl ?? ownUrl(config, hub?.name);
+  const mirrorsHub = hub !== undefined && isMeantBy(config, namedUrl, { name: hub.name, isOnly: true });
   const omitted = new Map<string, string>();
-  if (unserved !== undefined) omitted.set('daemon.json', unserved);
-  for (const upstream of kind === 'crio' ? chosen : []) {
-    const reason = crioFault(upstream, fallback);
-    if (reason !== undefined) omitted.set(upstream.name, reason);
+  if (hub !== undefined && !mirrorsHub) omitted.set('daemon.json', pathsFault('Docker', hub.name, namedUrl));
+  for (const host of hosts) {
+    const reason = kind === 'crio' ? crioFault(host, fallback) : ownUrlFault(config, host, isOnly);
+    if (reason !== undefined) omitted.set(host.name, reason);
   }
-  const upstreams = chosen.filter(({ name }) => !omitted.has(name));
+  const upstreams = hosts.filter(({ name }) => !omitted.has(name));
   const notes = [...omitted].map(([what, reason]) => `not written: ${what}: ${reason}`);
   if (kind === 'docker' && hub === undefined) notes.push(WITHOUT_HUB);
   if (upstreams.length === 0) throw new CommandError(notes.join('\n'), EXIT.usage);
   const ca = namedUrl.startsWith('https:') ? await nodeCa(config, caFile) : undefined;
+  if (kind === 'stargz' && ca !== undefined) notes.push(TRUSTS_ITS_SYSTEM);
   const url = resolves ? await withAddress(namedUrl) : namedUrl;
   if (url === undefined) return undefined;
-  const mirrorsHub = hub !== undefined && unserved === undefined;
-  const files = nodeFiles(kind, { serverUrl: url, upstreams, fallback, ca, mirrorsHub, kept });
+  const resolved = upstreams.map(host => withHostOf(host, namedUrl, url));
+  const files = nodeFiles(kind, { serverUrl: url, upstreams: resolved, fallback, ca, mirrorsHub, kept });
   for (const upstream of fallback ? upstreams : []) {
     const fallbackUrl = httpsFallback(upstream);
     if (fallbackUrl !== undefined) notes.push(fallbackNote(upstream, fallbackUrl, kind));
@@ -109,6 +113,9 @@ const WITHOUT_HUB =
   'no daemon.json, whose mirrors are for Docker Hub only: Docker before 29, or without the containerd image store, does ' +
   'not read hosts.toml, and pulls from these registries directly';
 
+const TRUSTS_ITS_SYSTEM =
+  "stargz-snapshotter trusts the CAs of its system only: add that of Entrepot's certificate there";
+
 const NEEDS_ALIAS =
   'CRI-O and podman send this name in the path, where a port is not allowed: give it an alias without one (upstreams.….aliases)';
 
@@ -125,17 +132,17 @@ function fallbackNote({ name, url }: MirroredHost, fallbackUrl: string, kind: No
 
 /**
  * The URL of this server according to the configuration, with a name rather than an address, since that is what its
- * certificate has; `isForHub`: that of a port for docker.io, if there is one.
+ * certificate has; with `upstream`: that of a port for it, if there is one.
  */
-function ownUrl({ server, upstreams }: Config, isForHub: boolean): string {
+function ownUrl({ server, upstreams }: Config, upstream: string | undefined): string {
   const scheme = server.tls === undefined ? 'http' : 'https';
-  const hub = isForHub ? server.listen.find(({ upstream }) => upstream === DOCKER_HUB) : undefined;
-  if (hub === undefined && server.externalUrl !== undefined) {
+  const own = upstream === undefined ? undefined : server.listen.find(each => each.upstream === upstream);
+  if (own === undefined && server.externalUrl !== undefined) {
     const url = new URL(server.externalUrl);
-    const [alias] = isForHub ? (upstreams.get(DOCKER_HUB)?.hostAliases ?? []) : [];
+    const [alias] = upstreams.get(upstream ?? '')?.hostAliases ?? [];
     return alias === undefined ? url.origin : `${url.protocol}//${alias}`;
   }
-  const port = hub ?? server.listen.find(({ upstream }) => upstream === undefined);
+  const port = own ?? server.listen.find(each => each.upstream === undefined);
   const named = port && hostNamed(server.serverNames, port, DEFAULT_PORTS[scheme]);
   if (named !== undefined) return new URL(`${scheme}://${named}`).origin;
   if (port === undefined || WILDCARDS.has(port.address.host)) {
@@ -166,23 +173,80 @@ function hostNamed(
   return `${chosen['host']}:${port}`;
 }
 
-/** Why Docker's mirrors cannot be at `serverUrl`: it is known not to map Docker Hub's paths to Docker Hub. */
-function hubPathsFault(
+/** The registry that a client means which does not say so: by the URL alone. */
+interface MeantByUrl {
+  readonly name: string;
+  /** Whether clients mean no other one. */
+  readonly isOnly: boolean;
+}
+
+/** Whether `serverUrl` means this registry, as far as the configuration tells. */
+function isMeantBy(
   { server, upstreams, defaultUpstream }: Config,
   serverUrl: string,
-): string | undefined {
-  const { host, hostname, port, protocol } = new URL(serverUrl);
-  const aliases = upstreams.get(DOCKER_HUB)?.hostAliases ?? [];
-  if (defaultUpstream === DOCKER_HUB || aliases.includes(host) || aliases.includes(hostname))
-    return undefined;
-  const number = Number(port || DEFAULT_PORTS[protocol === 'https:' ? 'https' : 'http']);
-  const listener = server.listen.find(({ address }) => address.port === number);
+  { name, isOnly }: MeantByUrl,
+): boolean {
+  const { host, hostname } = new URL(serverUrl);
+  const aliases = upstreams.get(name)?.hostAliases ?? [];
+  if (defaultUpstream === name || aliases.includes(host) || aliases.includes(hostname)) return true;
+  const listener = server.listen.find(({ address }) => address.port === portOf(serverUrl));
   // An unknown port may be that of a proxy in front, which may map it to anything.
-  if (listener === undefined || listener.upstream === DOCKER_HUB) return undefined;
+  return listener === undefined ? isOnly : listener.upstream === name;
+}
+
+function portOf(serverUrl: string): number {
+  const { port, protocol } = new URL(serverUrl);
+  return Number(port || DEFAULT_PORTS[protocol === 'https:' ? 'https' : 'http']);
+}
+
+/**
+ * With the URL that means it on the server that nodes reach at `serverUrl`: of a port or host name that belongs to it, or
+ * else that URL itself. Without one, what the configuration says.
+ */
+function withOwnUrl(
+  config: Config,
+  host: MirroredHost,
+  { serverUrl, isOnly }: { readonly serverUrl: string | undefined; readonly isOnly: boolean },
+): MirroredHost {
+  const { name } = host;
+  const named = serverUrl ?? ownUrl(config, name);
+  const url = new URL(named);
+  if (isMeantBy(config, named, { name, isOnly })) return { ...host, ownUrl: named };
+  const { listen } = config.server;
+  const own = listen.find(({ upstream }) => upstream === name);
+  const [alias] = config.upstreams.get(name)?.hostAliases ?? [];
+  // Our ports say nothing about those of a proxy in front.
+  const isOurs = listen.some(({ address }) => address.port === portOf(named));
+  if (own !== undefined && isOurs) url.port = String(own.address.port);
+  else if (alias !== undefined) url.host = alias;
+  return { ...host, ownUrl: url.origin };
+}
+
+/** Why clients that do not say which registry they mean cannot use its `ownUrl`, if it has one. */
+function ownUrlFault(
+  config: Config,
+  { name, ownUrl: own }: MirroredHost,
+  isOnly: boolean,
+): string | undefined {
+  if (own === undefined || isMeantBy(config, own, { name, isOnly })) return undefined;
+  return pathsFault('stargz-snapshotter', name, own);
+}
+
+/** With the host of `to` in its `ownUrl` in place of that of `from`. */
+function withHostOf(host: MirroredHost, from: string, to: string): MirroredHost {
+  if (host.ownUrl === undefined) return host;
+  const url = new URL(host.ownUrl);
+  if (url.hostname === new URL(from).hostname) url.hostname = new URL(to).hostname;
+  return { ...host, ownUrl: url.origin };
+}
+
+/** Why `client`, which does not say that it means this registry, cannot use `serverUrl`. */
+function pathsFault(client: string, name: string, serverUrl: string): string {
+  const registry = name === DOCKER_HUB ? 'Docker Hub' : name;
   return (
-    `Docker uses Docker Hub's own paths, which ${serverUrl} does not map to Docker Hub: add a port ` +
-    '(server.listen: [{address: …, upstream: docker.io}]) or a host name (upstreams.docker.io.hostAlias) for it, or ' +
-    'set defaultUpstream: docker.io'
+    `${client} uses ${registry}'s own paths, which ${serverUrl} does not map to ${registry}: add a port ` +
+    `(server.listen: [{address: …, upstream: ${name}}]) or a host name (upstreams.${name}.hostAlias) for it, or ` +
+    `set defaultUpstream: ${name}`
   );
 }
 

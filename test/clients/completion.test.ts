@@ -25,7 +25,7 @@ afterAll(() => removeFolder(folder));
 /** Command lines, up to the cursor, with what completes them. */
 const LINES: readonly (readonly [line: string, offered: readonly string[]])[] = [
   ['entrepot im', ['images', 'import']],
-  ['entrepot hosts ', ['containerd', 'crio', 'docker', 'k3s']],
+  ['entrepot hosts ', ['containerd', 'crio', 'docker', 'k3s', 'stargz']],
   ['entrepot tenant a', ['add', 'adopt']],
   ['entrepot tenant remove --d', ['--dry-run']],
   ['entrepot help tenant r', ['remove', 'revoke', 'rotate']],
