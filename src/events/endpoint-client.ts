@@ -101,6 +101,8 @@ export class EndpointClient {
           ...signed,
         },
         body: bytes,
+        // An event that arrives twice has the same id.
+        isIdempotent: true,
         signal,
       });
       // What it says besides is for nobody.

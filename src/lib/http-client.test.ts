@@ -99,6 +99,30 @@ describe('HttpClient', () => {
     await put(stream, 6);
     expect([received, streams]).toEqual([['PUT 5 bytes', 'PUT 6 stream'], 2]);
   });
+
+  it.each([
+    { isIdempotent: undefined, times: 1, outcome: 'broken' },
+    { isIdempotent: true, times: 2, outcome: 200 },
+  ])('sends a POST $times times if the connection closes, idempotent: $isIdempotent', async expected => {
+    const { isIdempotent, times, outcome } = expected;
+    let posts = 0;
+    const { url } = await serve((request, response) => {
+      if (request.method === 'POST') posts += 1;
+      // It may have done already what it was sent.
+      if (request.method === 'POST' && posts === 1) request.socket.destroy();
+      else response.end();
+    });
+    const client = httpClient();
+    const ask = (method: 'GET' | 'POST') =>
+      client.request({ method, url: new URL(url), headers: {}, isIdempotent });
+    await text((await ask('GET')).body);
+    await nextTick();
+    const ended = await ask('POST').then(
+      ({ status, body }) => text(body).then(() => status),
+      (error: unknown) => (error instanceof HttpFailure ? error.reason : error),
+    );
+    expect([posts, ended]).toEqual([times, outcome]);
+  });
 });
 
 describe.each([{ isBulk: false }, { isBulk: true }])(

@@ -14,6 +14,11 @@ export interface HttpRequest {
    * of a stream is in the headers.
    */
   readonly body?: Uint8Array | (() => Readable) | undefined;
+  /**
+   * Whether doing it twice has the effect of doing it once: then it is sent again if the server closes a connection that
+   * it has answered on before, since it may just have been about to close it. Default: unless it is a POST (RFC 9110, 9.2.2).
+   */
+  readonly isIdempotent?: boolean | undefined;
   /** Whether the response to a GET may be large: it then costs less, and comes in pieces of up to 1 MiB. */
   readonly isBulk?: boolean | undefined;
 }

@@ -171,14 +171,15 @@ export class HttpTransport {
 }
 
 /**
- * If the server closed an idle connection just as it was used again, that says nothing about the request, so it is
- * repeated.
+ * If the server closed an idle connection just as it was used again, that says nothing about the request. But it may have
+ * received it before, so only what may be done twice is repeated.
  */
 async function sendTwice(dispatcher: Dispatcher, request: HttpRequest): Promise<HttpResponse> {
+  const { method, isIdempotent = method !== 'POST' } = request;
   try {
     return await send(dispatcher, request);
   } catch (error) {
-    if (!isStaleConnection(error)) throw error;
+    if (!isIdempotent || !isStaleConnection(error)) throw error;
   }
   return send(dispatcher, request);
 }
@@ -268,7 +269,7 @@ async function admitted(
   throw refusal === undefined ? new Error(`${hostname} has no address`) : refusal.reason;
 }
 
-/** Whether a persistent connection, which had served earlier requests, was closed before this one began. */
+/** Whether a persistent connection was closed, perhaps before the request: it had served earlier ones. */
 function isStaleConnection(error: unknown): boolean {
   return error instanceof errors.SocketError && (error.socket?.bytesRead ?? 0) > 0;
 }

@@ -30,7 +30,7 @@ const MAX_WAITING = 256;
  * (SubjectAccessReview); it needs `create` on both.
  */
 export class AccessReview {
-  readonly #client: Pick<KubeClient, 'create'>;
+  readonly #client: Pick<KubeClient, 'review'>;
   readonly #path: string;
   readonly #verbs: readonly string[];
   /** By the token's hash. */
@@ -42,7 +42,7 @@ export class AccessReview {
   readonly #slots = new FairSlots(JUDGED);
 
   /** `path`: the non-resource URL; `verbs`: what is asked about it. */
-  constructor(client: Pick<KubeClient, 'create'>, path: string, verbs: readonly string[]) {
+  constructor(client: Pick<KubeClient, 'review'>, path: string, verbs: readonly string[]) {
     this.#client = client;
     this.#path = path;
     this.#verbs = verbs;
@@ -67,7 +67,7 @@ export class AccessReview {
   }
 
   async #ask(token: string): Promise<ReviewedToken | undefined> {
-    const answer = await this.#client.create('/apis/authentication.k8s.io/v1/tokenreviews', {
+    const answer = await this.#client.review('/apis/authentication.k8s.io/v1/tokenreviews', {
       apiVersion: 'authentication.k8s.io/v1',
       kind: 'TokenReview',
       spec: { token },
@@ -83,7 +83,7 @@ export class AccessReview {
   }
 
   async #isAllowed({ username, uid, groups, extra }: JsonObject, verb: string): Promise<boolean> {
-    const answer = await this.#client.create('/apis/authorization.k8s.io/v1/subjectaccessreviews', {
+    const answer = await this.#client.review('/apis/authorization.k8s.io/v1/subjectaccessreviews', {
       apiVersion: 'authorization.k8s.io/v1',
       kind: 'SubjectAccessReview',
       spec: { user: username, uid, groups, extra, nonResourceAttributes: { path: this.#path, verb } },

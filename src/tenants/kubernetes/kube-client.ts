@@ -292,9 +292,9 @@ export class KubeClient {
     return connections;
   }
 
-  /** Creates an object and returns what the server made of it, such as the answer in a review. */
-  async create(path: string, object: JsonObject, signal?: AbortSignal): Promise<JsonObject> {
-    const sent = Buffer.from(JSON.stringify(object));
+  /** Returns the review with the server's answer in it. The cluster keeps no reviews. */
+  async review(path: string, review: JsonObject, signal?: AbortSignal): Promise<JsonObject> {
+    const sent = Buffer.from(JSON.stringify(review));
     return readObject(path, await this.#request('calls', path, {}, signal, sent), signal);
   }
 
@@ -316,6 +316,7 @@ export class KubeClient {
       method: sent === undefined ? 'GET' : 'POST',
       url,
       body: sent,
+      isIdempotent: true,
       headers: {
         ...(sent !== undefined && {
           'content-type': 'application/json',
