@@ -130,6 +130,17 @@ test('if it cannot be replaced, the old file stays, and nothing else is left', a
   expect(await readdir(folder)).toEqual(['state']);
 });
 
+test('no file stays open if its permissions cannot be set', async () => {
+  const path = join(folder, 'state');
+  const written = writeFileAtomic(path, [Buffer.from('x')], { mode: 2 ** 40 });
+  await expect(written).rejects.toMatchObject({ code: 'ERR_OUT_OF_RANGE' });
+  const open = await Promise.all(
+    (await readdir('/proc/self/fd')).map(fd => readlink(`/proc/self/fd/${fd}`).catch(() => '')),
+  );
+  expect(open.filter(file => file.startsWith(folder))).toEqual([]);
+  expect(await readdir(folder)).toEqual([]);
+});
+
 test('without the folder, the error names both', async () => {
   const path = join(folder, 'absent', 'file');
   await expect(writeFileAtomic(path, [Buffer.from('x')])).rejects.toThrow(

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
-import { lstat, open, readdir, readlink, rename, rm, stat } from 'node:fs/promises';
+import { chmod, lstat, open, readdir, readlink, rename, rm, stat } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import { pipeline } from 'node:stream/promises';
@@ -115,8 +115,8 @@ async function replaceFile(
   try {
     // Opened first: a stream that is still opening its file when it is destroyed would create it after its removal.
     const file = await open(partial, 'w', PRIVATE_MODE);
-    if (mode !== PRIVATE_MODE) await file.chmod(mode);
     await pipeline(chunks, file.createWriteStream(), { signal });
+    if (mode !== PRIVATE_MODE) await chmod(partial, mode);
     await sync(partial);
     await rename(partial, path);
   } catch (error) {
