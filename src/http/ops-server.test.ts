@@ -149,6 +149,17 @@ describe('the ops port', () => {
     expect((await request(port, '/readyz')).body.toString()).toBe('ok\n');
   });
 
+  it.each([
+    { why: 'disk gone', problems: () => Promise.reject<readonly string[]>(new Error('disk gone')) },
+    { why: 'no answer within 900 ms', problems: () => new Promise<readonly string[]>(() => {}) },
+  ])('is ready although its problems cannot be listed: $why', async ({ why, problems }) => {
+    const reply = await request(await start({ problems }), '/readyz');
+    expect([reply.status, reply.body.toString()]).toEqual([
+      200,
+      `ok\nthe problems cannot be listed: ${why}\n`,
+    ]);
+  });
+
   it('is not ready if the check throws or hangs', async () => {
     const throwing = await start({
       notReady: async () => {

@@ -49,6 +49,7 @@ export interface OpsServer {
 
 /** A check that hangs counts as failed: kubelets wait one second by default. */
 const READY_WITHIN_MS = 900;
+const NO_ANSWER = `no answer within ${READY_WITHIN_MS} ms`;
 
 /**
  * Requests in progress per connection. Probes and Prometheus do not pipeline; a second request may arrive just before
@@ -204,12 +205,8 @@ async function answerOps(options: Answering, req: http.IncomingMessage): Promise
   switch (path) {
     case '/livez':
       return plain(200, 'ok');
-    case '/readyz': {
-      const reason = await within(options.notReady().catch(broken), READY_WITHIN_MS);
-      if (reason === LATE) return plain(503, `no answer within ${READY_WITHIN_MS} ms`);
-      if (reason !== undefined) return plain(503, reason);
-      return plain(200, ['ok', ...((await options.problems?.()) ?? [])].join('\n'));
-    }
+    case '/readyz':
+      return answerReady(options);
     case '/metrics':
       return options.metrics();
     default: {
@@ -221,11 +218,29 @@ async function answerOps(options: Answering, req: http.IncomingMessage): Promise
   }
 }
 
+async function answerReady({ notReady, problems = async () => [] }: Answering): Promise<Answer> {
+  const untilMs = performance.now() + READY_WITHIN_MS;
+  const reason = await within(
+    notReady().catch((error: unknown) => `broken: ${messageOf(error)}`),
+    READY_WITHIN_MS,
+  );
+  if (reason === LATE) return plain(503, NO_ANSWER);
+  if (reason !== undefined) return plain(503, reason);
+  const listed = await within(
+    problems().catch((error: unknown) => [unlisted(messageOf(error))]),
+    Math.max(0, untilMs - performance.now()),
+  );
+  return plain(200, ['ok', ...(listed === LATE ? [unlisted(NO_ANSWER)] : listed)].join('\n'));
+}
+
+function unlisted(why: string): string {
+  return `the problems cannot be listed: ${why}`;
+}
+
 function plain(status: number, text: string): Answer {
   return { status, contentType: 'text/plain; charset=utf-8', body: Buffer.from(`${text}\n`) };
 }
 
-/** An error of the check itself is a reason, too. */
-function broken(error: unknown): string {
-  return `broken: ${error instanceof Error ? error.message : 'unknown'}`;
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : 'unknown';
 }
