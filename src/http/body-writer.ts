@@ -1,5 +1,6 @@
 import type { OutgoingHttpHeaders } from 'node:http';
 import type { BlobReader, LentBytes } from '../lib/blob-reader.ts';
+import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import { withCommonHeaders } from './answer.ts';
 import type { BlobPart, Framing } from './blob-parts.ts';
@@ -29,12 +30,18 @@ const PAGES_PER_BODY = 2;
 export class BodyWriter {
   readonly #memory: BodyMemory;
   readonly #meter: Meter;
+  readonly #log: Log;
   readonly #headersAfterMs: number;
 
   /** `headersAfterMs`: how long to wait for the first byte of a body before sending its headers. */
-  constructor(memory: BodyMemory, meter: Meter, headersAfterMs: number) {
+  constructor(
+    memory: BodyMemory,
+    { meter, log }: { readonly meter: Meter; readonly log: Log },
+    headersAfterMs: number,
+  ) {
     this.#memory = memory;
     this.#meter = meter;
+    this.#log = log;
     this.#headersAfterMs = headersAfterMs;
   }
 
@@ -63,7 +70,16 @@ export class BodyWriter {
       transfer.release();
       this.#memory.leave();
       this.#sample();
-      await answer.reader.close();
+      await this.#close(answer.reader);
+    }
+  }
+
+  /** What was sent is right whether or not the reader can be closed. */
+  async #close(reader: BlobReader): Promise<void> {
+    try {
+      await reader.close();
+    } catch (error) {
+      this.#log.warn({ err: error }, 'a blob that was sent could not be closed');
     }
   }
 

@@ -434,6 +434,21 @@ describe('a blob', () => {
     expect(source.opened).toBe(0);
   });
 
+  it('is no failure of the response if its reader cannot be closed', async () => {
+    const bytes = randomBytes(1_000);
+    const digest = source.addBlob('ghcr.io/a', bytes, () =>
+      Object.assign(new MemoryReader(bytes), { close: () => Promise.reject(new Error('EIO')) }),
+    );
+    const log = new KeptLog();
+    const { body } = await request(await start({ log }), `/v2/ghcr.io/a/blobs/${digest}`);
+    expect(body.equals(bytes)).toBe(true);
+    await until(() => log.lines.length === 2);
+    expect(log.lines.map(({ message }) => message).toSorted()).toEqual([
+      'a blob that was sent could not be closed',
+      'response',
+    ]);
+  });
+
   it('may be empty', async () => {
     const digest = source.addBlob('ghcr.io/a', new Uint8Array());
     const reply = await request(await start(), `/v2/ghcr.io/a/blobs/${digest}`, {

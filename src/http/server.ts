@@ -75,7 +75,7 @@ export async function createRegistryServer(options: RegistryServerOptions): Prom
   const limits = { ...HTTP_LIMITS, ...options.limits };
   const handshakes = new Handshakes(limits.headersTimeoutMs, options.log);
   const memory = options.bodyMemory ?? new BodyMemory();
-  const writer = new BodyWriter(memory, options.meter, limits.bodyHeadersAfterMs);
+  const writer = new BodyWriter(memory, options, limits.bodyHeadersAfterMs);
   const shared = {
     registry: new Registry(options, writer, new WholeBodies(options.memory ?? new MemoryBudget(), limits)),
     resolver: options.resolver,
