@@ -1,7 +1,7 @@
 import { setImmediate } from 'node:timers/promises';
 import { expect, it, vi } from 'vitest';
 import { UpstreamFailure } from '../upstream/failures.ts';
-import { FlightBoard, type Packing, SharedFlights } from './shared-flights.ts';
+import { FlightBoard, flightsOn, type Packing, SharedFlights } from './shared-flights.ts';
 
 const packing: Packing<string> = {
   name: 'manifest',
@@ -11,7 +11,7 @@ const packing: Packing<string> = {
 
 const board = new FlightBoard();
 const [one, other, third] = [{}, {}, {}];
-const flightsOf = (process: object) => new SharedFlights(board.of(process));
+const flightsOf = (process: object) => new SharedFlights(flightsOn(board.of(process)));
 
 /** Work that ends when it is told to, and how often it was begun. */
 class Work {

@@ -8,12 +8,32 @@ export type Landing =
   | { readonly failure: NonNullable<FailureNews['failure']> }
   | 'lost';
 
+/** A question that another process has asked, or that this one is to ask: then it calls `land`, once. */
+export type SharedFlight = { readonly landing: Landing } | { readonly land: (landing: Landing) => void };
+
 /** How a process agrees with others on who asks. */
 export interface FlightCalls {
+  /** Resolves at once if nobody asks this now, otherwise when whoever does has landed. */
+  fly(key: string): Promise<SharedFlight>;
+}
+
+/** The calls of one process on a board, which may be that of another process. */
+export interface BoardCalls {
   /** Resolves to `lead` at once if nobody asks this now, otherwise when whoever does has landed. */
   fly(key: string): Promise<Landing | 'lead'>;
-  /** Call after `lead`. */
+  /** Call after `lead`: of a key, a process leads one flight at a time. */
   land(landed: { readonly key: string; readonly landing: Landing }): void;
+}
+
+/** The flights that one board decides about. */
+export function flightsOn(board: BoardCalls): FlightCalls {
+  return {
+    fly: async key => {
+      const landing = await board.fly(key);
+      if (landing !== 'lead') return { landing };
+      return { land: own => board.land({ key, landing: own }) };
+    },
+  };
 }
 
 /** How the answers to a kind of question are passed on to other processes. */
@@ -50,12 +70,13 @@ export class SharedFlights {
     if (calls === undefined || packing === undefined) return ask();
     const named = `${packing.name} ${key}`;
     const flying = calls.fly(named);
-    const landing = await within(flying, LAND_WITHIN_MS);
-    if (landing === 'lead') return this.#lead(named, packing, ask, calls);
-    if (landing === LATE) {
-      passOn(flying, () => calls.land({ key: named, landing: 'lost' }));
+    const flight = await within(flying, LAND_WITHIN_MS);
+    if (flight === LATE) {
+      passOn(flying);
       return ask();
     }
+    if ('land' in flight) return lead(flight.land, packing, ask);
+    const { landing } = flight;
     if (landing === 'lost') return ask();
     if ('failure' in landing) {
       const { kind, message, ...details } = landing.failure;
@@ -63,43 +84,47 @@ export class SharedFlights {
     }
     return (await packing.unpack(landing.answer)) ?? ask();
   }
+}
 
-  async #lead<T>(key: string, packing: Packing<T>, ask: () => Promise<T>, calls: FlightCalls): Promise<T> {
-    let landing: Landing = 'lost';
-    try {
-      const answer = await ask();
-      const packed = packing.pack(answer);
-      if (packed !== undefined) landing = { answer: packed };
-      return answer;
-    } catch (error) {
-      if (error instanceof UpstreamFailure) {
-        const { kind, message, status, endpoint, retryAfterMs, obstacle } = error;
-        landing = { failure: { kind, message, status, endpoint, retryAfterMs, obstacle } };
-      }
-      throw error;
-    } finally {
-      calls.land({ key, landing });
+async function lead<T>(
+  land: (landing: Landing) => void,
+  packing: Packing<T>,
+  ask: () => Promise<T>,
+): Promise<T> {
+  let landing: Landing = 'lost';
+  try {
+    const answer = await ask();
+    const packed = packing.pack(answer);
+    if (packed !== undefined) landing = { answer: packed };
+    return answer;
+  } catch (error) {
+    if (error instanceof UpstreamFailure) {
+      const { kind, message, status, endpoint, retryAfterMs, obstacle } = error;
+      landing = { failure: { kind, message, status, endpoint, retryAfterMs, obstacle } };
     }
+    throw error;
+  } finally {
+    land(landing);
   }
 }
 
 /** Gives up the lead if it comes after the process has stopped waiting for it. */
-function passOn(flying: Promise<Landing | 'lead'>, giveUp: () => void): void {
+function passOn(flying: Promise<SharedFlight>): void {
   // If the board is gone, there is nothing to give up.
-  flying.then(landing => landing === 'lead' && giveUp()).catch(() => {});
+  flying.then(flight => 'land' in flight && flight.land('lost')).catch(() => {});
 }
 
-interface Flight {
+interface Asking {
   leader: object;
   readonly waiting: { readonly process: object; readonly resolve: (landing: Landing | 'lead') => void }[];
 }
 
 /** Decides for all processes who asks; each is named by an object. */
 export class FlightBoard {
-  readonly #flights = new Map<string, Flight>();
+  readonly #flights = new Map<string, Asking>();
 
   /** The calls of one process. */
-  of(process: object): FlightCalls {
+  of(process: object): BoardCalls {
     return {
       fly: key => this.#fly(process, key),
       land: ({ key, landing }) => this.#land(process, key, landing),

@@ -5,7 +5,7 @@ import { Changes } from '../lib/changes.ts';
 import { type Clock, systemClock } from '../lib/clock.ts';
 import { errorCode } from '../lib/error-code.ts';
 import { type RemoteBytes, type RemoteFill, ReplicaAway, type Replicas } from '../mirror/fill/replicas.ts';
-import type { Landing } from '../mirror/shared-flights.ts';
+import type { Landing, SharedFlight } from '../mirror/shared-flights.ts';
 import { ABOUT_PATH, type ReplicaAbout } from './about-request.ts';
 import { callHeader } from './call-header.ts';
 import type { ClusterTls } from './cluster-tls.ts';
@@ -13,7 +13,6 @@ import { pathOfFill, REPOSITORIES_HEADER, SIZE_HEADER } from './fill-response.ts
 import { FLIGHT_HEADER, FLIGHTS_PATH } from './flight-requests.ts';
 import { readJsonBody } from './json-body.ts';
 import { RemoteUploads } from './remote-uploads.ts';
-import type { RemoteFlight } from './replica-flights.ts';
 
 /** A replica is a round trip away, or it is not there. */
 const CONNECT_WITHIN_MS = 3_000;
@@ -59,7 +58,7 @@ export class ReplicaClient implements Replicas {
   }
 
   /** Asks the replica at this address, which decides about this question, who is to ask upstream. */
-  async fly(address: string, key: string): Promise<RemoteFlight> {
+  async fly(address: string, key: string): Promise<SharedFlight> {
     let flying: ClientRequest | undefined;
     const headers = { ...callHeader(key), 'Transfer-Encoding': 'chunked' };
     const response = await this.#ask(address, { method: 'POST', path: FLIGHTS_PATH, headers }, to => {

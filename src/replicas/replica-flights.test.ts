@@ -98,25 +98,42 @@ it('another one asks if who has begun to ask is gone, or fails in a way that say
   }
 });
 
-it('who leads for two replicas, since they have changed on the way, keeps neither waiting', async () => {
-  vi.useFakeTimers({ toFake: ['performance'] });
-  const ended: unknown[] = [];
-  const calls = new ReplicaFlights({
-    replica: 'a',
-    listReplicas: async () => places,
-    flyAt: async address => ({ land: landing => ended.push([address, landing]) }),
-  });
-  for (const id of ['b', 'c']) {
-    places.splice(0, 1, { id, address: id });
-    vi.advanceTimersByTime(60_000);
-    expect(await calls.fly('question')).toBe('lead');
+it('a lead that comes too late, from a replica that decided before, ends no other', async () => {
+  vi.useFakeTimers({ toFake: ['performance', 'setTimeout', 'clearTimeout'] });
+  try {
+    const ended: unknown[] = [];
+    const leads = new Map(['b', 'c'].map(address => [address, new Latch()]));
+    const calls = new ReplicaFlights({
+      replica: 'a',
+      listReplicas: async () => places,
+      flyAt: async address => {
+        await leads.get(address)?.opened;
+        return { land: landing => ended.push([address, landing]) };
+      },
+    });
+    const flights = new SharedFlights(calls);
+    places.push({ id: 'b', address: 'b' });
+    const impatient = flights.run('question', TEXT, async () => 'an answer');
+    await vi.advanceTimersByTimeAsync(60_000);
+    expect(await impatient).toBe('an answer');
+    places.splice(0, 1, { id: 'c', address: 'c' });
+    const asked = new Latch();
+    leads.get('c')?.open();
+    const leading = flights.run('question', TEXT, async () => {
+      leads.get('b')?.open();
+      await asked.opened;
+      return 'a later answer';
+    });
+    await vi.waitFor(() => expect(ended).toContainEqual(['b', 'lost']));
+    asked.open();
+    await leading;
+    expect(ended).toEqual([
+      ['b', 'lost'],
+      ['c', { answer: 'a later answer' }],
+    ]);
+  } finally {
+    vi.useRealTimers();
   }
-  calls.land({ key: 'question', landing: { answer: 1 } });
-  vi.useRealTimers();
-  expect(ended).toEqual([
-    ['b', 'lost'],
-    ['c', { answer: 1 }],
-  ]);
 });
 
 it('a replica that cannot be reached is not waited for', async () => {

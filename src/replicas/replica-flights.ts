@@ -1,19 +1,16 @@
 import { createHash } from 'node:crypto';
 import type { ReplicaPlace } from '../metadata/metadata-store.ts';
-import { FlightBoard, type FlightCalls, type Landing } from '../mirror/shared-flights.ts';
+import { FlightBoard, type FlightCalls, flightsOn, type SharedFlight } from '../mirror/shared-flights.ts';
 
 /** How long a list of the replicas is used: one that is gone may still be asked for that long after it left the index. */
 const PLACES_VALID_MS = 1_000;
-
-/** A flight that another replica decides about: over, or led by this one, which then has to land it. */
-export type RemoteFlight = { readonly landing: Landing } | { readonly land: (landing: Landing) => void };
 
 export interface ReplicaFlightsOptions {
   /** The id of this replica. */
   readonly replica: string;
   readonly listReplicas: () => Promise<readonly ReplicaPlace[]>;
   /** Rejects if the replica cannot be reached. */
-  readonly flyAt: (address: string, key: string) => Promise<RemoteFlight>;
+  readonly flyAt: (address: string, key: string) => Promise<SharedFlight>;
 }
 
 /**
@@ -25,33 +22,17 @@ export class ReplicaFlights implements FlightCalls {
   readonly board = new FlightBoard();
   readonly #options: ReplicaFlightsOptions;
   readonly #own: FlightCalls;
-  /** How those land that this replica leads, and others decide about. */
-  readonly #led = new Map<string, (landing: Landing) => void>();
   #places: { readonly atMs: number; readonly list: Promise<readonly ReplicaPlace[]> } | undefined;
 
   constructor(options: ReplicaFlightsOptions) {
     this.#options = options;
-    this.#own = this.board.of(this);
+    this.#own = flightsOn(this.board.of(this));
   }
 
-  async fly(key: string): Promise<Landing | 'lead'> {
+  async fly(key: string): Promise<SharedFlight> {
     const place = await this.#placeOf(key);
     if (place === undefined) return this.#own.fly(key);
-    const flight = await this.#options.flyAt(place.address, key).catch(() => undefined);
-    if (flight === undefined) return 'lost';
-    if ('landing' in flight) return flight.landing;
-    // Of two that decide about it, since the replicas have changed, the first one need not wait.
-    this.#led.get(key)?.('lost');
-    this.#led.set(key, flight.land);
-    return 'lead';
-  }
-
-  land(landed: { readonly key: string; readonly landing: Landing }): void {
-    const { key, landing } = landed;
-    const land = this.#led.get(key);
-    this.#led.delete(key);
-    if (land === undefined) this.#own.land(landed);
-    else land(landing);
+    return this.#options.flyAt(place.address, key).catch(() => ({ landing: 'lost' }));
   }
 
   /** The other replica that decides about this question; `undefined` if this one does. */

@@ -4,7 +4,7 @@ import type { QuotaCalls } from '../../hosted/shared-quota.ts';
 import type { Accepted } from '../../http/acceptor.ts';
 import type { Refusal } from '../../http/refusal.ts';
 import type { PlaceNews, QueueCalls } from '../../mirror/fill/shared-queue.ts';
-import type { FlightCalls } from '../../mirror/shared-flights.ts';
+import type { BoardCalls } from '../../mirror/shared-flights.ts';
 import type { MetricsSnapshot } from '../../ops/metrics.ts';
 import type { TlsMaterial } from '../../ops/tls-files.ts';
 import type { ReportScope, ServingReport } from '../../admin/serving-report.ts';
@@ -48,7 +48,7 @@ export interface ServingAnswers extends PlaceNews {
 }
 
 /** What the process that starts them answers. */
-export interface ParentAnswers extends QueueCalls, QuotaCalls, FlightCalls {
+export interface ParentAnswers extends QueueCalls, QuotaCalls, BoardCalls {
   orders(): ServingOrders;
   serving(): void;
   /** The process cannot start, and ends when this was answered. */

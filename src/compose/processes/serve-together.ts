@@ -5,7 +5,7 @@ import type { Refusal } from '../../http/refusal.ts';
 import type { Log } from '../../lib/log.ts';
 import { PullQueue } from '../../mirror/fill/pull-queue.ts';
 import { SharedQueue } from '../../mirror/fill/shared-queue.ts';
-import { FlightBoard } from '../../mirror/shared-flights.ts';
+import { FlightBoard, flightsOn } from '../../mirror/shared-flights.ts';
 import type { TlsMaterial } from '../../ops/tls-files.ts';
 import type { Common, Parts } from '../parts.ts';
 import { listenersOf } from '../registry-server.ts';
@@ -38,7 +38,8 @@ export class Together {
     this.#config = config;
     this.#board = new NewsBoard(notice => this.#processes?.tell(notice));
     const queue = new SharedQueue(new PullQueue(config.pulls));
-    this.common = { processes: count, news: this.#board, queue, flights: this.#flights.of(this) };
+    const flights = flightsOn(this.#flights.of(this));
+    this.common = { processes: count, news: this.#board, queue, flights };
   }
 
   /** Binds the ports and starts the processes. If either fails, nothing is left of both, and it rejects. */

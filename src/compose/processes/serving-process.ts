@@ -7,6 +7,7 @@ import { Channel, type ChannelEnd } from '../../lib/channel.ts';
 import { loadHttpClient } from '../../lib/http-client.ts';
 import { Opened } from '../../lib/opened.ts';
 import { type QueueCalls, RemoteQueue } from '../../mirror/fill/shared-queue.ts';
+import { flightsOn } from '../../mirror/shared-flights.ts';
 import { createAudit } from '../../ops/audit.ts';
 import { createLogger } from '../../ops/logger.ts';
 import { createMetrics } from '../../ops/metrics.ts';
@@ -134,10 +135,10 @@ class ServingProcess {
           processes,
           news: this.#board,
           queue: this.#queue,
-          flights: {
+          flights: flightsOn({
             fly: key => this.#channel.ask('fly', key),
             land: landed => this.#channel.tell('land', landed),
-          },
+          }),
           quotaCalls,
           makeRoom: bytes => this.#channel.ask('makeRoom', bytes),
         },
