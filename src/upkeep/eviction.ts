@@ -28,7 +28,7 @@ export interface EvictionOptions extends Stores, Ingests {
 }
 
 export interface EvictionRun extends RunOptions {
-  /** How much a caller wants to write: makes room for that, too, unless eviction could not make enough. */
+  /** How much a caller wants to write: makes room on the disk for that, too, unless it could not make enough. */
   readonly wantedBytes?: number;
   /** In a dry run: how much garbage collection would have freed before. */
   readonly asIfFreedBytes?: number;
@@ -101,7 +101,8 @@ export class Eviction {
     const excessBytes = Math.max(overBytes, await this.#shortBytes(heldBytes, run));
     // Content that is used from now on is in use.
     const sinceMs = Date.now();
-    const crowdingTransfers = crowdingBytes(this.#options.spool.unfinishedBytes, maxBytes);
+    const { unfinishedBytes } = this.#options.spool;
+    const crowdingTransfers = crowdingBytes(unfinishedBytes + (run.wantedBytes ?? 0), maxBytes);
     await this.#abandon(unfinished, Math.max(excessBytes, crowdingTransfers), { counter, run });
     // Unfinished transfers are on the disk in any case; stored content may be elsewhere.
     const excessStored = blobs.isOnSpoolDisk ? excessBytes : overBytes;

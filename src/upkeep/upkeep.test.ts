@@ -322,6 +322,16 @@ describe('eviction', () => {
     expect(await eviction.needsEviction()).toBe(false);
   });
 
+  test('removes what is idle of unfinished transfers for one that runs and would exceed the limit', async () => {
+    await leaveIngest('fill-older', 4_000);
+    await makeOld('fill-older');
+    await leaveIngest('fill-newer', 4_000);
+    const eviction = upkeep({ maxBytes: 10_000 });
+    expect(await eviction.evict({ wantedBytes: 1_000 })).toMatchObject({ items: 0 });
+    expect(await eviction.evict({ wantedBytes: 2_500 })).toMatchObject({ items: 1, bytes: 4_000 });
+    expect(await ingestKeys()).toEqual(['fill-newer']);
+  });
+
   test('can leave out in a dry run what garbage collection would have freed before', async () => {
     await pushBlob(HOSTED, 'garbage'.repeat(1000));
     await pushImage(MIRRORED, 'v1', ['mirrored']);

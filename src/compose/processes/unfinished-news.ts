@@ -9,7 +9,7 @@ const TELL_EVERY_MS = 1_000;
  * bytes its own have grown or shrunk. What a process has not told when it is killed is counted by the next collection.
  */
 export function shareUnfinished(
-  spool: Pick<Spool, 'unfinishedBytes' | 'countUnfinished'>,
+  spool: Pick<Spool, 'unfinishedBytes' | 'countUnfinished' | 'space'>,
   news: News<number>,
 ): { close(): void } {
   let knownBytes = spool.unfinishedBytes;
@@ -22,6 +22,13 @@ export function shareUnfinished(
     const { unfinishedBytes } = spool;
     if (unfinishedBytes !== knownBytes) news.tell(unfinishedBytes - knownBytes);
     knownBytes = unfinishedBytes;
+  };
+  const { space } = spool;
+  const makeRoom = space.makeRoom.bind(space);
+  // Whoever wanted room looks for it at once, perhaps in another process.
+  space.makeRoom = async bytes => {
+    await makeRoom(bytes);
+    tell();
   };
   const timer = setInterval(tell, TELL_EVERY_MS).unref();
   return {

@@ -7,7 +7,10 @@ const quotaOn = (look: () => Promise<DiskLook>, maxBytes?: number) => {
     const { freeBytes, minFreeBytes } = await look();
     return bytes <= freeBytes - minFreeBytes;
   };
-  return new FillQuota({ unfinishedBytes: 0, space: { look, mayAdmit } }, { maxBytes });
+  return new FillQuota(
+    { unfinishedBytes: 0, space: { look, mayAdmit, makeRoom: async () => {} } },
+    { maxBytes },
+  );
 };
 
 const seen = () => Promise.resolve({ freeBytes: 150, minFreeBytes: 50 });
@@ -27,8 +30,38 @@ it('does not fail a request because the disk cannot be asked', async () => {
 it('says its limits in units, and which option sets the size of the store', async () => {
   const mib = 1024 * 1024;
   const space = await quotaOn(seen, 20 * mib).enter();
-  expect(() => space.take(1, 21 * mib)).toThrow('the store may take 20MiB in total (storage.maxBytes)');
+  await expect(space.take(1, 21 * mib)).rejects.toThrow(
+    'the store may take 20MiB in total (storage.maxBytes)',
+  );
   const roomy = () => Promise.resolve({ freeBytes: 150 * mib, minFreeBytes: 50 * mib });
   const unnamed = await quotaOn(roomy, 20 * mib).enter();
-  expect(() => unnamed.take(6 * mib, undefined)).toThrow('blobs of unknown size may take 5.0 MiB in total');
+  await expect(unnamed.take(6 * mib, undefined)).rejects.toThrow(
+    'blobs of unknown size may take 5.0 MiB in total',
+  );
+});
+
+it('evicts idle downloads that leave too little room, once for all, and not again while that is of no use', async () => {
+  const asked: number[] = [];
+  let evictable = 400;
+  const store = {
+    unfinishedBytes: 950,
+    space: {
+      look: seen,
+      mayAdmit: async () => true,
+      makeRoom: async (bytes: number) => {
+        asked.push(bytes);
+        store.unfinishedBytes -= evictable;
+        evictable = 0;
+      },
+    },
+  };
+  const space = await new FillQuota(store, { maxBytes: 1_000 }).enter();
+  await space.take(50, 500);
+  expect(asked).toEqual([]);
+  await Promise.all([space.take(60, 500), space.take(70, 500)]);
+  expect(asked).toEqual([60]);
+  store.unfinishedBytes = 1_000;
+  for (let attempt = 0; attempt < 2; attempt += 1)
+    await expect(space.take(1, 500)).rejects.toThrow('storage.maxBytes');
+  expect(asked).toEqual([60, 1]);
 });

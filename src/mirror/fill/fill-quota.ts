@@ -5,11 +5,14 @@ import { formatSize, sizeText } from '../../lib/units.ts';
 /** The share of the store, or of the free disk space, that all downloads of unknown size may take together. */
 const UNNAMED_SHARE = 0.25;
 
+/** How long not to try again after making room was of no use, since that lists all ingests. */
+const STUCK_MS = 5_000;
+
 /** The figures of the store that limit Fills. */
 export interface FillQuotaStore {
   /** Bytes of all ingests, in progress or abandoned. */
   readonly unfinishedBytes: number;
-  readonly space: Pick<SpoolSpace, 'look' | 'mayAdmit'>;
+  readonly space: Pick<SpoolSpace, 'look' | 'mayAdmit' | 'makeRoom'>;
 }
 
 export interface FillQuotaLimits {
@@ -18,14 +21,16 @@ export interface FillQuotaLimits {
 }
 
 /**
- * Limits how much unfinished Fills may take on disk: they may displace stored content, up to `maxBytes` in total.
- * Beyond the limit they fail with StorageFull, as on a full disk, and readers continue straight from upstream. The
+ * Limits how much unfinished Fills may take on disk: they may displace stored content and idle ingests, up to `maxBytes` in
+ * total. Beyond the limit they fail with StorageFull, as on a full disk, and readers continue straight from upstream. The
  * store itself keeps space on the disk free.
  */
 export class FillQuota {
   readonly #store: FillQuotaStore;
   readonly #limits: FillQuotaLimits;
   #unnamedBytes = 0;
+  #makingRoom: Promise<void> | undefined;
+  #stuckAtMs = Number.NEGATIVE_INFINITY;
 
   constructor(store: FillQuotaStore, limits: FillQuotaLimits) {
     this.#store = store;
@@ -42,8 +47,8 @@ export class FillQuota {
     const unnamedLimit = Math.min(this.#maxBytes, Math.max(0, freeBytes - minFreeBytes)) * UNNAMED_SHARE;
     let taken = 0;
     return {
-      take: (bytes, size) => {
-        this.#requireFits(bytes, size ?? 0);
+      take: async (bytes, size) => {
+        await this.#requireFits(bytes, size ?? 0);
         if (size !== undefined) return;
         if (this.#unnamedBytes + bytes > unnamedLimit) {
           throw new StorageFull(`blobs of unknown size may take ${sizeText(unnamedLimit)} in total`);
@@ -74,16 +79,30 @@ export class FillQuota {
     return bytes <= roomBytes * share;
   }
 
-  #requireFits(bytes: number, size: number): void {
-    if (size > this.#maxBytes || this.#store.unfinishedBytes + bytes > this.#maxBytes) {
-      throw new StorageFull(`the store may take ${formatSize(this.#maxBytes)} in total (storage.maxBytes)`);
+  /** Eviction looks only now and then whether idle ingests leave enough room to others. */
+  async #requireFits(bytes: number, size: number): Promise<void> {
+    const fits = () => this.#store.unfinishedBytes + bytes <= this.#maxBytes;
+    if (size <= this.#maxBytes) {
+      if (fits()) return;
+      await this.#makeRoom(bytes);
+      if (fits()) return;
+      this.#stuckAtMs = performance.now();
     }
+    throw new StorageFull(`the store may take ${formatSize(this.#maxBytes)} in total (storage.maxBytes)`);
+  }
+
+  async #makeRoom(bytes: number): Promise<void> {
+    if (performance.now() - this.#stuckAtMs < STUCK_MS) return;
+    this.#makingRoom ??= this.#store.space.makeRoom(bytes).finally(() => {
+      this.#makingRoom = undefined;
+    });
+    await this.#makingRoom;
   }
 }
 
 /** The space of one Fill. */
 export interface FillSpace {
-  /** Reserves space for the next `bytes` of a blob of `size` (`undefined` while unknown). Throws StorageFull. */
-  take(bytes: number, size: number | undefined): void;
+  /** Reserves space for the next `bytes` of a blob of `size` (`undefined` while unknown). Rejects with StorageFull. */
+  take(bytes: number, size: number | undefined): Promise<void>;
   leave(): void;
 }

@@ -90,7 +90,7 @@ export class FillTransfer {
   async #admit(bytes: number, space: FillSpace, reading: Reading): Promise<void> {
     const { fill, sharing, disk } = this.#options;
     const { limitBytes } = sharing;
-    space.take(bytes, limitBytes);
+    await space.take(bytes, limitBytes);
     if (limitBytes !== undefined && !this.#isAdmitted) {
       // For the whole blob at once, so that one that cannot fit displaces nothing.
       await disk.admit(limitBytes - fill.length);

@@ -35,7 +35,7 @@ async function partialBlob() {
     digest: digestOf(Buffer.alloc(SIZE)),
     size: SIZE,
     parts,
-    space: { take: () => {}, leave: () => {} },
+    space: { take: async () => {}, leave: () => {} },
     others,
     ranged: () => {},
     requests: () => {},

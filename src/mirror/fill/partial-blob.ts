@@ -414,7 +414,7 @@ export class PartialBlob {
   async #write(position: number, chunk: Uint8Array): Promise<void> {
     const { parts, space } = this.#options;
     if (this.#failure !== undefined) throw this.#failure;
-    space.take(chunk.byteLength, parts.extents.bytes + chunk.byteLength);
+    await space.take(chunk.byteLength, parts.extents.bytes + chunk.byteLength);
     await parts.write(position, chunk);
     const extent = { start: position, end: position + chunk.byteLength };
     this.#there.add(extent);
