@@ -1,3 +1,4 @@
+import { setImmediate } from 'node:timers/promises';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { MemoryBudget, MemoryBusy } from './memory-budget.ts';
 
@@ -48,6 +49,33 @@ describe('a memory budget', () => {
     lease.release();
     for (const each of [waiting[0], waiting[3], waiting[1], waiting[2]]) (await each)?.release();
     expect(order).toEqual(['a1', 'b1', 'a2', 'a3']);
+  });
+
+  it('lets nobody overtake who waits for the rest of the budget, however little they want', async () => {
+    const memory = budget();
+    await memory.lease(a, 40);
+    const other = await memory.lease(b, 40);
+    const order: string[] = [];
+    const large = note(order, 'large', memory.lease(c, 30));
+    const small = note(order, 'small', memory.lease(x, 10));
+    await setImmediate();
+    expect(order).toEqual([]);
+    other.release();
+    await Promise.all([large, small]);
+    expect([order, memory.bytes]).toEqual([['large', 'small'], 80]);
+  });
+
+  it('lets nobody of a group overtake who waits for its bytes, while others can continue', async () => {
+    const memory = budget({ groupBytes: 50 });
+    const first = await memory.lease({ name: '1', group: 'g' }, 30);
+    const order: string[] = [];
+    const large = note(order, 'large', memory.lease({ name: '2', group: 'g' }, 40));
+    const small = note(order, 'small', memory.lease({ name: '3', group: 'g' }, 10));
+    await memory.lease(a, 40);
+    expect(order).toEqual([]);
+    first.release();
+    await Promise.all([large, small]);
+    expect([order, memory.bytes]).toEqual([['large', 'small'], 90]);
   });
 
   it('refuses a holder that has waited too long, and says whose bytes are in the way', async () => {

@@ -67,6 +67,9 @@ interface Waiter {
   readonly admit: () => void;
 }
 
+/** Of what there is too little. */
+type Lack = 'share' | 'group' | 'total';
+
 /** Bytes by name; names without bytes are removed. */
 class Tally {
   readonly #bytes = new Map<string, number>();
@@ -82,11 +85,28 @@ class Tally {
   }
 }
 
+/** What somebody waits for, so that nobody else may have it before. A share is nobody else's. */
+class WaitedFor {
+  readonly #groups = new Set<string>();
+  #isTotal = false;
+
+  add({ group }: MemoryHolder, lack: Lack | undefined): void {
+    if (lack === 'total') this.#isTotal = true;
+    if (lack === 'group' && group !== undefined) this.#groups.add(group);
+  }
+
+  /** Whether it is what this holder would take. */
+  has({ group }: MemoryHolder): boolean {
+    return this.#isTotal || (group !== undefined && this.#groups.has(group));
+  }
+}
+
 /**
  * The memory for bodies that are held as a whole while somebody else decides how long that takes: manifests that are
  * pushed or fetched, lists, and responses that wait for a slow reader. There is one for the process; logins have their
- * own. A holder that has used up its share waits without delaying others; those that wait for the rest of the budget
- * take turns by holder. (Bodies of blobs use pages of `BodyMemory`, which are used for a moment each and may shrink.)
+ * own. A holder that has used up its share waits without delaying others, and one of a group that has, without delaying
+ * other groups; those that wait for the rest take turns by holder, and nobody overtakes them. (Bodies of blobs use pages of
+ * `BodyMemory`, which are used for a moment each and may shrink.)
  */
 export class MemoryBudget {
   readonly #options: MemoryBudgetOptions;
@@ -117,7 +137,7 @@ export class MemoryBudget {
     return this.#leaseOf(holder, bytes);
   }
 
-  /** The same without waiting, for bytes that are in memory already. Throws MemoryBusy. */
+  /** The same without waiting for a turn, for bytes that are in memory already. Throws MemoryBusy. */
   leaseNow(holder: MemoryHolder, bytes: number): MemoryLease {
     const lack = this.#lackOf(holder, bytes);
     if (lack !== undefined) throw this.#busy(lack);
@@ -149,7 +169,7 @@ export class MemoryBudget {
 
   async #wait(holder: MemoryHolder, bytes: number): Promise<void> {
     const queue = this.#waiting.get(holder.name) ?? [];
-    if (queue.length === 0 && this.#lackOf(holder, bytes) === undefined) {
+    if (this.#isNext(holder) && this.#lackOf(holder, bytes) === undefined) {
       this.#add(holder, bytes);
       return;
     }
@@ -166,7 +186,7 @@ export class MemoryBudget {
       const timer = setTimeout(() => {
         queue.splice(queue.indexOf(waiter), 1);
         if (queue.length === 0) this.#waiting.delete(holder.name);
-        reject(this.#busy(this.#lackOf(holder, bytes) ?? 'all'));
+        reject(this.#busy(this.#lackOf(holder, bytes) ?? 'total'));
         // The one that gave up may have been too large for a gap that is large enough for the next.
         this.#admitWaiting();
       }, this.#options.waitMs);
@@ -175,11 +195,22 @@ export class MemoryBudget {
     });
   }
 
-  #lackOf(holder: MemoryHolder, bytes: number): 'share' | 'all' | undefined {
+  #lackOf({ name, group }: MemoryHolder, bytes: number): Lack | undefined {
     const { totalBytes, shareBytes, groupBytes } = this.#options;
-    if (this.#held.of(holder.name) + bytes > shareBytes) return 'share';
-    const ofGroup = holder.group === undefined ? 0 : this.#heldByGroup.of(holder.group);
-    return ofGroup + bytes > groupBytes || this.#bytes + bytes > totalBytes ? 'all' : undefined;
+    if (this.#held.of(name) + bytes > shareBytes) return 'share';
+    if (group !== undefined && this.#heldByGroup.of(group) + bytes > groupBytes) return 'group';
+    return this.#bytes + bytes > totalBytes ? 'total' : undefined;
+  }
+
+  /** Whether nobody waits for what this holder would take. */
+  #isNext(holder: MemoryHolder): boolean {
+    if (this.#waiting.size === 0) return true;
+    if (this.#waiting.has(holder.name)) return false;
+    const waitedFor = new WaitedFor();
+    for (const [first] of this.#waiting.values()) {
+      if (first !== undefined) waitedFor.add(first.holder, this.#lackOf(first.holder, first.bytes));
+    }
+    return !waitedFor.has(holder);
   }
 
   #add(holder: MemoryHolder, bytes: number): void {
@@ -189,15 +220,21 @@ export class MemoryBudget {
     if (bytes < 0 && this.#waiting.size > 0) this.#admitWaiting();
   }
 
-  /** Admits the first of each holder in turn, until one does not fit; a holder goes to the end after its turn. */
+  /** Admits the first of each holder in turn; a holder goes to the end after its turn. */
   #admitWaiting(): void {
     for (let isAdmitting = true; isAdmitting; ) {
       isAdmitting = false;
       // A copy, since admitted holders move to the end of the map.
       const turns = [...this.#waiting];
+      const waitedFor = new WaitedFor();
       for (const [name, queue] of turns) {
         const [first] = queue;
-        if (first === undefined || this.#lackOf(first.holder, first.bytes) !== undefined) continue;
+        if (first === undefined || waitedFor.has(first.holder)) continue;
+        const lack = this.#lackOf(first.holder, first.bytes);
+        if (lack !== undefined) {
+          waitedFor.add(first.holder, lack);
+          continue;
+        }
         queue.shift();
         this.#waiting.delete(name);
         if (queue.length > 0) this.#waiting.set(name, queue);
@@ -208,7 +245,10 @@ export class MemoryBudget {
     }
   }
 
-  #busy(limit: 'share' | 'all'): MemoryBusy {
-    return new MemoryBusy(limit, Math.max(1, Math.ceil(this.#options.waitMs / 2000)));
+  #busy(lack: Lack): MemoryBusy {
+    return new MemoryBusy(
+      lack === 'share' ? 'share' : 'all',
+      Math.max(1, Math.ceil(this.#options.waitMs / 2000)),
+    );
   }
 }
