@@ -58,15 +58,15 @@ export function useDocument<Document>(
 /** How often what is not final is asked for. */
 const UNFINISHED_MS = 2_000;
 
-/** Asks for the document again after a while, for as long as it says itself that another one will soon be better. */
-export function useAgain<Document>(
-  { document, again }: ShownDocument<Document>,
-  isUnfinished: boolean,
-): void {
+/**
+ * Asks for the document again after a while, for as long as it says itself that another one will soon be better; also if it
+ * could not be had meanwhile.
+ */
+export function useAgain<Document>(shown: ShownDocument<Document>, isUnfinished: boolean): void {
   useEffect(() => {
-    const timer = isUnfinished ? setTimeout(again, UNFINISHED_MS) : undefined;
+    const timer = isUnfinished ? setTimeout(shown.again, UNFINISHED_MS) : undefined;
     return () => clearTimeout(timer);
-  }, [document, isUnfinished]);
+  }, [shown]);
 }
 
 const NOTHING = { document: undefined, problem: undefined, again: () => {} };
