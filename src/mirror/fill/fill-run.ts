@@ -88,7 +88,7 @@ export class FillRun {
   readonly #pieces: FillPieces;
   readonly #outcome: FillOutcome;
   readonly #stopping = new AbortController();
-  readonly #startedAtMs = Date.now();
+  readonly #startedAtMs: number;
   #isQueued: boolean;
   /** Ends when it is known whether this process has the Lease. */
   #acquiring: Promise<unknown> = Promise.resolve();
@@ -112,6 +112,7 @@ export class FillRun {
     const { repository, right, isAhead } = starter;
     this.#metadata = world.metadata;
     this.#quota = world.quota;
+    this.#startedAtMs = world.asking.clock.nowMs();
     this.key = fillKey(repository.upstream, digest);
     this.#place = world.queue.enter({
       ...waiterOf(right.requester),

@@ -741,7 +741,7 @@ describe('two processes on one store', () => {
     const { reader } = await other.open(blob.digest);
     const holder = `process ${process.pid} on ${hostname()}`;
     expect(other.mirror.downloads).toMatchObject([{ holder }]);
-    expect(world.mirror.downloads).toMatchObject([{ holder: undefined }]);
+    expect(world.mirror.downloads).toMatchObject([{ holder: undefined, startedAtMs: world.nowMs }]);
     const second = await readAll(reader, () => {
       sentAtFirstByte = Math.min(sentAtFirstByte, upstream.bytesSent);
     });

@@ -394,7 +394,7 @@ export class PartialBlob {
 
   /** Clients request one range more, or one less, which brought so many bytes. */
   #count(change: 1 | -1, bytes = 0): void {
-    this.#requested ??= { sinceMs: Date.now(), bytes: 0 };
+    this.#requested ??= { sinceMs: this.#options.asking.clock.nowMs(), bytes: 0 };
     this.#requested.bytes += bytes;
     this.#options.requests(change);
   }

@@ -258,7 +258,13 @@ describe('a range of a blob that is not stored', () => {
     ]);
     await until(() => world.mirror.queue.waiting === 2);
     await until(() => (world.mirror.downloads[0]?.bytes ?? 0) > 0);
-    const ranges = { kind: 'ranges', repository: `${UPSTREAM}/app`, readers: 1, holder: undefined };
+    const ranges = {
+      kind: 'ranges',
+      repository: `${UPSTREAM}/app`,
+      readers: 1,
+      startedAtMs: world.nowMs,
+      holder: undefined,
+    };
     expect(world.mirror.downloads).toMatchObject([
       { ...ranges, digest: first.digest, state: 'downloading', size: 2 * MIB },
       { ...ranges, digest: second.digest, state: 'queued', bytes: 0, size: 1_500 },
