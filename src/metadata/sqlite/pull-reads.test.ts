@@ -14,7 +14,7 @@ function open({ lockedFor = 0 } = {}) {
   return { reads, counts, unlock: () => later.splice(0).forEach(repeat => repeat()) };
 }
 
-it('looks once for all reads of a turn of the event loop, after all of them were asked for', async () => {
+it('looks once for the reads of a turn of the event loop, after all of them were asked for', async () => {
   const { reads, counts } = open();
   const first = reads.read(look => look());
   await Promise.resolve();
@@ -22,6 +22,12 @@ it('looks once for all reads of a turn of the event loop, after all of them were
   await new Promise<void>(resolve => process.nextTick(resolve));
   expect(counts.looks).toBe(0);
   expect(await Promise.all([first, second])).toEqual([1, 1]);
+});
+
+it('looks again for what is asked for in the same turn after eight reads', async () => {
+  const { reads } = open();
+  const seen = await Promise.all(Array.from({ length: 10 }, () => reads.read(look => look())));
+  expect(seen).toEqual([1, 1, 1, 1, 1, 1, 1, 1, 2, 2]);
 });
 
 it('looks again for a read that is asked for after a look', async () => {
