@@ -93,6 +93,21 @@ it('a credential that several tenants have works even if the Secrets of another 
   expect(await pulled(await withToken(world, token))).toBe('UNAVAILABLE');
 });
 
+it('none of several tenants with a credential learns of the Secrets of another', async () => {
+  await open();
+  for (const tenant of ['team-a', 'team-b']) await world.break(tenant, { 'docker.io': HUB_A });
+  const { token } = await world.tokens.issue({
+    kind: 'credential',
+    credentialId: named(HUB_A).id,
+    access: [{ type: 'repository', name: 'docker.io/library/nginx', actions: ['pull'] }],
+  });
+  const subject = await withToken(world, token);
+  const refused = await subject.authorize(NGINX, 'pull').catch((error: unknown) => error);
+  if (!(refused instanceof OciError)) throw new Error('expected a refusal');
+  expect(refused.code).toBe('UNAVAILABLE');
+  expect(refused.message).not.toMatch(/team-[ab]/);
+});
+
 it('a tenant may pull only from its upstreams and repositories', async () => {
   await open({
     configured: {

@@ -63,6 +63,8 @@ const OWN_WITHHELD =
   'the configured credentials are not used for clients without a login: set openToAll for this upstream, or configure ' +
   'tenants (entrepot pull uses them)';
 
+const UNREAD = 'the pull secrets with this login cannot be read';
+
 /** Rights to mirrored repositories, and the credentials with which upstream is asked for them. */
 export class MirroredRights {
   readonly #tenants: Tenants;
@@ -221,8 +223,9 @@ export class MirroredRights {
       const held = found.find(({ credential }) => credential?.id === id);
       if (held?.credential !== undefined) return held.credential;
     }
-    if (unread !== undefined) throw unread;
-    return undefined;
+    if (unread === undefined) return undefined;
+    // Of several tenants with the credential, none is to learn of the others' Secrets.
+    throw tenants.length === 1 ? unread : new OciError('UNAVAILABLE', { message: UNREAD, cause: unread });
   }
 
   /** The right of the operator, on the command line: with every credential that is not a tenant's. */
