@@ -1,4 +1,5 @@
 import { expect, it } from 'vitest';
+import { rotateBody } from './documents/actions.ts';
 import { rotateLogin } from './tenant-changes.ts';
 
 const issued: object[] = [];
@@ -29,4 +30,15 @@ it('a login for a name under which nobody may push is issued with a warning', as
     /^"registry\.exmaple" is not a name of this registry/,
   );
   expect(issued).toHaveLength(3);
+});
+
+function asked(overlap: string) {
+  return rotateBody.safeParse({ tenant: 'team-a', overlap });
+}
+
+it('no login is asked for that would end at a time that no date can have', () => {
+  expect(asked('3650d').success).toBe(true);
+  expect(asked('100000000d').error?.issues).toMatchObject([
+    { path: ['overlap'], message: 'expected a duration such as 500ms, 90s, 1m, 24h or 7d, of at most 3650d' },
+  ]);
 });

@@ -1,3 +1,4 @@
+import { MAX_OVERLAP_MS } from '../admin/documents/actions.ts';
 import { issueRequest, TenantRequestInvalid } from '../admin/tenant-changes.ts';
 import type { Config } from '../config/config.ts';
 import { DURATION_FORM, formatDuration, parseDuration } from '../lib/units.ts';
@@ -115,8 +116,14 @@ function requestOf(tenant: string, input: Input, io: Io, { server }: Config) {
 }
 
 function overlapOf(input: Input): number {
+  const overlapMs = parsedOverlap(textOption(input, 'overlap') ?? DEFAULT_OVERLAP);
+  if (overlapMs <= MAX_OVERLAP_MS) return overlapMs;
+  throw new CommandError(`--overlap: at most ${formatDuration(MAX_OVERLAP_MS)}`, EXIT.usage);
+}
+
+function parsedOverlap(text: string): number {
   try {
-    return parseDuration(textOption(input, 'overlap') ?? DEFAULT_OVERLAP);
+    return parseDuration(text);
   } catch (cause) {
     throw new CommandError(`--overlap: expected ${DURATION_FORM}`, EXIT.usage, { cause });
   }

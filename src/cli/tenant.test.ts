@@ -127,6 +127,7 @@ test.each([
   [['tenant', 'secret', 'configured', '--server', 'https://x'], 2, 'https://x is not a host'],
   [['tenant', 'secret', 'configured', '--server', '*.example'], 2, '*.example is not a host'],
   [['tenant', 'rotate', 'configured', '--overlap', 'soon'], 2, '--overlap: expected a duration'],
+  [['tenant', 'rotate', 'configured', '--overlap', '100000000d'], 2, '--overlap: at most 3650d'],
   [['tenant', 'revoke', 'configured'], 2, '--credential ID, or --all'],
   [['tenant', 'revoke', 'configured', '--all'], 1, 'has no such credential'],
   [['tenant', 'revoke', 'nobody', '--all'], 1, 'there is no tenant named nobody'],

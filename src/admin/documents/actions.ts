@@ -1,4 +1,5 @@
 import { duration, platform, rate, repositoryPrefix, z } from '../../config/fields.ts';
+import { DURATION_FORM, formatDuration } from '../../lib/units.ts';
 import { arrayOf, typed } from './parts.ts';
 
 const reference = typed.describe('An image reference, such as docker.io/library/nginx:1.27');
@@ -51,13 +52,21 @@ export const tenantAddedSchema = z.object({ tenant: z.string(), added: z.boolean
 
 export const tenantAdoptedSchema = z.object({ tenant: z.string(), adopted: z.boolean() });
 
+/** Ten years: for longer, nobody wants to replace a login. Its end has to be a time that a date can have. */
+export const MAX_OVERLAP_MS = 3_650 * 24 * 3_600_000;
+
 export const rotateBody = z.strictObject({
   tenant: typed,
   server: typed
     .optional()
     .describe('This registry as clients name it; default: the first of server.serverNames'),
   readOnly: z.boolean().default(false),
-  overlap: duration.default(3_600_000).describe('How long the earlier ones remain valid'),
+  overlap: duration
+    .refine(ms => ms <= MAX_OVERLAP_MS, {
+      error: `expected ${DURATION_FORM}, of at most ${formatDuration(MAX_OVERLAP_MS)}`,
+    })
+    .default(3_600_000)
+    .describe('How long the earlier ones remain valid'),
   secretName: typed.optional().describe('The name of the Secret; default: entrepot'),
 });
 
