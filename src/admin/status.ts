@@ -168,7 +168,7 @@ function withoutTime<T extends { readonly atMs: number }>({ atMs: _atMs, ...rest
   return rest;
 }
 
-/** Secrets that cannot be read or were refused. */
+/** Secrets that cannot be read, or were refused since they were last used. */
 export function secretStatus({ tenants }: Pick<StatusOptions['parts'], 'tenants'>): readonly SecretStatus[] {
   const all = [
     ...tenants.node.map(state => ({ tenant: null, state })),
@@ -187,8 +187,8 @@ export function secretStatus({ tenants }: Pick<StatusOptions['parts'], 'tenants'
     }));
 }
 
-function isTroubled({ state, reason, lastRefusedAtMs }: SecretState): boolean {
-  return state !== 'loaded' || reason !== undefined || lastRefusedAtMs !== undefined;
+function isTroubled({ state, lastRefusedAtMs = 0, lastUsedAtMs = 0 }: SecretState): boolean {
+  return state !== 'loaded' || lastRefusedAtMs > lastUsedAtMs;
 }
 
 /** ISO 8601; `null` for never. */
