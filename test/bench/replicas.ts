@@ -11,7 +11,9 @@ import { pushImage } from '../support/push-client.ts';
 import { replicaConfig } from '../support/replica-config.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 import { load } from './support/load.ts';
-import { median, spread, table } from './support/table.ts';
+import { BusyCores } from './support/busy-cores.ts';
+import { LOOP_DELAY, type LoopDelay, LoopWatch, worstDelay } from './support/loop-delay.ts';
+import { quantile, spread, table } from './support/table.ts';
 
 const MIB = 2 ** 20;
 const UPSTREAM = 'upstream.example';
@@ -22,7 +24,7 @@ const LAYERS = 8;
 const IMAGES = 20;
 /** What is behind a pull or push: uses that are written, uploads that are completed. */
 const SETTLED_MS = 6_000;
-const NODES = 60;
+const SERVER_HEADER = 'x-replica';
 
 /** Replicas with one upstream, and haproxy in front as in config/replicas. */
 class Fleet {
@@ -44,11 +46,12 @@ class Fleet {
     this.#folder = own.folder;
   }
 
-  static async start(count: number): Promise<Fleet> {
+  /** `linkBytesPerS`: what the upstream gives to all. */
+  static async start(count: number, linkBytesPerS = Number.POSITIVE_INFINITY): Promise<Fleet> {
     const folder = await makeTempFolder('fleet');
     const parameters = { shared_preload_libraries: 'pg_stat_statements' };
     const postgres = await Postgres.start({ syncs: true, parameters });
-    const [s3, upstream] = [await FakeS3.start(), await FakeUpstream.start()];
+    const [s3, upstream] = [await FakeS3.start(), await FakeUpstream.start({ linkBytesPerS })];
     const settings = postgres.settings();
     const replicas: Entrepot[] = [];
     for (let at = 0; at < count; at += 1) {
@@ -123,6 +126,7 @@ async function startHaproxy(folder: string, port: number, replicas: readonly Ent
     'listen clients',
     `  bind 127.0.0.1:${port}`,
     '  balance roundrobin',
+    `  http-response set-header ${SERVER_HEADER} %s`,
     ...servers,
   ];
   const file = join(folder, 'haproxy.cfg');
@@ -174,43 +178,75 @@ export async function questions(): Promise<string> {
   }
 }
 
-/** An image that nobody holds, pulled by many nodes through haproxy, from three replicas and from one. */
-export async function fleetPull(rounds = 3): Promise<string> {
+/** A pull of an image that nobody holds, by many nodes at once through haproxy. */
+interface FleetCase {
+  readonly nodes: number;
+  /** 8 layers of this size. */
+  readonly layerMiB: number;
+  /** What the upstream gives to all; unlimited by default. */
+  readonly megabytesPerS?: number;
+  readonly rounds: number;
+}
+
+/**
+ * Without a limit, which takes all of a machine's two cores, and as paced as real upstreams are. The slower upstream is, and the
+ * fewer nodes there are, the more the cores have to spare.
+ */
+const FLEET_CASES: readonly FleetCase[] = [
+  { nodes: 60, layerMiB: 64, rounds: 1 },
+  { nodes: 60, layerMiB: 16, megabytesPerS: 100, rounds: 2 },
+  { nodes: 60, layerMiB: 16, megabytesPerS: 50, rounds: 2 },
+  { nodes: 60, layerMiB: 4, megabytesPerS: 4, rounds: 2 },
+  { nodes: 12, layerMiB: 16, megabytesPerS: 50, rounds: 2 },
+];
+
+/** Cold pulls of an image by many nodes through haproxy, from three replicas and from one. */
+export async function fleetPulls(): Promise<void> {
+  for (const each of FLEET_CASES) console.log(await fleetPull(each));
+}
+
+async function fleetPull({ nodes, layerMiB, megabytesPerS, rounds }: FleetCase): Promise<string> {
   if (!HAS_POSTGRES || !hasPrograms('haproxy')) return 'Fleet: not measured, needs PostgreSQL and haproxy';
-  const image = imageNamed('big', 8, 64 * MIB);
+  const image = imageNamed('big', 8, layerMiB * MIB);
   const blobs = [image.config, ...image.layers];
   const bytes = blobs.reduce((sum, { size }) => sum + size, image.manifest.size);
   const counts = [1, REPLICAS] as const;
   const figures = counts.map(() => ({
     seconds: [] as number[],
+    busy: [] as number[],
     ratio: [] as number[],
     gets: [] as number[],
     ranges: [] as number[],
     manifests: [] as number[],
     heads: [] as number[],
-    first: [] as number[],
-    behind: [] as number[],
+    same: [] as number[],
+    others: [] as number[],
     cpu: [] as number[],
+    delays: [] as LoopDelay[],
   }));
   for (let round = 0; round < rounds; round += 1) {
     for (const [at, count] of counts.entries()) {
-      const fleet = await Fleet.start(count);
+      const fleet = await Fleet.start(count, megabytesPerS === undefined ? undefined : megabytesPerS * 1e6);
       try {
         const { upstream, port } = fleet;
         upstream.add('library/big', image, 'v1');
-        const before = { bytes: upstream.bytesSent, cpu: fleet.cpuSeconds() };
+        const loops = fleet.replicas.map(replica => new LoopWatch(replica));
+        await Promise.all(loops.map(loop => loop.read()));
+        const before = { bytes: upstream.bytesSent, cpu: fleet.cpuSeconds(), cores: new BusyCores() };
         const result = await load({
           kind: 'nodes',
           port,
           base: '/v2/library/big',
           query: `?ns=${UPSTREAM}`,
           tag: 'v1',
-          nodes: NODES,
+          nodes,
           parallel: 3,
           digests: blobs.map(({ digest }) => digest),
           sizes: blobs.map(({ size }) => size),
+          serverHeader: SERVER_HEADER,
         });
         const own = figures[at]!;
+        own.busy.push(before.cores.share() * 100);
         own.seconds.push(result.seconds);
         own.ratio.push((upstream.bytesSent - before.bytes) / bytes);
         const gets = upstream.requests.filter(({ kind, method }) => kind === 'blob' && method === 'GET');
@@ -219,44 +255,55 @@ export async function fleetPull(rounds = 3): Promise<string> {
         own.ranges.push(gets.length - whole);
         own.manifests.push(upstream.count('manifest', { method: 'GET' }));
         own.heads.push(upstream.count('manifest', { method: 'HEAD' }));
-        own.first.push(result.firstByteP99Ms);
-        own.behind.push(result.spreadP99Ms);
+        own.same.push(...result.behindMs.same);
+        own.others.push(...result.behindMs.others);
         own.cpu.push((fleet.cpuSeconds() - before.cpu) / (result.bytes / 1e9));
+        own.delays.push(...(await Promise.all(loops.map(loop => loop.read()))));
       } finally {
         await fleet.stop();
       }
     }
   }
+  const rate = megabytesPerS === undefined ? 'unpaced' : `at ${megabytesPerS} MB/s in all`;
   return table(
-    `Cold pull of 8 × 64 MiB by ${NODES} nodes through haproxy, upstream unpaced`,
+    `Cold pull of 8 × ${layerMiB} MiB by ${nodes} nodes through haproxy, upstream ${rate}`,
     [
       'replicas',
       'wall s',
+      'cores busy %',
       'upstream ÷ image',
       'GET/blob',
       'with Range',
       'manifest GETs',
       'HEADs',
-      'first byte p99 ms',
-      'behind the first p99 ms',
+      'ms behind the first, p50/p90/p99',
+      'from other replicas',
       'CPU s/GB served',
+      LOOP_DELAY,
     ],
     counts.map((count, at) => {
       const own = figures[at]!;
       return [
         String(count),
         spread(own.seconds, 1),
+        spread(own.busy),
         spread(own.ratio, 3),
         spread(own.gets, 2),
         spread(own.ranges),
         spread(own.manifests),
         spread(own.heads),
-        median(own.first).toFixed(0),
-        median(own.behind).toFixed(0),
+        quantiles(own.same),
+        own.others.length === 0 ? '' : quantiles(own.others),
         spread(own.cpu, 2),
+        worstDelay(own.delays),
       ];
     }),
   );
+}
+
+/** As text: `5/16/98`. */
+function quantiles(values: readonly number[]): string {
+  return [0.5, 0.9, 0.99].map(share => quantile(values, share).toFixed(0)).join('/');
 }
 
 function imageNamed(seed: string, layers: number, size: number): Image {

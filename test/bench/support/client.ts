@@ -3,6 +3,7 @@
  * as JSON. Every answer's status and size is asserted: a number about wrong answers is worth nothing.
  */
 import { HttpConnection, type Response } from './http-connection.ts';
+import { quantile } from './table.ts';
 
 export interface RateJob {
   readonly kind: 'rate';
@@ -36,6 +37,8 @@ export interface NodesJob {
   readonly parallel: number;
   readonly digests: readonly string[];
   readonly sizes: readonly number[];
+  /** The header in which a proxy says which server has answered. */
+  readonly serverHeader?: string;
 }
 
 export interface NodesResult {
@@ -43,8 +46,20 @@ export interface NodesResult {
   readonly bytes: number;
   readonly firstByteP50Ms: number;
   readonly firstByteP99Ms: number;
-  /** p99 of how long after the first client's first byte of the same blob, or after its own request, one's own comes. */
+  /** p99 of `behindMs`. */
   readonly spreadP99Ms: number;
+  /**
+   * How long after the first client's first byte of the same blob, or after its own request, one's own comes: from the
+   * server that the first client had it from, and from others.
+   */
+  readonly behindMs: { readonly same: readonly number[]; readonly others: readonly number[] };
+}
+
+interface FirstByte {
+  readonly sentMs: number;
+  readonly arrivedMs: number;
+  /** Absent if no proxy names it. */
+  readonly server: string | undefined;
 }
 
 const ACCEPT =
@@ -57,11 +72,6 @@ function expectOk(response: Response, what: string, bytes?: number): void {
       `${what}: status ${response.status}, ${response.bytes} bytes (expected ${bytes})\n${response.headers}`,
     );
   }
-}
-
-function quantile(values: readonly number[], share: number): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN;
 }
 
 async function rate(job: RateJob): Promise<RateResult> {
@@ -101,8 +111,10 @@ async function rate(job: RateJob): Promise<RateResult> {
 
 async function nodes(job: NodesJob): Promise<NodesResult> {
   const startMs = performance.now();
-  const firstBytes = job.digests.map(() => [] as { sentMs: number; arrivedMs: number }[]);
+  const firstBytes = job.digests.map(() => [] as FirstByte[]);
   const waits: number[] = [];
+  const serverLine =
+    job.serverHeader === undefined ? undefined : new RegExp(`^${job.serverHeader}: *(.*)$`, 'im');
   let bytes = 0;
   const pullBlob = async (connection: HttpConnection, index: number) => {
     const sentMs = performance.now();
@@ -110,7 +122,8 @@ async function nodes(job: NodesJob): Promise<NodesResult> {
     expectOk(response, `blob ${job.digests[index]}`, job.sizes[index]);
     bytes += response.bytes;
     waits.push(response.firstByteMs);
-    firstBytes[index]?.push({ sentMs, arrivedMs: sentMs + response.firstByteMs });
+    const server = serverLine?.exec(response.headers)?.[1];
+    firstBytes[index]?.push({ sentMs, arrivedMs: sentMs + response.firstByteMs, server });
   };
   const pull = async () => {
     const connections = await Promise.all(
@@ -132,17 +145,27 @@ async function nodes(job: NodesJob): Promise<NodesResult> {
     );
   };
   await Promise.all(Array.from({ length: job.nodes }, pull));
-  const spreads = firstBytes.flatMap(times => {
-    const firstMs = Math.min(...times.map(({ arrivedMs }) => arrivedMs));
-    return times.map(({ sentMs, arrivedMs }) => arrivedMs - Math.max(sentMs, firstMs));
-  });
+  const behindMs = behindTheFirst(firstBytes);
   return {
     seconds: (performance.now() - startMs) / 1000,
     bytes,
     firstByteP50Ms: quantile(waits, 0.5),
     firstByteP99Ms: quantile(waits, 0.99),
-    spreadP99Ms: quantile(spreads, 0.99),
+    spreadP99Ms: quantile([...behindMs.same, ...behindMs.others], 0.99),
+    behindMs,
   };
+}
+
+function behindTheFirst(blobs: readonly (readonly FirstByte[])[]): NodesResult['behindMs'] {
+  const [same, others]: [number[], number[]] = [[], []];
+  for (const times of blobs) {
+    const first = times.toSorted((one, other) => one.arrivedMs - other.arrivedMs)[0];
+    for (const { sentMs, arrivedMs, server } of times) {
+      const ms = arrivedMs - Math.max(sentMs, first?.arrivedMs ?? 0);
+      (server === first?.server ? same : others).push(ms);
+    }
+  }
+  return { same, others };
 }
 
 const job = JSON.parse(process.argv[2] ?? 'null') as RateJob | NodesJob;
