@@ -1,6 +1,8 @@
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { digestOfReference } from '../metadata/reference-digest.ts';
 import type { SurveyedBlob, SurveyedManifest } from '../metadata/survey.ts';
+import { bytesThereOf } from '../mirror/fill/partial-list.ts';
+import type { Digest } from '../oci/digest.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
 import type { Repository } from '../oci/repository.ts';
 import { confirmedByFiles, type HeldImage, heldImage, isEvicted } from '../upkeep/images.ts';
@@ -17,11 +19,19 @@ export interface FoundImage {
   readonly image: HeldImage;
   readonly manifests: readonly SurveyedManifest[];
   readonly isPinned: boolean;
+  /** How many bytes are there of blobs that are not stored. */
+  readonly bytesThere: ReadonlyMap<Digest, number>;
 }
 
 /** What is stored of an image reference. Throws NotStored, or InvalidReference. */
 export async function inspectImage(
-  { metadata, survey, blobs, resolver }: Pick<AdminParts, 'metadata' | 'survey' | 'blobs' | 'resolver'>,
+  {
+    metadata,
+    spool,
+    survey,
+    blobs,
+    resolver,
+  }: Pick<AdminParts, 'metadata' | 'spool' | 'survey' | 'blobs' | 'resolver'>,
   typed: string,
 ): Promise<FoundImage> {
   const { repository, tag = DEFAULT_TAG, digest } = resolver.repositoryOf(typed);
@@ -35,10 +45,12 @@ export async function inspectImage(
   }
   const manifests = await confirmedByFiles(surveyed, { metadata, blobs });
   const pins = await metadata.listPins(repository);
+  const missing = manifests.flatMap(manifest => manifest.blobs).filter(({ isHeld }) => !isHeld);
   return {
     image: await heldImage(manifests, blobs),
     manifests,
     isPinned: pins.includes(reference) || pins.includes(meant),
+    bytesThere: await bytesThereOf(spool, new Set(missing.map(blob => blob.digest))),
   };
 }
 
@@ -48,7 +60,10 @@ async function heldDigest(metadata: MetadataStore, repository: Repository, refer
 }
 
 /** The image and its parts as a document. */
-export function inspectDocument(typed: string, { image, manifests, isPinned }: FoundImage): InspectDocument {
+export function inspectDocument(
+  typed: string,
+  { image, manifests, isPinned, bytesThere }: FoundImage,
+): InspectDocument {
   const platforms = new Map(image.platforms.map(({ digest, platform }) => [digest, platform]));
   return {
     image: typed,
@@ -71,6 +86,7 @@ export function inspectDocument(typed: string, { image, manifests, isPinned }: F
         mediaType: blob.mediaType,
         size: blob.size,
         state: stateOfBlob(blob),
+        bytesThere: bytesThere.get(blob.digest) ?? 0,
         config: blob.isConfig,
       })),
     })),

@@ -7,6 +7,7 @@ import {
   stateOfBlob,
   stateOfManifest,
 } from '../admin/inspect.ts';
+import type { SurveyedBlob } from '../metadata/survey.ts';
 import type { HeldImage } from '../upkeep/images.ts';
 import { columnsText, timeText } from './columns.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption, wantsJson } from './command.ts';
@@ -39,7 +40,7 @@ export const inspect: Command = {
     }),
 };
 
-function text(typed: string, { image, manifests, isPinned }: FoundImage): string {
+function text(typed: string, { image, manifests, isPinned, bytesThere }: FoundImage): string {
   const platforms = new Map(image.platforms.map(({ digest, platform }) => [digest, platform]));
   const rows = manifests.flatMap(manifest => [
     [
@@ -52,7 +53,7 @@ function text(typed: string, { image, manifests, isPinned }: FoundImage): string
       blob.isConfig ? '  config' : '  layer',
       blob.digest,
       sizeText(blob.size),
-      stateOfBlob(blob),
+      stateText(blob, bytesThere.get(blob.digest)),
     ]),
   ]);
   return [
@@ -62,6 +63,10 @@ function text(typed: string, { image, manifests, isPinned }: FoundImage): string
     `last use  ${timeText(image.usedAtMs)}\n\n`,
     columnsText(HEADINGS, rows),
   ].join('');
+}
+
+function stateText(blob: SurveyedBlob, bytesThere = 0): string {
+  return `${stateOfBlob(blob)}${bytesThere === 0 ? '' : `, ${sizeText(bytesThere)} of it there`}`;
 }
 
 function missingText({ missingBytes, missingManifests }: HeldImage): string {

@@ -94,6 +94,22 @@ describe('a client like stargz-snapshotter', () => {
   });
 });
 
+it('how much is there of a layer that is not stored is said by inspect', async () => {
+  await startAll();
+  const blob = await layer(4 * MIB, 'there');
+  await range(blob, `bytes=${MIB}-${2 * MIB - 1}`);
+  const reference = `${UPSTREAM}/app:there`;
+  await until('the range to be saved', 20_000, async () => {
+    const { stdout } = await entrepot.command('inspect', reference);
+    return /layer +\S+ +4.0 MiB +missing, 1.0 MiB of it there/.test(stdout);
+  });
+  const inspected = JSON.parse((await entrepot.command('inspect', '--json', reference)).stdout);
+  expect(inspected).toMatchObject({
+    missingBytes: expect.any(Number),
+    manifests: [{ blobs: [{ bytesThere: 0 }, { digest: blob.digest, state: 'missing', bytesThere: MIB }] }],
+  });
+});
+
 const CLIENTS = 10;
 /** Connections that are kept for the next request: one for each that ran at the same time, and the whole pulls'. */
 const POOLED = CLIENTS + 3;

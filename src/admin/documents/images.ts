@@ -72,6 +72,7 @@ export const inspectSchema = z.object({
           mediaType: z.string(),
           size: bytes,
           state: partState,
+          bytesThere: bytes.describe('Of one that is not held: ranges, and what a download has brought'),
           config: z.boolean(),
         }),
       ),

@@ -1,4 +1,5 @@
 import type { FoundIngest, Spool } from '../../blobs/spool.ts';
+import { Extents, type KnownExtents } from '../../lib/extents.ts';
 import { isLeased } from '../../lib/lease.ts';
 import type { MetadataStore } from '../../metadata/metadata-store.ts';
 import type { Digest } from '../../oci/digest.ts';
@@ -30,6 +31,34 @@ export interface PartialState {
   readonly usedAtMs: number;
   /** Whether this process uses it. */
   readonly isOpen: boolean;
+}
+
+/**
+ * How many bytes are there of each of these blobs, which are not stored: of ranges, for whomever they are, and of downloads,
+ * interrupted or not. Those of which nothing is there are absent.
+ */
+export async function bytesThereOf(
+  spool: Pick<Spool, 'list' | 'savedParts'>,
+  digests: ReadonlySet<Digest>,
+): Promise<ReadonlyMap<Digest, number>> {
+  const there = new Map<Digest, Extents>();
+  for await (const found of spool.list()) {
+    const digest = digestInPartsKey(found.key) ?? digestInFillKey(found.key);
+    if (digest === undefined || !digests.has(digest)) continue;
+    const extents = found.isParts ? await savedExtents(spool, found) : [{ start: 0, end: found.size }];
+    there.set(digest, (there.get(digest) ?? new Extents()).addAll(extents ?? []));
+  }
+  return new Map([...there].flatMap(([digest, { bytes }]) => (bytes === 0 ? [] : [[digest, bytes]])));
+}
+
+/** What is saved of parts; `undefined` if that cannot be read. */
+async function savedExtents(
+  spool: Pick<Spool, 'savedParts'>,
+  { key, epoch }: FoundIngest,
+): Promise<KnownExtents | undefined> {
+  const saved = epoch === undefined ? undefined : await spool.savedParts(key, epoch);
+  await saved?.close();
+  return saved?.extents;
 }
 
 export interface PartialListOptions {
@@ -65,16 +94,10 @@ export class PartialList {
     const opened = partials.openedAs(key);
     if (opened !== undefined)
       return { kind: 'ranges', digest, usedAtMs: Date.now(), isOpen: true, ...opened };
-    const bytes = await this.#savedBytes(found);
+    // What they take on the disk if that cannot be read.
+    const bytes = (await savedExtents(this.#options.spool, found))?.bytes ?? found.size;
     const named = await this.#named(digest, repository => partials.isOf(key, repository, digest));
     return { kind: 'ranges', digest, bytes, usedAtMs, isOpen: false, readers: 0, ...named };
-  }
-
-  /** How many bytes are saved of a blob; what they take on disk if that cannot be read. */
-  async #savedBytes({ key, epoch, size }: FoundIngest): Promise<number> {
-    const saved = epoch === undefined ? undefined : await this.#options.spool.savedParts(key, epoch);
-    await saved?.close();
-    return saved?.extents.bytes ?? size;
   }
 
   async #download({

@@ -250,6 +250,8 @@ function ImageDialog({ image }: { readonly image: string }) {
 
 type Part = Pick<InspectDocument['manifests'][number], 'digest' | 'size' | 'state'> & {
   readonly what: string;
+  /** Of a blob that is not held. */
+  readonly bytesThere?: number;
 };
 
 const PARTS: readonly Column<Part>[] = [
@@ -259,8 +261,11 @@ const PARTS: readonly Column<Part>[] = [
   {
     key: 'state',
     label: 'State',
-    cell: ({ state }) => (
-      <Badge tone={state === 'damaged' ? 'bad' : state === 'missing' ? 'warn' : 'good'}>{state}</Badge>
+    cell: ({ state, bytesThere = 0 }) => (
+      <>
+        <Badge tone={state === 'damaged' ? 'bad' : state === 'missing' ? 'warn' : 'good'}>{state}</Badge>
+        {bytesThere > 0 && ` ${bytesText(bytesThere)} of it there`}
+      </>
     ),
   },
 ];
