@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 import {
   agoText,
   bytesText,
+  exampleImage,
   namePieces,
   numberText,
   quantityText,
@@ -97,6 +98,12 @@ it('a name is broken at its components, and within one only if it is too long', 
   expect(namePieces(long).join('')).toBe(long);
   expect(Math.max(...namePieces(long).map(piece => piece.length))).toBeLessThanOrEqual(34);
   expect(namePieces('')).toEqual([]);
+});
+
+it('an example of an image is of a registry that is mirrored', () => {
+  expect(exampleImage(['ghcr.io', 'docker.io'])).toBe('docker.io/library/alpine:latest');
+  expect(exampleImage(['ghcr.io'])).toBe('ghcr.io/REPOSITORY:TAG');
+  expect(exampleImage([])).toBeUndefined();
 });
 
 it('a digest is shortened to what tells it from others', () => {

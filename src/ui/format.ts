@@ -100,3 +100,9 @@ export function shortImage(image: string): string {
   const [name = '', digest] = image.split('@');
   return digest === undefined ? name : `${name}@${shortDigest(digest)}`;
 }
+
+/** An image that everybody can pull, if its registry is mirrored here; else the form of a name. */
+export function exampleImage(upstreams: readonly string[]): string | undefined {
+  if (upstreams.includes('docker.io')) return 'docker.io/library/alpine:latest';
+  return upstreams[0] === undefined ? undefined : `${upstreams[0]}/REPOSITORY:TAG`;
+}

@@ -5,7 +5,7 @@ import type { OverviewDocument } from '../../admin/documents/overview.ts';
 import { addressOf, param, setParams } from '../address.ts';
 import { send } from '../admin.ts';
 import { useDocument } from '../use-document.ts';
-import { bytesText, hostOf } from '../format.ts';
+import { bytesText, exampleImage, hostOf } from '../format.ts';
 import { shellWord } from '../shell.ts';
 import { ActionButton, begin, Dialog, mayChange, Tasks } from '../parts/action.tsx';
 import { List, Loaded } from '../parts/loaded.tsx';
@@ -273,6 +273,7 @@ const PARTS: readonly Column<Part>[] = [
 function PullDialog({ close }: { readonly close: () => void }) {
   const [image, setImage] = useState('');
   const [isAll, setAll] = useState(false);
+  const { document: overview } = useDocument<OverviewDocument>('overview');
   const act = () => begin('pull', { image: image.trim(), ...(isAll && { platforms: 'all' }) });
   return (
     <Dialog title="Pull an image ahead" close={close} confirm={{ label: 'Pull', act }}>
@@ -282,7 +283,7 @@ function PullDialog({ close }: { readonly close: () => void }) {
           <input
             required
             value={image}
-            placeholder="docker.io/library/alpine:latest"
+            placeholder={overview && exampleImage(overview.upstreams)}
             spellcheck={false}
             onInput={event => setImage(event.currentTarget.value)}
           />

@@ -3,7 +3,7 @@ import type { ComponentChildren } from 'preact';
 import type { DayDocument, OverviewDocument } from '../../admin/documents/overview.ts';
 import { addressOf } from '../address.ts';
 import { useDocument } from '../use-document.ts';
-import { bytesText, hostOf, numberText, quantityText, shareText, spanText } from '../format.ts';
+import { bytesText, exampleImage, hostOf, numberText, quantityText, shareText, spanText } from '../format.ts';
 import { shellWord } from '../shell.ts';
 import { DayBars } from '../parts/day-bars.tsx';
 import { Loaded } from '../parts/loaded.tsx';
@@ -186,15 +186,9 @@ function Days({ days }: { readonly days: readonly DayDocument[] }) {
   );
 }
 
-/** An image that everybody can pull, if its registry is mirrored here; else the form of a name. */
-function exampleOf(upstreams: readonly string[]): string | undefined {
-  if (upstreams.includes('docker.io')) return 'docker.io/library/alpine:latest';
-  return upstreams[0] === undefined ? undefined : `${upstreams[0]}/REPOSITORY:TAG`;
-}
-
 function PointHere({ clientUrl, upstreams, hostedPrefixes, version, started }: OverviewDocument) {
   const host = shellWord(hostOf(clientUrl));
-  const example = exampleOf(upstreams);
+  const example = exampleImage(upstreams);
   const prefix = hostedPrefixes[0];
   return (
     <section class="card">

@@ -2,10 +2,11 @@
 import { useState } from 'preact/hooks';
 import type { ExplainDocument } from '../../admin/documents/explain.ts';
 import type { RefusalDocument } from '../../admin/documents/refusals.ts';
+import type { OverviewDocument } from '../../admin/documents/overview.ts';
 import { addressOf, goTo, param } from '../address.ts';
 import { send } from '../admin.ts';
 import { useDocument } from '../use-document.ts';
-import { numberText } from '../format.ts';
+import { exampleImage, numberText } from '../format.ts';
 import { shellWord } from '../shell.ts';
 import { ActionButton } from '../parts/action.tsx';
 import { List, Loaded } from '../parts/loaded.tsx';
@@ -45,6 +46,7 @@ export function WhyScreen() {
 function Question({ reference, tenant }: { readonly reference: string; readonly tenant: string }) {
   const [image, setImage] = useState(reference);
   const [who, setWho] = useState(tenant);
+  const { document: overview } = useDocument<OverviewDocument>('overview');
   return (
     <form
       class="fields wide"
@@ -58,7 +60,7 @@ function Question({ reference, tenant }: { readonly reference: string; readonly 
         <input
           required
           value={image}
-          placeholder="docker.io/library/alpine:latest"
+          placeholder={overview && exampleImage(overview.upstreams)}
           spellcheck={false}
           autocapitalize="off"
           onInput={event => setImage(event.currentTarget.value)}
@@ -165,7 +167,7 @@ const REFUSALS: readonly Column<RefusalDocument>[] = [
     label: 'Who',
     cell: ({ requester, remote }) => (
       <div>
-        {requester}
+        {whoIn(requester) || requester}
         <div class="faint small">{remote}</div>
       </div>
     ),
