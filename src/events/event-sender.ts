@@ -3,7 +3,7 @@ import type { Clock } from '../lib/clock.ts';
 import { type Lease, LeaseLost, type Leases } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
-import { type Outbox, senderLease } from '../metadata/outbox.ts';
+import { KEPT_WAITING_MS, type Outbox, senderLease } from '../metadata/outbox.ts';
 import { DeliveryFailed, type EndpointClient } from './endpoint-client.ts';
 import { parseStoredEvent, type StoredEvent, subjectOf } from './stored-event.ts';
 
@@ -15,8 +15,7 @@ const ASK_EVERY_MS = 5_000;
 /** After a failure. A receiver that restarts misses a few seconds; one that is away is asked every five minutes. */
 const RETRY: BackoffSchedule = { firstMs: 1_000, maxMs: 300_000 };
 
-/** Messages that are older are dropped, by whichever process sends: a receiver will hardly come back after that. */
-const KEEP_MS = 7 * 24 * 3_600_000;
+/** How often the process that sends looks for messages that have waited for too long. */
 const DROP_EVERY_MS = 60_000;
 
 export interface EventSenderOptions {
@@ -200,7 +199,7 @@ export class EventSender {
     this.#droppedAtMs = atMs;
     let count = 0;
     for (let some = -1; some !== 0 && !this.#isClosing; count += some)
-      some = await outbox.dropBefore(clock.nowMs() - KEEP_MS);
+      some = await outbox.dropBefore(clock.nowMs() - KEPT_WAITING_MS);
     if (count > 0) log.error({ endpoint: name, count }, 'events were dropped that have waited for a week');
   }
 

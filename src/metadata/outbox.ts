@@ -15,6 +15,9 @@ export const MAX_WAITING = 100_000;
 /** How many of these may be minor: however many come, there is room for the others. */
 export const MAX_WAITING_MINOR = MAX_WAITING / 2;
 
+/** For how long a message waits. A receiver will hardly come back after that. */
+export const KEPT_WAITING_MS = 7 * 24 * 3_600_000;
+
 /** How many of the oldest messages `dropBefore` looks at, and `skip` removes, in one transaction. */
 export const DROPPED_AT_ONCE = 100;
 

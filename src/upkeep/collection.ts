@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import { KEPT_WAITING_MS } from '../metadata/outbox.ts';
 import { resumeCollecting, stopCollecting, stopFor, whyNotCollected } from '../metadata/store-identity.ts';
 import { everything, type Found, type SizedContent } from '../metadata/survey.ts';
 import { settleLinks, settleUses } from './clock.ts';
@@ -80,6 +81,7 @@ export class Collection {
       await settleUses(metadata, run.signal);
       await settleLinks(this.#options, run.signal);
       await this.#endOldGrants(run);
+      await this.#dropOldMessages(run);
     }
     const graceSinceMs = Date.now() - (run.gracePeriodMs ?? gracePeriodMs);
     // Removals check that as well; without it, a dry run would be wrong.
@@ -118,6 +120,19 @@ export class Collection {
       await sleep(PAUSE_MS);
       at = await metadata.endGrantsBefore(beforeMs, at.next);
     }
+  }
+
+  /** Senders do so, too, but of endpoints that are not configured any more there is none. */
+  async #dropOldMessages({ signal }: RunOptions): Promise<void> {
+    const { metadata, log } = this.#options;
+    const beforeMs = Date.now() - KEPT_WAITING_MS;
+    let count = 0;
+    for (let some = -1; some !== 0; count += some) {
+      signal?.throwIfAborted();
+      if (count > 0) await sleep(PAUSE_MS);
+      some = (await metadata.outbox?.dropBefore(beforeMs)) ?? 0;
+    }
+    if (count > 0) log.error({ count }, 'events were dropped that have waited for a week');
   }
 
   #expireUploads({ dryRun, signal }: RunOptions): Promise<Tally> {

@@ -148,6 +148,21 @@ describe('garbage collection', () => {
     expect(await heldFiles()).toEqual(kept.blobs.toSorted());
   });
 
+  test('drops events that have waited for a week, even if their endpoint is not configured any more', async () => {
+    const { outbox } = metadata;
+    const weekMs = 7 * 24 * 3_600_000;
+    const old = Array.from({ length: 150 }, () => ({
+      endpoint: 'gone',
+      body: '{}',
+      atMs: Date.now() - weekMs - 1,
+    }));
+    await outbox?.put([...old, { endpoint: 'gone', body: '{}', atMs: Date.now() - weekMs + 60_000 }]);
+    await upkeep().collect({ dryRun: true });
+    expect(await outbox?.readState('gone')).toMatchObject({ waiting: 151 });
+    await upkeep().collect();
+    expect(await outbox?.readState('gone')).toMatchObject({ waiting: 1, dropped: 150 });
+  });
+
   test('keeps unfinished transfers while they can be resumed, and no longer', async () => {
     await leaveIngest('fill-old');
     await leaveIngest('fill-new');
