@@ -4,7 +4,6 @@ import type { Clock, Timer } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
 import type { EventData, EventName } from './documents/events.ts';
 import type { FillDocument } from './documents/fills.ts';
-import type { OverviewDocument } from './documents/overview.ts';
 import type { QueueDocument } from './documents/queue.ts';
 import type { ReplicasDocument } from './documents/replicas.ts';
 import type { TaskDocument } from './documents/tasks.ts';
@@ -15,7 +14,7 @@ import type { Refusals } from './refusals.ts';
 export interface Observed {
   readonly fills: readonly FillDocument[];
   readonly queue: QueueDocument;
-  readonly overview: Pick<OverviewDocument, 'ready' | 'problems' | 'saved' | 'store' | 'now' | 'firstBytes'>;
+  readonly overview: EventData<'overview'>;
   readonly upstreams: readonly UpstreamDocument[];
   readonly replicas: ReplicasDocument;
 }

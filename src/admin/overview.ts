@@ -2,11 +2,13 @@ import { hostname } from 'node:os';
 import { trafficSum, withToday, NO_TRAFFIC } from '../ops/transfer-totals.ts';
 import type { AdminParts, AdminServer } from './admin-parts.ts';
 import { allDownloads } from './downloads.ts';
+import type { EventData } from './documents/events.ts';
 import type { DayDocument, OverviewDocument } from './documents/overview.ts';
 import type { UpstreamDocument } from './documents/upstreams.ts';
 import { firstBytesDocument } from './first-bytes.ts';
 import type { LiveView } from './live-view.ts';
 import type { AdminTasks } from './tasks.ts';
+import type { ServingReport } from './serving-report.ts';
 import { savedOf, secretStatus } from './status.ts';
 import { upstreamDocuments } from './upstreams.ts';
 
@@ -37,15 +39,14 @@ export class Overview {
   async document(): Promise<OverviewDocument> {
     const { parts, server, live } = this.#needs;
     const { config } = parts;
-    const unkept = (await live.reports()).slice(1).map(report => report.unkept);
-    const { days } = await server.totals.inAll();
+    const { today: _today, ...now } = await this.now();
     return {
-      ...(await this.now()),
+      ...now,
       version: server.version,
       pid: process.pid,
       servingPids: server.servingPids,
       started: new Date(server.startedAtMs).toISOString(),
-      days: daysOf(withToday(days, unkept.reduce(trafficSum, NO_TRAFFIC))),
+      days: daysOf(await server.totals.inAll(), await live.reports()),
       offline: config.offline,
       clientUrl: clientUrl(config.server, server.addresses),
       addresses: server.addresses,
@@ -56,9 +57,7 @@ export class Overview {
   }
 
   /** What of it changes by itself. */
-  async now(): Promise<
-    Pick<OverviewDocument, 'ready' | 'problems' | 'saved' | 'store' | 'now' | 'firstBytes'>
-  > {
+  async now(): Promise<EventData<'overview'>> {
     const { parts, server, live, tasks } = this.#needs;
     const { config, metadata, spool, mirror } = parts;
     const reports = await live.reports();
@@ -67,6 +66,7 @@ export class Overview {
     const { blobs, blobBytes, manifestBytes } = await metadata.readTotals();
     const { freeBytes, minFreeBytes } = await spool.space.look();
     const damaged = await metadata.countDamaged();
+    const inAll = await server.totals.inAll();
     return {
       ready: (await server.notReady()) ?? null,
       problems: [
@@ -79,7 +79,8 @@ export class Overview {
         ...this.#secretProblems(),
         ...prepullProblems(server.lastPulls.failing),
       ],
-      saved: savedOf(await server.totals.inAll(), reports, server.startedAtMs),
+      saved: savedOf(inAll, reports, server.startedAtMs),
+      today: daysOf(inAll, reports).at(-1) ?? null,
       store: {
         heldBytes: blobBytes + manifestBytes,
         unfinishedBytes: spool.unfinishedBytes,
@@ -119,8 +120,13 @@ function clientUrl(
   return `${tls === undefined ? 'http' : 'https'}://${host}`;
 }
 
-function daysOf(days: Awaited<ReturnType<AdminServer['totals']['inAll']>>['days']): readonly DayDocument[] {
-  const inOrder = [...days].sort(([one], [other]) => (one < other ? -1 : 1));
+/** The days in order, with what serving processes have not saved yet; this process's own report is the first. */
+function daysOf(
+  { days }: Awaited<ReturnType<AdminServer['totals']['inAll']>>,
+  [, ...others]: readonly Pick<ServingReport, 'unkept'>[],
+): readonly DayDocument[] {
+  const all = withToday(days, others.map(({ unkept }) => unkept).reduce(trafficSum, NO_TRAFFIC));
+  const inOrder = [...all].sort(([one], [other]) => (one < other ? -1 : 1));
   return inOrder.slice(-SHOWN_DAYS).map(([day, traffic]) => ({ day, ...traffic }));
 }
 

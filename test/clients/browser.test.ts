@@ -203,6 +203,20 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
     expect(await valueOf('Stored').textContent()).toContain(bytesText(overview.store.heldBytes));
   });
 
+  test('counts pulls, and shows them by day, without being loaded again', async () => {
+    await show('overview');
+    const pulls = Number(await valueOf('Pulls').textContent());
+    await page.getByText('The numbers').click();
+    const today = page.getByRole('table', { name: 'By day' }).getByRole('row').nth(1);
+    expect(await today.textContent()).toContain(String(pulls));
+    // The first may be in an answer that was asked for meanwhile.
+    for (const more of [1, 2, 3]) {
+      await pullAll('library/app', '1.0');
+      await expect.poll(() => valueOf('Pulls').textContent()).toBe(String(pulls + more));
+      expect(await today.textContent()).toContain(String(pulls + more));
+    }
+  });
+
   test('shows a download from its first byte to its last, without being loaded again', async () => {
     const latches = [0.25, 0.6].map(share => ({ atByte: LAYER_BYTES * share, latch: new Latch() }));
     const [quarter, more] = latches;

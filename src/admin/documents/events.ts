@@ -1,6 +1,6 @@
 import { z } from '../../config/fields.ts';
 import { fillSchema } from './fills.ts';
-import { overviewSchema } from './overview.ts';
+import { daySchema, overviewSchema } from './overview.ts';
 import { amount, arrayOf } from './parts.ts';
 import { queueSchema } from './queue.ts';
 import { refusalSchema } from './refusals.ts';
@@ -28,6 +28,7 @@ export const eventSchemas = {
   replicas: replicasSchema.describe('Their new state'),
   overview: overviewSchema
     .pick({ ready: true, problems: true, saved: true, store: true, now: true, firstBytes: true })
+    .extend({ today: daySchema.nullable().describe('The last of its days, perhaps a new one') })
     .describe('Its new state'),
   backoffs: z.object({ total: amount }).describe('Failures of upstreams were remembered or forgotten'),
   refusals: z

@@ -13,7 +13,11 @@ import { Ago, CommandLine, Empty, exactTime } from '../parts/text.tsx';
 
 export function OverviewScreen() {
   const shown = useDocument<OverviewDocument>('overview', {
-    overview: (document, data) => ({ ...document, ...data }),
+    overview: (document, { today, ...data }) => ({
+      ...document,
+      ...data,
+      days: today === null ? document.days : withDay(document.days, today),
+    }),
   });
   return (
     <Loaded shown={shown}>
@@ -33,6 +37,11 @@ export function OverviewScreen() {
       )}
     </Loaded>
   );
+}
+
+/** With the last day as it is now. */
+function withDay(days: readonly DayDocument[], last: DayDocument): readonly DayDocument[] {
+  return [...days.filter(({ day }) => day !== last.day), last];
 }
 
 /** The screen on which somebody sees more about a problem, and can do something: its name and label. */
