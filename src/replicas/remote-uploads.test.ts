@@ -1,9 +1,10 @@
 // Uploads of which requests reach another replica: real connections between them, and real files.
 import { once } from 'node:events';
 import { createServer } from 'node:https';
+import { Socket } from 'node:net';
 import { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { bytesOf, type Content, randomBlob } from '../../test/support/content.ts';
 import { DURING } from '../../test/support/hosted-bench.ts';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
@@ -94,6 +95,7 @@ beforeEach(() => {
 });
 
 afterEach(async () => {
+  vi.restoreAllMocks();
   for (const each of replicas) await each.close();
 });
 
@@ -128,6 +130,14 @@ describe('an upload', () => {
       code: 'BLOB_UPLOAD_UNKNOWN',
     });
     expect(await one.spooled()).toBe(0);
+  });
+
+  it('is passed on by connections that wait for no acknowledgement before they send more', async () => {
+    const [one, two] = [await replica(), await replica()];
+    const withoutDelay = vi.spyOn(Socket.prototype, 'setNoDelay');
+    const { id } = await one.uploads.begin(ANONYMOUS, APP);
+    await two.uploads.append(ANONYMOUS, APP, id, chunkOf(randomBlob(MIB, 'pushed'), 0, MIB));
+    expect(withoutDelay.mock.calls).toEqual([[true]]);
   });
 
   it('is refused what its own replica refuses, in the same words', async () => {
