@@ -258,10 +258,13 @@ class Download {
       if (known < chunk.byteLength && (await this.#take(chunk.subarray(known), range))) return 'part';
     }
     if (!isGiven) throw new OtherBytes();
-    if (range.end === undefined || range.isIgnored) return 'all';
-    const sentBytes = this.#options.length() - from;
-    if (range.end > from && sentBytes === 0) throw this.#nothingSent();
-    return sentBytes < Math.min(SHORT_BYTES, range.end - from) ? 'short' : 'part';
+    const length = this.#options.length();
+    // Of the rest of a blob, too, a server may send only a part.
+    const end = answer.isPart ? (range.end ?? answer.size) : undefined;
+    if (end === undefined || (range.end === undefined && length >= end)) return 'all';
+    const sentBytes = length - from;
+    if (end > from && sentBytes === 0) throw this.#nothingSent();
+    return sentBytes < Math.min(SHORT_BYTES, end - from) ? 'short' : 'part';
   }
 
   /** Writes what is wanted of the next bytes. True if no more of this response is wanted. */

@@ -145,6 +145,14 @@ describe('a body', () => {
       },
     ],
     [
+      'comes in parts that are shorter than the rest that was asked for',
+      (socket, from) => {
+        const part = bytes.subarray(from, from + 100_000);
+        const range = `Content-Range: bytes ${from}-${from + part.length - 1}/${bytes.length}\r\n`;
+        send(socket, `HTTP/1.1 206 Partial Content\r\n${range}Content-Length: ${part.length}\r\n\r\n`, part);
+      },
+    ],
+    [
       'comes in tiny pieces, with interim responses, extensions and trailers',
       socket => {
         socket.setNoDelay(true);
