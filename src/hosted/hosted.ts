@@ -19,7 +19,7 @@ import type { Descriptor } from '../oci/descriptor.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { type Manifest, MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
-import { narrowToPlatform } from '../oci/platform-choice.ts';
+import { isNarrowed, narrowToPlatform } from '../oci/platform-choice.ts';
 import type {
   BlobWant,
   ManifestWant,
@@ -71,7 +71,8 @@ export class Hosted implements PullSource {
   ): Promise<ServedManifest> {
     const { manifest } = await this.#metadata.readForPull(repository, reference);
     if (manifest === undefined) throw await this.#manifestUnknown(repository, reference);
-    const wanted = isDigest(reference) ? manifest : await this.#narrowed(repository, manifest, want);
+    const isSettled = isDigest(reference) || !isNarrowed(manifest, want);
+    const wanted = isSettled ? manifest : await this.#narrowed(repository, manifest, want);
     const { digest, mediaType, bytes } = wanted;
     this.#metadata.noteUse(digest);
     return { ...HOSTED, descriptor: { mediaType, digest, size: bytes.length }, bytes };

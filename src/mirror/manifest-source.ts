@@ -10,7 +10,7 @@ import { documents } from '../oci/documents.ts';
 import { OciError } from '../oci/errors.ts';
 import { type Manifest, type ManifestView } from '../oci/manifest.ts';
 import { isIndexType, isManifestType } from '../oci/media-types.ts';
-import { narrowToPlatform } from '../oci/platform-choice.ts';
+import { isNarrowed, narrowToPlatform } from '../oci/platform-choice.ts';
 import type { ManifestWant, Outcome, ServedManifest } from '../oci/pull-source.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
@@ -101,7 +101,7 @@ export class ManifestSource {
     want: ManifestWant,
   ): Promise<ServedManifest> {
     const whole = await this.#byReference(repository, reference, right);
-    const isSettled = isDigest(reference) || !isIndexType(whole.manifest.mediaType);
+    const isSettled = isDigest(reference) || !isNarrowed(whole.manifest, want);
     const found = isSettled ? whole : await this.#forPlatform(repository, whole, right, want);
     const { digest, mediaType, bytes } = found.manifest;
     const { outcome, stored, upstreamMs } = found;

@@ -105,17 +105,21 @@ async function bestChild(index: Manifest, platform: Platform): Promise<Descripto
   return child;
 }
 
+/** Whether a client gets a child of `manifest`: of an index, if it asks for a platform or does not accept indexes. */
+export function isNarrowed({ mediaType }: Pick<Manifest, 'mediaType'>, want: ManifestWant): boolean {
+  if (!isIndexType(mediaType)) return false;
+  return want.platform !== undefined || !(want.accepts(OCI_INDEX) || want.accepts(DOCKER_MANIFEST_LIST));
+}
+
 /**
- * The manifest to serve to this client for `manifest`: the matching child of an index if the client asks for a platform
- * or does not accept indexes, otherwise `manifest` itself. MANIFEST_UNKNOWN if no child suits.
+ * The manifest to serve to this client for `manifest`: the matching child if it is `isNarrowed`, otherwise itself. MANIFEST_UNKNOWN if no child suits.
  */
 export async function narrowToPlatform(
   manifest: Manifest,
   want: ManifestWant,
   lookup: ContentLookup,
 ): Promise<Manifest> {
-  const acceptsIndex = () => want.accepts(OCI_INDEX) || want.accepts(DOCKER_MANIFEST_LIST);
-  if (!isIndexType(manifest.mediaType) || (want.platform === undefined && acceptsIndex())) return manifest;
+  if (!isNarrowed(manifest, want)) return manifest;
   const platform = want.platform === undefined ? DEFAULT_PLATFORM : parsePlatform(want.platform);
   let narrowed = manifest;
   for (let depth = 1; isIndexType(narrowed.mediaType); depth += 1) {
