@@ -178,6 +178,11 @@ export class FillRun {
     return this.#isQueued;
   }
 
+  /** Whether it waits for its turn, and no client for it. */
+  get isForNobody(): boolean {
+    return this.#isQueued && !this.fill.hasReaders && !this.#stopping.signal.aborted;
+  }
+
   /**
    * The Fill for another replica, while this process downloads it under the Lease with this epoch; the caller closes it.
    * Others may see in the index that this process has the Lease before it knows.

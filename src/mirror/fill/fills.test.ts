@@ -30,6 +30,8 @@ import { Connection } from '../../metadata/sqlite/connection.ts';
 import { type Digest, digestHex } from '../../oci/digest.ts';
 
 const MIB = 1024 * 1024;
+/** How many downloads there may be. */
+const MAX_RUNS = 4_096;
 /** No pause between two attempts is longer. */
 const MAX_BACKOFF_MS = 2_000;
 let upstream: FakeUpstream;
@@ -130,6 +132,35 @@ it('downloads leave nothing on the signal that ends all of them', async () => {
   closing.mockRestore();
   expect(signals.length).toBeGreaterThan(0);
   for (const signal of signals) expect(tracesOn(signal)).toBe(0);
+});
+
+it('of more downloads than there may be, the oldest that nobody waits for is given up, or else the newest', async () => {
+  const clock = new ManualClock();
+  const limits = { maxConnections: 1, serializeImagePulls: false, maxParallelImagePulls: undefined };
+  const world = await start({}, { isIndexOnDisk: false, clock, limits });
+  upstream.misbehave({ kind: 'blob', hang: true });
+  const right = await world.right();
+  const failures = new Map<number, unknown>();
+  const ask = async (from: number, to: number): Promise<void> => {
+    for (let at = from; at < to; at += 1) {
+      const { digest } = randomBlob(32, `${at}`);
+      world.mirror.openBlob(APP, digest, right).catch((error: unknown) => failures.set(at, error));
+    }
+    await until(() => world.mirror.runningFills === MAX_RUNS);
+  };
+  await ask(0, MAX_RUNS);
+  expect(failures.size).toBe(0);
+  await ask(MAX_RUNS, MAX_RUNS + 3);
+  await until(() => failures.size === 3);
+  expect([...failures]).toEqual(
+    [0, 1, 2].map(more => [MAX_RUNS + more, expect.objectContaining({ code: 'UNAVAILABLE' })]),
+  );
+  // No client waits longer.
+  await clock.advance(20_000);
+  await until(() => failures.size === MAX_RUNS + 3);
+  await ask(2 * MAX_RUNS, 2 * MAX_RUNS + 3);
+  expect(world.mirror.queue.waiting).toBe(MAX_RUNS - 1);
+  expect(failures.size).toBe(MAX_RUNS + 3);
 });
 
 describe('an upstream that sends more than declared', () => {

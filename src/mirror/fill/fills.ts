@@ -30,6 +30,11 @@ import { type Along, NEAR_BYTES } from './range-reader.ts';
 const WRONG_BYTES_MEMORY = { maxEntries: 1_000, maxAgeMs: 10 * 60_000 };
 /** How many downloads of other processes are listed, each of which costs two reads. */
 const MAX_FOREIGN = 100;
+/**
+ * How many runs there may be: those that wait for their turn take 12 KB each, and clients that leave do not end them. It is
+ * more than a large cluster has to wait for when it begins with an empty store.
+ */
+const MAX_RUNS = 4_096;
 /** How often a stopping process checks whether readers have finished. */
 const STOP_POLL_MS = 20;
 
@@ -127,7 +132,15 @@ export class Fills {
     this.#runs.set(key, run);
     this.#gauge();
     void this.#forgetAfter(key, run);
+    if (this.#runs.size > MAX_RUNS) this.#giveUpOne();
     return run;
+  }
+
+  /** Gives up the run that has waited longest of those that nobody waits for. If there is no other, that is the new one. */
+  #giveUpOne(): void {
+    for (const run of this.#runs.values()) {
+      if (run.isForNobody) return run.stop(tooMany());
+    }
   }
 
   /**
@@ -223,6 +236,13 @@ export class Fills {
 
 function keyOf(upstream: string, digest: Digest): string {
   return `${upstream} ${digest}`;
+}
+
+function tooMany(): OciError {
+  return new OciError('UNAVAILABLE', {
+    message: 'too many downloads are waiting: try again later',
+    headers: { 'Retry-After': '5' },
+  });
 }
 
 function stopping(): OciError {
