@@ -29,6 +29,8 @@ import type { PullRule } from './freshness.ts';
 
 const MINUTE_MS = 60_000;
 const HOUR_MS = 60 * MINUTE_MS;
+/** How many questions an upstream is asked at a time. */
+const MAX_ASKED = 1_024;
 let upstream: FakeUpstream;
 let world: MirrorWorld;
 
@@ -59,6 +61,28 @@ const page = { limit: 100, after: undefined };
 afterEach(async () => {
   await world.remove();
   await upstream.stop();
+});
+
+it('an upstream that is slow is asked for a limited number of tags at a time, and then answers again', async () => {
+  await start();
+  upstream.add('app', version('a'), '1.0');
+  await world.manifest('1.0');
+  const latch = new Latch();
+  upstream.misbehave({ kind: 'manifest', after: latch.opened });
+  upstream.requests.length = 0;
+  const answers = Promise.allSettled(
+    Array.from({ length: MAX_ASKED }, async (_, at) => world.manifest(`unknown-${at}`)),
+  );
+  await until('all to be asked', 60_000, async () => upstream.count('manifest') === MAX_ASKED);
+  upstream.requests.length = 0;
+  await expect(world.manifest('another')).rejects.toMatchObject({
+    code: 'UNAVAILABLE',
+    headers: { 'Retry-After': '5' },
+  });
+  expect(upstream.requests).toEqual([]);
+  latch.open();
+  await answers;
+  await expect(world.manifest('another')).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
 });
 
 describe('a tag', () => {

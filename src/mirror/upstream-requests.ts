@@ -31,6 +31,13 @@ const MAX_WINNERS = 10_000;
 const LEND_MS = 10 * 60_000;
 const MAX_PUBLIC = 10_000;
 
+/**
+ * How many questions one upstream is asked at a time. Each takes a connection, and clients that have left still wait for the
+ * answer: those that ask a slow upstream for one tag after the other would use up all descriptors. If it answers within 100 ms,
+ * these are ten thousand a second.
+ */
+const MAX_ASKED = 1_024;
+
 export interface UpstreamRequestsOptions {
   readonly upstreams: ReadonlyMap<string, Upstream>;
   readonly failures: NegativeCache;
@@ -117,6 +124,8 @@ export class UpstreamRequests {
   readonly #public = new Lru<{ readonly atMs: number }>({ maxEntries: MAX_PUBLIC });
   readonly #flights: SharedFlights;
   readonly #running = new Set<Promise<unknown>>();
+  /** How many of them are about each upstream. */
+  readonly #asked = new Map<string, number>();
   readonly #closing = new AbortController();
 
   constructor({
@@ -269,7 +278,7 @@ export class UpstreamRequests {
     const key = keyOf(question, credential);
     const remembered = this.#remembered(question, credential);
     if (remembered !== undefined) throw remembered;
-    const start = (): Promise<A> => this.#tracked(this.#recorded(question, key, ask));
+    const start = (): Promise<A> => this.#tracked(key.upstream, () => this.#recorded(question, key, ask));
     if (shared === undefined) return { answer: await start(), credential, joined: false };
     const flightKey = [key.upstream, key.repository, reference, key.credentialId].join(' ');
     const { promise, joined } = shared.run(flightKey, () =>
@@ -278,9 +287,17 @@ export class UpstreamRequests {
     return { answer: await promise, credential, joined };
   }
 
-  #tracked<T>(work: Promise<T>): Promise<T> {
+  /** Throws if the upstream is being asked too much already, which says nothing about it. */
+  #tracked<T>(upstream: string, start: () => Promise<T>): Promise<T> {
+    const asked = this.#asked.get(upstream) ?? 0;
+    if (asked >= MAX_ASKED) throw tooManyAsked(upstream);
+    this.#asked.set(upstream, asked + 1);
+    const work = start();
     this.#running.add(work);
-    const end = (): void => void this.#running.delete(work);
+    const end = (): void => {
+      this.#running.delete(work);
+      this.#asked.set(upstream, (this.#asked.get(upstream) ?? 1) - 1);
+    };
     work.then(end, end);
     return work;
   }
@@ -383,6 +400,11 @@ export class UpstreamRequests {
       logUnstored(this.#log, error, { upstream, repository, outcome }, 'a grant could not be recorded');
     }
   }
+}
+
+function tooManyAsked(upstream: string): UpstreamFailure {
+  const message = `${upstream} has not answered ${MAX_ASKED} requests yet`;
+  return new UpstreamFailure('unavailable', message, { retryAfterMs: 5_000 });
 }
 
 function keyOf(
