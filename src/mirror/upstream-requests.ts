@@ -296,7 +296,9 @@ export class UpstreamRequests {
     this.#running.add(work);
     const end = (): void => {
       this.#running.delete(work);
-      this.#asked.set(upstream, (this.#asked.get(upstream) ?? 1) - 1);
+      const left = (this.#asked.get(upstream) ?? 1) - 1;
+      if (left === 0) this.#asked.delete(upstream);
+      else this.#asked.set(upstream, left);
     };
     work.then(end, end);
     return work;
