@@ -3,7 +3,7 @@ import type { ServingReport } from './serving-report.ts';
 
 /**
  * The downloads of all processes, each once: a process that follows that of another has readers of its own, and each
- * requests ranges of its own.
+ * requests ranges of its own, or streams to its own clients.
  */
 export function allDownloads(reports: readonly Pick<ServingReport, 'downloads'>[]): readonly DownloadState[] {
   const byId = new Map<string, DownloadState>();
@@ -37,9 +37,12 @@ export function bytesThere({ bytes, aheadBytes }: DownloadState): number {
   return bytes + aheadBytes;
 }
 
-/** The same for as long as it runs, in all processes: ranges are those of one repository, whole layers are shared by all of an upstream. */
+/**
+ * The same for as long as it runs, in all processes: whole layers are shared by all of an upstream; ranges, and what is
+ * streamed, are of one repository.
+ */
 export function downloadId({ kind, repository, digest }: DownloadState): string {
-  return kind === 'whole' ? `${upstreamIn(repository)} ${digest}` : `ranges ${repository} ${digest}`;
+  return kind === 'whole' ? `${upstreamIn(repository)} ${digest}` : `${kind} ${repository} ${digest}`;
 }
 
 /** The upstream in a `repositoryText`. */

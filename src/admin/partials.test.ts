@@ -56,6 +56,7 @@ describe('layers of which some is there', () => {
     const own = { partials: [{ ...open, readers: 1 }] };
     expect(partialStatus([own], [download])).toEqual([]);
     expect(partialStatus([own], [{ ...download, kind: 'ranges' as const }]).length).toBe(1);
+    expect(partialStatus([own], [{ ...download, kind: 'streamed' as const }]).length).toBe(1);
     expect(partialStatus([own], [{ ...download, digest: another }]).length).toBe(1);
   });
 

@@ -56,7 +56,7 @@ function together(one: PartialState, other: PartialState): PartialState {
 }
 
 function isOf(download: DownloadState, { repository, digest }: PartialState): boolean {
-  if (download.kind === 'ranges') return false;
+  if (download.kind !== 'whole') return false;
   return download.digest === digest && (repository === undefined || repository === download.repository);
 }
 

@@ -28,7 +28,7 @@ export const status: Command = {
     'read or were refused. It lists all servers on the store. Only the user who runs the server, and root, can use it.',
   options: [
     jsonOption(
-      'pid, servingPids, started, processes, servers (pid, servingPids, host, addresses, started), problems, downloads (kind: whole, ranges), downloadsElsewhere ' +
+      'pid, servingPids, started, processes, servers (pid, servingPids, host, addresses, started), problems, downloads (kind: whole, ranges, streamed), downloadsElsewhere ' +
         '(digest, bytes, upstream, holder), partial (kind: ranges, download; digest, repository, bytes, size, readers, lastUsed), saved (sinceStart, inAll: sentBytes, fetchedBytes, savedBytes, since), ' +
         'store, upstreams (lastError: at, reason, repository; firstBytes: outcome, count, p50Ms, p90Ms, p99Ms), ' +
         'replicas (address, isOwn, state, since, reason, started, downloads), secrets',
@@ -182,13 +182,19 @@ function ownRow({
   holder,
 }: DownloadStatus): string[] {
   return [
-    kind === 'whole' ? repository : `ranges of ${repository}`,
+    DOWNLOAD_TEXT[kind](repository),
     state === 'queued' ? 'queued' : progressText(bytes, size) + (holder === null ? '' : ` by ${holder}`),
     String(readers),
     requesters.join(', '),
     digest,
   ];
 }
+
+const DOWNLOAD_TEXT: Readonly<Record<DownloadStatus['kind'], (repository: string) => string>> = {
+  whole: repository => repository,
+  ranges: repository => `ranges of ${repository}`,
+  streamed: repository => `${repository}, not stored`,
+};
 
 function progressText(bytes: number, size: number | null): string {
   return `${sizeText(bytes)}${size === null ? '' : ` of ${sizeText(size)} (${percent(bytes, size)})`}`;

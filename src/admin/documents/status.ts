@@ -3,9 +3,13 @@ import { firstBytesSchema } from './first-bytes.ts';
 import { bytes, amount, arrayOf, pageSchema, time } from './parts.ts';
 import { replicasSchema } from './replicas.ts';
 
-/** A download in progress: of a whole layer, or of the ranges that clients request of one. */
+/** A download in progress. */
 export const downloadSchema = z.object({
-  kind: z.enum(['whole', 'ranges']),
+  kind: z
+    .enum(['whole', 'ranges', 'streamed'])
+    .describe(
+      'A layer, ranges that clients request of one, or a layer for which there is no room: it is only sent to clients',
+    ),
   repository: z.string(),
   digest: z.string(),
   state: z.enum(['queued', 'downloading']),

@@ -8,6 +8,7 @@ import { repositoryText } from '../../oci/repository.ts';
 import { admits } from '../links.ts';
 import type { UpstreamRequests } from '../upstream-requests.ts';
 import type { Contender } from './contender.ts';
+import type { DownloadState } from './download-state.ts';
 import { download, MoreThanNamed } from './download.ts';
 import { type Fill, wrongBytes } from './fill.ts';
 import { type PullTurns, waiterOf } from './pull-queue.ts';
@@ -28,6 +29,8 @@ export interface DirectOptions {
   readonly size: number;
   /** In whose name upstream is asked for the rest. */
   readonly contender: Contender;
+  /** Called when nothing is requested any more. */
+  readonly ended: () => void;
 }
 
 /**
@@ -47,6 +50,8 @@ export class DirectReader implements BlobReader {
   #window: Uint8Array[] = [];
   #windowStart: number;
   #received: number;
+  readonly #startedAtMs: number;
+  #isQueued = true;
   #isVerified = false;
   #failure: { readonly cause: unknown } | undefined;
   #wakeReader: (() => void) | undefined;
@@ -61,7 +66,26 @@ export class DirectReader implements BlobReader {
     this.#keptBytes = fill.length;
     this.#windowStart = fill.length;
     this.#received = fill.length;
+    this.#startedAtMs = options.asking.clock.nowMs();
     void this.#run();
+  }
+
+  /** How far it is. */
+  get download(): DownloadState {
+    const { repository, right } = this.#options.contender;
+    return {
+      kind: 'streamed',
+      repository: repositoryText(repository),
+      digest: this.#digest,
+      state: this.#isQueued ? 'queued' : 'downloading',
+      bytes: this.#received,
+      aheadBytes: 0,
+      size: this.size,
+      readers: 1,
+      requesters: [right.requester.id],
+      startedAtMs: this.#startedAtMs,
+      holder: undefined,
+    };
   }
 
   async read(buffer: Uint8Array, position: number): Promise<number> {
@@ -95,11 +119,12 @@ export class DirectReader implements BlobReader {
   }
 
   async #run(): Promise<void> {
-    const { queue, contender } = this.#options;
+    const { queue, contender, ended } = this.#options;
     const repository = repositoryText(contender.repository);
     const place = queue.enter({ ...waiterOf(contender.right.requester), repository });
     try {
       await unlessAborted(place.turn, this.#closing.signal);
+      this.#isQueued = false;
       await this.#hashKept();
       await this.#stream();
       if (this.#received !== this.size || this.#hash.digest('hex') !== digestHex(this.#digest))
@@ -109,6 +134,7 @@ export class DirectReader implements BlobReader {
       this.#fail(error instanceof MoreThanNamed ? wrongBytes(this.#digest, error) : error);
     } finally {
       place.leave();
+      ended();
       this.#wakeReader?.();
     }
   }

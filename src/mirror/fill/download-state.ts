@@ -1,9 +1,12 @@
 import type { Digest } from '../../oci/digest.ts';
 
-/** What is being requested from an upstream, or waits for that: a whole blob, or ranges of one. For people. */
+/** What is being requested from an upstream, or waits for that. For people. */
 export interface DownloadState {
-  /** `ranges`: what clients request of a blob besides any download of the whole. */
-  readonly kind: 'whole' | 'ranges';
+  /**
+   * `whole`: a blob that is stored in the end; `ranges`: what clients request of one besides; `streamed`: one that is sent to a
+   * client as it arrives, since there is no room to store it.
+   */
+  readonly kind: 'whole' | 'ranges' | 'streamed';
   /** `repositoryText` of the first requester's repository. */
   readonly repository: string;
   readonly digest: Digest;

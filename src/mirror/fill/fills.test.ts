@@ -271,8 +271,26 @@ describe('an upstream that sends more than declared', () => {
   it('is streamed to its reader alone if the blob is larger than the whole store', async () => {
     const world = await start({}, { maxBytes: MIB });
     const blob = added(3 * MIB, 'larger than the store');
-    expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+    upstream.misbehave({ kind: 'blob', method: 'GET', bytesPerS: 4 * MIB });
+    const pulled = world.pull(blob.digest);
+    // Besides the Fill, which ends when it finds no room.
+    const streamed = () => world.mirror.downloads.filter(({ kind }) => kind === 'streamed');
+    await until(() => (streamed()[0]?.bytes ?? 0) > 0);
+    expect(streamed()).toMatchObject([
+      {
+        repository: expect.stringMatching(/.app$/),
+        digest: blob.digest,
+        state: 'downloading',
+        size: blob.size,
+        readers: 1,
+        requesters: ['anonymous'],
+        startedAtMs: world.nowMs,
+      },
+    ]);
+    expect(world.mirror.queue.running).toBe(world.mirror.downloads.length);
+    expect(await pulled).toMatchObject(whole(blob));
     await idle(world);
+    expect(world.mirror.downloads).toEqual([]);
     expect([await held(world, blob), await ingestBytes(world)]).toEqual([false, 0]);
   });
 });

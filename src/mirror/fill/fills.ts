@@ -53,6 +53,7 @@ export interface ForeignDownload {
 export class Fills {
   readonly #world: FillWorld;
   readonly #runs = new Map<string, FillRun>();
+  readonly #direct = new Set<DirectReader>();
   readonly #followed = new Map<string, FollowedFill>();
   readonly #wrongEndpoints = new Lru<Set<number>>(WRONG_BYTES_MEMORY);
   /** By upstream. */
@@ -153,12 +154,18 @@ export class Fills {
 
   /** Makes a reader for a Fill that ended because the disk is full. */
   readDirectly(fill: Fill, size: number, contender: Contender): DirectReader {
-    return new DirectReader({ ...this.#world, fill, size, contender });
+    const ended = () => void this.#direct.delete(reader);
+    const reader = new DirectReader({ ...this.#world, fill, size, contender, ended });
+    this.#direct.add(reader);
+    return reader;
   }
 
-  /** Those in progress, oldest first. */
+  /** Those in progress, and what is read directly. */
   get downloads(): readonly DownloadState[] {
-    return [...this.#runs.values()].flatMap(run => run.download ?? []);
+    return [
+      ...[...this.#runs.values()].flatMap(run => run.download ?? []),
+      ...[...this.#direct].map(({ download }) => download),
+    ];
   }
 
   /** Downloads of other processes on the store; `upstreams` are the names of upstreams that are looked for. */

@@ -168,7 +168,7 @@ function Fills() {
                 columns={FILLS}
                 sort="started"
                 textOf={({ kind, repository, digest, requesters, state }) =>
-                  [kind === 'ranges' ? 'ranges of' : '', repository, digest, ...requesters, state].join(' ')
+                  [KINDS[kind], repository, digest, ...requesters, state].join(' ')
                 }
                 empty={
                   <Empty title="Nothing is being downloaded">
@@ -187,6 +187,13 @@ function Fills() {
   );
 }
 
+/** What comes before the name of a layer. */
+const KINDS: Readonly<Record<Shown['kind'], string>> = {
+  whole: '',
+  ranges: 'ranges of',
+  streamed: 'without storing it:',
+};
+
 const FILLS: readonly Column<Shown>[] = [
   {
     key: 'repository',
@@ -195,7 +202,7 @@ const FILLS: readonly Column<Shown>[] = [
     by: ({ repository }) => repository,
     cell: ({ kind, repository, digest, holder }) => (
       <div>
-        {kind === 'ranges' && <span class="faint">ranges of </span>}
+        {KINDS[kind] !== '' && <span class="faint">{KINDS[kind]} </span>}
         <Name of={repository} /> <ShortDigest of={digest} />
         {holder !== null && <div class="faint small">downloaded by {holder}</div>}
       </div>
@@ -214,7 +221,7 @@ const FILLS: readonly Column<Shown>[] = [
         <span class="small">
           {stored === true && <Badge tone="good">stored</Badge>}
           {stored === false && kind === 'whole' && <Badge tone="bad">not stored</Badge>}
-          {stored === false && kind === 'ranges' && <Badge tone="idle">ended</Badge>}
+          {stored === false && kind !== 'whole' && <Badge tone="idle">ended</Badge>}
           {ended === undefined && state === 'queued' && <Badge tone="warn">waiting</Badge>}{' '}
           {size !== null && `${shareText(bytes / size)}, `}
           {bytesText(bytes)} of {size === null ? 'unknown size' : bytesText(size)}
