@@ -75,3 +75,14 @@ test('after closing, no job can begin, and pending ones reject', async () => {
   expect(String(await hashing)).toContain('closed');
   expect(() => hasher.begin(path, 'sha256', 0)).toThrow('closed');
 });
+
+test('after closing or stopping, a job that was begun before has no digest, and starts no thread', async () => {
+  const [stopped, left] = [0, 1].map(() => hasher.begin(path, 'sha256', 0));
+  if (stopped === undefined || left === undefined) throw new Error('no jobs');
+  await hasher.stop(stopped);
+  await expect(hasher.finish(stopped, BYTES.length)).rejects.toThrow('hashing was stopped');
+  await hasher.close();
+  hasher.advance(left, BYTES.length);
+  await expect(hasher.finish(left, BYTES.length)).rejects.toThrow('closed');
+  expect(threads).toHaveLength(1);
+});

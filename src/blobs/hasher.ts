@@ -114,10 +114,10 @@ export class Hasher {
     });
   }
 
-  /** Forgets the job; resolves when the thread has closed the file. A pending `finish` rejects. */
+  /** Forgets the job; resolves when the thread has closed the file. `finish` rejects, now and later. */
   stop(job: HashJob): Promise<void> {
     this.#jobs.delete(job.id);
-    settle(job, waiter => waiter.reject(new Error('hashing was stopped')));
+    fail(job, new Error('hashing was stopped'));
     this.#holdProcess();
     if (this.#worker === undefined) {
       return Promise.resolve();
@@ -134,7 +134,7 @@ export class Hasher {
     const worker = this.#worker;
     this.#worker = undefined;
     for (const job of this.#jobs.values()) {
-      settle(job, waiter => waiter.reject(new Error('the blob store is closed')));
+      fail(job, new Error('the blob store is closed'));
     }
     this.#jobs.clear();
     await worker?.terminate();
