@@ -1,6 +1,10 @@
-import { expect, it } from 'vitest';
+import { afterEach, expect, it, vi } from 'vitest';
 import type { DiskLook } from '../../blobs/spool.ts';
 import { FillQuota } from './fill-quota.ts';
+
+afterEach(() => {
+  vi.useRealTimers();
+});
 
 const quotaOn = (look: () => Promise<DiskLook>, maxBytes?: number) => {
   const mayAdmit = async (bytes: number) => {
@@ -64,4 +68,17 @@ it('evicts idle downloads that leave too little room, once for all, and not agai
   for (let attempt = 0; attempt < 2; attempt += 1)
     await expect(space.take(1, 500)).rejects.toThrow('storage.maxBytes');
   expect(asked).toEqual([60, 1]);
+});
+
+it('evicts again some seconds after that was of no use, however often it was asked meanwhile', async () => {
+  vi.useFakeTimers({ toFake: ['performance'] });
+  let evictions = 0;
+  const makeRoom = async () => void (evictions += 1);
+  const store = { unfinishedBytes: 1_000, space: { look: seen, mayAdmit: async () => true, makeRoom } };
+  const space = await new FillQuota(store, { maxBytes: 1_000 }).enter();
+  for (let second = 0; second < 12; second += 3) {
+    await expect(space.take(1, 500)).rejects.toThrow('storage.maxBytes');
+    vi.advanceTimersByTime(3_000);
+  }
+  expect(evictions).toBe(2);
 });

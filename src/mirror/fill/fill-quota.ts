@@ -84,15 +84,16 @@ export class FillQuota {
     const fits = () => this.#store.unfinishedBytes + bytes <= this.#maxBytes;
     if (size <= this.#maxBytes) {
       if (fits()) return;
-      await this.#makeRoom(bytes);
-      if (fits()) return;
-      this.#stuckAtMs = performance.now();
+      if (performance.now() - this.#stuckAtMs >= STUCK_MS) {
+        await this.#makeRoom(bytes);
+        if (fits()) return;
+        this.#stuckAtMs = performance.now();
+      }
     }
     throw new StorageFull(`the store may take ${formatSize(this.#maxBytes)} in total (storage.maxBytes)`);
   }
 
   async #makeRoom(bytes: number): Promise<void> {
-    if (performance.now() - this.#stuckAtMs < STUCK_MS) return;
     this.#makingRoom ??= this.#store.space.makeRoom(bytes).finally(() => {
       this.#makingRoom = undefined;
     });
