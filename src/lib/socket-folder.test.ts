@@ -1,5 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { readdirSync, rmSync } from 'node:fs';
 import { chmod, mkdir, readdir, stat, utimes } from 'node:fs/promises';
 import { createServer, type Server } from 'node:net';
 import { basename, join } from 'node:path';
@@ -84,6 +85,15 @@ it('what a killed process left is skipped, and removed by the next server', asyn
   await open();
   expect(await readdir(folder)).not.toContain(stale);
   expect(await found()).toBeDefined();
+});
+
+it('a server does not listen on if its socket cannot be protected', async () => {
+  const server = createServer();
+  server.once('listening', () => {
+    for (const name of readdirSync(folder)) rmSync(join(folder, name));
+  });
+  await expect(listenInFolder(server, folder)).rejects.toMatchObject({ code: 'ENOENT', syscall: 'chmod' });
+  expect(server.listening).toBe(false);
 });
 
 it.skipIf(process.platform !== 'linux')('a path that is too long for a socket works, too', async () => {

@@ -36,7 +36,7 @@ export interface FolderSocket {
 
 /**
  * Makes `server` listen on a new socket in `folder`, which is created if necessary. Removes sockets whose process is
- * gone. Rejects if the file system has no sockets, or if the path is too long and there is no /proc.
+ * gone. Rejects, and does not listen, if the file system has no sockets, or if the path is too long and there is no /proc.
  */
 export async function listenInFolder(server: Server, folder: string): Promise<FolderSocket> {
   await mkdir(folder, { recursive: true, mode: PRIVATE_FOLDER_MODE });
@@ -55,6 +55,7 @@ export async function listenInFolder(server: Server, folder: string): Promise<Fo
     });
     await chmod(join(folder, name), PRIVATE_FILE_MODE);
   } catch (error) {
+    server.close();
     await reach.close();
     throw error;
   }
