@@ -1,9 +1,10 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { systemClock } from '../lib/clock.ts';
 import { silentLog } from '../lib/log.ts';
+import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { silentMeter } from '../lib/meter.ts';
 import { MemoryIndex } from '../metadata/memory-metadata-store.fixture.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
@@ -547,4 +548,17 @@ describe('issued credentials', () => {
     await expect.poll(() => tenants.holders(id).length).toBe(1);
     await cli.close();
   }, 20_000);
+
+  test('that were revoked end even if the index cannot be read when that is told', async () => {
+    const clock = new ManualClock();
+    await issuer().addTenant('t');
+    const { id } = await issuer().issue(request);
+    await open({ clock });
+    expect(tenants.holders(id)).toHaveLength(1);
+    await issuer().revoke('t', id);
+    vi.spyOn(store, 'listKnownTenants').mockRejectedValueOnce(new Error('the index is away'));
+    await expect(tenants.reload()).rejects.toThrow('the index is away');
+    await clock.advance(1_000);
+    await expect.poll(() => tenants.holders(id)).toEqual([]);
+  });
 });

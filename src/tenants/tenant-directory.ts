@@ -1,4 +1,4 @@
-import { type Clock, systemClock } from '../lib/clock.ts';
+import { type Clock, systemClock, type Timer } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import type { KnownTenant } from '../oci/issued-credential.ts';
@@ -47,6 +47,9 @@ export interface TenantsParts {
   readonly clock?: Clock;
 }
 
+/** After a failure. What could not be read may be that a login has ended, and nobody says so again. */
+const RELOAD_AGAIN_MS = 1_000;
+
 /**
  * Opens all tenants; resolves when everything that has to be waited for was read. Rejects if a source can never work.
  */
@@ -67,6 +70,7 @@ export async function openTenants(parts: TenantsParts): Promise<Tenants> {
  */
 export class TenantDirectory implements Tenants {
   readonly #parts: TenantsParts;
+  readonly #clock: Clock;
   readonly #nowMs: () => number;
   #configured: ReadonlyMap<string, TenantOptions>;
   readonly #tenants = new Map<string, TenantEntry>();
@@ -86,11 +90,14 @@ export class TenantDirectory implements Tenants {
   #pending: { readonly credentialIds: Set<string>; readonly tenants: Set<string> } | undefined;
   #stopListening = () => {};
   #reloading: Promise<void> = Promise.resolve();
+  #reloadingAgain: Timer | undefined;
+  #isClosed = false;
   #storing: Promise<void> = Promise.resolve();
 
   constructor(parts: TenantsParts) {
     this.#parts = parts;
     const { clock = systemClock } = parts;
+    this.#clock = clock;
     this.#nowMs = clock.nowMs;
     this.#uses = new CredentialUses(parts.store, parts.log, this.#nowMs);
     this.#changes = new SecretChanges(parts.log, parts.reportsSecretsOf, parts.noteSecret);
@@ -128,6 +135,8 @@ export class TenantDirectory implements Tenants {
   }
 
   async close(): Promise<void> {
+    this.#isClosed = true;
+    this.#reloadingAgain?.cancel();
     this.#stopListening();
     this.#issued.close();
     await Promise.all([...this.#parts.sources.map(source => source.close()), this.#shared.close()]);
@@ -221,7 +230,18 @@ export class TenantDirectory implements Tenants {
   /** One after the other, so that an older result cannot overwrite a newer one. */
   reload(): Promise<void> {
     this.#reloading = this.#reloading.catch(() => {}).then(() => this.#reload());
+    this.#reloading.catch(() => this.#reloadAgain());
     return this.#reloading;
+  }
+
+  #reloadAgain(): void {
+    if (this.#isClosed) return;
+    this.#reloadingAgain ??= this.#clock
+      .after(RELOAD_AGAIN_MS, () => {
+        this.#reloadingAgain = undefined;
+        this.reload().catch(() => {});
+      })
+      .unref();
   }
 
   configure(configured: readonly ConfiguredTenant[]): void {

@@ -165,7 +165,10 @@ export interface Tenants {
   noteOutcome(credentialId: string, outcome: 'used' | 'refused'): void;
   /** When a credential was last used. Epoch ms. */
   lastUsedAtMs(credentialId: string): number | undefined;
-  /** Reads the store again. Changes by other processes are noticed within a second without this. */
+  /**
+   * Reads the store again. Changes by other processes are noticed within a second without this. If it cannot be read, this
+   * rejects, and is repeated until it can.
+   */
   reload(): Promise<void>;
   /**
    * Takes the tenants of a new configuration, in which names may have other meanings. A name that was refused to a
