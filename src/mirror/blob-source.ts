@@ -271,13 +271,13 @@ export class BlobSource {
       this.#completion.read(repository, right, blob);
     };
     const findAlong = async (missing: () => readonly Extent[]): Promise<Along | undefined> =>
-      this.#along(miss, size) ?? this.#alongElsewhere(miss, size, missing);
+      (await this.#along(miss, size)) ?? this.#alongElsewhere(miss, size, missing);
     const findWhole = async (): Promise<Along | 'stored' | undefined> => {
       if ((await this.#metadata.statBlob(digest)) !== undefined) return 'stored';
       return findAlong(() => wanted.flatMap(extent => blob.missing(extent)));
     };
     const unknown = wanted.flatMap(extent => blob.known.missing(extent));
-    const along = unknown.length === 0 ? this.#along(miss, size) : await findAlong(() => unknown);
+    const along = await (unknown.length === 0 ? this.#along(miss, size) : findAlong(() => unknown));
     const instead = (): Promise<ServedBlob> => this.open(repository, digest, right);
     const reader = new RangeReader({
       use: { blob, leave },
@@ -351,12 +351,17 @@ export class BlobSource {
     return mayHave ? this.#partials.sizeOf({ repository, right, settled }, digest) : undefined;
   }
 
-  /** The download of the whole blob that is in progress, if the requester may read it as it is. */
-  #along({ repository, digest, right, settled }: Miss, namedSize: number): Along | undefined {
+  /** The download of the whole blob that is in progress, if the requester may read it as it is. Never rejects. */
+  async #along({ repository, digest, right, settled }: Miss, namedSize: number): Promise<Along | undefined> {
     const running = this.#fills.find(repository.upstream, digest);
-    const joined = running?.sharing.join({ repository, right, settled, namedSize });
-    if (running === undefined || joined?.state !== 'admitted') return undefined;
-    return { fill: running.fill, leave: running.fill.hold() };
+    if (running === undefined) return undefined;
+    const { fill, sharing } = running;
+    const leave = fill.hold();
+    const request = { repository, right, settled, namedSize };
+    const joined = await sharing.join(request).catch(() => undefined);
+    if (joined?.state === 'admitted') return { fill, leave };
+    leave();
+    return undefined;
   }
 
   /** The same in another process on the store, if that has some of the `missing` bytes, or soon. Never rejects. */
@@ -376,10 +381,10 @@ export class BlobSource {
     for (;;) {
       const running = this.#fills.find(repository.upstream, digest);
       const run = running ?? this.#fills.start(digest, request);
-      const joined = running ? running.sharing.join(request) : run.sharing.starter;
       // Keeps the Fill readable until it is opened: it may end while upstream is asked.
       const leave = run.fill.hold();
       try {
+        const joined = running ? await running.sharing.join(request) : run.sharing.starter;
         const contender =
           joined ?? (await this.#whileWaited(this.#shownIn(run, repository, right, namedSize), startedMs));
         if (contender === undefined) continue;

@@ -19,6 +19,7 @@ import {
   whole,
 } from '../../test/support/mirror-world.ts';
 import { until } from '../../test/support/programs.ts';
+import { errorCode } from '../lib/error-code.ts';
 import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { newsOfTwo } from '../lib/news.fixture.ts';
 import type { Credential } from '../oci/credential.ts';
@@ -65,6 +66,15 @@ const openAs = async (name: Name, digest: Digest, repository = PRIVATE) =>
   world.mirror.openBlob(repository, digest, await rightOf(name, repository));
 const pullAs = async (name: Name, digest: Digest, repository = PRIVATE) =>
   readAll((await openAs(name, digest, repository)).reader);
+/** 'opened', or the code of the error. */
+const openedAs = async (...asked: Parameters<typeof openAs>): Promise<string | undefined> => {
+  try {
+    await (await openAs(...asked)).reader.close();
+    return 'opened';
+  } catch (error) {
+    return errorCode(error);
+  }
+};
 const manifestAs = async (name: Name, reference = '1', repository = PRIVATE) =>
   world.mirror.manifest(repository, reference, await rightOf(name, repository), ANY_MANIFEST);
 const idle = () => until('downloads to end', 20_000, async () => world.mirror.runningFills === 0);
@@ -281,11 +291,54 @@ async function withdrawWhilePulling(elsewhere: MirrorWorld) {
   return { pulled, opensBefore, opensAfter: await opens('ann') };
 }
 
+/**
+ * While a blob is downloaded here that bob may join, for him or for cat, `elsewhere` learns that upstream has withdrawn his
+ * right. Returns what he gets before and after that.
+ */
+async function joinAroundEnd(elsewhere: MirrorWorld, downloader: 'bob' | 'cat') {
+  upstream.add('open', big, '1');
+  const latch = new Latch();
+  upstream.misbehave({ kind: 'blob', method: 'GET', pause: { atByte: 2 * MIB, until: latch.opened } });
+  const pulling = pullAs(downloader, big.digest, downloader === 'bob' ? OPEN : PRIVATE);
+  await until('bytes to come', 20_000, async () => (world.mirror.downloads[0]?.bytes ?? 0) > MIB);
+  const before = await openAs('bob', big.digest, OPEN);
+  upstream.misbehave({ repository: 'open', status: 401 });
+  await expect(elsewhere.mirror.refresh(OPEN, '1', await rightOf('bob', OPEN))).rejects.toMatchObject({
+    code: 'MANIFEST_UNKNOWN',
+  });
+  const after = await openedAs('bob', big.digest, OPEN);
+  latch.open();
+  await pulling;
+  return { before: await readAll(before.reader), after };
+}
+
 const endedRight = () => ({ pulled: whole(big), opensBefore: false, opensAfter: false });
 
 describe('a right that upstream withdraws', () => {
   it('is not renewed by the end of a download that began before', async () => {
     expect(await withdrawWhilePulling(world)).toEqual(endedRight());
+  });
+
+  it.each(['bob', 'cat'] as const)('lets nobody join a download for %s any more', async downloader => {
+    expect(await joinAroundEnd(world, downloader)).toEqual({ before: whole(big), after: 'BLOB_UNKNOWN' });
+  });
+
+  it('lets nobody join a download about which upstream answers later, though it was asked before', async () => {
+    upstream.add('open', image, '1');
+    await pullAs('bob', layer.digest, OPEN);
+    await idle();
+    upstream.requests.length = 0;
+    const latch = new Latch();
+    upstream.misbehave({ kind: 'blob', after: latch.opened });
+    const before = pullAs('bob', big.digest, OPEN);
+    await until('upstream to be asked', 20_000, async () => upstream.count('blob') === 1);
+    upstream.misbehave({ repository: 'open', status: 401 });
+    await expect(world.mirror.refresh(OPEN, '1', await rightOf('bob', OPEN))).rejects.toMatchObject({
+      code: 'MANIFEST_UNKNOWN',
+    });
+    const after = await openedAs('bob', big.digest, OPEN);
+    latch.open();
+    expect([await before, after]).toEqual([whole(big), 'BLOB_UNKNOWN']);
   });
 
   it('is not renewed by a download in another process of the server either', async () => {
@@ -313,6 +366,10 @@ describe('a right that upstream withdraws', () => {
 
     it('is not renewed by a download', async () => {
       expect(await withdrawWhilePulling(other)).toEqual(endedRight());
+    });
+
+    it.each(['bob', 'cat'] as const)('lets nobody join a download for %s any more', async downloader => {
+      expect(await joinAroundEnd(other, downloader)).toEqual({ before: whole(big), after: 'BLOB_UNKNOWN' });
     });
 
     it('is not proved by a download that began without one', async () => {

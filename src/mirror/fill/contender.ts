@@ -6,6 +6,11 @@ import type { Right } from '../../oci/requester.ts';
 /** How long upstream's answer about one contender is also accepted for others with the same credentials. */
 const FRESH_FOR_MS = 10_000;
 
+interface AdmitOptions {
+  readonly byStatus?: boolean;
+  readonly isEarlier?: boolean;
+}
+
 /**
  * One of the requesters in whose name a Fill may be downloaded: a repository, and a right to ask upstream for it.
  * Readers that depend on a contender receive nothing before it is admitted, either by upstream's answer or by a right
@@ -16,6 +21,8 @@ export class Contender {
   readonly right: Right;
   /** Whether the right to this blob was proved before. */
   readonly settled: boolean;
+  /** When it came, by `Clock.monotonicMs`: upstream is asked about it later. */
+  readonly sinceMs: number;
   /** Resolves when admitted; rejects with the client's error when refused. Never causes an unhandled rejection. */
   readonly admission: Promise<void>;
   readonly #clock: Clock;
@@ -31,12 +38,13 @@ export class Contender {
     this.repository = repository;
     this.right = right;
     this.settled = settled;
+    this.sinceMs = clock.monotonicMs();
     this.admission = new Promise((resolve, reject) => {
       this.#resolve = resolve;
       this.#reject = reject;
     });
     this.admission.catch(() => {});
-    if (settled) this.admit();
+    if (settled) this.admit({ isEarlier: true });
   }
 
   get state(): 'waiting' | 'admitted' | 'refused' {
@@ -65,12 +73,15 @@ export class Contender {
     return this.#isProved;
   }
 
-  /** `byStatus`: for what upstream sends to it alone, which will have to prove the right. */
-  admit({ byStatus = false }: { readonly byStatus?: boolean } = {}): void {
+  /**
+   * `byStatus`: for what upstream sends to it alone, which will have to prove the right. `isEarlier`: by a right that was
+   * proved before, so that upstream has not answered about it.
+   */
+  admit({ byStatus = false, isEarlier = false }: AdmitOptions = {}): void {
     if (this.#state !== 'waiting') return;
     this.#isProved = !byStatus;
     this.#state = 'admitted';
-    this.#freshUntilMs = this.#clock.monotonicMs() + FRESH_FOR_MS;
+    this.#freshUntilMs = isEarlier ? Number.NEGATIVE_INFINITY : this.#clock.monotonicMs() + FRESH_FOR_MS;
     this.#resolve?.();
   }
 

@@ -54,7 +54,8 @@ export class Contenders {
     for (const repository of repositories) this.#givenElsewhere.add(repository);
     for (const contender of this.#contenders) {
       const { repository, right } = contender;
-      if (right.proved && this.#givenElsewhere.has(repositoryText(repository))) contender.admit();
+      if (right.proved && this.#givenElsewhere.has(repositoryText(repository)))
+        contender.admit({ isEarlier: true });
     }
   }
 
@@ -75,19 +76,22 @@ export class Contenders {
   /**
    * The contender whose admission also covers this requester, because it has the same credentials, or a new one,
    * because the requester has a right to the whole of a repository for which another was admitted, here or in another
-   * replica; otherwise `undefined`. `isGivenTo` tells whether upstream is currently sending the blob to a contender.
+   * replica; otherwise `undefined`. `isTrueNow` tells whether upstream would still answer the same about a contender, as
+   * far as is known in any process: a requester without a proved right depends on it.
    */
-  joining(
+  async joining(
     repository: Repository,
     right: Right,
-    isGivenTo: (contender: Contender) => boolean,
-  ): Contender | undefined {
-    const speaker = this.#contenders.find(
-      contender => contender.speaksFor(repository, right) && (contender.isFresh || isGivenTo(contender)),
-    );
-    if (speaker !== undefined || !right.proved || !this.#isAdmitted(repository)) return speaker;
+    isTrueNow: (contender: Contender) => Promise<boolean>,
+  ): Promise<Contender | undefined> {
+    const speakers = this.#contenders.filter(contender => contender.speaksFor(repository, right));
+    if (!right.proved) {
+      for (const speaker of speakers) if (await isTrueNow(speaker)) return speaker;
+      return undefined;
+    }
+    if (speakers.length > 0 || !this.#isAdmitted(repository)) return speakers[0];
     const contender = this.add(repository, right, false);
-    contender.admit();
+    contender.admit({ isEarlier: true });
     return contender;
   }
 
@@ -136,7 +140,7 @@ export class Contenders {
           await this.#links.confirm(repository, this.#digest, right, held);
           shown.push(contender);
         }
-        contender.admit();
+        contender.admit({ isEarlier: isSettled });
       },
     );
     return shown;

@@ -69,14 +69,12 @@ export class FillProofs {
     this.#shown.set(repositoryText(repository), { repository, right });
   }
 
-  /** Whether `url` is sending the blob to this contender and has not withdrawn the right since. */
-  isGivenTo(contender: Contender): boolean {
-    return this.#given.some(
-      given =>
-        given.contender === contender &&
-        given.isProof &&
-        !this.#options.asking.hasEndedSince(given.atMs, contender.repository, given.credential),
-    );
+  /** Whether `url` is sending the blob to this contender and has told no process since that the right has ended. */
+  async isGivenTo(contender: Contender): Promise<boolean> {
+    const { asking } = this.#options;
+    const given = this.#given.findLast(each => each.contender === contender && each.isProof);
+    if (given === undefined) return false;
+    return !(await asking.hasEndedAnywhereSince(given.atMs, contender.repository, given.credential));
   }
 
   /**

@@ -66,10 +66,10 @@ export class FillSharing {
    * Joins as a reader. Returns the contender whose admission the reader depends on; `undefined` if the requester's
    * right is not known yet. It can then `wait` for upstream to prove what is `shown`.
    */
-  join({ repository, right, settled, namedSize }: FillRequest): Contender | undefined {
+  async join({ repository, right, settled, namedSize }: FillRequest): Promise<Contender | undefined> {
     const contender = settled
       ? this.#contenders.add(repository, right, true)
-      : this.#contenders.joining(repository, right, other => this.#proofs.isGivenTo(other));
+      : await this.#contenders.joining(repository, right, other => this.#isTrueNow(other));
     return contender && this.#joined(contender, right, namedSize);
   }
 
@@ -190,7 +190,7 @@ export class FillSharing {
   /** The bytes from `position` on were copied from what upstream sent for the starter's repository before. */
   copied(position: number): void {
     this.#proofs.noteEarlier(this.starter, position);
-    this.starter.admit();
+    this.starter.admit({ isEarlier: true });
   }
 
   /** Whether upstream has begun to send the blob to anybody. */
@@ -239,6 +239,22 @@ export class FillSharing {
   async linkShown(): Promise<void> {
     const linking = this.#proofs.linkShown(this.#held(true));
     await unlessAborted(linking, this.#options.signal).catch(() => {});
+  }
+
+  /**
+   * Whether upstream's answer about the contender, which may be pending, is also one about equal requesters that come now: it
+   * is not if the right has ended since upstream was asked, whichever process has noticed that.
+   */
+  async #isTrueNow(contender: Contender): Promise<boolean> {
+    if (contender.isFresh && !(await this.#hasEndedSince(contender))) return true;
+    return this.#proofs.isGivenTo(contender);
+  }
+
+  /** Whether the right of any of its credentials has ended since it came, or may have. */
+  async #hasEndedSince({ repository, right, sinceMs }: Contender): Promise<boolean> {
+    for (const credential of right.credentials)
+      if (await this.#options.asking.hasEndedAnywhereSince(sinceMs, repository, credential)) return true;
+    return false;
   }
 
   /** The Fill may now also begin in the turn of this requester, if it comes first. */

@@ -62,7 +62,7 @@ export class FollowedFill {
     const { fill } = this;
     const { clock } = this.#world.asking;
     const leave = fill.hold();
-    const contender = this.#sharing.join(request) ?? this.#sharing.wait(request);
+    const contender = (await this.#sharing.join(request)) ?? this.#sharing.wait(request);
     const begun = contender.admission.then(() => fill.until(() => fill.length > 0 || undefined));
     await within(begun, ADMITTED_WITHIN_MS, clock).catch(() => {});
     if (contender.state !== 'admitted' || fill.length === 0) {
