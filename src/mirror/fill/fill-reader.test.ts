@@ -1,5 +1,7 @@
-import { expect, it } from 'vitest';
-import { HOLD_BACK_BYTES } from '../../lib/blob-reader.ts';
+import { expect, it, vi } from 'vitest';
+import { StorageFull } from '../../blobs/storage-full.ts';
+import { type BlobReader, HOLD_BACK_BYTES } from '../../lib/blob-reader.ts';
+import { readerOfBytes } from '../../lib/bytes-reader.ts';
 import { PagedBody } from '../../lib/paged-body.ts';
 import { digestOf } from '../../oci/digest.ts';
 import type { FillReader } from './fill-reader.ts';
@@ -47,6 +49,18 @@ it('ends a read that waits for admission when it is closed', async () => {
   await reader.close();
   await expect(waiting).rejects.toThrow('closed');
   expect(fill.hasReaders).toBe(false);
+});
+
+it('begins to read nothing directly if it is closed just when the disk is full', async () => {
+  const fill = filling();
+  const direct = vi.fn<() => BlobReader>(() => readerOfBytes(new Uint8Array(SIZE)));
+  const reader = fill.open(SIZE, admitted, fill.hold(), direct);
+  await reader.read(Buffer.alloc(10), 0);
+  const waiting = reader.read(Buffer.alloc(10), 1000);
+  fill.fail(new StorageFull('full'));
+  await reader.close();
+  await expect(waiting).rejects.toThrow('closed');
+  expect(direct).not.toHaveBeenCalled();
 });
 
 it('shares nothing when it is refused', async () => {

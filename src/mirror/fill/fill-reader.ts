@@ -82,6 +82,8 @@ export class FillReader implements BlobReader {
       return await fill.until(() => this.#readableBehind(position), this.#closing.signal);
     } catch (error) {
       if (!isStorageClosed(error)) throw error;
+      // Nobody would close it.
+      this.#closing.signal.throwIfAborted();
       this.#direct = this.#options.direct();
       return this.size;
     } finally {
