@@ -118,7 +118,11 @@ export function choosePlatform<Child extends PlatformChild>(
 ): readonly Child[] {
   const host = normalizePlatform(wanted);
   const accepted = (matcher === 'only' ? runnable(host) : [host]).map(acceptor);
-  const rank = (platform: Platform) => accepted.findIndex(accepts => accepts(platform));
+  const rank = (platform: Platform) => {
+    // Once for all of them: a client may ask for a variant below which there are a hundred others.
+    const entry = normalizePlatform(platform.os === '' ? { ...platform, os: host.os } : platform);
+    return accepted.findIndex(accepts => accepts(entry));
+  };
   const suits = (platform: Platform | undefined) => platform === undefined || rank(platform) !== -1;
 
   const candidates = children.filter(child => !isAttestation(child));
@@ -214,18 +218,16 @@ function arm64Minors(major: number, newest: number): [string, string][] {
   return descending(newest, 0).map(minor => ['arm64', minor === 0 ? `v${major}` : `v${major}.${minor}`]);
 }
 
-/** A test for the entries that are exactly what `host` is. */
+/** A test for the normalized entries that are exactly what `host` is. */
 function acceptor(host: Platform): (entry: Platform) => boolean {
   const features = new Set(host['os.features']);
-  return entry => {
-    const ofHost = entry.os === '' ? { ...entry, os: host.os } : entry;
-    const { os, architecture, variant, 'os.features': wanted = [] } = normalizePlatform(ofHost);
+  return ({ os, architecture, variant, 'os.version': version, 'os.features': wanted = [] }) => {
     const isWindows = os === 'windows';
     return (
       os === host.os &&
       architecture === host.architecture &&
       variant === host.variant &&
-      (!isWindows || runsWindows(host['os.version'], entry['os.version'])) &&
+      (!isWindows || runsWindows(host['os.version'], version)) &&
       wanted.every(feature => features.has(feature) || (isWindows && feature === 'win32k'))
     );
   };
