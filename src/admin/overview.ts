@@ -40,13 +40,14 @@ export class Overview {
     const { parts, server, live } = this.#needs;
     const { config } = parts;
     const { today: _today, ...now } = await this.now();
+    const { inAll, reports } = await live.traffic();
     return {
       ...now,
       version: server.version,
       pid: process.pid,
       servingPids: server.servingPids,
       started: new Date(server.startedAtMs).toISOString(),
-      days: daysOf(await server.totals.inAll(), await live.reports()),
+      days: daysOf(inAll, reports),
       offline: config.offline,
       clientUrl: clientUrl(config.server, server.addresses),
       addresses: server.addresses,
@@ -60,13 +61,12 @@ export class Overview {
   async now(): Promise<EventData<'overview'>> {
     const { parts, server, live, tasks } = this.#needs;
     const { config, metadata, spool, mirror } = parts;
-    const reports = await live.reports();
+    const { inAll, reports } = await live.traffic();
     const downloads = allDownloads(reports);
     const queued = downloads.filter(({ state }) => state === 'queued').length;
     const { blobs, blobBytes, manifestBytes } = await metadata.readTotals();
     const { freeBytes, minFreeBytes } = await spool.space.look();
     const damaged = await metadata.countDamaged();
-    const inAll = await server.totals.inAll();
     return {
       ready: (await server.notReady()) ?? null,
       problems: [
