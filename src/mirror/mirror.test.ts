@@ -26,6 +26,7 @@ import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import type { Credential } from '../oci/credential.ts';
 import { isIndexType, OCI_ARTIFACT_MANIFEST, OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
 import type { PullRule } from './freshness.ts';
+import { FlightBoard, type FlightCalls, flightsOn } from './shared-flights.ts';
 
 const MINUTE_MS = 60_000;
 const HOUR_MS = 60 * MINUTE_MS;
@@ -198,6 +199,33 @@ describe('a tag', () => {
     vi.spyOn(world.metadata, 'putTag').mockRejectedValue(noWrite);
     const { descriptor, outcome } = await world.manifest('latest');
     expect([descriptor.digest, outcome]).toEqual([image.manifest.digest, 'revalidated']);
+  });
+
+  it('that upstream refuses ends the right even if the process that asks for all cannot write that', async () => {
+    const board = new FlightBoard();
+    await start({}, { isIndexOnDisk: true, flights: flightsOn(board.of({})) });
+    upstream.add('app', version('a'), 'latest');
+    await world.manifest('latest');
+    const joined = new Latch();
+    const calls = flightsOn(board.of({}));
+    const flights: FlightCalls = {
+      fly: key => {
+        joined.open();
+        return calls.fly(key);
+      },
+    };
+    const other = await MirrorWorld.open(upstream, { folder: world.folder, flights });
+    const noWrite = Object.assign(new Error('the index was removed'), { code: 'ESTALE' });
+    vi.spyOn(world.metadata, 'endGrant').mockRejectedValue(noWrite);
+    upstream.requests.length = 0;
+    upstream.misbehave({ kind: 'manifest', status: 403, after: joined.opened });
+    const leading = world.manifest('latest');
+    await expect.poll(asked).toEqual(['HEAD manifest']);
+    const refusals = await Promise.allSettled([leading, other.manifest('latest')]);
+    expect(refusals.map(({ status }) => status)).toEqual(['rejected', 'rejected']);
+    expect(await other.metadata.readGrants(APP)).toEqual([]);
+    expect(asked()).toEqual(['HEAD manifest', 'HEAD manifest']);
+    await other.close();
   });
 
   it('is served stale if upstream takes more than 5 s, whatever it answers then', async () => {

@@ -46,6 +46,9 @@ export interface Packing<T> {
   unpack(packed: unknown): Promise<T | undefined>;
 }
 
+/** Asks upstream. Calls `keep` if others must not rely on a failure, and have to ask for themselves. */
+export type FlightAsk<T> = (keep: () => void) => Promise<T>;
+
 /** Longer than an upstream may take; clients wait 20 s. A process that is suspended must not delay all others. */
 const LAND_WITHIN_MS = 10_000;
 
@@ -65,40 +68,37 @@ export class SharedFlights {
    * The result of `ask`, or what another process has got from it. `key` names the question, and with which credential
    * it is asked.
    */
-  async run<T>(key: string, packing: Packing<T> | undefined, ask: () => Promise<T>): Promise<T> {
+  async run<T>(key: string, packing: Packing<T> | undefined, ask: FlightAsk<T>): Promise<T> {
     const calls = this.#calls;
-    if (calls === undefined || packing === undefined) return ask();
+    if (calls === undefined || packing === undefined) return ask(() => {});
     const named = `${packing.name} ${key}`;
     const flying = calls.fly(named);
     const flight = await within(flying, LAND_WITHIN_MS);
     if (flight === LATE) {
       passOn(flying);
-      return ask();
+      return ask(() => {});
     }
     if ('land' in flight) return lead(flight.land, packing, ask);
     const { landing } = flight;
-    if (landing === 'lost') return ask();
+    if (landing === 'lost') return ask(() => {});
     if ('failure' in landing) {
       const { kind, message, ...details } = landing.failure;
       throw new UpstreamFailure(kind, message, details);
     }
-    return (await packing.unpack(landing.answer)) ?? ask();
+    return (await packing.unpack(landing.answer)) ?? ask(() => {});
   }
 }
 
-async function lead<T>(
-  land: (landing: Landing) => void,
-  packing: Packing<T>,
-  ask: () => Promise<T>,
-): Promise<T> {
+async function lead<T>(land: (landing: Landing) => void, packing: Packing<T>, ask: FlightAsk<T>): Promise<T> {
   let landing: Landing = 'lost';
+  let isKept = false;
   try {
-    const answer = await ask();
+    const answer = await ask(() => (isKept = true));
     const packed = packing.pack(answer);
     if (packed !== undefined) landing = { answer: packed };
     return answer;
   } catch (error) {
-    if (error instanceof UpstreamFailure) {
+    if (error instanceof UpstreamFailure && !isKept) {
       const { kind, message, status, endpoint, retryAfterMs, obstacle } = error;
       landing = { failure: { kind, message, status, endpoint, retryAfterMs, obstacle } };
     }

@@ -278,7 +278,8 @@ export class UpstreamRequests {
     const key = keyOf(question, credential);
     const remembered = this.#remembered(question, credential);
     if (remembered !== undefined) throw remembered;
-    const start = (): Promise<A> => this.#tracked(key.upstream, () => this.#recorded(question, key, ask));
+    const start = (keep = () => {}): Promise<A> =>
+      this.#tracked(key.upstream, () => this.#recorded(question, key, { ask, keep }));
     if (shared === undefined) return { answer: await start(), credential, joined: false };
     const flightKey = [key.upstream, key.repository, reference, key.credentialId].join(' ');
     const { promise, joined } = shared.run(flightKey, () =>
@@ -304,11 +305,14 @@ export class UpstreamRequests {
     return work;
   }
 
-  /** Asks, and records what the answer says about the right and about upstream. */
+  /**
+   * Asks, and records what the answer says about the right and about upstream. Calls `keep` if the end of a right could
+   * not be recorded: other processes, which may be able to, would not know that there is anything to record.
+   */
   async #recorded<A extends Answer>(
     question: Question<A>,
     key: FailureKey,
-    ask: (signal: AbortSignal) => Promise<A>,
+    { ask, keep }: { readonly ask: (signal: AbortSignal) => Promise<A>; readonly keep: () => void },
   ): Promise<A> {
     const { signal } = this.#closing;
     const during = this.#grants.presence;
@@ -324,7 +328,7 @@ export class UpstreamRequests {
       if (!(error instanceof UpstreamFailure)) throw error;
       const failure = await this.#ownLogins.judge(key, error, signal);
       this.#record.failed(question.repository, failure);
-      if (endsRight(failure, question.known)) await this.#prove(key, 'ended');
+      if (endsRight(failure, question.known) && !(await this.#prove(key, 'ended'))) keep();
       throw this.#failures.remember(key, failure);
     }
   }
@@ -385,8 +389,8 @@ export class UpstreamRequests {
     return presence.isOver || this.#presence.sinceMs > sinceMs ? undefined : presence;
   }
 
-  /** Reports a proof. A failure to record it only costs another question later. */
-  async #prove(key: FailureKey, outcome: Proof['outcome'], asked?: Asking): Promise<void> {
+  /** Reports a proof. False if it could not be recorded, which here only costs another question later. */
+  async #prove(key: FailureKey, outcome: Proof['outcome'], asked?: Asking): Promise<boolean> {
     const { upstream, repository, credentialId: id } = key;
     if (outcome === 'ended') {
       this.noteEnd(key);
@@ -398,8 +402,10 @@ export class UpstreamRequests {
       const agoMs = asked && (() => this.clock.monotonicMs() - asked.sinceMs);
       const proof = { upstream, repository, credentialId: id, outcome };
       await this.#grants.record({ ...proof, during: asked?.during, agoMs });
+      return true;
     } catch (error) {
       logUnstored(this.#log, error, { upstream, repository, outcome }, 'a grant could not be recorded');
+      return false;
     }
   }
 }

@@ -34,7 +34,14 @@ export interface MirrorWorldOptions
   extends Partial<
     Pick<
       MirrorOptions,
-      'limits' | 'maxBytes' | 'completeRanged' | 'endNews' | 'connectionsPerBlobOf' | 'replica' | 'replicas'
+      | 'limits'
+      | 'maxBytes'
+      | 'completeRanged'
+      | 'endNews'
+      | 'flights'
+      | 'connectionsPerBlobOf'
+      | 'replica'
+      | 'replicas'
     >
   > {
   readonly policy?: Partial<PullRule>;
@@ -103,6 +110,7 @@ export class MirrorWorld {
       maxBytes: options.maxBytes,
       completeRanged: options.completeRanged,
       endNews: options.endNews,
+      flights: options.flights,
       replica: options.replica,
       replicas: options.replicas,
       ...(options.connectionsPerBlobOf && { connectionsPerBlobOf: options.connectionsPerBlobOf }),
