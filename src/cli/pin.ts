@@ -49,7 +49,8 @@ async function change(input: Input, io: Io, isPinned: boolean): Promise<ExitCode
   const [typed = ''] = input.arguments;
   const dryRun = input.options['dryRun'] === true;
   return withParts(input, io, async parts => {
-    const changed = await changePin(parts, typed, { isPinned, dryRun }).catch((error: unknown) => {
+    const { presence: during } = parts.metadata;
+    const changed = await changePin(parts, typed, { isPinned, dryRun, during }).catch((error: unknown) => {
       throw error instanceof NotStored ? new CommandError(error.message) : error;
     });
     printResult(

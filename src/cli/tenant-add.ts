@@ -17,7 +17,8 @@ export const tenantAdd: Command = {
   run: (input, io) =>
     withParts(input, io, async parts => {
       const [name = ''] = input.arguments;
-      const isNew = await addTenant(parts, name).catch((error: unknown) => {
+      const { presence: during } = parts.metadata;
+      const isNew = await addTenant(parts, name, { during }).catch((error: unknown) => {
         throw error instanceof TenantRequestInvalid ? new CommandError(error.message, EXIT.usage) : error;
       });
       const text = `${name}: ${isNew ? 'added' : 'already exists'}\n`;
@@ -39,9 +40,10 @@ export const tenantAdopt: Command = {
   run: (input, io) =>
     withParts(input, io, async parts => {
       const [name = ''] = input.arguments;
+      const { presence: during } = parts.metadata;
       if (parts.config.kubernetes === undefined) throw new CommandError(NO_CLUSTER);
       await requireTenant(parts, name);
-      await parts.issuer.adoptTenant(name);
+      await parts.issuer.adoptTenant(name, { during });
       printResult(input, io, { tenant: name, adopted: true }, `${name}: its namespace is adopted\n`);
       return EXIT.done;
     }),

@@ -29,6 +29,7 @@ export const tenantRemove: Command = {
     withParts(input, io, async parts => {
       const [name = ''] = input.arguments;
       const { config, metadata, issuer } = parts;
+      const { presence: during } = metadata;
       if (config.tenants.some(tenant => tenant.name === name)) {
         throw new CommandError(`${name} is in the configuration: remove it there (tenants)`);
       }
@@ -43,10 +44,10 @@ export const tenantRemove: Command = {
       }
       if (!isTrial) {
         // First, so that a namespace that becomes the tenant by this finds nothing.
-        await metadata.endPreloadsOf(tenantGrantee(name));
-        for (const repository of repositories) await metadata.removeRepository(repository);
+        await metadata.endPreloadsOf(tenantGrantee(name), { during });
+        for (const repository of repositories) await metadata.removeRepository(repository, { during });
       }
-      const credentials = isTrial ? await issuer.listLive(name) : await issuer.removeTenant(name);
+      const credentials = isTrial ? await issuer.listLive(name) : await issuer.removeTenant(name, { during });
       const lines = [
         ...credentials.map(
           ({ id, server }) => `${id}: ${isTrial ? 'would be revoked' : 'revoked'} (${server})`,

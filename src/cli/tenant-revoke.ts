@@ -33,11 +33,14 @@ export const tenantRevoke: Command = {
       throw new CommandError('say which: --credential ID, or --all', EXIT.usage);
     }
     return withParts(input, io, async parts => {
-      const ended = await parts.issuer.revoke(tenant, credential).catch(async (error: unknown) => {
-        if (!(error instanceof UnknownTenant)) throw error;
-        await requireTenant(parts, tenant);
-        throw new CommandError(error.message);
-      });
+      const { presence: during } = parts.metadata;
+      const ended = await parts.issuer
+        .revoke(tenant, credential, { during })
+        .catch(async (error: unknown) => {
+          if (!(error instanceof UnknownTenant)) throw error;
+          await requireTenant(parts, tenant);
+          throw new CommandError(error.message);
+        });
       for (const { id, server } of ended) {
         printResult(input, io, { credential: id, server }, `${id}: revoked (${server})\n`);
       }

@@ -55,9 +55,10 @@ export const tenantSecret: Command = {
   run: (input, io) =>
     withParts(input, io, async parts => {
       const [tenant = ''] = input.arguments;
+      const { presence: during } = parts.metadata;
       await requireTenant(parts, tenant);
       const request = requestOf(tenant, input, io, parts.config);
-      print(await parts.issuer.issue(request), request, input, io);
+      print(await parts.issuer.issue(request, { during }), request, input, io);
       return EXIT.done;
     }),
 };
@@ -86,10 +87,11 @@ export const tenantRotate: Command = {
   run: (input, io) =>
     withParts(input, io, async parts => {
       const [tenant = ''] = input.arguments;
+      const { presence: during } = parts.metadata;
       const overlapMs = overlapOf(input);
       await requireTenant(parts, tenant);
       const request = requestOf(tenant, input, io, parts.config);
-      print(await parts.issuer.rotate(request, overlapMs), request, input, io);
+      print(await parts.issuer.rotate(request, overlapMs, { during }), request, input, io);
       io.err(
         `credentials issued earlier to ${tenant} for ${request.server} end in ${formatDuration(overlapMs)}\n`,
       );

@@ -495,14 +495,14 @@ export class MemoryMetadataStore implements MetadataStore {
     }));
   }
 
-  endPreloadsOf(grantee: string) {
+  endPreloadsOf(grantee: string, during?: During) {
     return this.#write(() => {
       for (const { preloads } of this.#tables.repositories.values()) {
         for (const preload of preloads.values()) {
           if (preload.grantee === grantee) preloads.delete(preloadKey(preload.digest, grantee));
         }
       }
-    });
+    }, during);
   }
 
   putContent(
@@ -568,8 +568,8 @@ export class MemoryMetadataStore implements MetadataStore {
     }, during);
   }
 
-  removeKnownTenant(name: string) {
-    return this.#write(() => void this.#tables.tenants.delete(name));
+  removeKnownTenant(name: string, during?: During) {
+    return this.#write(() => void this.#tables.tenants.delete(name), during);
   }
 
   async listIssuedCredentials(tenants?: readonly string[]) {

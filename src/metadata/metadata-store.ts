@@ -433,7 +433,7 @@ export interface MetadataStore extends Leases, ImageRecords {
   /** The latest preload of each grantee, for people: this counts them all. */
   listPreloads(repository: Repository): Promise<readonly Preload[]>;
   /** Ends all preloads of a grantee that is gone. */
-  endPreloadsOf(grantee: string): Promise<void>;
+  endPreloadsOf(grantee: string, during?: During): Promise<void>;
 
   /**
    * Stores and links manifests, as `putManifest` does, and blobs, and records all of it as preloads of `grantee`, in
@@ -464,7 +464,7 @@ export interface MetadataStore extends Leases, ImageRecords {
   /** Adds the tenants, or updates their binding: all or none. */
   putKnownTenants(tenants: readonly KnownTenant[], during?: During): Promise<void>;
   /** Removes only the entry: what the tenant owns, and its issued credentials, stay. */
-  removeKnownTenant(name: string): Promise<void>;
+  removeKnownTenant(name: string, during?: During): Promise<void>;
   /** Those of `tenants`, of all by default; including those that have ended. */
   listIssuedCredentials(tenants?: readonly string[]): Promise<readonly IssuedCredential[]>;
   /** All or none, each added or replaced by its id. One that is there ends no later than it did. */

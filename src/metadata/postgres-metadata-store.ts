@@ -546,8 +546,8 @@ class PostgresMetadataStore implements MetadataStore {
     return preloads.listPreloads(this.#database, repository);
   }
 
-  async endPreloadsOf(grantee: string) {
-    while (await this.#write({}, session => preloads.endSomePreloadsOf(session, grantee))) {
+  async endPreloadsOf(grantee: string, { during }: During = {}) {
+    while (await this.#write({ during }, session => preloads.endSomePreloadsOf(session, grantee))) {
       // The next ones, in a transaction of their own.
     }
   }
@@ -593,8 +593,8 @@ class PostgresMetadataStore implements MetadataStore {
     });
   }
 
-  removeKnownTenant(name: string) {
-    return this.#write(ASIDE, session => tenants.removeKnownTenant(session, name));
+  removeKnownTenant(name: string, { during }: During = {}) {
+    return this.#write({ ...ASIDE, during }, session => tenants.removeKnownTenant(session, name));
   }
 
   listIssuedCredentials(of?: readonly string[]) {

@@ -451,6 +451,8 @@ test('nothing is written any more that began before others considered this proce
       () => store.removePin(REPOSITORY, 'v1', along),
       () => store.putKnownTenants([{ name: 't', uid: undefined }], along),
       () => store.putIssuedCredentials([], along),
+      () => store.removeKnownTenant('t', along),
+      () => store.endPreloadsOf('tenant:t', along),
       () => store.removeRepository(REPOSITORY, along),
     ];
   };

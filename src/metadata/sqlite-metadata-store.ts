@@ -669,8 +669,8 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#preloads.list(repository));
   }
 
-  async endPreloadsOf(grantee: string) {
-    while (await this.#write(() => this.#preloads.endSomeOf(grantee))) {
+  async endPreloadsOf(grantee: string, during?: During) {
+    while (await this.#write(() => this.#preloads.endSomeOf(grantee), during)) {
       // The next ones, in a transaction of their own.
     }
   }
@@ -711,8 +711,8 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#writeAside(() => tenants.forEach(tenant => this.#tenants.put(tenant)), during);
   }
 
-  removeKnownTenant(name: string) {
-    return this.#writeAside(() => this.#tenants.remove(name));
+  removeKnownTenant(name: string, during?: During) {
+    return this.#writeAside(() => this.#tenants.remove(name), during);
   }
 
   listIssuedCredentials(tenants?: readonly string[]) {

@@ -63,10 +63,10 @@ export class Issuer {
   }
 
   /** Removes a tenant and ends its credentials; returns those that ended. */
-  async removeTenant(name: string): Promise<readonly IssuedCredential[]> {
+  async removeTenant(name: string, asked?: AskedDuring): Promise<readonly IssuedCredential[]> {
     const meant = await this.#issued(({ tenant }) => tenant === name);
-    await this.#options.store.putIssuedCredentials(meant.map(endedLongAgo));
-    await this.#options.store.removeKnownTenant(name);
+    await this.#options.store.putIssuedCredentials(meant.map(endedLongAgo), asked);
+    await this.#options.store.removeKnownTenant(name, asked);
     await this.#options.store.notify('secrets');
     return meant.filter(one => this.#isLive(one));
   }
@@ -87,9 +87,9 @@ export class Issuer {
   }
 
   /** Issues a credential in addition to existing ones. */
-  async issue(request: IssueRequest): Promise<Credential> {
+  async issue(request: IssueRequest, asked?: AskedDuring): Promise<Credential> {
     const [credential, issued] = this.#make(request);
-    await this.#put([issued]);
+    await this.#put([issued], asked);
     return credential;
   }
 

@@ -12,7 +12,7 @@ export interface AskedDuring {
 export interface TenantStore {
   listKnownTenants(): Promise<readonly KnownTenant[]>;
   putKnownTenants(tenants: readonly KnownTenant[], asked?: AskedDuring): Promise<void>;
-  removeKnownTenant(name: string): Promise<void>;
+  removeKnownTenant(name: string, asked?: AskedDuring): Promise<void>;
   listIssuedCredentials(): Promise<readonly IssuedCredential[]>;
   /** None of them ends later than it did. */
   putIssuedCredentials(credentials: readonly IssuedCredential[], asked?: AskedDuring): Promise<void>;

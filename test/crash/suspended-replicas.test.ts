@@ -49,6 +49,9 @@ const STATEMENTS = {
   'a quarantined blob': /DELETE FROM \S+blobs WHERE digest = \$1\0/,
   'a quarantined manifest': /DELETE FROM \S+manifests WHERE digest = \$1\0/,
   'a grant': /INSERT INTO \S+grants /,
+  'a pin': /INSERT INTO \S+pins /,
+  'a tenant': /INSERT INTO \S+known_tenants /,
+  'a credential': /INSERT INTO \S+issued_credentials /,
   'a sent message': /DELETE FROM \S+outbox WHERE endpoint/,
 };
 
@@ -594,5 +597,33 @@ describe.skipIf(!HAS_POSTGRES)('a replica that was suspended', { timeout: 600_00
     });
     expect({ code, logs }).toMatchObject({ code: 1, logs: expect.stringContaining('suspended for so long') });
     await expectWhole('manifests/v1', theirs.manifest);
+  });
+
+  it('in the middle of pinning an image does not pin what was unpinned since', async () => {
+    expect((await pushManifest(other, await newImage(), 'v1')).status).toBe(201);
+    const pin = ['pin', `${repository}:v1`];
+    const { code, logs } = await suspendCommand(hold('a pin'), pin, async () => {
+      expect(await other.server.spawnCommand(...pin)).toMatchObject({ code: 0 });
+      expect(await other.server.spawnCommand('unpin', `${repository}:v1`)).toMatchObject({ code: 0 });
+    });
+    expect({ code, logs }).toMatchObject({ code: 1, logs: expect.stringContaining('suspended for so long') });
+    expect(await sql(settings, 'SELECT reference FROM @pins')).toEqual([]);
+  });
+
+  it.each([
+    ['adding', 'a tenant', ['tenant', 'add']],
+    ['issuing a credential to', 'a credential', ['tenant', 'secret', '--server', 'registry.example']],
+    ['rotating the credentials of', 'a credential', ['tenant', 'rotate', '--server', 'registry.example']],
+  ] as const)('in the middle of %s a tenant does nothing that was undone since', async (_, held, command) => {
+    const tenant = `team-${made}`;
+    const run = (...args: readonly string[]) => other.server.spawnCommand('tenant', ...args);
+    if (held === 'a credential') await run('add', tenant);
+    const { code, logs } = await suspendCommand(hold(held), [...command, tenant], async () => {
+      if (held === 'a tenant') await run('add', tenant);
+      expect(await run('remove', tenant)).toMatchObject({ code: 0 });
+    });
+    expect({ code, logs }).toMatchObject({ code: 1, logs: expect.stringContaining('suspended for so long') });
+    expect(await sql(settings, 'SELECT name FROM @known_tenants')).toEqual([]);
+    expect(await sql(settings, 'SELECT id FROM @issued_credentials')).toEqual([]);
   });
 });
