@@ -317,6 +317,28 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
     }
   });
 
+  test('a Lease that was left is forgotten after months, as of a replica whose folder was lost, and none that is held', async () => {
+    const store = await open();
+    const [left, lost, held] = [
+      await leaseOf(store, 'upload-left'),
+      await leaseOf(store, 'upload-lost'),
+      await leaseOf(store, 'upload-held'),
+    ];
+    const keys = async () => {
+      const rows = await sql<{ key: string }>(settings, 'SELECT key FROM @leases ORDER BY key');
+      return rows.map(({ key }) => key);
+    };
+    const age = () => sql(settings, `UPDATE @leases SET used_at = used_at - interval '91 days'`);
+    await age();
+    await store.setAside(left);
+    await sql(settings, `UPDATE @leases SET process_id = 'gone' WHERE epoch = ${lost.epoch}`);
+    await open();
+    expect(await keys()).toEqual(['upload-held', 'upload-left']);
+    await age();
+    await open();
+    expect(await keys()).toEqual([held.key]);
+  });
+
   test('no epoch comes again that was given out after a backup was made which was restored since', async () => {
     const before = await open();
     const given = [await leaseOf(before, 'upload-1'), await leaseOf(before, 'upload-2')];

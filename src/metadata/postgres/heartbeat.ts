@@ -116,7 +116,10 @@ export class Heartbeat {
   async #join(): Promise<void> {
     const others = await leases.otherProcesses(this.#database, this.#self.id);
     const gone = others.filter(({ id }) => isDead(this.#folder.path, id)).map(({ id }) => id);
-    await this.#write(session => leases.removeGone(session, gone), DURABLE);
+    await this.#write(async session => {
+      await leases.removeGone(session, gone);
+      await leases.removeLongLeft(session);
+    }, DURABLE);
     forgetDead(this.#folder.path);
     await this.#requireCompany();
   }

@@ -10,6 +10,9 @@ export const DEAD_AFTER_MS = 5_000;
 /** The same for one at whose address nobody listens any more: a heartbeat and the time that the next one may take. */
 const GONE_AFTER_MS = 2_000;
 
+/** After so long, nobody continues the work of a Lease that was left: what is unfinished is usually kept for a day. */
+const LEFT_FOR_DAYS = 90;
+
 /** Which acquisition of which Lease. */
 export type LeaseName = Pick<Lease, 'key' | 'epoch'>;
 
@@ -97,7 +100,23 @@ export async function removeSuspended(on: PostgresSession): Promise<readonly str
 export async function removeGone(on: PostgresSession, ids: readonly string[]): Promise<void> {
   if (ids.length === 0) return;
   await on.changes('DELETE FROM @processes WHERE id = ANY($1)', [ids]);
-  await on.changes('UPDATE @leases SET process_id = NULL WHERE process_id = ANY($1)', [ids]);
+  await on.changes(
+    'UPDATE @leases SET process_id = NULL, used_at = clock_timestamp() WHERE process_id = ANY($1)',
+    [ids],
+  );
+}
+
+/** Removes Leases that were left long ago, as by replicas whose folders were lost: nobody else would look for them. */
+export async function removeLongLeft(on: PostgresSession): Promise<void> {
+  // None that somebody is just taking, or that a process which comes back finds to be its own.
+  await on.changes(
+    `DELETE FROM @leases WHERE epoch IN (
+      SELECT l.epoch FROM @leases l
+      WHERE l.used_at < clock_timestamp() - make_interval(days => $1)
+        AND NOT EXISTS (SELECT 1 FROM @processes p WHERE p.id = l.process_id)
+      FOR UPDATE SKIP LOCKED)`,
+    [LEFT_FOR_DAYS],
+  );
 }
 
 export async function listReplicas(on: Rows): Promise<readonly ReplicaPlace[]> {
@@ -215,10 +234,11 @@ export async function setLeasesAside(
   epochs: readonly number[],
   processId: string,
 ): Promise<void> {
-  await on.changes('UPDATE @leases SET process_id = NULL WHERE epoch = ANY($1) AND process_id = $2', [
-    epochs,
-    processId,
-  ]);
+  await on.changes(
+    `UPDATE @leases SET process_id = NULL, used_at = clock_timestamp()
+    WHERE epoch = ANY($1) AND process_id = $2`,
+    [epochs, processId],
+  );
 }
 
 /** The epochs of all Leases of this process, which it has until the transaction ends. */

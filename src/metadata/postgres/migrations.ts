@@ -25,6 +25,11 @@ export const MIGRATIONS: readonly Migration[] = [
   { sql: SCHEMA_3, usableFrom: 1 },
   { sql: SCHEMA_4, usableFrom: 1 },
   { sql: SCHEMA_5, usableFrom: 1 },
+  // When it was acquired, or left.
+  {
+    sql: 'ALTER TABLE @leases ADD COLUMN used_at TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp()',
+    usableFrom: 1,
+  },
 ];
 
 /** That of our triggers and functions. */
