@@ -78,8 +78,27 @@ export class LeaseLost extends Error {
  * done then, since others may have done it, or the opposite, meanwhile.
  */
 export class Presence {
+  /** By which the index tells other processes whether it lasts; `undefined` if it does not. */
+  readonly name: string | undefined;
+  /** The name of that of another process which has passed this work on, and must last, too. */
+  readonly sender?: string | undefined;
   /** Whether it is known to have ended. */
   isOver = false;
+
+  constructor(name?: string) {
+    this.name = name;
+  }
+}
+
+/** `own`, for work that another process has passed on in the Presence with the name `sender`; `undefined` if it has none. */
+export function passedOn(own: Presence, sender: string | undefined): Presence {
+  return {
+    name: own.name,
+    sender,
+    get isOver() {
+      return own.isOver;
+    },
+  };
 }
 
 /** A write was refused, since it belongs to something that began in an earlier Presence. */

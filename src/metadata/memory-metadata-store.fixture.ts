@@ -1,5 +1,6 @@
 // An index in memory, for tests: the contract as plain code. Each MemoryMetadataStore on the same MemoryIndex is
 // another process.
+import { randomUUID } from 'node:crypto';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { type Lease, LeaseLost, Presence, PresenceEnded } from '../lib/lease.ts';
 import { MemoryLeases } from '../lib/memory-leases.fixture.ts';
@@ -89,7 +90,7 @@ export class MemoryMetadataStore implements MetadataStore {
   readonly #news = new Set<Topic>();
   /** When content was used, as far as it is not written yet. */
   readonly #noted = new Map<Digest, number>();
-  #presence = new Presence();
+  #presence = new Presence(randomUUID());
   #isClosed = false;
 
   constructor(index: MemoryIndex, replica?: string) {
@@ -113,7 +114,7 @@ export class MemoryMetadataStore implements MetadataStore {
   seemDead(): void {
     this.#leases.seemDead();
     this.#presence.isOver = true;
-    this.#presence = new Presence();
+    this.#presence = new Presence(randomUUID());
   }
 
   get presence() {
@@ -881,7 +882,9 @@ export class MemoryMetadataStore implements MetadataStore {
   async #write<T>(work: () => T, { during }: During = {}): Promise<Awaited<T>> {
     this.#requireOpen();
     await nextTurn();
-    if (during?.isOver === true) throw new PresenceEnded();
+    const { isOver, sender } = during ?? {};
+    const isPresent = () => [...this.#index.processes].some(({ presence: { name } }) => name === sender);
+    if (isOver === true || (sender !== undefined && !isPresent())) throw new PresenceEnded();
     return await this.#tables.transact(work);
   }
 

@@ -10,11 +10,13 @@ const READ_WITHIN_MS = 1_000;
 /** The Presences of this process, one after the other. */
 export class OwnPresence {
   readonly #clock: Clock;
-  #current = new Presence();
+  #current: Presence;
   #overSinceMs = 0;
 
-  constructor(clock: Clock) {
+  /** `name`: as of a `Presence`, of the first one. */
+  constructor(clock: Clock, name?: string) {
     this.#clock = clock;
+    this.#current = new Presence(name);
   }
 
   /** The last one: over, as long as no other has begun. */
@@ -28,9 +30,9 @@ export class OwnPresence {
     this.#overSinceMs = this.#clock.monotonicMs();
   }
 
-  /** Call after each heartbeat. */
-  beat(): void {
+  /** Call after each heartbeat. `name`: of the Presence that may begin now. */
+  beat(name?: string): void {
     const isSettled = this.#clock.monotonicMs() - this.#overSinceMs >= READ_WITHIN_MS;
-    if (this.#current.isOver && isSettled) this.#current = new Presence();
+    if (this.#current.isOver && isSettled) this.#current = new Presence(name);
   }
 }

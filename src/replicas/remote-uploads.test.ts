@@ -16,7 +16,7 @@ import { Uploads } from '../hosted/uploads.ts';
 import { listen } from '../http/listen.ts';
 import { silentLog } from '../lib/log.ts';
 import { ManualClock } from '../lib/manual-clock.fixture.ts';
-import { MemoryIndex } from '../metadata/memory-metadata-store.fixture.ts';
+import { MemoryIndex, type MemoryMetadataStore } from '../metadata/memory-metadata-store.fixture.ts';
 import { ANONYMOUS } from '../oci/requester.ts';
 import { ClusterKeys } from './cluster-keys.ts';
 import { ReplicaClient } from './replica-client.ts';
@@ -34,6 +34,7 @@ let clock: ManualClock;
 interface Replica {
   readonly uploads: SharedUploads;
   readonly own: Uploads;
+  readonly metadata: MemoryMetadataStore;
   /** Bytes of unfinished uploads on its disk. */
   spooled(): Promise<number>;
   cutOff(): Promise<void>;
@@ -68,6 +69,7 @@ async function replica(): Promise<Replica> {
   const opened = {
     uploads,
     own,
+    metadata,
     spooled: async () => {
       let bytes = 0;
       for await (const { size } of spool.list()) bytes += size;
@@ -227,6 +229,26 @@ describe('an upload', () => {
       suspended.closeAllConnections();
       suspended.close();
     }
+  });
+
+  it('is not completed by a request that another replica took before it was considered dead', async () => {
+    const [one, two] = [await replica(), await replica()];
+    const blob = randomBlob(MIB, 'late');
+    const complete = async (meanwhile: () => void) => {
+      const { id } = await one.uploads.begin(ANONYMOUS, APP);
+      const body = new Readable({ read() {} });
+      const { presence: during } = two.metadata;
+      const chunk = { body, contentRange: undefined, contentLength: blob.size, during };
+      const completing = two.uploads.complete(ANONYMOUS, APP, id, blob.digest, chunk);
+      meanwhile();
+      body.push(bytesOf(blob));
+      body.push(null);
+      return completing;
+    };
+    await expect(complete(() => two.metadata.seemDead())).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    expect(await one.metadata.isLinked(APP, blob.digest)).toBe(false);
+    await complete(() => {});
+    expect(await one.metadata.isLinked(APP, blob.digest)).toBe(true);
   });
 
   it('goes on however long it takes, as long as something of it is taken', async () => {

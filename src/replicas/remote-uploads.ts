@@ -79,10 +79,10 @@ export class RemoteUploads implements UploadCalls {
   }
 
   async #ask({ operation, id, ...call }: RemoteUploadCall, chunk?: Chunk): Promise<UploadAnswer> {
-    const { body, contentRange, contentLength } = chunk ?? {};
+    const { body, contentRange, contentLength, during } = chunk ?? {};
     const length = body === undefined ? 0 : contentLength;
     const headers = {
-      ...callHeader(JSON.stringify({ ...call, contentRange })),
+      ...callHeader(JSON.stringify({ ...call, contentRange, during: during?.name })),
       ...(length === undefined ? { 'Transfer-Encoding': 'chunked' } : { 'Content-Length': String(length) }),
     };
     let stop: (() => void) | undefined;

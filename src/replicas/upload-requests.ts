@@ -1,7 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Chunk } from '../hosted/chunk.ts';
 import type { UploadCalls } from '../hosted/upload-calls.ts';
-import type { Presence } from '../lib/lease.ts';
+import { passedOn, type Presence } from '../lib/lease.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import { OciError, type OciErrorCode, type OciErrorOptions } from '../oci/errors.ts';
 import type { Repository } from '../oci/repository.ts';
@@ -17,6 +17,8 @@ export interface RemoteUploadCall {
   /** For `complete`. */
   readonly digest?: Digest;
   readonly contentRange?: string | undefined;
+  /** The name of the Presence in which the client's request arrived. Other versions send none. */
+  readonly during?: string | undefined;
 }
 
 /** How a call has ended: with what it returns, or with an error for the client. */
@@ -75,7 +77,7 @@ async function done(
   const { operation, id, requester, repository, digest, contentRange } = call;
   const length = req.headers['content-length'];
   const contentLength = length === undefined ? undefined : Number(length);
-  const chunk: Chunk = { body: req, contentRange, contentLength, during };
+  const chunk: Chunk = { body: req, contentRange, contentLength, during: passedOn(during, call.during) };
   switch (operation) {
     case 'status':
       return uploads.status(requester, repository, id);

@@ -1,7 +1,14 @@
 // A replica stands still right before a write, loses its Leases, and goes on after another one has done what it was about to
 // do, or the opposite: one test for each kind of write.
+import { once } from 'node:events';
 import { writeFile } from 'node:fs/promises';
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import {
+  createServer,
+  type IncomingMessage,
+  request as httpRequest,
+  type Server,
+  type ServerResponse,
+} from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
@@ -430,6 +437,27 @@ describe.skipIf(!HAS_POSTGRES)('a replica that was suspended', { timeout: 600_00
       expect(status).toBe(503);
       expect((await get(at(other, `blobs/${blob.digest}`))).status).toBe(404);
       await expectOneObject(blob, undefined);
+    });
+
+    it('does not bring back a deleted blob by an upload that another one has begun', async () => {
+      const blob = newBlob();
+      const begun = await asks(other, 'blobs/uploads/', { method: 'POST' });
+      const path = String(begun.headers['location']);
+      const [half, rest] = [bytesOf(blob).subarray(0, 10_000), bytesOf(blob).subarray(10_000)];
+      const putting = httpRequest(`${suspended.server.url}${path}?digest=${blob.digest}`, { method: 'PUT' });
+      const answered = once(putting, 'response') as Promise<[IncomingMessage]>;
+      putting.setHeader('content-length', blob.size).write(half);
+      const met = until('the other to have the first half', HANG_MS, async () => {
+        return (await get(`${other.server.url}${path}`)).headers['range'] === `0-${half.length - 1}`;
+      });
+      await suspendReplicaAt({ met, release: () => {} }, async () => {
+        putting.end(rest);
+        expect((await pushBlob(other, blob)).status).toBe(201);
+        expect((await remove(other, `blobs/${blob.digest}`)).status).toBe(202);
+      });
+      const [{ statusCode }] = await answered;
+      expect(statusCode).toBe(503);
+      expect((await get(at(other, `blobs/${blob.digest}`))).status).toBe(404);
     });
 
     it.each(['creates', 'moves'])('%s no tag that was set since', async which => {

@@ -62,7 +62,7 @@ export class Heartbeat {
   readonly #onBeat: () => void;
   readonly #self: leases.ProcessIdentity;
   readonly #life: Life;
-  readonly #presence: OwnPresence;
+  #presence: OwnPresence;
   readonly #held = new Map<number, OwnLease>();
   /** Leases that were given back but still have a row, because the database could not be reached. */
   readonly #unreturned = new Map<number, GivenBack>();
@@ -116,10 +116,12 @@ export class Heartbeat {
   async #join(): Promise<void> {
     const others = await leases.otherProcesses(this.#database, this.#self.id);
     const gone = others.filter(({ id }) => isDead(this.#folder.path, id)).map(({ id }) => id);
-    await this.#write(async session => {
+    const name = await this.#write(async (session, presence) => {
       await leases.removeGone(session, gone);
       await leases.removeLongLeft(session);
+      return presence;
     }, DURABLE);
+    this.#presence = new OwnPresence(this.#clock, name);
     forgetDead(this.#folder.path);
     await this.#requireCompany();
   }
@@ -190,6 +192,8 @@ export class Heartbeat {
   async requirePresence(session: PostgresSession, presence: Presence): Promise<void> {
     // Whoever adds the row again ends the Presence before that is committed.
     if (!(await leases.hasJoined(session, this.#self.id)) || presence.isOver) throw new PresenceEnded();
+    const { sender } = presence;
+    if (sender !== undefined && !(await leases.isPresent(session, sender))) throw new PresenceEnded();
   }
 
   /** Whether nobody can have taken this process for dead by now. */
@@ -282,8 +286,12 @@ export class Heartbeat {
   }
 
   /** A write that is a heartbeat, too. */
-  async #write<T>(work: (session: PostgresSession) => Promise<T>, options: WriteOptions): Promise<T> {
-    const write = (session: PostgresSession) => this.#showLife(session).then(() => work(session));
+  async #write<T>(
+    work: (session: PostgresSession, presence: string) => Promise<T>,
+    options: WriteOptions,
+  ): Promise<T> {
+    const write = (session: PostgresSession) =>
+      this.#showLife(session).then(presence => work(session, presence));
     return this.#shown(() => this.#writer.write(write, options));
   }
 
@@ -307,7 +315,7 @@ export class Heartbeat {
   async #beat(): Promise<void> {
     try {
       const isSteady = this.#clock.monotonicMs() - this.#steadySinceMs > leases.DEAD_AFTER_MS;
-      const { suspended, returned } = await this.#shown(() =>
+      const { suspended, returned, presence } = await this.#shown(() =>
         this.#writer.writeFirst(session => this.#beatWithin(session, isSteady), LIGHT),
       );
       returned.forEach(epoch => this.#unreturned.delete(epoch));
@@ -316,7 +324,7 @@ export class Heartbeat {
       }
       if (this.#isFailing) this.#log.info({}, 'the database of the index can be reached again');
       this.#isFailing = false;
-      this.#presence.beat();
+      this.#presence.beat(presence);
       this.#onBeat();
     } catch (error) {
       // Logged once: it may be away for a while.
@@ -331,26 +339,26 @@ export class Heartbeat {
 
   /** `isSteady`: whether this process may tell who is dead. */
   async #beatWithin(session: PostgresSession, isSteady: boolean) {
-    await this.#showLife(session);
+    const presence = await this.#showLife(session);
     const returned = await this.#returnLeft(session);
     const suspended = isSteady ? await leases.removeSuspended(session) : [];
-    return { suspended, returned };
+    return { suspended, returned, presence };
   }
 
-  /** Call within a write. */
-  async #showLife(session: PostgresSession): Promise<void> {
-    if (!(await leases.beat(session, this.#self.id))) await this.#rejoin(session);
+  /** Call within a write. Returns the name of the Presence that lasts, or of the next one. */
+  async #showLife(session: PostgresSession): Promise<string> {
+    return (await leases.beat(session, this.#self.id)) ?? (await this.#rejoin(session));
   }
 
   /**
    * Call within a write if our row was removed: adds it again. Leases that nobody has taken meanwhile are then held again,
    * since they have our id.
    */
-  async #rejoin(session: PostgresSession): Promise<void> {
+  async #rejoin(session: PostgresSession): Promise<string> {
     // What was begun before may come behind the end.
     if (this.#isClosed) throw new Error('the metadata store is closed');
-    await leases.join(session, this.#self);
-    if (this.#shownAtMs === Number.NEGATIVE_INFINITY) return;
+    const name = await leases.join(session, this.#self);
+    if (this.#shownAtMs === Number.NEGATIVE_INFINITY) return name;
     this.#presence.end();
     const own = await leases.ownEpochs(session, this.#self.id);
     const lost = [...this.#held.values()].filter(({ epoch }) => !own.has(epoch));
@@ -362,6 +370,7 @@ export class Heartbeat {
       { lostLeases: lost.length, keptLeases: this.#held.size },
       'this process showed no life for so long that others considered it dead',
     );
+    return name;
   }
 
   /** Call within a write. Returns the epochs. */

@@ -29,17 +29,24 @@ export interface ProcessIdentity {
   readonly isThread: boolean;
 }
 
-/** Call within a write. */
+/** Call within a write. Returns the name of the Presence that begins, or of the one that has just begun. */
 export async function join(
   on: PostgresSession,
   { id, address, folder, replica, isThread }: ProcessIdentity,
-): Promise<void> {
+): Promise<string> {
   await passEpochs(on);
-  await on.changes(
+  const row = await on.row<PresenceRow>(
     `INSERT INTO @processes (id, address, folder, replica, is_thread, beat_at)
-    VALUES ($1, $2, $3, $4, $5, clock_timestamp()) ON CONFLICT DO NOTHING`,
+    VALUES ($1, $2, $3, $4, $5, clock_timestamp())
+    ON CONFLICT (id) DO UPDATE SET beat_at = excluded.beat_at RETURNING presence::text AS name`,
     [id, address, folder, replica ?? null, isThread],
   );
+  if (row === undefined) throw new Error('internal error: a process without a row');
+  return row.name;
+}
+
+interface PresenceRow {
+  readonly name: string;
 }
 
 /**
@@ -57,14 +64,25 @@ async function passEpochs(on: PostgresSession): Promise<void> {
   );
 }
 
-/** Shows that the process lives. False if others have removed it as dead. */
-export async function beat(on: PostgresSession, id: string): Promise<boolean> {
-  return (await on.changes('UPDATE @processes SET beat_at = clock_timestamp() WHERE id = $1', [id])) > 0;
+/** Shows that the process lives. The name of its Presence; `undefined` if others have removed it as dead. */
+export async function beat(on: PostgresSession, id: string): Promise<string | undefined> {
+  const row = await on.row<PresenceRow>(
+    'UPDATE @processes SET beat_at = clock_timestamp() WHERE id = $1 RETURNING presence::text AS name',
+    [id],
+  );
+  return row?.name;
 }
 
 /** Whether the process has a row, which then stays until the transaction ends. */
 export async function hasJoined(on: PostgresSession, id: string): Promise<boolean> {
   return (await on.row('SELECT 1 FROM @processes WHERE id = $1 FOR KEY SHARE', [id])) !== undefined;
+}
+
+/** Whether the Presence with this name lasts, as it then does until the transaction ends. */
+export async function isPresent(on: PostgresSession, name: string): Promise<boolean> {
+  return (
+    (await on.row('SELECT 1 FROM @processes WHERE presence::text = $1 FOR KEY SHARE', [name])) !== undefined
+  );
 }
 
 export interface OtherProcess {
