@@ -317,6 +317,52 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
     }
   });
 
+  describe('a process that has watched the others for a while', () => {
+    let clock: ManualClock;
+    let watcher: MetadataStore;
+    const isWatcher = `replica = 'watcher:5003'`;
+    const silence = (seconds: number, where: string) =>
+      sql(settings, `UPDATE @processes SET beat_at = beat_at - interval '${seconds} seconds' WHERE ${where}`);
+    const beat = async (times = 1) => {
+      for (let beats = 0; beats < times; beats += 1) await clock.pass(1_000);
+      // The last one is over.
+      await clock.timer(1_000);
+    };
+
+    beforeEach(async () => {
+      clock = new ManualClock();
+      watcher = await open({ clock, replica: 'watcher:5003' });
+      await open({ clock: new ManualClock(), replica: 'other:5003' });
+      await beat(7);
+    });
+
+    test('removes none that was silent only while nobody could write, but later if it still is', async () => {
+      clock.skip(60_000);
+      await silence(60, 'true');
+      await beat();
+      expect(await watcher.countProcesses()).toBe(2);
+      await beat(7);
+      expect(await watcher.countProcesses()).toBe(1);
+    });
+
+    test('shows that it lives even if a silent one is in the middle of a write', async () => {
+      await silence(60, 'true');
+      const database = new Database({ ...settings, poolSize: 2 });
+      await new Writer(database).write(async session => {
+        await session.rows('SELECT 1 FROM @processes FOR KEY SHARE');
+        await beat();
+        const late = await sql(
+          settings,
+          `SELECT 1 FROM @processes WHERE beat_at < clock_timestamp() - interval '30 seconds' AND ${isWatcher}`,
+        );
+        expect(late).toEqual([]);
+      });
+      await database.close();
+      await beat();
+      expect(await watcher.countProcesses()).toBe(1);
+    });
+  });
+
   test('a Lease that was left is forgotten after months, as of a replica whose folder was lost, and none that is held', async () => {
     const store = await open();
     const [left, lost, held] = [

@@ -314,9 +314,8 @@ export class Heartbeat {
 
   async #beat(): Promise<void> {
     try {
-      const isSteady = this.#clock.monotonicMs() - this.#steadySinceMs > leases.DEAD_AFTER_MS;
       const { suspended, returned, presence } = await this.#shown(() =>
-        this.#writer.writeFirst(session => this.#beatWithin(session, isSteady), LIGHT),
+        this.#writer.writeFirst(session => this.#beatWithin(session), LIGHT),
       );
       returned.forEach(epoch => this.#unreturned.delete(epoch));
       for (const address of suspended) {
@@ -337,11 +336,16 @@ export class Heartbeat {
     }
   }
 
-  /** `isSteady`: whether this process may tell who is dead. */
-  async #beatWithin(session: PostgresSession, isSteady: boolean) {
+  /** Whether this process may tell who is dead: it has written its heartbeats for as long, until just now. */
+  get #isSteady(): boolean {
+    return this.#isSeen && this.#clock.monotonicMs() - this.#steadySinceMs > leases.DEAD_AFTER_MS;
+  }
+
+  async #beatWithin(session: PostgresSession) {
     const presence = await this.#showLife(session);
     const returned = await this.#returnLeft(session);
-    const suspended = isSteady ? await leases.removeSuspended(session) : [];
+    // Only now: this one may have waited long for the database.
+    const suspended = this.#isSteady ? await leases.removeSuspended(session) : [];
     return { suspended, returned, presence };
   }
 
