@@ -30,6 +30,8 @@ let index: MemoryIndex;
 let bucket: Bucket;
 let replicas: Replica[];
 let clock: ManualClock;
+/** Warnings of ports for replicas. */
+let logged: unknown[];
 
 interface Replica {
   readonly uploads: SharedUploads;
@@ -52,7 +54,7 @@ async function replica(): Promise<Replica> {
     own: () => own && { uploads: own, presence: metadata.presence },
     flights: () => undefined,
     about: () => undefined,
-    log: silentLog,
+    log: { ...silentLog, warn: fields => void logged.push(fields) },
   });
   const address = `127.0.0.1:${server.port}`;
   const metadata = index.open(address);
@@ -93,6 +95,7 @@ beforeEach(() => {
   index = new MemoryIndex();
   bucket = new Bucket();
   replicas = [];
+  logged = [];
   clock = new ManualClock();
 });
 
@@ -245,7 +248,11 @@ describe('an upload', () => {
       body.push(null);
       return completing;
     };
-    await expect(complete(() => two.metadata.seemDead())).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    await expect(complete(() => two.metadata.seemDead())).rejects.toMatchObject({
+      code: 'UNAVAILABLE',
+      message: 'the registry cannot access its storage at the moment: try again',
+    });
+    expect(logged).toMatchObject([{ reason: expect.stringContaining('considered it dead') }]);
     expect(await one.metadata.isLinked(APP, blob.digest)).toBe(false);
     await complete(() => {});
     expect(await one.metadata.isLinked(APP, blob.digest)).toBe(true);

@@ -58,7 +58,7 @@ export class ReplicaServer {
   /** Rejects if the address cannot be bound. */
   static async open({ address, tls, log, ...needs }: ReplicaServerOptions): Promise<ReplicaServer> {
     const server = createServer({ ...tls.forServer, handshakeTimeout: HANDSHAKE_WITHIN_MS }, (req, res) => {
-      answer(req, res, needs).catch((error: unknown) => {
+      answer(req, res, { ...needs, log }).catch((error: unknown) => {
         // Whoever reads it sees in the index what became of it.
         log.debug({ err: error, path: req.url }, 'a response to another replica was broken off');
         res.destroy();
@@ -94,14 +94,14 @@ export class ReplicaServer {
 async function answer(
   req: IncomingMessage,
   res: ServerResponse,
-  { ledFill, own, flights, about }: Omit<ReplicaServerOptions, 'address' | 'tls' | 'log'>,
+  { ledFill, own, flights, about, log }: Omit<ReplicaServerOptions, 'address' | 'tls'>,
 ): Promise<void> {
   const said = req.url === ABOUT_PATH ? about() : undefined;
   if (said !== undefined) return sendAbout(said, res);
   const call = parseUploadCall(req);
   const ours = call && own();
   if (call !== undefined && ours !== undefined) {
-    return answerUploadCall(ours.uploads, call, { req, res, during: ours.presence });
+    return answerUploadCall(ours.uploads, call, { req, res, during: ours.presence, log });
   }
   const flight = parseFlight(req);
   const board = flight === undefined ? undefined : flights();

@@ -1,7 +1,9 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Chunk } from '../hosted/chunk.ts';
 import type { UploadCalls } from '../hosted/upload-calls.ts';
+import { storageTrouble } from '../http/storage-trouble.ts';
 import { passedOn, type Presence } from '../lib/lease.ts';
+import type { Log } from '../lib/log.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import { OciError, type OciErrorCode, type OciErrorOptions } from '../oci/errors.ts';
 import type { Repository } from '../oci/repository.ts';
@@ -26,6 +28,9 @@ export type UploadAnswer =
   | { readonly offset?: number }
   | { readonly error: { readonly code: OciErrorCode } & Omit<OciErrorOptions, 'cause'> };
 
+/** From this status on, an error is the server's. */
+const SERVER_ERROR = 500;
+
 const PATH = /^\/uploads\/(?<operation>status|append|complete|cancel)\/(?<id>[A-Za-z0-9_-]{1,128})$/;
 
 export function pathOfUpload({ operation, id }: Pick<RemoteUploadCall, 'operation' | 'id'>): string {
@@ -48,14 +53,27 @@ export async function answerUploadCall(
     req,
     res,
     during,
-  }: { readonly req: IncomingMessage; readonly res: ServerResponse; readonly during: Presence },
+    log,
+  }: {
+    readonly req: IncomingMessage;
+    readonly res: ServerResponse;
+    readonly during: Presence;
+    readonly log: Log;
+  },
 ): Promise<void> {
   let answer: UploadAnswer;
   try {
     answer = await done(uploads, call, { req, during });
   } catch (error) {
-    if (!(error instanceof OciError)) throw error;
-    const { code, message, detail, headers } = error;
+    const refusal = error instanceof OciError ? error : storageTrouble(error);
+    if (refusal === undefined) throw error;
+    const { code, status, message, detail, headers, reason } = refusal;
+    // The other replica does not learn the cause.
+    if (status >= SERVER_ERROR)
+      log.warn(
+        { upload: call.id, reason },
+        'a request for an upload that another replica passed on has failed',
+      );
     answer = { error: { code, message, detail, headers } };
   }
   const body = Buffer.from(JSON.stringify(answer));
