@@ -60,6 +60,17 @@ it('a new password in the file that an upstream names is a change of the upstrea
   expect(planReload(before, await load(text)).changed).toEqual(['upstreams.quay.io']);
 });
 
+it('a new password in the file of an administrator needs a restart', async () => {
+  const text = 'server: {admins: [{name: ops, passwordFile: password}]}';
+  writeFileSync(join(folder, 'password'), 'old');
+  const before = await load(text);
+  writeFileSync(join(folder, 'password'), 'new');
+  expect(planReload(before, await load(text))).toMatchObject({
+    changed: [],
+    needsRestart: ['server.admins'],
+  });
+});
+
 it('an applied change is visible to whoever holds the section, and the rest stays as it was', async () => {
   const config = await load(BEFORE);
   const { hosted, storage, log } = config;

@@ -108,8 +108,8 @@ function isReloadable(key: string): boolean {
 }
 
 /**
- * The keys of the file that differ; an upstream, and the notifications, also if what is read for them differs: a password,
- * a CA, a header.
+ * The keys of the file that differ; an upstream, the notifications and the logins of administrators also if what is read for
+ * them differs: a password, a CA, a header.
  */
 function differences(config: Config, next: Config): readonly string[] {
   const written = differingKeys(writtenConfig(config), writtenConfig(next));
@@ -117,7 +117,9 @@ function differences(config: Config, next: Config): readonly string[] {
     .filter(([name, upstream]) => !isDeepStrictEqual(upstream, config.upstreams.get(name)))
     .map(([name]) => `upstreams.${name}`);
   const isOtherEndpoint = !isDeepStrictEqual(config.notifications, next.notifications);
-  return [...new Set([...written, ...read, ...(isOtherEndpoint ? ['notifications'] : [])])];
+  if (isOtherEndpoint) read.push('notifications');
+  if (!isDeepStrictEqual(config.admins, next.admins)) read.push('server.admins');
+  return [...new Set([...written, ...read])];
 }
 
 function differingKeys(before: object, after: object, section = ''): readonly string[] {
