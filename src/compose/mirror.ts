@@ -148,19 +148,37 @@ export class Upstreams {
 }
 
 /** Reports what changes with time, when metrics are requested; of the rate limits of several credentials, the lowest. */
-export function reportUpstreams(
-  { upstreams, mirror }: { readonly upstreams: ReadonlyMap<string, Upstream>; readonly mirror: Mirror },
-  meter: Meter,
-): void {
-  for (const [name, upstream] of upstreams) {
-    meter.gauge('upstream_down', mirror.isDown(name) ? 1 : 0, { upstream: name });
-    const known = upstream.budget().flatMap(({ remaining }) => remaining ?? []);
-    if (known.length > 0) {
-      meter.gauge('upstream_budget_remaining', Math.min(...known), { upstream: name });
-    }
+export class UpstreamGauges {
+  readonly #parts: { readonly upstreams: ReadonlyMap<string, Upstream>; readonly mirror: Mirror };
+  readonly #meter: Meter;
+  /** The upstreams that were reported last. */
+  #known: readonly string[] = [];
+
+  constructor(
+    parts: { readonly upstreams: ReadonlyMap<string, Upstream>; readonly mirror: Mirror },
+    meter: Meter,
+  ) {
+    this.#parts = parts;
+    this.#meter = meter;
   }
-  mirror.ownLogins.report();
-  meter.gauge('backoffs', mirror.backoffs);
+
+  report(): void {
+    const { upstreams, mirror } = this.#parts;
+    // A reload may have removed the upstream.
+    for (const name of this.#known) if (!upstreams.has(name)) this.#set(name, undefined, undefined);
+    this.#known = [...upstreams.keys()];
+    for (const [name, upstream] of upstreams) {
+      const known = upstream.budget().flatMap(({ remaining }) => remaining ?? []);
+      this.#set(name, mirror.isDown(name) ? 1 : 0, known.length === 0 ? undefined : Math.min(...known));
+    }
+    mirror.ownLogins.report();
+    this.#meter.gauge('backoffs', mirror.backoffs);
+  }
+
+  #set(upstream: string, isDown: 0 | 1 | undefined, remaining: number | undefined): void {
+    this.#meter.gauge('upstream_down', isDown, { upstream });
+    this.#meter.gauge('upstream_budget_remaining', remaining, { upstream });
+  }
 }
 
 function pullRuleOf(config: Config, repository: Repository, right: Pick<Right, 'pullPolicy'>) {

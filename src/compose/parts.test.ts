@@ -356,6 +356,28 @@ describe('a server', () => {
     });
   });
 
+  it('says nothing more in its metrics of an upstream that a reload has removed', async () => {
+    const own = createMetrics();
+    await writeFile(join(folder, 'own'), 'secret');
+    const host = { listen: '127.0.0.1:0', opsListen: '127.0.0.1:0' };
+    const credentials = { username: 'entrepot', passwordFile: join(folder, 'own') };
+    const server = await startServer(
+      await config({ server: host, upstreams: { 'up.example': { credentials } } }),
+      { log: silentLog, meter: own.meter, metrics: own },
+    );
+    const reported = async () => {
+      const response = await fetch(`http://${server.opsAddress}/metrics`);
+      return (await response.text()).match(/^entrepot_\w+(?=\{upstream="up\.example"\})/gm);
+    };
+    try {
+      expect(await reported()).toEqual(['entrepot_upstream_credentials_refused', 'entrepot_upstream_down']);
+      await server.reload(await config({ server: host }));
+      expect(await reported()).toBeNull();
+    } finally {
+      await server.close(0);
+    }
+  });
+
   it.each(['listen', 'opsListen'])('leaves nothing open if its %s is taken', async key => {
     const free = await freePort();
     const server = {

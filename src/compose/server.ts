@@ -27,7 +27,7 @@ import { openAdminOf } from './admin.ts';
 import { type Observers, openParts, type Parts } from './parts.ts';
 import { CREDENTIAL_KEY, requireEncryption } from './access.ts';
 import { EventDelivery, OutboxReport } from './event-delivery.ts';
-import { reportUpstreams } from './mirror.ts';
+import { UpstreamGauges } from './mirror.ts';
 import { checkFiles } from './check-files.ts';
 import { LastPulls } from '../prepull/last-pulls.ts';
 import { openClusterTls } from './cluster-tls.ts';
@@ -270,6 +270,7 @@ async function openOps(
       ? `another process has held the write lock of the index for ${Math.round(lockedOutMs / 1000)} s`
       : (server.whyNotServing() ?? waiting(tenants) ?? server.serving()?.notReady());
   };
+  const upstreams = new UpstreamGauges(parts, meter);
   const quotas = new QuotaReport(tenants, quota, meter);
   const outbox = new OutboxReport(parts, meter);
   const ofIndex = async () => {
@@ -278,7 +279,7 @@ async function openOps(
     await outbox.report();
   };
   const answer = async () => {
-    reportUpstreams(parts, meter);
+    upstreams.report();
     reportReplicas(parts, meter);
     await ofIndex().catch(unlessAway);
     meter.gauge('queue_length', mirror.queue.waiting);

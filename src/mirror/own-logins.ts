@@ -58,6 +58,8 @@ export class OwnLogins {
   readonly #options: OwnLoginsOptions;
   readonly #verdicts = new Map<string, Verdict>();
   readonly #flights = new SingleFlight<boolean | undefined>();
+  /** The upstreams that were reported last. */
+  #reported: readonly string[] = [];
 
   constructor(options: OwnLoginsOptions) {
     this.#options = options;
@@ -92,10 +94,11 @@ export class OwnLogins {
   /** Sets the gauge for every upstream with a credential. */
   report(): void {
     const { upstreams, loginOf, meter } = this.#options;
-    for (const upstream of new Set([...upstreams.keys(), ...this.#verdicts.keys()])) {
+    for (const upstream of new Set([...upstreams.keys(), ...this.#reported])) {
       const value = loginOf(upstream) === undefined ? undefined : Number(this.#isRefused(upstream));
       meter.gauge('upstream_credentials_refused', value, { upstream });
     }
+    this.#reported = [...upstreams.keys()];
   }
 
   /**

@@ -12,7 +12,7 @@ import { createAudit } from '../../ops/audit.ts';
 import { createLogger } from '../../ops/logger.ts';
 import { createMetrics } from '../../ops/metrics.ts';
 import { TransferTotals } from '../../ops/transfer-totals.ts';
-import { reportUpstreams } from '../mirror.ts';
+import { UpstreamGauges } from '../mirror.ts';
 import { openParts, type Parts } from '../parts.ts';
 import { hostAliasesOf, openRegistryServer } from '../registry-server.ts';
 import { transferKeeper } from '../transfers.ts';
@@ -146,6 +146,7 @@ class ServingProcess {
     );
     totals.keep(transferKeeper(parts.metadata, startedAtMs), log);
     opened.add(totals);
+    const upstreams = new UpstreamGauges(parts, totals);
     const refusals = new RefusalBatch(batch => this.#channel.tell('refusals', batch));
     const onRefusal = refusals.add.bind(refusals);
     const server = opened.add(
@@ -174,7 +175,7 @@ class ServingProcess {
         problems: async () => [parts.blobs.bucket?.problem ?? [], parts.mirror.problems].flat(),
         report: scope => servingReport(parts, totals, scope),
         metrics: () => {
-          reportUpstreams(parts, totals);
+          upstreams.report();
           return metrics.snapshot();
         },
       },
