@@ -16,6 +16,9 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   process.exit(EXIT.failed);
 });
 
+// A command whose messages nobody reads goes on: its result and its exit code count.
+process.stderr.on('error', () => {});
+
 // The command still waits for something, but nothing is left that could happen.
 process.on('beforeExit', () => {
   io.err('entrepot: internal error: exited without a result\n');

@@ -1,5 +1,7 @@
 // What people type before they have read anything: how the program says what it can do.
-import { mkdir } from 'node:fs/promises';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { STARTER } from '../support/entrepot.ts';
@@ -61,6 +63,20 @@ it('a file that cannot be used is named with its option, and why, in words', asy
       const { code, stderr } = await tryRun(process.execPath, [...STARTER, ...words], { env, cwd: folder });
       expect([code, stderr]).toEqual([1, expect.stringContaining(said)]);
     }
+  } finally {
+    await removeFolder(folder);
+  }
+});
+
+it('a command whose messages nobody reads ends as it would otherwise', async () => {
+  const folder = await makeTempFolder('unread');
+  try {
+    const config = join(folder, 'config.yaml');
+    await writeFile(config, 'colour: blue\n');
+    const args = [...STARTER, 'config', 'check', '--json', '--config', config];
+    const child = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'pipe'] });
+    child.stderr.destroy();
+    expect(await once(child, 'exit')).toEqual([2, null]);
   } finally {
     await removeFolder(folder);
   }
