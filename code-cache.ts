@@ -4,8 +4,10 @@
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type Server } from 'node:http';
+import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import type { Script } from 'node:vm';
 import type * as Program from './src/cli/program.ts';
 import { Chunks } from './src/lib/chunks.ts';
@@ -14,6 +16,8 @@ import { SampleImage } from './sample-image.ts';
 
 const DIST = join(import.meta.dirname, 'dist');
 const UPSTREAM = 'upstream.example';
+/** A start takes less than a second. */
+const CONNECT_AGAIN_MS = 20;
 
 const compiled = new Map<string, { readonly source: Buffer; readonly script: Script }>();
 const chunks = new Chunks(DIST, {
@@ -47,17 +51,23 @@ async function run(folder: string): Promise<void> {
     if (code !== 0) throw new Error(text);
   };
   await command('--version');
-  const serving = new Promise<void>(resolve => {
-    // From then on it can be stopped.
-    process.on('newListener', event => event === 'SIGTERM' && resolve());
-  });
   const served = command('serve', '--config', config);
-  await Promise.race([serving, served]);
+  await Promise.race([accepting(port), served]);
   await image.pull(`http://127.0.0.1:${port}/v2/${UPSTREAM}/app`);
   await command('images', '--config', config);
   process.emit('SIGTERM');
   await served;
   upstream.close();
+}
+
+/** Resolves when connections to the port are accepted. */
+async function accepting(port: number): Promise<void> {
+  const socket = connect(port, '127.0.0.1');
+  const isAccepted = await once(socket, 'connect').catch(() => undefined);
+  socket.destroy();
+  if (isAccepted !== undefined) return;
+  await setTimeout(CONNECT_AGAIN_MS);
+  await accepting(port);
 }
 
 async function freePort(): Promise<number> {

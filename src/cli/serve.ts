@@ -2,6 +2,7 @@ import type { Config } from '../config/config.ts';
 import { loadConfig } from '../config/load.ts';
 import { ConfigError, problemText } from '../config/problems.ts';
 import { PartlyReloaded } from '../config/reload.ts';
+import type { Log } from '../lib/log.ts';
 import { type Audit, createAudit } from '../ops/audit.ts';
 import { HangUps } from '../ops/hang-ups.ts';
 import { createLogger, type Logger } from '../ops/logger.ts';
@@ -9,7 +10,7 @@ import { createMetrics } from '../ops/metrics.ts';
 import { Shutdown } from '../ops/shutdown.ts';
 import type { RunningServer } from '../compose/server.ts';
 import { bannerText } from './banner.ts';
-import { type Command, CONFIG_OPTION, type Input, textOption } from './command.ts';
+import { type Command, CONFIG_OPTION, type ExitCode, type Input, textOption } from './command.ts';
 import { requireOwn } from './store-owner.ts';
 import { readVersion } from '../compose/version.ts';
 
@@ -45,7 +46,7 @@ export const serve: Command = {
     // With one process nobody else writes there.
     const isShared = config.server.processes !== 1;
     const logger = createLogger({ ...config.log, isShared });
-    const { log, isPretty, flush, print } = logger;
+    const { log, flush } = logger;
     if (config.origin.isDefaultPath) log.info({ path: config.storage.path }, 'the default store');
     const metrics = createMetrics();
     process.on('uncaughtExceptionMonitor', error => {
@@ -57,32 +58,61 @@ export const serve: Command = {
       flush();
       audit?.flush();
     };
-    const { startServer } = await import('../compose/server.ts');
-    const version = readVersion();
-    const server = await startServer(config, { log, meter: metrics.meter, metrics, audit });
-    if (isPretty) {
-      print(bannerText(config, server, version));
-    } else {
-      const { addresses, opsAddress, servingProcesses } = server;
-      const more = {
-        ...(servingProcesses > 1 && { servingProcesses }),
-        ...(config.offline && { offline: true }),
-      };
-      log.info({ version, addresses, opsAddress, ...more }, 'serving');
-    }
-    hangUps.begin(() => reload({ input, config, server, logger }));
-    return new Promise(resolve => {
-      const { shutdownTimeoutMs } = config.server;
-      const closers = [{ name: 'server', close: () => server.close(shutdownTimeoutMs) }];
-      const source = { on: process.on.bind(process), exit: resolve };
-      const limits = {
-        transfersTimeoutMs: shutdownTimeoutMs,
-        timeoutMs: shutdownTimeoutMs + STORE_CLOSE_MS,
-      };
-      new Shutdown(closers, { log, ...limits, flush: flushAll, process: source }).listen();
+    const starting = import('../compose/server.ts').then(({ startServer }) =>
+      startServer(config, { log, meter: metrics.meter, metrics, audit }),
+    );
+    const stopped = untilStopped(starting, { config, log, flush: flushAll });
+    const serving = starting.then(server => {
+      announce(server, config, logger);
+      hangUps.begin(() => reload({ input, config, server, logger }));
+      return stopped;
     });
+    // A second signal does not wait for the start.
+    return Promise.race([serving, stopped]);
   },
 };
+
+interface Stoppable {
+  readonly config: Config;
+  readonly log: Log;
+  readonly flush: () => void;
+}
+
+/**
+ * The exit code, once a signal has ended the server. Signals count from now on: a start may take long, and the first process
+ * of a container ignores those that it does not handle.
+ */
+function untilStopped(
+  starting: Promise<RunningServer>,
+  { config, log, flush }: Stoppable,
+): Promise<ExitCode> {
+  const { shutdownTimeoutMs } = config.server;
+  // If the start fails, that is the error of the command.
+  const close = async () => (await starting.catch(() => undefined))?.close(shutdownTimeoutMs);
+  const limits = {
+    transfersTimeoutMs: shutdownTimeoutMs,
+    timeoutMs: shutdownTimeoutMs + STORE_CLOSE_MS,
+  };
+  return new Promise(resolve => {
+    const source = { on: process.on.bind(process), exit: resolve };
+    new Shutdown([{ name: 'server', close }], { log, ...limits, flush, process: source }).listen();
+  });
+}
+
+/** Says what is served where: to a person, or in the log. */
+function announce(server: RunningServer, config: Config, { log, isPretty, print }: Logger): void {
+  const version = readVersion();
+  if (isPretty) {
+    print(bannerText(config, server, version));
+    return;
+  }
+  const { addresses, opsAddress, servingProcesses } = server;
+  const more = {
+    ...(servingProcesses > 1 && { servingProcesses }),
+    ...(config.offline && { offline: true }),
+  };
+  log.info({ version, addresses, opsAddress, ...more }, 'serving');
+}
 
 function load(input: Input): Promise<Config> {
   const overrides = input.options['offline'] === true ? { offline: true } : {};

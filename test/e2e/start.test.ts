@@ -1,12 +1,15 @@
-// Starts that cannot succeed: what a person reads who has to put it right.
+// Starts that cannot succeed: what a person reads who has to put it right. And one that is stopped.
 import { mkdir, writeFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:net';
 import { once } from 'node:events';
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { stringify } from 'yaml';
 import { STARTER } from '../support/entrepot.ts';
-import { freePort, type RunResult, tryRun } from '../support/programs.ts';
+import { Database } from '../../src/metadata/sqlite/driver.ts';
+import { Daemon, freePort, type RunResult, tryRun, until } from '../support/programs.ts';
+import { runCommand } from '../support/run-command.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 
 let folder: string;
@@ -77,4 +80,37 @@ it('a store that is not a folder is reported', async () => {
     1,
     expect.stringMatching(/^entrepot: \/[^\n]*\/store \(storage\.path\) cannot hold a store: [^\n]*\n$/),
   ]);
+});
+
+it('a stop during the start is not lost: the server ends when it has started', async () => {
+  const configFile = join(folder, 'config.yaml');
+  const auditFile = join(folder, 'audit.log');
+  const config = {
+    server: { listen: '127.0.0.1:0', opsListen: '127.0.0.1:0' },
+    storage: { path: join(folder, 'store') },
+    audit: { output: 'file', auditFile },
+  };
+  await writeFile(configFile, stringify(config));
+  expect((await runCommand('tenant', 'add', 'team-a', '--config', configFile)).code).toBe(0);
+  const other = new Database(join(folder, 'store', 'index.db'));
+  other.exec('BEGIN IMMEDIATE');
+  try {
+    // It opens the audit log before it waits for the index.
+    const server = await Daemon.start({
+      program: process.execPath,
+      args: [...STARTER, 'serve', '--config', configFile],
+      isReady: async () => existsSync(auditFile),
+    });
+    process.kill(server.pid, 'SIGTERM');
+    await until(
+      'the stop to begin',
+      20_000,
+      async () => !server.isRunning || server.logs().includes('stopping'),
+    );
+    other.exec('ROLLBACK');
+    await server.closed;
+    expect([server.exitCode, server.logs()]).toEqual([0, expect.stringContaining('"msg":"stopped"')]);
+  } finally {
+    other.close();
+  }
 });
