@@ -10,7 +10,7 @@ import { OciError } from '../oci/errors.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
 import { EXIT, type ExitCode, type Input, type Io } from './command.ts';
 import { platformsOption } from './list-options.ts';
-import { progressForm, ProgressView } from './progress.ts';
+import type { ProgressView } from './progress.ts';
 import type { Renames } from './renames.ts';
 
 /** The placement of images of archives, according to the options. */
@@ -65,10 +65,13 @@ export interface ArchiveOutcome {
 export async function eachArchive(
   input: Input,
   io: Io,
-  { renames, signal }: { readonly renames: Renames; readonly signal: AbortSignal },
+  {
+    view,
+    renames,
+    signal,
+  }: { readonly view: ProgressView; readonly renames: Renames; readonly signal: AbortSignal },
   act: (archive: NamedArchive) => Promise<ArchiveOutcome>,
 ): Promise<ExitCode> {
-  const view = new ProgressView(io, progressForm({ json: false }));
   let failed = 0;
   for (const [index, file] of input.arguments.entries()) {
     const item = view.begin(file === '-' ? 'standard input' : file);

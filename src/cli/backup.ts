@@ -93,7 +93,7 @@ async function writeBackup(path: string, { file, input, io, signal }: BackupRun)
         ? pipeline(tar, process.stdout, { signal })
         : writeFileAtomic(file, tar, { signal }));
       for (const { kind, digest, reason } of made.lacking)
-        io.err(`not in the backup: ${kind} ${digest}: ${reason}\n`);
+        view.say(`not in the backup: ${kind} ${digest}: ${reason}`);
       const isWhole = made.lacking.length === 0;
       const lacking = isWhole ? '' : `; ${made.lacking.length} damaged or missing`;
       const blobs = snapshot.isOfBucket

@@ -85,21 +85,17 @@ export const exportCommand: Command = {
     }
     requireFileForJson(input, output);
     platformsOption(input);
+    const view = new ProgressView(io, progressForm({ json: false }));
     const exporting = (signal: AbortSignal) =>
-      withWholeIndex(input, io, async parts => {
+      withWholeIndex(input, view.io, async parts => {
         await requireOutsideStore(output, parts.config.storage.path);
-        const { bundle, names } = await plan(parts, input, line => io.err(`${line}\n`));
-        const view = new ProgressView(io, progressForm({ json: false }));
+        const { bundle, names } = await plan(parts, input, line => view.say(line));
         const item = view.begin(output === '-' ? 'standard output' : output);
         item.expect(bundle.blobBytes);
         const tar = bundle.tar(bytes => item.advance(bytes));
-        try {
-          await (output === '-'
-            ? pipeline(tar, process.stdout, { signal })
-            : writeFileAtomic(output, tar, { signal }));
-        } finally {
-          view.close();
-        }
+        await (output === '-'
+          ? pipeline(tar, process.stdout, { signal })
+          : writeFileAtomic(output, tar, { signal }));
         const leftOut =
           bundle.leftOut === 0 ? '' : `, ${bundle.leftOut} left out because the receiver has them`;
         const marked = bundle.privateImages === 0 ? '' : `; ${bundle.privateImages} marked as private`;
@@ -108,14 +104,18 @@ export const exportCommand: Command = {
           `${countText(names.length, 'image')}, ${countText(bundle.blobCount, 'blob')}${leftOut}${marked}`,
         );
         const { blobCount: blobs, blobBytes, leftOut: left } = bundle;
-        await noteBundle(parts, io, { kind: 'export', file: output, names, blobs, bytes: blobBytes });
+        await noteBundle(parts, view.io, { kind: 'export', file: output, names, blobs, bytes: blobBytes });
         if (wantsJson(input)) {
           const document = { file: output, images: names.length, blobs, blobBytes, leftOut: left };
           io.out(`${JSON.stringify(document)}\n`);
         }
         return EXIT.done;
       });
-    return interruptible(exporting, () => 'no bundle was written');
+    try {
+      return await interruptible(exporting, () => 'no bundle was written');
+    } finally {
+      view.close();
+    }
   },
 };
 

@@ -12,6 +12,7 @@ import { repositoryResolverOf } from '../compose/repository-resolver.ts';
 import { eachArchive, placementOf } from './archives.ts';
 import { columnsText, countText } from './columns.ts';
 import { CommandError, EXIT, type ExitCode, type Input, type Io, textOption, wantsJson } from './command.ts';
+import { progressForm, ProgressView } from './progress.ts';
 import { Renames } from './renames.ts';
 import { configAndStore } from './store-config.ts';
 import { tenantOption } from './tenant-option.ts';
@@ -27,11 +28,12 @@ type Here = Pick<InspectOptions, 'metadata' | 'blobs' | 'quota'> & {
 
 /** `entrepot import --dry-run`: lists the content of archives, and what importing them would do. */
 export async function importDryRun(input: Input, io: Io, signal: AbortSignal): Promise<ExitCode> {
+  const view = new ProgressView(io, progressForm({ json: false }));
   const { config, hasStore } = await configAndStore(input, io);
   const inspectAll = (here: Here) => {
     const renames = new Renames(input);
     const options = { ...placementOf(input, { ...here, renames }), ...here, signal };
-    return eachArchive(input, io, { renames, signal }, async ({ file, entries, ...archive }) => {
+    return eachArchive(input, io, { view, renames, signal }, async ({ file, entries, ...archive }) => {
       const inspection = await inspectArchive(entries, { ...options, ...archive });
       return {
         text: summaryText(inspection),
@@ -43,7 +45,7 @@ export async function importDryRun(input: Input, io: Io, signal: AbortSignal): P
       };
     });
   };
-  if (hasStore) return withParts(input, io, parts => inspectAll(hereOf(parts, input)), { config });
+  if (hasStore) return withParts(input, view.io, parts => inspectAll(hereOf(parts, input)), { config });
   io.err(`there is no store in ${config.storage.path}: everything is new\n`);
   return inspectAll(nothingHere(config, input));
 }

@@ -15,6 +15,7 @@ import {
 import { importDryRun } from './import-dry-run.ts';
 import { interruptible } from './interruptible.ts';
 import { platformOptions } from './list-options.ts';
+import { progressForm, ProgressView } from './progress.ts';
 import { Renames } from './renames.ts';
 import { tenantOption } from './tenant-option.ts';
 import { withParts } from './with-parts.ts';
@@ -73,12 +74,13 @@ export const importCommand: Command = {
 };
 
 function importAll(input: Input, io: Io, signal: AbortSignal): Promise<ExitCode> {
-  return withParts(input, io, async parts => {
+  const view = new ProgressView(io, progressForm({ json: false }));
+  return withParts(input, view.io, async parts => {
     const renames = new Renames(input);
     const { metadata, spool, blobs, resolver, quota } = parts;
     const tenantName = tenantOption(parts, input)?.name;
     const placement = placementOf(input, { resolver, renames, tenantName });
-    return eachArchive(input, io, { renames, signal }, async ({ file, entries, ...archive }) => {
+    return eachArchive(input, io, { view, renames, signal }, async ({ file, entries, ...archive }) => {
       const report = await importArchive(entries, {
         ...placement,
         metadata,

@@ -69,6 +69,17 @@ test('on a terminal bars are redrawn below messages, and leave nothing behind', 
   view.close();
 });
 
+test('what is written meanwhile stays above the bars', () => {
+  const { view, written } = viewOf('bars');
+  view.begin('nginx:1');
+  view.io.err('a warning\n');
+  view.io.out('a result\n');
+  view.close();
+  // Each bar is cleared before anything else is written.
+  const bar = `  ${'nginx:1'.padEnd(48)} 0 B, 0 B/s\n\u001B[1A\u001B[J`;
+  expect(written).toEqual({ out: 'a result\n', err: `a warning\n${bar}${bar}` });
+});
+
 test('the time left is estimated from the recent rate, and only once that means something', () => {
   const { view, written, clock } = viewOf('bars');
   const item = view.begin('blobs checked');

@@ -45,6 +45,11 @@ interface Screen {
 
 /** Shows progress on standard error; standard output is for the result (and for JSON). */
 export class ProgressView {
+  /** Writes above the bars, which would otherwise hide what was written. */
+  readonly io: Io = {
+    out: text => this.#aside(() => this.#io.out(text)),
+    err: text => this.#aside(() => this.#io.err(text)),
+  };
   readonly #io: Io;
   readonly #form: ProgressForm;
   readonly #nowMs: () => number;
@@ -79,14 +84,7 @@ export class ProgressView {
 
   /** Prints a text above the bars. */
   say(text: string): void {
-    this.aside(() => this.#io.err(`${text}\n`));
-  }
-
-  /** Lets `write` write while no bars are shown. */
-  aside(write: () => void): void {
-    this.#clear();
-    write();
-    this.#draw();
+    this.io.err(`${text}\n`);
   }
 
   /** Prints one line of JSON, if JSON is wanted. */
@@ -98,6 +96,13 @@ export class ProgressView {
     clearInterval(this.#timer);
     this.#timer = undefined;
     this.#clear();
+  }
+
+  /** Lets `write` write while no bars are shown. */
+  #aside(write: () => void): void {
+    this.#clear();
+    write();
+    this.#draw();
   }
 
   #end(item: Item, outcome: 'done' | 'failed', text: string): void {

@@ -79,7 +79,6 @@ export const pull: Command = {
     const parallel = parallelOf(input);
     platformsOption(input);
     const view = new ProgressView(io, progressForm({ json: wantsJson(input) }));
-    const logs = { ...io, err: (text: string) => view.say(text.trimEnd()) };
     const told = new Set<string>();
     // With --watch the files are read repeatedly, and mostly say the same.
     const tell = (line: string) => {
@@ -90,7 +89,7 @@ export const pull: Command = {
       return await interruptible(signal =>
         withParts(
           input,
-          logs,
+          view.io,
           async parts => {
             // Fails once, rather than for every image.
             tenantOption(parts, input);

@@ -93,7 +93,7 @@ async function readBackup(config: Config, { file, input, io, signal }: RestoreRu
     const { blobs, blobBytes } = summary;
     const lacking = [...summary.lacking, ...(isOfBucket ? await missingObjects(config, signal) : [])];
     for (const { kind = 'blob', digest, reason } of lacking)
-      io.err(`not in the backup: ${kind} ${digest}: ${reason}\n`);
+      view.say(`not in the backup: ${kind} ${digest}: ${reason}`);
     item.end('done', `the index and ${countText(blobs, 'blob')}, ${sizeText(blobBytes)}`);
     if (wantsJson(input)) io.out(`${JSON.stringify({ file, blobs, blobBytes, lacking })}\n`);
     return EXIT.done;

@@ -26,25 +26,22 @@ export async function withUpkeep(
   const dryRun = input.options['dryRun'] === true;
   const view = new ProgressView(io, progressForm({ json: false }));
   const steps = new Steps(view);
-  const aside = {
-    out: (text: string) => view.aside(() => io.out(text)),
-    err: (text: string) => view.say(text.trimEnd()),
-  };
   const soFar = () => `${dryRun ? 'found' : 'done'} so far: ${steps.text}`;
   const runOf = (signal: AbortSignal): UpkeepRun => ({
     dryRun,
     signal,
     onProgress: progress => steps.show(progress),
     expect: bytes => steps.expect(bytes),
-    out: text => aside.out(text),
+    out: text => view.io.out(text),
     waitingFor:
       what =>
       (maxMs, holder = 'another process') =>
-        aside.err(
+        view.io.err(
           `${holder} is ${what}: waiting for it to finish, or to be considered dead, for up to ${Math.ceil(maxMs / 1000)} s\n`,
         ),
   });
-  const work = (signal: AbortSignal) => withParts(input, aside, parts => act(parts, runOf(signal)), options);
+  const work = (signal: AbortSignal) =>
+    withParts(input, view.io, parts => act(parts, runOf(signal)), options);
   try {
     return await interruptible(work, soFar);
   } finally {
