@@ -392,6 +392,21 @@ describe('entrepot hosts', () => {
     expect(out).not.toContain('PRIVATE KEY');
   });
 
+  it('refuses a CA where nodes use no TLS, rather than to leave it out', async () => {
+    const to = ['--server', 'http://r.example', '--ca', 'ca.pem', ...NO_CONFIG];
+    const { code, err } = await run('hosts', 'containerd', '--upstream', 'docker.io', ...to);
+    expect([code, err]).toEqual([2, expect.stringMatching(/^entrepot: --ca: .*http:\/\/r\.example/)]);
+  });
+
+  it.each(['docker', 'stargz'])('refuses an address for %s where the name means the registry', async kind => {
+    const file = join(folder, 'alias.yaml');
+    writeFileSync(file, 'upstreams: {docker.io: {hostAlias: localhost}}');
+    const to = ['--upstream', 'docker.io', '--server', 'http://localhost:5000', '--config', file];
+    expect((await run('hosts', kind, ...to)).code).toBe(0);
+    const { code, err } = await run('hosts', kind, ...to, '--resolve');
+    expect([code, err]).toEqual([2, expect.stringContaining('by its name')]);
+  });
+
   it.each([
     ['crio', '--upstream', 'nowhere.example'],
     ['crio', '--server', 'ftp://x'],

@@ -67,8 +67,18 @@ export async function wantedNodeFiles(
   const notes = [...omitted].map(([what, reason]) => `not written: ${what}: ${reason}`);
   if (kind === 'docker' && hub === undefined) notes.push(WITHOUT_HUB);
   if (upstreams.length === 0) throw new CommandError(notes.join('\n'), EXIT.usage);
-  const ca = namedUrl.startsWith('https:') ? await nodeCa(config, caFile) : undefined;
+  const isEncrypted = namedUrl.startsWith('https:');
+  if (caFile !== undefined && !isEncrypted) {
+    throw new CommandError(`--ca: nodes reach Entrepot without TLS, at ${namedUrl}`, EXIT.usage);
+  }
+  const ca = isEncrypted ? await nodeCa(config, caFile) : undefined;
   if (kind === 'stargz' && ca !== undefined) notes.push(TRUSTS_ITS_SYSTEM);
+  if (resolves && (mirrorsHub || kind === 'stargz') && isAlias(config, namedUrl)) {
+    throw new CommandError(
+      `--resolve: ${namedUrl} means a registry by its name, not by its address`,
+      EXIT.usage,
+    );
+  }
   const url = resolves ? await withAddress(namedUrl) : namedUrl;
   if (url === undefined) return undefined;
   const resolved = upstreams.map(host => withHostOf(host, namedUrl, url));
@@ -192,6 +202,13 @@ function isMeantBy(
   const listener = server.listen.find(({ address }) => address.port === portOf(serverUrl));
   // An unknown port may be that of a proxy in front, which may map it to anything.
   return listener === undefined ? isOnly : listener.upstream === name;
+}
+
+/** Whether the host of `serverUrl` belongs to an upstream. */
+function isAlias({ upstreams }: Config, serverUrl: string): boolean {
+  const { host, hostname } = new URL(serverUrl);
+  const aliases = [...upstreams.values()].flatMap(({ hostAliases }) => hostAliases);
+  return aliases.includes(host) || aliases.includes(hostname);
 }
 
 function portOf(serverUrl: string): number {
