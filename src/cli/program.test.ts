@@ -161,6 +161,19 @@ describe('entrepot config', () => {
     expect([code, err]).toEqual([2, expect.stringMatching(problem)]);
   });
 
+  it('warns of a Docker config of the node that cannot be used', async () => {
+    const file = join(folder, 'node.yaml');
+    writeFileSync(file, 'nodeConfig: [none.json, text]');
+    writeFileSync(join(folder, 'text'), 'no JSON');
+    const { code, err } = await run('config', 'check', '--config', file);
+    expect([code, err]).toEqual([
+      0,
+      expect.stringMatching(
+        /^entrepot: warning: .*node\.yaml:1: nodeConfig: "\S*none\.json": is missing: .*\n.*"\S*text": is malformed: .*\n$/,
+      ),
+    ]);
+  });
+
   it('lists the problems of an invalid one, and ends with 2', async () => {
     const file = join(folder, 'wrong.yaml');
     writeFileSync(file, 'storag: {}\n');

@@ -3,6 +3,7 @@ import { access, constants, stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Config } from '../config/config.ts';
 import { ConfigError, messageOf, type Problem } from '../config/problems.ts';
+import { systemClock } from '../lib/clock.ts';
 import { absentAsUndefined } from '../lib/error-code.ts';
 import { fileTrouble } from '../lib/file-trouble.ts';
 import { type Log, silentLog } from '../lib/log.ts';
@@ -10,6 +11,7 @@ import type { RepositoryResolver } from '../oci/repository-resolver.ts';
 import { readTls, type TlsPaths, UnusableTls } from '../ops/tls-files.ts';
 import { InvalidImageList, wantedImages } from '../prepull/wanted-images.ts';
 import { unusableSecrets } from '../tenants/file-secret-source.ts';
+import { NodeConfig } from '../tenants/node-config.ts';
 import { openPlugins, verificationPolicies } from './access.ts';
 import { openClusterTls, tlsProblems } from './cluster-tls.ts';
 import { clusterAccess } from './kubernetes.ts';
@@ -64,6 +66,19 @@ export async function secretWarnings({ tenants, origin }: Config): Promise<reado
     }
   }
   return warnings;
+}
+
+/** The Docker configs of the node that cannot be used, before the one that counts. The server starts without them. */
+export async function nodeConfigWarnings({ nodeConfig, origin }: Config): Promise<readonly Problem[]> {
+  const needs = { log: silentLog, clock: systemClock, onChange: () => {} };
+  const node = new NodeConfig({ paths: nodeConfig, ...needs });
+  await node.start();
+  await node.close();
+  const path = ['nodeConfig'];
+  const source = origin.sourceOf(path);
+  return node.states.flatMap(({ name, state, reason }) =>
+    state === 'loaded' ? [] : [{ path, value: name, message: `is ${state}: ${reason}`, source }],
+  );
 }
 
 /**
