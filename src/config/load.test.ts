@@ -225,6 +225,10 @@ storage: {url: https://s3.example}
       /cluster\.advertise: "0\.0\.0\.0:5002": nobody can be reached at this address/,
     ],
     [
+      'cluster: {listen: "0.0.0.0:5002", advertise: "10.0.0.1:0", keyFile: k}',
+      /cluster\.advertise: "10\.0\.0\.1:0": nobody can be reached at this address/,
+    ],
+    [
       'cluster: {listen: "0.0.0.0:5002", advertise: replica-1, keyFile: k}',
       /cluster\.advertise: "replica-1": expected an address such as 10\.0\.7\.12:5003(?!.*0\.0\.0\.0)/,
     ],

@@ -396,7 +396,7 @@ function replicasShareEverything({ cluster, index, storage, server }: ParsedFile
       message: 'either keyFile or tls is required: by one of them replicas know each other',
     });
   }
-  if (UNSPECIFIED.includes(cluster.advertise.host)) {
+  if (UNSPECIFIED.includes(cluster.advertise.host) || cluster.advertise.port === 0) {
     problems.push({
       path: ['cluster', 'advertise'],
       value: formatAddress(cluster.advertise),
