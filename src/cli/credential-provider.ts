@@ -123,8 +123,11 @@ async function staticCredential(input: Input): Promise<StaticCredential | undefi
   }
   const text =
     file === undefined ? ownEnvironment()[variable ?? ''] : await readTextFile(file, MAX_REQUEST_BYTES);
-  const password = text?.replace(/\r?\n$/, '');
-  if (!password) throw new CommandError(`${file ?? variable} contains no password`);
+  if (text === undefined) {
+    throw new CommandError(`${file ?? variable} ${file === undefined ? 'is not set' : 'does not exist'}`);
+  }
+  const password = text.replace(/\r?\n$/, '');
+  if (password === '') throw new CommandError(`${file ?? variable} contains no password`);
   return { username, password };
 }
 

@@ -6,6 +6,7 @@ import { ConfigError } from '../config/problems.ts';
 import { deniedHint } from '../lib/file-owner.ts';
 import { installFault } from '../lib/install-fault.ts';
 import { LeaseLost, PresenceEnded } from '../lib/lease.ts';
+import { UnreadableFile } from '../lib/text-file.ts';
 import { IndexAway } from '../metadata/index-away.ts';
 import { IndexLocked } from '../metadata/index-locked.ts';
 import { IndexUnusable } from '../metadata/index-unusable.ts';
@@ -23,6 +24,7 @@ const EXPECTED = [
   LeaseLost,
   PresenceEnded,
   ServingFailed,
+  UnreadableFile,
 ];
 const USAGE = [ConfigError, InvalidReference];
 

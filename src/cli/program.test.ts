@@ -405,6 +405,12 @@ describe('entrepot hosts', () => {
     expect(out).not.toContain('PRIVATE KEY');
   });
 
+  it('says in one line that a CA is not a file', async () => {
+    const to = ['--server', 'https://r.example', '--ca', folder, ...NO_CONFIG];
+    const { code, err } = await run('hosts', 'containerd', '--upstream', 'docker.io', ...to);
+    expect([code, err]).toEqual([1, `entrepot: ${folder} is not a file\n`]);
+  });
+
   it('refuses a CA where nodes use no TLS, rather than to leave it out', async () => {
     const to = ['--server', 'http://r.example', '--ca', 'ca.pem', ...NO_CONFIG];
     const { code, err } = await run('hosts', 'containerd', '--upstream', 'docker.io', ...to);
