@@ -1,4 +1,4 @@
-/** Another process has held the write lock of the index for too long: it is suspended or stuck. */
+/** Another process has held a lock of the index for too long: it is suspended or stuck, or the machine is overloaded. */
 export class IndexLocked extends Error {
   override readonly name = 'IndexLocked';
 }

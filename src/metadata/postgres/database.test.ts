@@ -1,6 +1,6 @@
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:net';
-import { afterEach, expect, test } from 'vitest';
+import { afterEach, expect, test, vi } from 'vitest';
 import { Database } from './database.ts';
 import { isAway, PasswordUnreadable } from './failures.ts';
 
@@ -47,6 +47,20 @@ test('why it is away is told as the server says it', async () => {
   const database = await refusing('57P03', 'the database system is starting up');
   await expect(database.trying(async () => {})).rejects.toThrow('starting up');
   expect(database.away?.message).toMatch(/: the database system is starting up$/);
+  await database.close();
+});
+
+test('what others keep locked for as long as it is tried is told with its place', async () => {
+  const where = 'while updating tuple (0,1) in relation "epochs"';
+  const database = await refusing('55P03', `canceling statement due to lock timeout\0W${where}`);
+  let nowMs = 0;
+  vi.spyOn(performance, 'now').mockImplementation(() => (nowMs += 6_000));
+  await expect(database.retrying('writes', async () => {})).rejects.toMatchObject({
+    name: 'IndexLocked',
+    message: `others have kept the index locked for 10 s: canceling statement due to lock timeout (${where})`,
+    cause: { code: '55P03' },
+  });
+  vi.restoreAllMocks();
   await database.close();
 });
 

@@ -2,6 +2,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { errorCode } from '../../lib/error-code.ts';
 import { FairSlots } from '../../lib/fair-slots.ts';
 import { IndexAway } from '../index-away.ts';
+import { IndexLocked } from '../index-locked.ts';
 import { type Client, openPool, type Pool } from './driver.ts';
 import { isAway, isConflict } from './failures.ts';
 import type { PostgresSettings } from './postgres-settings.ts';
@@ -101,8 +102,9 @@ export class Database implements Rows {
 
   /**
    * Calls `attempt` with a connection, again after a conflict or on a dead connection, for some seconds. Rejects with
-   * IndexAway if the database cannot be reached, and at once if that has been so for a while. `outcome` is called when a
-   * connection was lost: what the attempt has led to all the same, `undefined` if nothing.
+   * IndexLocked if the last was a conflict, and with IndexAway if the database cannot be reached, at once if that has been so
+   * for a while. `outcome` is called when a connection was lost: what the attempt has led to all the same, `undefined` if
+   * nothing.
    */
   retrying<T>(
     kind: Work,
@@ -140,8 +142,10 @@ export class Database implements Rows {
           const known = await outcome();
           if (known !== undefined) return known.result;
           if (isOver || this.#closing.signal.aborted) throw this.#awayError();
-        } else if (!isConflict(error) || isOver) {
+        } else if (!isConflict(error)) {
           throw error;
+        } else if (isOver) {
+          throw lockedError(error);
         }
       }
       await delay(pauseMs * (0.5 + Math.random()));
@@ -192,6 +196,13 @@ export class Database implements Rows {
 /** The same error for a full disk, wherever it occurs. */
 function asStorageFull(cause: unknown): Error {
   return Object.assign(new Error("the disk of the index's database is full", { cause }), { code: 'ENOSPC' });
+}
+
+/** `cause`: the last conflict. The server says where it was, if not about a lock that has no row. */
+function lockedError(cause: Error): IndexLocked {
+  const where = 'where' in cause && typeof cause.where === 'string' ? ` (${cause.where})` : '';
+  const message = `others have kept the index locked for ${RETRY_FOR_MS / 1000} s: ${cause.message}${where}`;
+  return new IndexLocked(message, { cause });
 }
 
 /** Without addresses, since `/readyz` shows it to anybody; the log has the cause. */

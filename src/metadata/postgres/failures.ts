@@ -45,8 +45,8 @@ const AWAY_BY_DRIVER =
   /^(?:Connection terminated|timeout expired|timeout exceeded when trying to connect|Query read timeout|Client has encountered a connection error|Client was closed|The server does not support SSL)/;
 
 /** Whether the transaction was undone by the server in favour of others, and may be repeated. */
-export function isConflict(error: unknown): boolean {
-  return CONFLICTS.has(errorCode(error));
+export function isConflict(error: unknown): error is Error {
+  return error instanceof Error && CONFLICTS.has(errorCode(error));
 }
 
 /** Whether the database could not be asked, or its answer is not known. */
