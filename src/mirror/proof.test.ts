@@ -1,4 +1,5 @@
 // What proves to whom that upstream has something: its bytes, and never that it answers.
+import { setImmediate } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import {
   bytesOf,
@@ -28,6 +29,7 @@ import { OCI_CONFIG } from '../oci/media-types.ts';
 import { ANY_MANIFEST } from '../oci/pull-source.ts';
 import type { Right } from '../oci/requester.ts';
 import type { EndedRight } from './ended-rights.ts';
+import { FlightBoard, flightsOn } from './shared-flights.ts';
 
 const MIB = 1024 * 1024;
 /** No pause between two attempts is longer. */
@@ -312,6 +314,36 @@ async function joinAroundEnd(elsewhere: MirrorWorld, downloader: 'bob' | 'cat') 
   return { before: await readAll(before.reader), after };
 }
 
+/**
+ * While bob waits for the answer to a question, which upstream has got, `elsewhere` learns that upstream has withdrawn his
+ * right. Returns what he gets, and what he gets of `again` after that.
+ */
+async function askAroundEnd(elsewhere: MirrorWorld, again: MirrorWorld) {
+  upstream.add('open', image, '1');
+  // His credential is sent with the first request from now on.
+  await pullAs('bob', layer.digest, OPEN);
+  await idle();
+  const latch = new Latch();
+  upstream.misbehave({ kind: 'manifest', after: latch.opened });
+  const ask = async ({ mirror }: MirrorWorld) =>
+    mirror.manifest(OPEN, image.manifest.digest, await rightOf('bob', OPEN), ANY_MANIFEST);
+  const asking = ask(world);
+  await until('upstream to be asked', 20_000, async () => upstream.count('manifest') > 0);
+  upstream.misbehave({ repository: 'open', status: 401 });
+  await expect(elsewhere.mirror.refresh(OPEN, '1', await rightOf('bob', OPEN))).rejects.toMatchObject({
+    code: 'MANIFEST_UNKNOWN',
+  });
+  const got = ask(again).then(
+    () => 'served',
+    (error: unknown) => errorCode(error),
+  );
+  await setImmediate();
+  latch.open();
+  return { before: (await asking).descriptor.digest, after: await got };
+}
+
+const askedInVain = () => ({ before: image.manifest.digest, after: 'MANIFEST_UNKNOWN' });
+
 const endedRight = () => ({ pulled: whole(big), opensBefore: false, opensAfter: false });
 
 describe('a right that upstream withdraws', () => {
@@ -321,6 +353,10 @@ describe('a right that upstream withdraws', () => {
 
   it.each(['bob', 'cat'] as const)('lets nobody join a download for %s any more', async downloader => {
     expect(await joinAroundEnd(world, downloader)).toEqual({ before: whole(big), after: 'BLOB_UNKNOWN' });
+  });
+
+  it('lets nobody share the answer to a question that upstream was asked before', async () => {
+    expect(await askAroundEnd(world, world)).toEqual(askedInVain());
   });
 
   it('lets nobody join a download about which upstream answers later, though it was asked before', async () => {
@@ -370,6 +406,21 @@ describe('a right that upstream withdraws', () => {
 
     it.each(['bob', 'cat'] as const)('lets nobody join a download for %s any more', async downloader => {
       expect(await joinAroundEnd(other, downloader)).toEqual({ before: whole(big), after: 'BLOB_UNKNOWN' });
+    });
+
+    it('lets nobody share the answer to a question that upstream was asked before', async () => {
+      expect(await askAroundEnd(other, world)).toEqual(askedInVain());
+    });
+
+    it('lets nobody share such an answer that another process waits for', async () => {
+      await Promise.all([world.close(), other.close()]);
+      const board = new FlightBoard();
+      const opened = (folder: string) =>
+        MirrorWorld.open(upstream, { folder, flights: flightsOn(board.of({})) });
+      const { folder } = world;
+      world = await opened(folder);
+      other = await opened(folder);
+      expect(await askAroundEnd(other, other)).toEqual(askedInVain());
     });
 
     it('is not proved by a download that began without one', async () => {

@@ -66,9 +66,14 @@ export class SharedFlights {
 
   /**
    * The result of `ask`, or what another process has got from it. `key` names the question, and with which credential
-   * it is asked.
+   * it is asked. `accepts` tells, when another process has got an answer, whether that is good enough.
    */
-  async run<T>(key: string, packing: Packing<T> | undefined, ask: FlightAsk<T>): Promise<T> {
+  async run<T>(
+    key: string,
+    packing: Packing<T> | undefined,
+    ask: FlightAsk<T>,
+    { accepts = async () => true }: { readonly accepts?: () => Promise<boolean> } = {},
+  ): Promise<T> {
     const calls = this.#calls;
     if (calls === undefined || packing === undefined) return ask(() => {});
     const named = `${packing.name} ${key}`;
@@ -85,7 +90,8 @@ export class SharedFlights {
       const { kind, message, ...details } = landing.failure;
       throw new UpstreamFailure(kind, message, details);
     }
-    return (await packing.unpack(landing.answer)) ?? ask(() => {});
+    const answer = (await accepts()) ? await packing.unpack(landing.answer) : undefined;
+    return answer ?? ask(() => {});
   }
 }
 

@@ -38,6 +38,9 @@ const MAX_PUBLIC = 10_000;
  */
 const MAX_ASKED = 1_024;
 
+/** No process asks for a manifest for longer before others get its answer, who do not know when it began. */
+const ASKED_WITHIN_MS = 60_000;
+
 export interface UpstreamRequestsOptions {
   readonly upstreams: ReadonlyMap<string, Upstream>;
   readonly failures: NegativeCache;
@@ -123,6 +126,8 @@ export class UpstreamRequests {
   /** When upstream last served a repository anonymously. */
   readonly #public = new Lru<{ readonly atMs: number }>({ maxEntries: MAX_PUBLIC });
   readonly #flights: SharedFlights;
+  /** When questions that are shared were asked, by the promise of the answer. */
+  readonly #askedAtMs = new WeakMap<Promise<unknown>, number>();
   readonly #running = new Set<Promise<unknown>>();
   /** How many of them are about each upstream. */
   readonly #asked = new Map<string, number>();
@@ -176,7 +181,8 @@ export class UpstreamRequests {
       if (attempts >= MAX_ATTEMPTS) break;
       if (this.#remembered(question, credential) === undefined) attempts += 1;
       try {
-        const asked = await this.#once(question, credential, signal => ask(upstream, { credential, signal }));
+        const send = (signal: AbortSignal) => ask(upstream, { credential, signal });
+        const asked = await this.#once(question, credential, { send, proved: right.proved });
         this.#winners.set(winnerKey(right, question.repository), { credentialId: credentialId(credential) });
         return asked;
       } catch (error) {
@@ -237,10 +243,11 @@ export class UpstreamRequests {
     if (!this.#mustAskPublic(repository, right)) return right.credentials;
     if (head === undefined) return [undefined];
     const whether = { ...question, reference: publicReference(reference), shared: undefined, proves: false };
-    await this.#once(whether, undefined, async signal => {
+    const send = async (signal: AbortSignal) => {
       await head(upstream, { credential: undefined, signal });
       return { proof: false };
-    });
+    };
+    await this.#once(whether, undefined, { send, proved: right.proved });
     this.#public.set(repositoryText(repository), { atMs: this.clock.nowMs() });
     return right.credentials;
   }
@@ -269,23 +276,37 @@ export class UpstreamRequests {
     return question.insists ? undefined : this.#failures.recall(keyOf(question, credential));
   }
 
+  /**
+   * `proved`: as in `Right`. Without, nobody shares the answer to a question that was asked before the right ended, in
+   * whichever process: the next ones are asked beside it.
+   */
   async #once<A extends Answer>(
     question: Question<A>,
     credential: Credential | undefined,
-    ask: (signal: AbortSignal) => Promise<A>,
+    { send, proved }: { readonly send: (signal: AbortSignal) => Promise<A>; readonly proved: boolean },
   ): Promise<Asked<A>> {
-    const { reference, shared } = question;
+    const { repository, reference, shared } = question;
     const key = keyOf(question, credential);
-    const remembered = this.#remembered(question, credential);
-    if (remembered !== undefined) throw remembered;
     const start = (keep = () => {}): Promise<A> =>
-      this.#tracked(key.upstream, () => this.#recorded(question, key, { ask, keep }));
-    if (shared === undefined) return { answer: await start(), credential, joined: false };
-    const flightKey = [key.upstream, key.repository, reference, key.credentialId].join(' ');
-    const { promise, joined } = shared.run(flightKey, () =>
-      this.#flights.run(flightKey, question.packing, start),
-    );
-    return { answer: await promise, credential, joined };
+      this.#tracked(key.upstream, () => this.#recorded(question, key, { send, keep }));
+    const hasEndedSince = (sinceMs: number) => this.hasEndedAnywhereSince(sinceMs, repository, credential);
+    for (let turn = 0; ; turn += 1) {
+      const remembered = this.#remembered(question, credential);
+      if (remembered !== undefined) throw remembered;
+      if (shared === undefined) return { answer: await start(), credential, joined: false };
+      const flightKey = [key.upstream, key.repository, reference, key.credentialId, turn].join(' ');
+      const nowMs = this.clock.monotonicMs();
+      const accepts = async () => !(await hasEndedSince(nowMs - ASKED_WITHIN_MS));
+      const { promise, joined } = shared.run(flightKey, () =>
+        this.#flights.run(flightKey, question.packing, start, { accepts }),
+      );
+      if (!joined) this.#askedAtMs.set(promise, nowMs);
+      // It may fail before it is awaited.
+      promise.catch(() => {});
+      const askedAtMs = this.#askedAtMs.get(promise) ?? Number.NEGATIVE_INFINITY;
+      if (!joined || proved || !(await hasEndedSince(askedAtMs)))
+        return { answer: await promise, credential, joined };
+    }
   }
 
   /** Throws if the upstream is being asked too much already, which says nothing about it. */
@@ -312,13 +333,13 @@ export class UpstreamRequests {
   async #recorded<A extends Answer>(
     question: Question<A>,
     key: FailureKey,
-    { ask, keep }: { readonly ask: (signal: AbortSignal) => Promise<A>; readonly keep: () => void },
+    { send, keep }: { readonly send: (signal: AbortSignal) => Promise<A>; readonly keep: () => void },
   ): Promise<A> {
     const { signal } = this.#closing;
     const during = this.#grants.presence;
     const sinceMs = this.clock.monotonicMs();
     try {
-      const answer = await ask(signal);
+      const answer = await send(signal);
       this.#failures.succeeded(key);
       this.#record.answered(key.upstream);
       this.#ownLogins.succeeded(key, signal);
