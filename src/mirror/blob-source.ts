@@ -332,10 +332,8 @@ export class BlobSource {
     const { size, outcome } = confirmed;
     // If upstream cannot be asked, it will send no ranges either.
     if (size === undefined || outcome === 'stale') return undefined;
-    if (begun?.isIgnored === true) {
-      this.#partials.noteIgnored(repository.upstream, digest);
-      return undefined;
-    }
+    if (begun?.isIgnored === true) this.#partials.noteIgnored(repository.upstream, digest);
+    if (begun?.isWhole === true) return undefined;
     return begun === undefined ? { size } : { size, outcome, keepIn: begun.keepIn };
   }
 

@@ -16,7 +16,9 @@ const MAX_BYTES = 64 * 1024;
 
 /** The bytes that upstream has sent first of a blob of which nothing was known. */
 export interface FirstRange extends Confirmed {
-  /** Whether upstream sends the whole blob instead of ranges. */
+  /** Whether upstream sends the whole blob instead. */
+  readonly isWhole: boolean;
+  /** Whether it does although the range was within the blob: it sends no ranges then. */
   readonly isIgnored: boolean;
   /** Keeps the bytes. */
   readonly keepIn: (blob: PartialBlob) => Promise<void>;
@@ -88,7 +90,10 @@ export class FirstRanges {
       if (size === undefined) return undefined;
       if (!admits(answer, right)) throw unproved();
       if (answer.proof && isPart) this.#links.notePartGiven(repository, digest, { credential, sinceMs });
-      return { size, joined, isIgnored: !isPart, keepIn: blob => blob.keep(start, bytes) };
+      const isWhole = !isPart;
+      // What was asked for may be the range of another client.
+      const isIgnored = isWhole && start < size;
+      return { size, joined, isWhole, isIgnored, keepIn: blob => blob.keep(start, bytes) };
     } catch (error) {
       if (error instanceof UpstreamFailure && error.kind === 'invalid') return undefined;
       throw error;

@@ -424,6 +424,20 @@ describe('ranges of a blob of which nothing is known', () => {
     expect(asked().slice(-1)).toEqual(['0-1']);
   });
 
+  it('that begin after its end do not count as ignored if upstream sends the whole blob for them', async () => {
+    const world = await startWorld();
+    for (const seed of ['one', 'other']) {
+      const blob = strange(`behind ${seed}`);
+      const body = 'x'.repeat(blob.size);
+      upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, status: 200, body });
+      const { reader } = await open(world, blob, [{ start: 9 * MIB, end: 9 * MIB + 1 }]);
+      await reader.close();
+    }
+    upstream.requests.length = 0;
+    await readRanges(world, strange('within'), NEAR);
+    expect(asked()).toEqual(['0-1']);
+  });
+
   it('are the whole blob if upstream sends that, or tells no size', async () => {
     const world = await startWorld();
     for (const [seed, wrong] of [
