@@ -44,7 +44,7 @@ export const status: Command = {
     const { storage } = await storeConfig(input, io);
     const own = await askAdmin<StatusDocument>(storage.path, '/status');
     if (own === undefined) {
-      throw new CommandError(`no server runs on the store in ${storage.path}`);
+      throw new CommandError(`no server answers for the store in ${storage.path}`);
     }
     const servers = (await serversOn(storage.path)).map(serverStatus);
     const document = { ...own, servers };

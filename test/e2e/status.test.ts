@@ -209,7 +209,7 @@ it('says so if no server runs; what has the environment is only available on the
   await entrepot.stop();
   const { code, stdout, stderr } = await entrepot.command('status');
   expect({ code, stdout }).toEqual({ code: 1, stdout: '' });
-  expect(stderr).toMatch(/no server runs on the store in .*store\n$/);
+  expect(stderr).toMatch(/no server answers for the store in .*store\n$/);
 });
 
 it('lists every server on the store, and counts the processes that cannot be asked', async () => {
