@@ -347,7 +347,7 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
     const refused = await getAs(TEAM, `${entrepot.url}/v2/${UPSTREAM}/team/none/manifests/1.0`);
     expect(refused.status).toBeGreaterThanOrEqual(401);
     await show('why');
-    const row = page.getByRole('row', { name: /team\/none:1\.0/ }).filter({ hasText: 'tenant:team-a' });
+    const row = page.getByRole('row', { name: /team\/none:1\.0/ }).filter({ hasText: 'team-a' });
     await row.getByRole('link', { name: 'Explain' }).click();
     await page.getByText(`entrepot explain ${UPSTREAM}/team/none:1.0 --tenant team-a`).waitFor();
   });
