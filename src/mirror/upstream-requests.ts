@@ -360,7 +360,7 @@ export class UpstreamRequests {
    */
   async granted(repository: Repository, credential: Credential | undefined, sinceMs: number): Promise<void> {
     const during = this.#presenceSince(sinceMs);
-    if (during === undefined || this.hasEndedSince(sinceMs, repository, credential)) return;
+    if (during === undefined) return;
     await this.#prove(keyOf({ repository, reference: '' }, credential), 'granted', { during, sinceMs });
   }
 
@@ -410,9 +410,14 @@ export class UpstreamRequests {
     return presence.isOver || this.#presence.sinceMs > sinceMs ? undefined : presence;
   }
 
-  /** Reports a proof. False if it could not be recorded, which here only costs another question later. */
+  /**
+   * Reports a proof, unless the right has ended since upstream was `asked`. False if it could not be recorded, which here only
+   * costs another question later.
+   */
   async #prove(key: FailureKey, outcome: Proof['outcome'], asked?: Asking): Promise<boolean> {
     const { upstream, repository, credentialId: id } = key;
+    // The index knows only of ends that other processes have noticed.
+    if (asked !== undefined && this.#ended.hasEndedSince(rightText(key), asked.sinceMs)) return true;
     if (outcome === 'ended') {
       this.noteEnd(key);
       this.#endNews.tell({ upstream, repository, credentialId: id });
