@@ -25,6 +25,7 @@ import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { newsOfTwo } from '../lib/news.fixture.ts';
 import type { Credential } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
+import { documents } from '../oci/documents.ts';
 import { OCI_CONFIG } from '../oci/media-types.ts';
 import { ANY_MANIFEST } from '../oci/pull-source.ts';
 import type { Right } from '../oci/requester.ts';
@@ -318,15 +319,20 @@ async function joinAroundEnd(elsewhere: MirrorWorld, downloader: 'bob' | 'cat') 
  * While bob waits for the answer to a question, which upstream has got, `elsewhere` learns that upstream has withdrawn his
  * right. Returns what he gets, what he gets of `again` after that, and whether his right is proved in the end.
  */
-async function askAroundEnd(elsewhere: MirrorWorld, again?: MirrorWorld) {
+async function askAroundEnd(
+  elsewhere: MirrorWorld,
+  again?: MirrorWorld,
+  reference: string = image.manifest.digest,
+) {
   upstream.add('open', image, '1');
   // His credential is sent with the first request from now on.
   await pullAs('bob', layer.digest, OPEN);
   await idle();
+  upstream.requests.length = 0;
   const latch = new Latch();
   upstream.misbehave({ kind: 'manifest', after: latch.opened });
   const ask = async ({ mirror }: MirrorWorld) =>
-    mirror.manifest(OPEN, image.manifest.digest, await rightOf('bob', OPEN), ANY_MANIFEST);
+    mirror.manifest(OPEN, reference, await rightOf('bob', OPEN), ANY_MANIFEST);
   const asking = ask(world);
   await until('upstream to be asked', 20_000, async () => upstream.count('manifest') > 0);
   upstream.misbehave({ repository: 'open', status: 401 });
@@ -421,6 +427,25 @@ describe('a right that upstream withdraws', () => {
 
     it('lets nobody share the answer to a question that upstream was asked before', async () => {
       expect(await askAroundEnd(other, world)).toEqual(askedInVain('MANIFEST_UNKNOWN'));
+    });
+
+    it('lets nobody share such an answer about a tag of which only an imported image is his', async () => {
+      upstream.add('open', image, '1');
+      await manifestAs('bob', '1', OPEN);
+      await world.metadata.endGrant(OPEN, 'bob:right');
+      const imported = imageOf([randomBlob(1_000, 'imported')]).manifest;
+      const { digest, mediaType } = imported;
+      const bytes = bytesOf(imported);
+      const view = await documents.ask('view', bytes, mediaType);
+      const content = {
+        manifests: [{ manifest: { digest, mediaType, bytes }, view }],
+        blobs: [],
+        grantee: '',
+      };
+      await world.metadata.putContent(OPEN, content, world.nowMs);
+      await world.metadata.publish([{ repository: OPEN, digest, tag: '1' }], world.nowMs);
+      world.nowMs += HOUR_MS;
+      expect(await askAroundEnd(other, world, '1')).toEqual(askedInVain('MANIFEST_UNKNOWN'));
     });
 
     it('lets nobody share such an answer that another process waits for', async () => {

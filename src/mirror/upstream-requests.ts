@@ -18,6 +18,7 @@ import { type EndedRight, EndedRights } from './ended-rights.ts';
 import { logUnstored } from './log-unstored.ts';
 import type { FailureKey, NegativeCache } from './negative-cache.ts';
 import type { OwnLogins } from './own-logins.ts';
+import { withoutPreload } from './preloads.ts';
 import { type FlightCalls, type Packing, SharedFlights } from './shared-flights.ts';
 import type { UpstreamRecord } from './upstream-record.ts';
 
@@ -177,12 +178,14 @@ export class UpstreamRequests {
     let failure: UpstreamFailure | undefined;
     let attempts = 0;
     const credentials = await this.#lendable(question, right, upstream);
+    // Upstream may answer about a tag with other content than was imported.
+    const { proved } = withoutPreload(right);
     for (const credential of this.#turnsOf(question.repository, right, credentials)) {
       if (attempts >= MAX_ATTEMPTS) break;
       if (this.#remembered(question, credential) === undefined) attempts += 1;
       try {
         const send = (signal: AbortSignal) => ask(upstream, { credential, signal });
-        const asked = await this.#once(question, credential, { send, proved: right.proved });
+        const asked = await this.#once(question, credential, { send, proved });
         this.#winners.set(winnerKey(right, question.repository), { credentialId: credentialId(credential) });
         return asked;
       } catch (error) {
