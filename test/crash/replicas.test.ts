@@ -106,9 +106,14 @@ describe.skipIf(!HAS_POSTGRES)('replicas', () => {
     }
     expect(interrupted).toBeGreaterThan(0);
     // What was sent for a Lease goes when that has ended.
-    await until('all that nobody needs to be collected', 60_000, async () => {
-      const { code } = await replicas[0]!.command('gc', '--grace-period', '0s');
+    let said = '';
+    const isCollected = async (): Promise<boolean> => {
+      const { code, stdout, stderr } = await replicas[0]!.command('gc', '--grace-period', '0s');
+      said = `${code}, ${[...s3.uploads.keys()].join()} are left: ${stdout}${stderr}`;
       return code === 0 && s3.uploads.size === 0;
+    };
+    await until('all that nobody needs to be collected', 60_000, isCollected).catch((error: unknown) => {
+      throw new Error(`${String(error)}, gc: ${said}`);
     });
     const objects = s3.blobKeys().map(key => key.split('/').slice(1, 3).join(':'));
     expect(objects.toSorted()).toEqual(digests.toSorted());
