@@ -14,8 +14,9 @@ function enter(
   name: string,
   requester = 'a',
   repository = name,
+  network?: string,
 ): PullPlace {
-  const place = queue.enter({ requester, repository });
+  const place = queue.enter({ requester, repository, network });
   void place.turn.then(() => order.push(name));
   return place;
 }
@@ -54,11 +55,7 @@ describe('the pull queue', () => {
   it('serves the networks of a requester in turn, within its turns', async () => {
     const queue = new PullQueue({ ...NO_LIMIT, maxConnections: 1 });
     const order: string[] = [];
-    const enterFrom = (network: string, name: string): PullPlace => {
-      const place = queue.enter({ requester: 'a', network, repository: name });
-      void place.turn.then(() => order.push(name));
-      return place;
-    };
+    const enterFrom = (network: string, name: string) => enter(queue, order, name, 'a', name, network);
     const names = ['x1', 'x2', 'x3', 'x4', 'b1', 'y1', 'z1'];
     const places = names.map(name =>
       name === 'b1' ? enter(queue, order, name, 'b') : enterFrom(name.slice(0, 1), name),
@@ -74,11 +71,7 @@ describe('the pull queue', () => {
   it('starts a download for several networks of a requester once, in whichever turn comes first', async () => {
     const queue = new PullQueue({ ...NO_LIMIT, maxConnections: 1 });
     const order: string[] = [];
-    const from = (network: string, name: string): PullPlace => {
-      const place = queue.enter({ requester: 'a', network, repository: name });
-      void place.turn.then(() => order.push(name));
-      return place;
-    };
+    const from = (network: string, name: string) => enter(queue, order, name, 'a', name, network);
     const [first, second, last] = [from('x', '1'), from('x', '2'), from('x', '3')];
     last.join({ requester: 'a', network: 'y' });
     last.join({ requester: 'a', network: 'y' });
