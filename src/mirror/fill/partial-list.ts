@@ -41,6 +41,7 @@ export async function bytesThereOf(
   spool: Pick<Spool, 'list' | 'savedParts'>,
   digests: ReadonlySet<Digest>,
 ): Promise<ReadonlyMap<Digest, number>> {
+  if (digests.size === 0) return new Map();
   const there = new Map<Digest, Extents>();
   for await (const found of spool.list()) {
     const digest = digestInPartsKey(found.key) ?? digestInFillKey(found.key);
