@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { devNull, tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,6 +10,7 @@ import { EXIT } from './command.ts';
 import { runProgram } from './program.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'entrepot-cli-'));
+execFileSync('mkfifo', [join(folder, 'pipe')]);
 afterAll(() => rmSync(folder, { recursive: true }));
 
 /** Whatever server runs on this machine, its configuration is not meant. */
@@ -153,10 +155,16 @@ describe('entrepot config', () => {
     ['index: {postgres: {host: h, passwordEnv: NONE_OF_OURS}}', /index\.postgres\.passwordEnv.*that is set/],
     ['index: {postgres: {host: h, tls: {caFile: text}}}', /index\.postgres\.tls\.caFile.*certificates/],
     ['audit: {output: file, auditFile: none/audit}', /auditFile.*cannot be opened: it does not exist/],
+    ['storage: {s3: {bucket: abc, caFile: pipe}}', /storage\.s3\.caFile: "\S*pipe": is not a file/],
+    ['storage: {s3: {bucket: abc, caFile: large}}', /storage\.s3\.caFile: "\S*large": is larger than/],
+    ['index: {postgres: {host: h, passwordFile: pipe}}', /index\.postgres\.passwordFile.*is not a file/],
+    ['index: {postgres: {host: h, passwordFile: large}}', /index\.postgres\.passwordFile.*is larger than/],
+    ['server: {tls: {certFile: pipe, keyFile: large}}', /certFile.*is not a file[^]*keyFile.*is larger than/],
   ])('checks what a server could not be started with: %s', async (text, problem) => {
     const file = join(folder, 'named.yaml');
     writeFileSync(file, text);
     writeFileSync(join(folder, 'text'), 'no certificate');
+    writeFileSync(join(folder, 'large'), Buffer.alloc(2 * 2 ** 20));
     const { code, err } = await run('config', 'check', '--config', file);
     expect([code, err]).toEqual([2, expect.stringMatching(problem)]);
   });

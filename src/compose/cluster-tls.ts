@@ -1,8 +1,8 @@
-import { readFile } from 'node:fs/promises';
 import type { Config } from '../config/config.ts';
 import { ConfigError } from '../config/problems.ts';
-import { fileTrouble } from '../lib/file-trouble.ts';
+import { MAX_SETTING_FILE_BYTES } from '../config/secrets.ts';
 import type { Log } from '../lib/log.ts';
+import { requireTextFile, textFileTrouble } from '../lib/text-file.ts';
 import { TlsFiles, type TlsPaths, UnusableTls } from '../ops/tls-files.ts';
 import type { ClusterTls } from '../replicas/cluster-tls.ts';
 
@@ -29,10 +29,9 @@ export async function openClusterTls(config: ClusterConfig, log: Log): Promise<O
 async function readKeys(config: ClusterConfig, keyFile: string): Promise<ClusterTls> {
   const { ClusterKeys, UnusableKeys } = await import('../replicas/cluster-keys.ts');
   try {
-    return new ClusterKeys(await readFile(keyFile, 'utf8'));
+    return new ClusterKeys(await requireTextFile(keyFile, MAX_SETTING_FILE_BYTES));
   } catch (error) {
-    const message =
-      error instanceof UnusableKeys ? `expected ${error.message}` : `cannot be read: ${fileTrouble(error)}`;
+    const message = error instanceof UnusableKeys ? `expected ${error.message}` : textFileTrouble(error);
     throw problemOf(config, { path: ['keyFile'], value: keyFile, message });
   }
 }

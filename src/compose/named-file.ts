@@ -1,8 +1,7 @@
-import { readFile } from 'node:fs/promises';
 import type { Config } from '../config/config.ts';
 import { ConfigError } from '../config/problems.ts';
-import { isCertificate, NO_CERTIFICATE } from '../config/secrets.ts';
-import { fileTrouble } from '../lib/file-trouble.ts';
+import { isCertificate, MAX_SETTING_FILE_BYTES, NO_CERTIFICATE } from '../config/secrets.ts';
+import { requireTextFile, textFileTrouble } from '../lib/text-file.ts';
 
 /** A key of the configuration, and the file that it names, if it is set. */
 export interface NamedFile {
@@ -17,10 +16,10 @@ export async function readNamedFile(
 ): Promise<string | undefined> {
   if (file === undefined) return undefined;
   try {
-    return await readFile(file, 'utf8');
+    return await requireTextFile(file, MAX_SETTING_FILE_BYTES);
   } catch (error) {
-    const message = `cannot be read: ${fileTrouble(error)}`;
-    throw new ConfigError([{ path, value: file, message, source: origin.sourceOf(path) }]);
+    const problem = { path, value: file, message: textFileTrouble(error), source: origin.sourceOf(path) };
+    throw new ConfigError([problem]);
   }
 }
 

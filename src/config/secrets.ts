@@ -1,14 +1,13 @@
 import { X509Certificate } from 'node:crypto';
-import { fileTrouble } from '../lib/file-trouble.ts';
-import { readTextFile, UnreadableFile } from '../lib/text-file.ts';
+import { readTextFile, textFileTrouble } from '../lib/text-file.ts';
 import type { AdminLogin, EndpointConfig, LoginConfig, MirrorConfig, UpstreamConfig } from './config.ts';
 import type { Environment } from './environment.ts';
-import type { Problem } from './problems.ts';
 import { parseHeaderLines } from './header-lines.ts';
+import type { Problem } from './problems.ts';
 import type { ParsedEndpoint, ParsedFile, ParsedUpstream } from './schema.ts';
 
-/** Passwords and certificate bundles are far smaller. */
-const MAX_FILE_BYTES = 1 << 20;
+/** Passwords, keys and certificate bundles are far smaller. */
+export const MAX_SETTING_FILE_BYTES = 1 << 20;
 
 /** As in Standard Webhooks. */
 const ENCODED_KEY =
@@ -135,13 +134,11 @@ export class SettingReader {
 
   async #file(file: string, path: readonly PropertyKey[]): Promise<string | undefined> {
     try {
-      const text = await readTextFile(file, MAX_FILE_BYTES);
+      const text = await readTextFile(file, MAX_SETTING_FILE_BYTES);
       if (text !== undefined && text.trim() !== '') return text;
       this.#report({ path, value: file, message: text === undefined ? 'does not exist' : 'is empty' });
     } catch (error) {
-      const message =
-        error instanceof UnreadableFile ? error.reason : `cannot be read: ${fileTrouble(error)}`;
-      this.#report({ path, value: file, message });
+      this.#report({ path, value: file, message: textFileTrouble(error) });
     }
     return undefined;
   }

@@ -1,5 +1,6 @@
 import { open, stat } from 'node:fs/promises';
 import { absentAsUndefined } from './error-code.ts';
+import { fileTrouble } from './file-trouble.ts';
 
 /** It is not a regular file, or is too large. */
 export class UnreadableFile extends Error {
@@ -17,12 +18,15 @@ export class UnreadableFile extends Error {
  * The text of a small file from outside; `undefined` if it does not exist. Refuses named pipes and devices, which may
  * never end, and files of more than `maxBytes`.
  */
-export async function readTextFile(path: string, maxBytes: number): Promise<string | undefined> {
-  const found = await absentAsUndefined(stat(path));
-  if (found === undefined) return undefined;
-  if (!found.isFile()) throw new UnreadableFile(path, 'is not a file');
-  const file = await absentAsUndefined(open(path));
-  if (file === undefined) return undefined;
+export function readTextFile(path: string, maxBytes: number): Promise<string | undefined> {
+  return absentAsUndefined(requireTextFile(path, maxBytes));
+}
+
+/** As `readTextFile`, but rejects with ENOENT if it does not exist. */
+export async function requireTextFile(path: string, maxBytes: number): Promise<string> {
+  // Opening a named pipe would wait for a writer.
+  if (!(await stat(path)).isFile()) throw new UnreadableFile(path, 'is not a file');
+  const file = await open(path);
   try {
     const { size } = await file.stat();
     if (size > maxBytes) throw new UnreadableFile(path, `is larger than ${maxBytes} bytes`);
@@ -39,4 +43,9 @@ export async function readTextFile(path: string, maxBytes: number): Promise<stri
   } finally {
     await file.close();
   }
+}
+
+/** What is wrong with a file, as what follows its path, by the error of `requireTextFile`. */
+export function textFileTrouble(error: unknown): string {
+  return error instanceof UnreadableFile ? error.reason : `cannot be read: ${fileTrouble(error)}`;
 }

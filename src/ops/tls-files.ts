@@ -1,9 +1,9 @@
 import { createPrivateKey, X509Certificate } from 'node:crypto';
-import { readFile } from 'node:fs/promises';
 import { createSecureContext } from 'node:tls';
 import { errorCode } from '../lib/error-code.ts';
 import { fileTrouble } from '../lib/file-trouble.ts';
 import type { Log } from '../lib/log.ts';
+import { requireTextFile, textFileTrouble } from '../lib/text-file.ts';
 
 export interface TlsPaths {
   readonly certFile: string;
@@ -42,6 +42,9 @@ export interface TlsMaterial {
  * of a mounted Secret, which watching a file does not.
  */
 const LOOK_EVERY_MS = 2_000;
+
+/** Bundles of all public CAs have some hundred KiB. */
+const MAX_FILE_BYTES = 1 << 20;
 
 /** How many days before its end the certificate is reported; most are renewed after two thirds of their life. */
 const WARN_DAYS = 7;
@@ -156,9 +159,9 @@ async function readPem<T>(
   const file = paths[key] ?? '';
   let text: string;
   try {
-    text = await readFile(file, 'utf8');
+    text = await requireTextFile(file, MAX_FILE_BYTES);
   } catch (error) {
-    return { key, file, what: `cannot be read: ${fileTrouble(error)}` };
+    return { key, file, what: textFileTrouble(error) };
   }
   try {
     return { text, parsed: parse(text) };

@@ -1,15 +1,16 @@
-import { access, constants, readdir, readFile, stat } from 'node:fs/promises';
+import { access, constants, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Clock, systemClock } from '../lib/clock.ts';
 import { FairSlots, SlotsFull } from '../lib/fair-slots.ts';
-import { Lru } from '../lib/lru.ts';
 import type { Log } from '../lib/log.ts';
+import { Lru } from '../lib/lru.ts';
 import { SingleFlight } from '../lib/single-flight.ts';
+import { requireTextFile } from '../lib/text-file.ts';
 import { parseYaml } from '../lib/yaml.ts';
 import {
+  type CredentialProvider,
   cacheKeys,
   cachingOf,
-  type CredentialProvider,
   decodeResponse,
   encodeRequest,
   InvalidCredentialProvider,
@@ -48,6 +49,9 @@ const FAILURE_MS = 10_000;
  * at a time, half of them for one tenant. Waiting is cheap, but a tenant with more waiting than this is refused.
  */
 const PROCESSES = { max: 8, maxPerAsker: 4, maxWaitingPerAsker: 1_000 } as const;
+
+/** Some providers, each with its images, are a few KiB. */
+const MAX_CONFIG_FILE_BYTES = 1 << 20;
 
 const CONFIG_FILE = /\.(?:json|ya?ml)$/;
 
@@ -219,7 +223,7 @@ async function readProviders(configFile: string): Promise<readonly CredentialPro
   const read = await Promise.all(
     files.map(async file => {
       try {
-        return parseProviderConfig(parseYaml(await readFile(file, 'utf8')).value);
+        return parseProviderConfig(parseYaml(await requireTextFile(file, MAX_CONFIG_FILE_BYTES)).value);
       } catch (cause) {
         const why = cause instanceof Error ? cause.message : String(cause);
         throw new InvalidCredentialProvider(`${file}: ${why}`, { cause });

@@ -100,6 +100,11 @@ test('a file that cannot be read is named, with what it has to be, and is no fau
   );
 });
 
+test('a file that is no file of keys, but a device without an end, is refused', async () => {
+  const reading = open({ from: 'file', file: '/dev/zero' }).current();
+  await expect(reading).rejects.toThrow('(storage.s3.credentialsFile) is not a file');
+});
+
 test('a file is read again once its keys were refused', async () => {
   const path = await file('aws_access_key_id = id\naws_secret_access_key = old\n');
   const credentials = open({ from: 'file', file: path });

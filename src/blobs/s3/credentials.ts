@@ -1,9 +1,8 @@
-import { readFile } from 'node:fs/promises';
 import { collectBytes } from '../../lib/collect-bytes.ts';
-import { fileTrouble } from '../../lib/file-trouble.ts';
 import { HttpClient } from '../../lib/http-client.ts';
 import type { HttpRequest } from '../../lib/http-message.ts';
 import { parseJsonObject } from '../../lib/json.ts';
+import { requireTextFile, textFileTrouble } from '../../lib/text-file.ts';
 import { S3Failure } from './s3-failure.ts';
 import type { CredentialsSettings } from './settings.ts';
 import type { SigningKeys } from './signature.ts';
@@ -26,6 +25,8 @@ const METADATA_TOKEN_S = '60';
 const METADATA_URL = 'http://169.254.169.254';
 /** Documents with keys are a few KiB. */
 const MAX_ANSWER_BYTES = 64 * 1024;
+/** A file of many profiles has some KiB, and so has a token. */
+const MAX_FILE_BYTES = 1 << 20;
 const LIMITS = { connectMs: 2_000, headersMs: 5_000, idleBodyMs: 5_000 };
 
 /** The keys that sign requests, renewed before they end. */
@@ -121,7 +122,7 @@ export class Credentials {
       Version: '2011-06-15',
       RoleArn: role,
       RoleSessionName: 'entrepot',
-      WebIdentityToken: (await readFile(tokenFile, 'utf8')).trim(),
+      WebIdentityToken: (await requireTextFile(tokenFile, MAX_FILE_BYTES)).trim(),
     });
     const answer = await this.#ask({
       method: 'POST',
@@ -168,10 +169,10 @@ export class Credentials {
 
 async function readKeys(file: string): Promise<string> {
   try {
-    return await readFile(file, 'utf8');
+    return await requireTextFile(file, MAX_FILE_BYTES);
   } catch (error) {
     throw new Error(
-      `${file} (storage.s3.credentialsFile) cannot be read: ${fileTrouble(error)}. The user of the server must be able to ` +
+      `${file} (storage.s3.credentialsFile) ${textFileTrouble(error)}. The user of the server must be able to ` +
         'read it, and it must have aws_access_key_id and aws_secret_access_key',
       { cause: error },
     );

@@ -1,5 +1,5 @@
-import { readFile } from 'node:fs/promises';
-import { Pool as DriverPool, type PoolClient, TypeOverrides, type QueryConfig } from 'pg';
+import { Pool as DriverPool, type PoolClient, type QueryConfig, TypeOverrides } from 'pg';
+import { requireTextFile } from '../../lib/text-file.ts';
 import { PasswordUnreadable } from './failures.ts';
 import type { PostgresSettings } from './postgres-settings.ts';
 
@@ -11,6 +11,9 @@ const CONNECT_TIMEOUT_MS = 5_000;
 
 /** Poolers and firewalls forget connections after minutes; a burst is over sooner. */
 const IDLE_TIMEOUT_MS = 30_000;
+
+/** Passwords are far shorter; tokens in place of one have some KiB. */
+const MAX_PASSWORD_FILE_BYTES = 1 << 20;
 
 /** Object ids of types, which never change (pg_type). */
 const INT8 = 20;
@@ -47,7 +50,7 @@ export function openPool(
 
 async function readPassword(file: string): Promise<string> {
   try {
-    return (await readFile(file, 'utf8')).replace(/\r?\n$/, '');
+    return (await requireTextFile(file, MAX_PASSWORD_FILE_BYTES)).replace(/\r?\n$/, '');
   } catch (error) {
     throw new PasswordUnreadable(error);
   }
