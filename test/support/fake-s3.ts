@@ -51,6 +51,8 @@ export type S3Fault =
   | { readonly ignoresRange: true }
   /** The answer does not say how long its body is. */
   | { readonly noLength: true }
+  /** 200, and this in place of what was asked. */
+  | { readonly text: string }
   /** 200, and an error in its body, whether or not it is done. */
   | { readonly errorInBody: string; readonly isUndone?: boolean };
 
@@ -211,6 +213,7 @@ export class FakeS3 {
 
   #answer(asked: S3Request, body: Buffer, response: ServerResponse, fault: object): void {
     const { method, key, query, copied } = asked;
+    if ('text' in fault) return void response.end(fault.text);
     if (method === 'GET' && query.has('list-type')) return this.#list(query, response);
     if (method === 'GET' || method === 'HEAD') return this.#get(asked, response, fault);
     if ('isUndone' in fault && 'errorInBody' in fault) {

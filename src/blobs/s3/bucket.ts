@@ -57,6 +57,8 @@ const SENT_AGAIN = 2;
 const SKEW_MS = 60_000;
 /** A page of 1000 keys of up to 1 KiB, and what is said of each. */
 const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
+/** Some servers answer with pages without keys while they skip what was removed. */
+const MAX_EMPTY_PAGES = 1_000;
 /** Errors are documents of some hundred bytes. */
 const MAX_ERROR_BYTES = 64 * 1024;
 
@@ -246,9 +248,14 @@ export class Bucket {
     await this.#remove(key);
   }
 
-  /** All objects whose keys begin with `start` and come after the key `after`, in order. */
+  /**
+   * All objects whose keys begin with `start` and come after the key `after`, in order. What is not a whole answer is no list:
+   * whoever asks may take what is not in it for lost.
+   */
   async *list(start: string, after = ''): AsyncGenerator<ListedObject> {
     const { prefix } = this.#settings;
+    let end = Buffer.from(prefix + after);
+    let emptyPages = 0;
     for (let more: string | undefined, isFirst = true; isFirst || more !== undefined; isFirst = false) {
       const query = {
         'list-type': '2',
@@ -257,27 +264,39 @@ export class Bucket {
         ...(more !== undefined && { 'continuation-token': more }),
       };
       const ask: Ask = { method: 'GET', query, accept: [200] };
-      const text = String(await this.#whole(ask, MAX_ANSWER_BYTES, tooLong));
-      for (const entry of xmlElements(text, 'Contents')) {
+      const [text] = xmlElements(
+        String(await this.#whole(ask, MAX_ANSWER_BYTES, tooLong)),
+        'ListBucketResult',
+      );
+      if (text === undefined) throw this.#invalidList('an invalid');
+      const entries = xmlElements(text, 'Contents');
+      for (const entry of entries) {
         const key = xmlText(entry, 'Key') ?? '';
         const modifiedAtMs = Date.parse(xmlText(entry, 'LastModified') ?? '');
         const size = lengthOf(xmlText(entry, 'Size'));
         if (!key.startsWith(prefix + start) || size === undefined || Number.isNaN(modifiedAtMs)) {
-          throw new S3Failure(`${this.#settings.endpoint} answers an invalid list`);
+          throw this.#invalidList('an invalid');
         }
         yield { key: key.slice(prefix.length), size, modifiedAtMs };
       }
       const isTruncated = xmlText(text, 'IsTruncated') === 'true';
       more = isTruncated ? xmlText(text, 'NextContinuationToken') : undefined;
-      if (isTruncated && more === undefined) {
-        throw new S3Failure(`${this.#settings.endpoint} answers half a list`);
-      }
+      if (isTruncated && more === undefined) throw this.#invalidList('half a');
+      const next = Buffer.from(xmlText(entries.at(-1) ?? '', 'Key') ?? end);
+      emptyPages = entries.length === 0 ? emptyPages + 1 : 0;
+      const isEndless = emptyPages === 0 ? next.compare(end) <= 0 : emptyPages > MAX_EMPTY_PAGES;
+      if (isTruncated && isEndless) throw this.#invalidList('an endless');
+      end = next;
     }
   }
 
   /** Aborts all requests. */
   async close(): Promise<void> {
     await Promise.all([this.#reading, this.#writing, this.#credentials].map(part => part.close()));
+  }
+
+  #invalidList(what: string): S3Failure {
+    return new S3Failure(`${this.#settings.endpoint} answers ${what} list`);
   }
 
   async #remove(key: string, query?: Record<string, string>): Promise<void> {

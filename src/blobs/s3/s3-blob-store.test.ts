@@ -29,6 +29,7 @@ const STORE = 'this-store';
 
 const isGet = ({ method }: S3Request) => method === 'GET';
 const isPut = ({ method }: S3Request) => method === 'PUT';
+const isList = ({ query }: S3Request) => query.has('list-type');
 const isCompletion = ({ method, query }: S3Request) => method === 'POST' && query.has('uploadId');
 
 class Place {
@@ -369,6 +370,25 @@ describe('blobs in a bucket', () => {
     expect(listed.map(({ digest }) => digest)).toEqual(digests.sort());
   });
 
+  test('a list that is cut off, is none, or comes to no end is no list of what there is', async () => {
+    for (const text of ['a', 'b']) await keep(stores, text, Buffer.from(text));
+    const { bucket } = stores;
+    const whole = textOfList(fake.blobKeys().sort());
+    for (const text of ['', '<html>Sign in</html>', whole.slice(0, whole.lastIndexOf('<Contents>') + 20)]) {
+      fake.fault = request => (isList(request) ? { text } : undefined);
+      await expect(collect(bucket.list('blobs/'))).rejects.toThrow('answers an invalid list');
+    }
+    for (const endless of [fake.blobKeys().sort(), []]) {
+      fake.requests.length = 0;
+      fake.fault = request => (isList(request) ? { text: textOfList(endless, 'more') } : undefined);
+      await expect(collect(bucket.list('blobs/'))).rejects.toThrow('answers an endless list');
+    }
+    // As a server does that skips what was removed.
+    fake.fault = request =>
+      isList(request) && !request.query.has('continuation-token') ? { text: textOfList([], 'a') } : undefined;
+    expect(await collect(bucket.list('blobs/'))).toHaveLength(2);
+  });
+
   test('a clock that is off by hours is corrected by that of S3', async () => {
     fake.skewMs = 5 * 3_600_000;
     const bytes = randomBytes(10);
@@ -429,3 +449,12 @@ describe('blobs in a bucket', () => {
     await bucket.close();
   });
 });
+
+function textOfList(keys: readonly string[], more?: string): string {
+  const entries = keys.map(
+    key =>
+      `<Contents><Key>entrepot/${key}</Key><LastModified>2026-01-01T00:00:00Z</LastModified><Size>1</Size></Contents>`,
+  );
+  const next = more === undefined ? '' : `<NextContinuationToken>${more}</NextContinuationToken>`;
+  return `<ListBucketResult><IsTruncated>${more !== undefined}</IsTruncated>${next}${entries.join('')}</ListBucketResult>`;
+}
