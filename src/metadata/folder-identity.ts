@@ -67,7 +67,6 @@ export class FolderIdentity {
     log: Log,
   ): Promise<string> {
     const known = await metadata.readSetting(STORE_ID);
-    const id = known ?? (await metadata.initSetting(STORE_ID, randomUUID()));
     const { id: before } = this.#state;
     if (known === undefined) {
       if (await blobs.areThere()) await stopCollecting(metadata, 'the index is new, and blobs/ is not empty');
@@ -79,6 +78,8 @@ export class FolderIdentity {
           '(storage.path)',
       );
     }
+    // Only now: an index with an id is not new to the next start.
+    const id = known ?? (await metadata.initSetting(STORE_ID, randomUUID()));
     await reportStop(metadata, log);
     if (before !== id) await writeFileAtomic(statePath(this.#folder), [bytesOf({ ...this.#state, id })]);
     return id;

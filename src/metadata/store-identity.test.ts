@@ -1,9 +1,10 @@
 import { copyFile, mkdir, mkdtemp, open, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { silentLog } from '../lib/log.ts';
 import { digestOf } from '../oci/digest.ts';
+import { FolderIdentity } from './folder-identity.ts';
 import { IndexUnusable } from './index-unusable.ts';
 import type { MetadataStore } from './metadata-store.ts';
 import { Database } from './sqlite/driver.ts';
@@ -186,6 +187,61 @@ describe('no garbage is collected until the operator decides', () => {
   test('when a store of an earlier version has lost its index', async () => {
     hasBlobs = true;
     expect(await reason()).toContain('the index is new');
+  });
+
+  describe.each(['putSetting', 'initSetting'] as const)(
+    'though the process that found it ended before %s',
+    write => {
+      /** The index at `path` is opened by a process that ends before it can record anything there. */
+      async function endEarly(
+        path: string,
+        settle: (metadata: MetadataStore) => Promise<unknown>,
+      ): Promise<void> {
+        const metadata = await openSqliteMetadataStore(path, { log: silentLog });
+        vi.spyOn(metadata, write).mockRejectedValue(new Error('the process was killed'));
+        await expect(settle(metadata)).rejects.toThrow('killed');
+        await metadata.close();
+      }
+
+      test('when the index is new and there are blobs', async () => {
+        hasBlobs = true;
+        const identity = await StoreIdentity.look(folder, INDEX);
+        await endEarly(join(folder, INDEX), metadata =>
+          identity.settle(metadata, async () => hasBlobs, silentLog),
+        );
+        expect(await reason()).toContain('the index is new');
+      });
+
+      test('when the index in a database is new and there are blobs', async () => {
+        const [own, index] = [await elsewhere(), join(folder, INDEX)];
+        const settle = async (metadata: MetadataStore) =>
+          (await FolderIdentity.look(own)).settle(
+            metadata,
+            { areThere: async () => true, belongHere: true },
+            silentLog,
+          );
+        await endEarly(index, settle);
+        const metadata = await openSqliteMetadataStore(index, { log: silentLog });
+        await settle(metadata);
+        expect((await whyNotCollected(metadata))?.reason).toContain('the index is new');
+        await metadata.close();
+      });
+    },
+  );
+
+  test('when its write-ahead log was deleted, though the process that found it was killed before it said so', async () => {
+    const store = await openStore();
+    await fill(store.metadata, 3);
+    const to = await copyWithoutLog();
+    await store.close();
+    await StoreIdentity.look(to, INDEX);
+    const killed = await openSqliteMetadataStore(join(to, INDEX), { log: silentLog });
+    const after = await openStore(to);
+    expect((await whyNotCollected(after.metadata))?.reason).toContain('index.db-wal is missing');
+    await resumeCollecting(after.metadata);
+    await after.close();
+    await killed.close();
+    expect(await reason(to)).toBeUndefined();
   });
 
   test('when the index belongs to another store', async () => {

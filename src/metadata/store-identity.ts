@@ -87,6 +87,8 @@ interface StoreState {
   readonly closed: { readonly size: number; readonly modifiedAtMs: number } | undefined;
   /** A process is closing it, and removes the write-ahead log if it is the last. */
   readonly isClosing: boolean;
+  /** What was found wrong with the file: opening it removes the evidence. Absent once the index has the reasons. */
+  readonly doubts?: readonly string[];
 }
 
 export interface Doubts {
@@ -119,23 +121,27 @@ export class StoreIdentity {
     this.doubts = doubts;
   }
 
-  /** Call before the index `indexFile` in `folder` is opened, which would hide what is missing. */
+  /**
+   * Call before the index `indexFile` in `folder` is opened, which would hide what is missing. What is found is kept beside
+   * it until `settle` has recorded it.
+   */
   static async look(folder: string, indexFile: string): Promise<StoreIdentity> {
     const indexPath = join(folder, indexFile);
     const state = await readState(folder);
     const index = await absentAsUndefined(stat(indexPath));
     const wal = await absentAsUndefined(stat(`${indexPath}-wal`));
-    const reasons: string[] = [];
     if (index === undefined || index.size === 0) {
-      return new StoreIdentity(folder, indexPath, state, { isCopied: false, reasons });
+      return new StoreIdentity(folder, indexPath, state, { isCopied: false, reasons: [] });
     }
+    const found = new Set(state?.inode === index.ino ? state.doubts : []);
     // Checked twice: another process may have opened it meanwhile.
     if ((await isLogGone(folder, indexPath)) && (await isLogGone(folder, indexPath))) {
-      reasons.push(`${indexFile}-wal is missing, and with it the latest writes`);
+      found.add(`${indexFile}-wal is missing, and with it the latest writes`);
     }
     if (await hasLostWrites(indexPath)) {
-      reasons.push(`${indexFile}-wal is damaged, and what was written after the damage is lost`);
+      found.add(`${indexFile}-wal is damaged, and what was written after the damage is lost`);
     }
+    const reasons = [...found];
     const isCopied =
       state !== undefined &&
       (state.inode !== index.ino ||
@@ -144,7 +150,10 @@ export class StoreIdentity {
           ((wal?.size ?? 0) > 0 ||
             state.closed.size !== index.size ||
             state.closed.modifiedAtMs !== index.mtimeMs)));
-    return new StoreIdentity(folder, indexPath, state, { isCopied, reasons });
+    const identity = new StoreIdentity(folder, indexPath, state, { isCopied, reasons });
+    if (state?.inode === index.ino && reasons.length > 0)
+      await identity.#write({ ...state, doubts: reasons });
+    return identity;
   }
 
   /**
@@ -154,7 +163,6 @@ export class StoreIdentity {
   async settle(metadata: MetadataStore, hasBlobs: () => Promise<boolean>, log: Log): Promise<void> {
     const reasons = [...this.doubts.reasons];
     const known = await metadata.readSetting(STORE_ID);
-    this.#id = known ?? (await metadata.initSetting(STORE_ID, randomUUID()));
     if (known === undefined) {
       const { blobs, manifests } = await metadata.readTotals();
       if (blobs + manifests === 0 && (await hasBlobs()))
@@ -163,6 +171,8 @@ export class StoreIdentity {
       reasons.push('the index belongs to a different store than the files beside it');
     }
     if (reasons.length > 0) await stopCollecting(metadata, reasons.join('; '));
+    // Only now: an index with an id is not new to the next start.
+    this.#id = known ?? (await metadata.initSetting(STORE_ID, randomUUID()));
     await reportStop(metadata, log);
     this.#inode = (await absentAsUndefined(stat(this.#indexPath)))?.ino;
     await this.#writeAs('open');
@@ -313,9 +323,9 @@ async function isLogGone(folder: string, indexPath: string): Promise<boolean> {
 async function readState(folder: string): Promise<StoreState | undefined> {
   const text = await absentAsUndefined(readFile(join(folder, STATE_FILE), 'utf8'));
   try {
-    const { id, inode, closed, isClosing = false }: Partial<StoreState> = JSON.parse(text ?? '{}');
+    const { id, inode, closed, isClosing = false, doubts }: Partial<StoreState> = JSON.parse(text ?? '{}');
     if (typeof id !== 'string' || typeof inode !== 'number') return undefined;
-    return { id, inode, closed, isClosing };
+    return { id, inode, closed, isClosing, ...(Array.isArray(doubts) && { doubts }) };
   } catch {
     return undefined;
   }
