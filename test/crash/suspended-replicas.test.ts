@@ -155,10 +155,9 @@ describe.skipIf(!HAS_POSTGRES)('a replica that was suspended', { timeout: 600_00
 
   /** The other one is late with its own sign of life where the machine is busy, and then refuses to write for a moment. */
   const asks = async (node: Node, path: string, options: GetOptions, name?: string): Promise<Got> => {
-    for (;;) {
+    for (const giveUpMs = Date.now() + HANG_MS; ; await sleep(200)) {
       const got = await get(at(node, path, name), options);
-      if (node !== other || got.status !== 503) return got;
-      await sleep(200);
+      if (node !== other || got.status !== 503 || Date.now() > giveUpMs) return got;
     }
   };
 
@@ -196,7 +195,9 @@ describe.skipIf(!HAS_POSTGRES)('a replica that was suspended', { timeout: 600_00
     pid: () => number,
     meanwhile: () => Promise<unknown>,
   ): Promise<void> {
-    await message.met;
+    let isMet = false;
+    void message.met.then(() => (isMet = true));
+    await until('what it is to be suspended at', HANG_MS, async () => isMet);
     process.kill(pid(), 'SIGSTOP');
     try {
       const who = `address LIKE 'process ${pid()} on %'`;
@@ -251,6 +252,10 @@ describe.skipIf(!HAS_POSTGRES)('a replica that was suspended', { timeout: 600_00
       args: [...STARTER, ...command, '--config', configFile],
       isReady: async () => true,
     });
+    const early = running.closed.then(() => {
+      throw new Error(`${command.join(' ')} ended before it could be suspended\n${running.logs()}`);
+    });
+    await Promise.race([early, message.met]);
     await suspendAt(message, () => running.pid, meanwhile);
     await until('the command to end', HANG_MS, async () => !running.isRunning);
     return { code: running.exitCode, logs: running.logs() };
