@@ -1,7 +1,7 @@
 // A node that pulls lazily: Debian's containerd and ctr-remote, and the snapshotter that `stargz/main.go` makes of Debian's
 // stargz library. It mounts layers without their content (FUSE), and fetches the pieces that are read.
 import { existsSync } from 'node:fs';
-import { mkdir } from 'node:fs/promises';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { CONTAINERD_PROGRAMS, Containerd } from './containerd.ts';
@@ -25,6 +25,16 @@ export async function buildSnapshotter(): Promise<void> {
   if (SNAPSHOTTER !== undefined && !existsSync(SNAPSHOTTER)) await run(BUILD, [SNAPSHOTTER]);
 }
 
+/** It fetches what is read, and nothing ahead; nobody asks for its metrics. */
+const CONFIG = 'noprefetch = true\nno_background_fetch = true\nno_prometheus = true\n';
+
+export interface LazyNodeOptions {
+  /** Adds to the configuration of the snapshotter: `config.toml` in the folder that is passed. */
+  readonly configure?: (folder: string) => Promise<void>;
+  /** Of the snapshotter. */
+  readonly env?: Readonly<Record<string, string>>;
+}
+
 export class LazyNode {
   readonly #folder: string;
   readonly #snapshotter: Daemon;
@@ -37,13 +47,17 @@ export class LazyNode {
     this.#containerd = containerd;
   }
 
-  static async start(): Promise<LazyNode> {
+  static async start({ configure, env = {} }: LazyNodeOptions = {}): Promise<LazyNode> {
     if (SNAPSHOTTER === undefined) throw new Error('STARGZ_SNAPSHOTTER names no program');
     const folder = await makeTempFolder('sgz');
     const socket = join(folder, 'snapshotter.sock');
+    const configFile = join(folder, 'config.toml');
+    await writeFile(configFile, CONFIG);
+    await configure?.(folder);
     const snapshotter = await Daemon.start({
       program: SNAPSHOTTER,
-      args: [join(folder, 'root'), socket],
+      args: [join(folder, 'root'), socket, configFile],
+      env,
       // Only it can unmount what it serves.
       deathSignal: 'TERM',
       isReady: async () => existsSync(socket),
@@ -51,9 +65,18 @@ export class LazyNode {
     return new LazyNode(folder, snapshotter, await Containerd.start({ name: 'stargz', socket }));
   }
 
-  /** Pulls without the content of layers, and mounts the image's root file system; the path of that. */
-  async mount(reference: string): Promise<string> {
-    await run('ctr-remote', ['--address', this.#containerd.socket, 'images', 'rpull', reference]);
+  /** The folder of its containerd with a `hosts.toml` for each registry. */
+  get hostsFolder(): string {
+    return this.#containerd.hostsFolder;
+  }
+
+  /**
+   * Pulls without the content of layers, and mounts the image's root file system; the path of that. `user`: `name:password`
+   * with which containerd pulls.
+   */
+  async mount(reference: string, user?: string): Promise<string> {
+    const flags = ['--hosts-dir', this.hostsFolder, ...(user === undefined ? [] : ['--user', user])];
+    await run('ctr-remote', ['--address', this.#containerd.socket, 'images', 'rpull', ...flags, reference]);
     const target = join(this.#folder, `mount-${this.#mounts.length}`);
     await mkdir(target);
     await this.#containerd.run('images', 'mount', '--snapshotter', 'stargz', reference, target);
