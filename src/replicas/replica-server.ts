@@ -25,6 +25,11 @@ const HANDSHAKE_WITHIN_MS = 10_000;
 const HEADERS_WITHIN_MS = 10_000;
 /** Connections of clients of another replica are a few for each of its downloads. */
 const MAX_CONNECTIONS = 4_096;
+/**
+ * Of these, connections that have not proved yet that they come from a replica, which is a matter of milliseconds. Anybody can open
+ * them, and each takes 60 KB: so that they neither fill memory nor shut other replicas out, the oldest one goes.
+ */
+const MAX_UNPROVED = 256;
 
 export interface ReplicaServerOptions {
   readonly address: { readonly host: string; readonly port: number };
@@ -45,14 +50,25 @@ export class ReplicaServer {
   readonly port: number;
   readonly #server: Server;
   readonly #connections = new Set<Socket>();
+  /** By the address of the other side, the oldest first. */
+  readonly #unproved = new Map<string, Socket>();
 
   private constructor(server: Server, port: number) {
     this.#server = server;
     this.port = port;
     server.on('connection', (connection: Socket) => {
+      const from = addressOf(connection);
       this.#connections.add(connection);
-      connection.once('close', () => this.#connections.delete(connection));
+      this.#unproved.set(from, connection);
+      connection.once('close', () => {
+        this.#connections.delete(connection);
+        if (this.#unproved.get(from) === connection) this.#unproved.delete(from);
+      });
+      const [oldest] = this.#unproved.values();
+      if (this.#unproved.size > MAX_UNPROVED) oldest?.destroy();
     });
+    // Those that are not admitted are closed by now.
+    server.on('secureConnection', (connection: Socket) => this.#unproved.delete(addressOf(connection)));
   }
 
   /** Rejects if the address cannot be bound. */
@@ -89,6 +105,10 @@ export class ReplicaServer {
     for (const connection of this.#connections) connection.destroy();
     await closed;
   }
+}
+
+function addressOf({ remoteAddress, remotePort }: Socket): string {
+  return `${remoteAddress} ${remotePort}`;
 }
 
 async function answer(
