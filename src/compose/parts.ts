@@ -363,9 +363,10 @@ function clientUploads(
   { metadata, replica, replicas }: Pick<Parts, 'metadata' | 'replica' | 'replicas'>,
 ): ClientUploads {
   if (replica === undefined || replicas === undefined) return own;
+  const find = async (id: string) => (await metadata.listReplicas()).find(other => other.id === id);
   return new SharedUploads(own, replica, async id => {
-    const found = (await metadata.listReplicas()).find(other => other.id === id);
-    return found && replicas.client.uploadsAt(found.address);
+    const found = await find(id);
+    return found && replicas.client.uploadsAt(found.address, async () => (await find(id)) !== undefined);
   });
 }
 

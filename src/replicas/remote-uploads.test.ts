@@ -64,9 +64,10 @@ async function replica(): Promise<Replica> {
   const { spool } = files;
   own = new Uploads({ spool, blobs: new ObjectBlobStore(bucket), metadata, replica: id, log: silentLog });
   const client = new ReplicaClient(KEYS, { clock });
+  const find = async (other: string) => (await metadata.listReplicas()).find(each => each.id === other);
   const uploads = new SharedUploads(own, id, async other => {
-    const found = (await metadata.listReplicas()).find(each => each.id === other);
-    return found && client.uploadsAt(found.address);
+    const found = await find(other);
+    return found && client.uploadsAt(found.address, async () => (await find(other)) !== undefined);
   });
   const opened = {
     uploads,
@@ -197,7 +198,7 @@ describe('an upload', () => {
       const body = Readable.from(randomBlob(64 * MIB, 'stuck').slice(0, 64 * MIB));
       const chunk = { body, contentRange: undefined, contentLength: undefined, ...DURING };
       const sending = client
-        .uploadsAt(`127.0.0.1:${port}`)
+        .uploadsAt(`127.0.0.1:${port}`, async () => true)
         .append(ANONYMOUS, APP, 'id', chunk)
         .catch((error: unknown) => error)
         .finally(() => (state.isOver = true));
@@ -220,12 +221,40 @@ describe('an upload', () => {
     const client = new ReplicaClient(KEYS, { clock });
     try {
       const asking = client
-        .uploadsAt(`127.0.0.1:${port}`)
+        .uploadsAt(`127.0.0.1:${port}`, async () => true)
         .status(ANONYMOUS, APP, 'id')
         .catch((error: unknown) => error);
       await once(suspended, 'request');
       await clock.advance(20_000);
       expect(await asking).toMatchObject({ code: 'UNAVAILABLE' });
+      expect(clock.waiting).toBe(0);
+    } finally {
+      client.close();
+      suspended.closeAllConnections();
+      suspended.close();
+    }
+  });
+
+  it('is waited for while it is stored, as long as its replica lives', async () => {
+    const suspended = createServer(KEYS.forServer, req => void req.resume());
+    const port = await listen(suspended, { host: '127.0.0.1', port: 0, setting: 'cluster.listen' });
+    const client = new ReplicaClient(KEYS, { clock });
+    const state = { lives: true, isOver: false };
+    try {
+      const { digest } = randomBlob(1, 'stored');
+      const chunk = { body: Readable.from(['x']), contentRange: undefined, contentLength: 1, ...DURING };
+      const completing = client
+        .uploadsAt(`127.0.0.1:${port}`, async () => state.lives)
+        .complete(ANONYMOUS, APP, 'id', digest, chunk)
+        .catch((error: unknown) => error)
+        .finally(() => (state.isOver = true));
+      const [request] = await once(suspended, 'request');
+      await once(request, 'end');
+      for (let minute = 0; minute < 10; minute += 1) await clock.advance(60_000);
+      expect(state.isOver).toBe(false);
+      state.lives = false;
+      await clock.advance(20_000);
+      expect(await completing).toMatchObject({ code: 'UNAVAILABLE', headers: { 'Retry-After': '1' } });
       expect(clock.waiting).toBe(0);
     } finally {
       client.close();

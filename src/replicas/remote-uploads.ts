@@ -16,7 +16,7 @@ import { pathOfUpload, type RemoteUploadCall, type UploadAnswer } from './upload
  * (`BODY_IDLE_MS`), so that it decides as long as it lives.
  */
 const TAKEN_WITHIN_MS = 90_000;
-/** How much later than that it may be noticed. */
+/** How much later than that it may be noticed, and how often one that has taken a whole body is looked for in the index. */
 const LOOK_MS = 10_000;
 /** How long an answer to a request without a body may take. Clients wait for 20 s. */
 const ANSWERED_WITHIN_MS = 15_000;
@@ -28,13 +28,23 @@ export type Post = (
   send: (to: ClientRequest) => void,
 ) => Promise<IncomingMessage>;
 
+export interface RemoteUploadsOptions {
+  readonly post: Post;
+  /** Whether the index says that the replica lives. */
+  readonly isAlive: () => Promise<boolean>;
+  /** Default: the system's. */
+  readonly clock?: Clock;
+}
+
 /** The uploads of another replica. */
 export class RemoteUploads implements UploadCalls {
   readonly #post: Post;
+  readonly #isAlive: () => Promise<boolean>;
   readonly #clock: Clock;
 
-  constructor(post: Post, clock: Clock = systemClock) {
+  constructor({ post, isAlive, clock = systemClock }: RemoteUploadsOptions) {
     this.#post = post;
+    this.#isAlive = isAlive;
     this.#clock = clock;
   }
 
@@ -88,7 +98,10 @@ export class RemoteUploads implements UploadCalls {
     let stop: (() => void) | undefined;
     try {
       const response = await this.#post(pathOfUpload({ operation, id }), headers, to => {
-        stop = body === undefined ? ask(to, this.#clock) : pass(body, to, this.#clock);
+        stop =
+          body === undefined
+            ? ask(to, this.#clock)
+            : pass(body, to, { clock: this.#clock, isAlive: this.#isAlive });
       });
       return await readJsonBody<UploadAnswer>(response);
     } finally {
@@ -106,10 +119,15 @@ function ask(to: ClientRequest, clock: Clock): () => void {
 }
 
 /**
- * Passes the body of a client on, no faster than it is taken; if the client leaves, or nothing is taken any more, breaks the
- * request off. Returns a function that stops this and leaves the body as it is.
+ * Passes the body of a client on, no faster than it is taken; if the client leaves, nothing is taken any more, or all is
+ * taken by a replica that is dead by then, breaks the request off. Returns a function that stops this and leaves the body as
+ * it is.
  */
-function pass(body: Readable, to: ClientRequest, clock: Clock): () => void {
+function pass(
+  body: Readable,
+  to: ClientRequest,
+  { clock, isAlive }: Pick<RemoteUploadsOptions, 'isAlive'> & { readonly clock: Clock },
+): () => void {
   const unwatch = finished(body, { writable: false }, error => {
     if (error != null) to.destroy(error);
   });
@@ -123,10 +141,21 @@ function pass(body: Readable, to: ClientRequest, clock: Clock): () => void {
     else to.destroy(new Error(`nothing of the body was taken for ${TAKEN_WITHIN_MS / 1000} s`));
   };
   let timer = clock.after(LOOK_MS, look).unref();
-  // What follows may take longer: the blob is stored.
-  to.once('finish', () => timer.cancel());
+  let isOver = false;
+  // What follows may take longer: the blob is stored. One that seems dead does not store it even if it goes on.
+  const lookForLife = async () => {
+    const lives = await isAlive().catch(() => true);
+    if (isOver) return;
+    if (lives) timer = clock.after(LOOK_MS, () => void lookForLife()).unref();
+    else to.destroy(new Error('it has taken the body, and shows no life any more'));
+  };
+  to.once('finish', () => {
+    timer.cancel();
+    timer = clock.after(LOOK_MS, () => void lookForLife()).unref();
+  });
   body.pipe(to);
   return () => {
+    isOver = true;
     timer.cancel();
     unwatch();
     body.unpipe(to);

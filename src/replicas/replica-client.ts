@@ -49,12 +49,13 @@ export class ReplicaClient implements Replicas {
     return new ReceivedBytes(response, signal);
   }
 
-  /** The uploads of the replica at this address. */
-  uploadsAt(address: string): UploadCalls {
-    return new RemoteUploads(
-      (path, headers, send) => this.#ask(address, { method: 'POST', path, headers }, send),
-      this.#clock,
-    );
+  /** The uploads of the replica at this address. `isAlive`: whether the index says that it lives. */
+  uploadsAt(address: string, isAlive: () => Promise<boolean>): UploadCalls {
+    return new RemoteUploads({
+      post: (path, headers, send) => this.#ask(address, { method: 'POST', path, headers }, send),
+      isAlive,
+      clock: this.#clock,
+    });
   }
 
   /** Asks the replica at this address, which decides about this question, who is to ask upstream. */
