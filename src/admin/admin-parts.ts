@@ -55,8 +55,8 @@ export interface AdminServer {
   readonly servingPids: readonly number[];
   /** As in `ReplicasDocument`. */
   readonly replicas: readonly ReplicaDocument[];
-  /** Which of `problems` is that replicas do not reach each other; `undefined` if they do. */
-  readonly replicaProblem: string | undefined;
+  /** Which of `problems` are about other replicas. */
+  readonly replicaProblems: readonly string[];
   /** What sends notifications. */
   readonly delivery: AdminDelivery;
   readonly lastPulls: Readonly<Pick<LastPulls, 'of' | 'failing'>>;

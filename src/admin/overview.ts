@@ -71,7 +71,7 @@ export class Overview {
       ready: (await server.notReady()) ?? null,
       problems: [
         ...(await server.problems()).map(text => ({
-          kind: text === server.replicaProblem ? ('replica' as const) : ('server' as const),
+          kind: server.replicaProblems.includes(text) ? ('replica' as const) : ('server' as const),
           text,
         })),
         ...(damaged === 0 ? [] : [{ kind: 'damage' as const, text: damageText(damaged) }]),

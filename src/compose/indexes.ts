@@ -54,6 +54,8 @@ export interface OpenIndexOptions {
   readonly log: Log;
   /** Called once a second. */
   readonly onBeat: () => void;
+  /** Whether this process serves as a replica, if `cluster` is configured. Default: no. */
+  readonly serves?: boolean;
   /** Called when the folder was looked at, and before anything is made in it. */
   readonly preparesFolder: () => Promise<void>;
 }
@@ -109,7 +111,7 @@ async function openInFolder(
 async function openInPostgres(
   opened: Opened,
   config: StorageConfig,
-  { clock, log, onBeat, preparesFolder }: OpenIndexOptions,
+  { clock, log, onBeat, serves = false, preparesFolder }: OpenIndexOptions,
 ): Promise<OpenedIndex> {
   const {
     index: { postgres: section },
@@ -124,7 +126,8 @@ async function openInPostgres(
   const folder = { path, id, replica: cluster && formatAddress(cluster.advertise) };
   // Loaded only if a database is configured.
   const { openPostgresMetadataStore } = await import('../metadata/postgres-metadata-store.ts');
-  const metadata = opened.add(await openPostgresMetadataStore(postgres, { log, clock, folder, onBeat }));
+  const options = { log, clock, folder, serves, onBeat };
+  const metadata = opened.add(await openPostgresMetadataStore(postgres, options));
   return {
     metadata,
     index: { postgres, folder },

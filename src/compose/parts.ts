@@ -111,6 +111,8 @@ export interface PartsOptions {
   readonly tellsChanges?: boolean;
   /** Whether it is logged that the index may be incomplete. The default is yes. */
   readonly reportsDoubts?: boolean;
+  /** Whether this process serves as a replica, if `cluster` is configured. Default: no. */
+  readonly serves?: boolean;
   /** Whether a bucket of another store becomes this one's, if this one has no blobs. Default: no. */
   readonly takesBucketOver?: boolean;
   /** If set, does not wait for tenants: until `tenants.waitingFor` is `undefined`, nobody can be identified. */
@@ -167,6 +169,7 @@ async function openOn(
     followsCluster = false,
     startsMeanwhile = false,
     reportsDoubts = true,
+    serves = false,
     takesBucketOver = false,
     reportsSecretsOf = () => true,
     tellsChanges = false,
@@ -176,7 +179,7 @@ async function openOn(
 ): Promise<Omit<Parts, 'close'>> {
   const atEachBeat: (() => void)[] = [];
   const onBeat = () => atEachBeat.forEach(act => act());
-  const seen = { clock, log, onBeat, reportsDoubts, takesBucketOver };
+  const seen = { clock, log, onBeat, reportsDoubts, serves, takesBucketOver };
   const { metadata, index, spool, blobs, records, bucket, replica } = await openStorage(opened, config, seen);
   const tls = clusterTls ?? (await openClusterTls(config, log))?.tls;
   const replicas = await openOtherReplicas(tls, { metadata, replica, clock, log });

@@ -53,7 +53,7 @@ function statusOf({ address, state, sinceMs, trouble, about }: OtherReplica): Om
 export function reportReplicas({ replicas }: Pick<Parts, 'replicas'>, meter: Meter): void {
   if (replicas === undefined) return;
   const { others } = replicas.watch;
-  for (const state of ['reached', 'unreachable']) {
+  for (const state of ['reached', 'unreachable', 'gone']) {
     meter.gauge('replicas', others.filter(other => other.state === state).length, { state });
   }
 }

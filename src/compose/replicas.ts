@@ -37,6 +37,7 @@ export async function openOtherReplicas(
   const watch = new ReplicaWatch({
     replica,
     listReplicas,
+    listGoneReplicas: () => metadata.listGoneReplicas(),
     ask: address => client.about(address),
     clock,
     log,

@@ -118,6 +118,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
         followsCluster: true,
         startsMeanwhile: true,
         tellsChanges: true,
+        serves: true,
         clusterTls: cluster?.tls,
         common: together?.common,
       }),
@@ -294,7 +295,7 @@ async function openOps(
       (loss === undefined ? await ofStore() : [loss]).flatMap(problem => problem ?? []),
       disk.problem ?? [],
       parts.blobs.bucket?.problem ?? [],
-      parts.replicas?.watch.problem ?? [],
+      parts.replicas?.watch.problems ?? [],
       mirror.problems,
       clusterProblem(tenants) ?? [],
       delivery.problems,
@@ -319,8 +320,8 @@ async function openOps(
       get replicas() {
         return replicaStatus(parts, server.startedAtMs);
       },
-      get replicaProblem() {
-        return parts.replicas?.watch.problem;
+      get replicaProblems() {
+        return parts.replicas?.watch.problems ?? [];
       },
       notReady,
       problems,

@@ -80,6 +80,7 @@ export async function openStorage(
     log,
     onBeat,
     reportsDoubts,
+    serves = false,
     takesBucketOver = false,
     mayBeIncomplete = false,
   }: {
@@ -87,6 +88,8 @@ export async function openStorage(
     readonly log: Log;
     readonly onBeat: () => void;
     readonly reportsDoubts: boolean;
+    /** As in `OpenIndexOptions`. */
+    readonly serves?: boolean;
     /** Whether a bucket of another store becomes this one's, if this one has no blobs. */
     readonly takesBucketOver?: boolean;
     /** Whether a store may be opened that another one is still being moved to. */
@@ -99,6 +102,7 @@ export async function openStorage(
     clock,
     log,
     onBeat,
+    serves,
     preparesFolder: () => openPrivateFolder(path, { database: INDEX_FILE, folders: STORE_CONTENTS }, log),
   });
   if (!mayBeIncomplete && (await metadata.readSetting(MOVING_FROM))) {

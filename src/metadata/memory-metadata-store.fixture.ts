@@ -835,6 +835,10 @@ export class MemoryMetadataStore implements MetadataStore {
     return [...new Set(addresses)].map(address => ({ id: address.replaceAll(/[^a-z0-9]+/g, '-'), address }));
   }
 
+  async listGoneReplicas() {
+    return [];
+  }
+
   async endLeaseOfGone(lease: Pick<Lease, 'key' | 'epoch'>) {
     return this.#leases.endOfSilent(lease);
   }

@@ -264,6 +264,12 @@ export interface ReplicaPlace {
   readonly address: string;
 }
 
+/** A replica that has not stopped by itself: it was killed, or cannot reach the database. */
+export interface GoneReplica extends ReplicaPlace {
+  /** When it has shown life last, epoch ms. */
+  readonly goneSinceMs: number;
+}
+
 /**
  * The index. It knows the meaning of some Leases: `fill-<upstream>-<algorithm>-<hex>` and `import-<algorithm>-<hex>` are
  * held while a process stores that blob, and those of `acquireImportLease` while an import runs.
@@ -578,6 +584,11 @@ export interface MetadataStore extends Leases, ImageRecords {
   countProcesses(): Promise<number>;
   /** The replicas of which a process lives, this one included, as far as is known; none where there can be only one. */
   listReplicas(): Promise<readonly ReplicaPlace[]>;
+  /**
+   * Replicas that are gone without a word, for an hour, or until one begins to serve at the same address or with the same
+   * folder.
+   */
+  listGoneReplicas(): Promise<readonly GoneReplica[]>;
   /**
    * Ends the Lease of another replica at whose address nobody listens any more, unless its process has shown life within 2 s:
    * both together are no pause. True if it did. Only for work of which each step that others see checks the epoch in the

@@ -68,6 +68,7 @@ import type { PostgresSettings } from './postgres/postgres-settings.ts';
 import * as preloads from './postgres/preloads.ts';
 import * as pulls from './postgres/pulls.ts';
 import * as removals from './postgres/removals.ts';
+import * as replicas from './postgres/replicas.ts';
 import * as repositories from './postgres/repositories.ts';
 import type { PostgresSession, Rows } from './postgres/session.ts';
 import * as settings from './postgres/settings.ts';
@@ -94,6 +95,8 @@ export interface PostgresOptions {
   readonly folder: StoreFolder;
   /** Whether a thread opens it whose process has it open already: `countProcesses` does not count it. */
   readonly isThread?: boolean;
+  /** Whether this process serves as the replica of the folder. Default: no. */
+  readonly serves?: boolean;
   /** Called once a second while it is open. */
   readonly onBeat?: () => void;
 }
@@ -104,7 +107,7 @@ export interface PostgresOptions {
  */
 export async function openPostgresMetadataStore(
   where: PostgresSettings,
-  { log, clock = systemClock, folder, isThread = false, onBeat = () => {} }: PostgresOptions,
+  { log, clock = systemClock, folder, isThread = false, serves = false, onBeat = () => {} }: PostgresOptions,
 ): Promise<MetadataStore> {
   const database = new Database(where);
   try {
@@ -116,7 +119,7 @@ export async function openPostgresMetadataStore(
       notifications.watch.beat();
       onBeat();
     };
-    const parts = { database, writer, folder, log, clock, isThread, onBeat: beat };
+    const parts = { database, writer, folder, log, clock, isThread, serves, onBeat: beat };
     const heartbeat = await Heartbeat.join(parts);
     return new PostgresMetadataStore({ database, writer, notifications, heartbeat, log });
   } catch (error) {
@@ -802,7 +805,11 @@ class PostgresMetadataStore implements MetadataStore {
   }
 
   listReplicas() {
-    return leases.listReplicas(this.#database);
+    return replicas.listReplicas(this.#database);
+  }
+
+  listGoneReplicas() {
+    return replicas.listGoneReplicas(this.#database);
   }
 
   endLeaseOfGone(lease: LeaseName) {

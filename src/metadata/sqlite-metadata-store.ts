@@ -906,6 +906,10 @@ class SqliteMetadataStore implements MetadataStore {
     return [];
   }
 
+  async listGoneReplicas() {
+    return [];
+  }
+
   async endLeaseOfGone() {
     return false;
   }

@@ -249,7 +249,7 @@ export const METRICS = {
   },
   replicas: {
     kind: 'gauge',
-    help: 'Other replicas, by whether they can be asked for what only they have: reached or unreachable',
+    help: 'Other replicas, by whether they can be asked for what only they have (reached or unreachable), or are gone without a word',
     labels: ['state'],
     ofAll: 'own',
   },

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { silentLog } from '../lib/log.ts';
 import { ManualClock } from '../lib/manual-clock.fixture.ts';
-import type { ReplicaPlace } from '../metadata/metadata-store.ts';
+import type { GoneReplica, ReplicaPlace } from '../metadata/metadata-store.ts';
 import { ClusterKeys } from './cluster-keys.ts';
 import { ReplicaClient } from './replica-client.ts';
 import { ReplicaServer } from './replica-server.ts';
@@ -17,6 +17,7 @@ const EACH_MS = 10_000;
 
 let clock: ManualClock;
 let places: ReplicaPlace[];
+let gone: GoneReplica[];
 let opened: { close(): unknown }[];
 let lines: { readonly level: string; readonly text: string; readonly fields: object }[];
 let client: ReplicaClient;
@@ -25,6 +26,7 @@ let watch: ReplicaWatch;
 beforeEach(() => {
   clock = new ManualClock();
   places = [{ id: 'own', address: '127.0.0.1:1' }];
+  gone = [];
   opened = [];
   lines = [];
   const note = (level: string) => (fields: object, text: string) => void lines.push({ level, text, fields });
@@ -32,6 +34,7 @@ beforeEach(() => {
   watch = new ReplicaWatch({
     replica: 'own',
     listReplicas: async () => places,
+    listGoneReplicas: async () => gone,
     ask: address => client.about(address),
     clock,
     log: { ...silentLog, info: note('info'), warn: note('warn') },
@@ -89,7 +92,7 @@ it('finds those that answer, and asks them again every now and then', async () =
   await clock.pass(EACH_MS);
   await waiting(EACH_MS);
   expect(watch.others.map(other => other.address).toSorted()).toEqual([address, further.address].toSorted());
-  expect([watch.problem, lines]).toEqual([undefined, []]);
+  expect([watch.problems, lines]).toEqual([[], []]);
 });
 
 it('says once that another one has another key, and once that it has this one’s', async () => {
@@ -99,17 +102,19 @@ it('says once that another one has another key, and once that it has this one’
   expect(watch.others).toMatchObject([
     { address: other.address, state: 'unreachable', trouble: 'key', sinceMs },
   ]);
-  expect(watch.problem).toMatch(
-    /^1 of 1 other replicas cannot be asked .*: content may be downloaded more than once/,
-  );
-  expect(watch.problem).not.toContain(other.address);
+  expect(watch.problems).toEqual([
+    expect.stringMatching(
+      /^1 of 1 other replicas cannot be asked .*: content may be downloaded more than once/,
+    ),
+  ]);
+  expect(watch.problems[0]).not.toContain(other.address);
   await clock.pass(AGAIN_MS);
   await waiting(AGAIN_MS);
   await other.close();
   await replica('b', { port: other.port });
   await clock.pass(AGAIN_MS);
   await waiting(EACH_MS);
-  expect([watch.others[0]?.state, watch.problem]).toEqual(['reached', undefined]);
+  expect([watch.others[0]?.state, watch.problems]).toEqual(['reached', []]);
   expect(lines).toMatchObject([
     { level: 'warn', fields: { replica: other.address, reason: 'key' } },
     { level: 'info', fields: { replica: other.address, reason: 'key', forMs: 20_000 } },
@@ -138,7 +143,7 @@ it('says nothing of one that was killed, as long as it is only still listed', as
   await other.close();
   await clock.pass(EACH_MS);
   await waiting(AGAIN_MS);
-  expect([watch.others[0]?.state, watch.problem]).toEqual(['reached', undefined]);
+  expect([watch.others[0]?.state, watch.problems]).toEqual(['reached', []]);
   places = places.filter(({ id }) => id !== 'b');
   await clock.pass(AGAIN_MS);
   await waiting(EACH_MS);
@@ -151,7 +156,7 @@ it('says that one which could not be asked is gone', async () => {
   places = places.filter(({ id }) => id !== 'b');
   await clock.pass(AGAIN_MS);
   await waiting(EACH_MS);
-  expect(watch.problem).toBeUndefined();
+  expect(watch.problems).toEqual([]);
   expect(lines.map(({ text }) => text).at(-1)).toBe('a replica that could not be asked is gone');
 });
 
@@ -162,7 +167,32 @@ it('looks at once when one that is needed does not answer', async () => {
   await other.close();
   await expect(client.fly(other.address, 'a question')).rejects.toThrow('cannot be reached');
   await waiting(AGAIN_MS);
-  expect(watch.others[0]?.silentSinceMs).toBe(clock.monotonicMs());
+  const sinceMs = clock.nowMs();
+  for (let times = 0; times < 2; times += 1) await clock.pass(AGAIN_MS);
+  await waiting(AGAIN_MS);
+  expect(watch.others).toMatchObject([{ state: 'unreachable', sinceMs }]);
+});
+
+it('says once that one is gone without a word, and asks it no more', async () => {
+  const { address, close } = await replica('b');
+  watch.begin();
+  await waiting(EACH_MS);
+  await close();
+  const goneSinceMs = clock.nowMs();
+  gone = [{ id: 'b', address, goneSinceMs }];
+  await clock.pass(EACH_MS);
+  await waiting(EACH_MS);
+  expect(watch.others).toMatchObject([{ address, state: 'gone', sinceMs: goneSinceMs }]);
+  const since = new Date(goneSinceMs).toISOString();
+  expect(watch.problems).toEqual([`a replica is gone without a word, since ${since} (see entrepot status)`]);
+  await clock.pass(EACH_MS);
+  await waiting(EACH_MS);
+  expect(lines).toMatchObject([{ level: 'warn', fields: { replica: address, since } }]);
+  gone = [];
+  places = [];
+  await clock.pass(EACH_MS);
+  await waiting(EACH_MS);
+  expect([watch.others, watch.problems]).toEqual([[], []]);
 });
 
 it('knows what it knew while the index does not say who is there', async () => {
@@ -179,6 +209,7 @@ it('knows what it knew while the index does not say who is there', async () => {
       if (asked > 1) throw new Error('no database');
       return list;
     },
+    listGoneReplicas: async () => gone,
     ask: to => client.about(to),
     clock,
     log: silentLog,

@@ -1,7 +1,7 @@
 import type { Clock, Timer } from '../lib/clock.ts';
 import { errorCode } from '../lib/error-code.ts';
 import type { Log } from '../lib/log.ts';
-import type { ReplicaPlace } from '../metadata/metadata-store.ts';
+import type { GoneReplica, ReplicaPlace } from '../metadata/metadata-store.ts';
 import { ReplicaAway } from '../mirror/fill/replicas.ts';
 import type { ReplicaAbout } from './about-request.ts';
 
@@ -27,9 +27,9 @@ const CONSEQUENCES = 'content may be downloaded more than once, and uploads that
 /** What is known of another replica. */
 export interface OtherReplica {
   readonly address: string;
-  /** `unknown` until it has answered, or not answered for long enough. */
-  readonly state: 'unknown' | 'reached' | 'unreachable';
-  /** Since when it is so, epoch ms. */
+  /** `unknown` until it has answered, or not answered for long enough; `gone` without a word. */
+  readonly state: 'unknown' | 'reached' | 'unreachable' | 'gone';
+  /** Since when it is so, epoch ms; of one that is gone, when it showed life last. */
   readonly sinceMs: number;
   /** Set if it is `unreachable`. */
   readonly trouble: ReplicaTrouble | undefined;
@@ -46,6 +46,7 @@ export interface ReplicaWatchOptions {
   /** The id of this replica. */
   readonly replica: string;
   readonly listReplicas: () => Promise<readonly ReplicaPlace[]>;
+  readonly listGoneReplicas: () => Promise<readonly GoneReplica[]>;
   /** As `ReplicaClient.about`. */
   readonly ask: (address: string) => Promise<ReplicaAbout | undefined>;
   readonly clock: Clock;
@@ -54,12 +55,14 @@ export interface ReplicaWatchOptions {
 
 /**
  * Whether each replica in the index can be asked for what only it has. Nothing fails if it cannot, so that nobody would
- * notice a wrong key, address or firewall: it is logged when it begins and when it ends.
+ * notice a wrong key, address or firewall: it is logged when it begins and when it ends. And which replicas are gone without a
+ * word: the rest carries on, so that nobody would notice that either.
  */
 export class ReplicaWatch {
   readonly #options: ReplicaWatchOptions;
   /** By id. */
   readonly #seen = new Map<string, Seen>();
+  #gone: readonly GoneReplica[] = [];
   #looking: Promise<void> | undefined;
   #timer: Timer | undefined;
   #isWatching = false;
@@ -81,22 +84,44 @@ export class ReplicaWatch {
 
   /** Call when a replica that was needed could not be reached. */
   noteAway(address: string): void {
-    const isNews = this.others.some(other => other.address === address && other.silentSinceMs === undefined);
+    const isNews = this.#listed.some(other => other.address === address && other.silentSinceMs === undefined);
     if (isNews) void this.#look();
   }
 
   /** Those of the last look, by address. */
-  get others(): readonly Seen[] {
-    return [...this.#seen.values()].toSorted((one, other) => (one.address < other.address ? -1 : 1));
+  get others(): readonly OtherReplica[] {
+    const gone = this.#gone.map(({ address, goneSinceMs }) => ({
+      address,
+      state: 'gone' as const,
+      sinceMs: goneSinceMs,
+      trouble: undefined,
+      about: undefined,
+    }));
+    return [...this.#listed, ...gone].toSorted((one, other) => (one.address < other.address ? -1 : 1));
+  }
+
+  get #listed(): readonly Seen[] {
+    return [...this.#seen.values()];
   }
 
   /** For `/readyz` and `status`, without addresses, since anybody may read it. */
-  get problem(): string | undefined {
-    const all = this.others;
+  get problems(): readonly string[] {
+    const all = this.#listed;
     const away = all.filter(({ state }) => state === 'unreachable');
-    if (away.length === 0) return undefined;
-    const since = new Date(Math.min(...away.map(({ sinceMs }) => sinceMs))).toISOString();
-    return `${away.length} of ${all.length} other replicas cannot be asked for anything, since ${since}: ${CONSEQUENCES} (see entrepot status)`;
+    const problems: string[] = [];
+    if (away.length > 0) {
+      const since = earliest(away.map(({ sinceMs }) => sinceMs));
+      problems.push(
+        `${away.length} of ${all.length} other replicas cannot be asked for anything, since ${since}: ${CONSEQUENCES} (see entrepot status)`,
+      );
+    }
+    if (this.#gone.length > 0) {
+      const [number, verb] =
+        this.#gone.length === 1 ? ['a replica', 'is'] : [`${this.#gone.length} replicas`, 'are'];
+      const since = earliest(this.#gone.map(({ goneSinceMs }) => goneSinceMs));
+      problems.push(`${number} ${verb} gone without a word, since ${since} (see entrepot status)`);
+    }
+    return problems;
   }
 
   /** Resolves when all have been asked. Never rejects. */
@@ -112,19 +137,22 @@ export class ReplicaWatch {
 
   #wait(): void {
     if (!this.#isWatching) return;
-    const isSilent = this.others.some(({ silentSinceMs }) => silentSinceMs !== undefined);
+    const isSilent = this.#listed.some(({ silentSinceMs }) => silentSinceMs !== undefined);
     const delayMs = isSilent ? LOOK_AGAIN_MS : LOOK_EACH_MS;
     this.#timer = this.#options.clock.after(delayMs, () => void this.#look()).unref();
   }
 
   async #askAll(): Promise<void> {
-    const { replica, listReplicas } = this.#options;
+    const { replica, listReplicas, listGoneReplicas } = this.#options;
     // Without the index nobody knows who is there, which is said elsewhere.
-    const places = await listReplicas().catch(() => undefined);
-    if (places === undefined) return;
+    const [places, gone] = await Promise.all([listReplicas(), listGoneReplicas()]).catch(() => []);
+    if (places === undefined || gone === undefined) return;
+    this.#noteGone(gone);
+    // One that is gone may be listed because of a command on its machine.
+    const there = places.filter(({ id }) => !gone.some(one => one.id === id));
     for (const [id, seen] of this.#seen)
-      if (!places.some(place => isAt(place, id, seen))) this.#forget(id, seen);
-    await Promise.all(places.filter(({ id }) => id !== replica).map(place => this.#ask(place)));
+      if (!there.some(place => isAt(place, id, seen))) this.#forget(id, seen);
+    await Promise.all(there.filter(({ id }) => id !== replica).map(place => this.#ask(place)));
   }
 
   async #ask({ id, address }: ReplicaPlace): Promise<void> {
@@ -179,10 +207,24 @@ export class ReplicaWatch {
     if (seen.state === 'unreachable') this.#logEnd(seen, 'a replica that could not be asked is gone');
   }
 
+  #noteGone(gone: readonly GoneReplica[]): void {
+    const known = new Set(this.#gone.map(({ address }) => address));
+    this.#gone = gone;
+    for (const { address, goneSinceMs } of gone) {
+      if (known.has(address)) continue;
+      const fields = { replica: address, since: new Date(goneSinceMs).toISOString() };
+      this.#options.log.warn(fields, 'another replica is gone without a word');
+    }
+  }
+
   #logEnd({ address, trouble, sinceMs }: Seen, message: string): void {
     const { clock, log } = this.#options;
     log.info({ replica: address, reason: trouble, forMs: clock.nowMs() - sinceMs }, message);
   }
+}
+
+function earliest(timesMs: readonly number[]): string {
+  return new Date(Math.min(...timesMs)).toISOString();
 }
 
 function isAt(place: ReplicaPlace, id: string, { address }: Seen): boolean {

@@ -53,12 +53,13 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
   });
 
   async function open(
-    more: { at?: PostgresSettings; clock?: ManualClock; replica?: string } = {},
+    more: { at?: PostgresSettings; clock?: ManualClock; replica?: string; serves?: boolean } = {},
   ): Promise<MetadataStore> {
-    const { at = settings, clock, replica } = more;
+    const { at = settings, clock, replica, serves = false } = more;
     const store = await openPostgresMetadataStore(at, {
       log: silentLog,
       folder: { path: join(folder, replica ?? ''), id: replica ?? 'folder', replica },
+      serves,
       ...(clock && { clock }),
     });
     opened.push(store);
@@ -360,6 +361,69 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
       await database.close();
       await beat();
       expect(await watcher.countProcesses()).toBe(1);
+    });
+
+    describe('and others that serve', () => {
+      const address = 'serving:5003';
+      const gone = { id: address, address, goneSinceMs: expect.any(Number) };
+      const isServing = `replica = '${address}'`;
+      let servingClock: ManualClock;
+      let serving: MetadataStore;
+
+      beforeEach(async () => {
+        servingClock = new ManualClock();
+        serving = await open({ clock: servingClock, replica: address, serves: true });
+        await beat(7);
+      });
+
+      const goesSilent = async () => {
+        expect(await watcher.listGoneReplicas()).toEqual([]);
+        await silence(60, isServing);
+        await beat();
+        expect(await watcher.listGoneReplicas()).toEqual([gone]);
+      };
+
+      test('tells for an hour that one is gone without a word, and since when', async () => {
+        const [shown] = await sql<{ ms: number }>(
+          settings,
+          `SELECT (extract(epoch FROM beat_at) * 1000)::bigint AS ms FROM @processes WHERE ${isServing}`,
+        );
+        await goesSilent();
+        expect((await watcher.listGoneReplicas())[0]?.goneSinceMs).toBeCloseTo(
+          Number(shown?.ms) - 60_000,
+          -1,
+        );
+        await sql(settings, `UPDATE @serving_replicas SET gone_since = gone_since - interval '1 hour'`);
+        expect(await watcher.listGoneReplicas()).toEqual([]);
+      });
+
+      test('tells nothing of one that stops, or of a command', async () => {
+        await serving.close();
+        await open({ clock: new ManualClock(), replica: 'command:5003' });
+        await silence(60, `replica = 'command:5003'`);
+        await beat();
+        expect(await watcher.listGoneReplicas()).toEqual([]);
+      });
+
+      test('tells nothing more of one that goes on', async () => {
+        await goesSilent();
+        await servingClock.pass(1_000);
+        await servingClock.timer(1_000);
+        expect(await watcher.listGoneReplicas()).toEqual([]);
+        await goesSilent();
+      });
+
+      test('tells nothing more of one when another one has taken its place, but a command has not', async () => {
+        await goesSilent();
+        const command = await open({ replica: address });
+        expect(await watcher.listGoneReplicas()).toEqual([gone]);
+        await command.close();
+        expect(await watcher.listGoneReplicas()).toEqual([gone]);
+        const successor = await open({ replica: address, serves: true });
+        expect(await watcher.listGoneReplicas()).toEqual([]);
+        await successor.close();
+        expect(await watcher.listGoneReplicas()).toEqual([]);
+      });
     });
   });
 

@@ -18,6 +18,7 @@ import * as pushClient from '../support/push-client.ts';
 import { replicaConfig } from '../support/replica-config.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 import type { OverviewDocument } from '../../src/admin/documents/overview.ts';
+import type { ReplicasDocument } from '../../src/admin/documents/replicas.ts';
 import type { PostgresSettings } from '../../src/metadata/postgres/postgres-settings.ts';
 
 const UPSTREAM = 'up.example';
@@ -261,6 +262,30 @@ describe.skipIf(!HAS_PGBOUNCER).each(['no pooler', 'pgbouncer'])('replicas with 
     expect(await pushClient.offsetOf(two!.url + path)).toBe(blob.size);
     expect((await get(two!.url + path, { method: 'DELETE' })).status).toBe(204);
     expect((await get(one!.url + path)).status).toBe(404);
+  });
+
+  test('say which of them was killed, until it is back, and nothing of one that stops', async () => {
+    const [one, two, three] = replicas;
+    const status = async () => (await one!.command('status')).stdout;
+    const problems = async () =>
+      (await (await fetch(`${one!.ops}/readyz`)).text()).trim().split('\n').slice(1);
+    await two!.kill();
+    await until('it to be missed', 60_000, async () => (await problems()).length > 0);
+    expect(await problems()).toEqual([expect.stringMatching(/^a replica is gone without a word, since /)]);
+    expect(await status()).toMatch(/^127\.0\.0\.1:\d+ +gone without a word +\d{4}-/m);
+    expect(await one!.metrics()).toContain('entrepot_replicas{state="gone"} 1');
+    const listed = JSON.parse((await get(`${one!.ops}/admin/v1/replicas`)).text) as ReplicasDocument;
+    const address = listed.entries.find(({ state }) => state === 'gone')?.address ?? '';
+    expect(one!.logs()).toContain('another replica is gone without a word');
+    if (hasPrograms(BROWSER)) await expectOnPage(one!, address, /gone without a word/);
+    replicas[1] = await two!.startAgain();
+    await until('it to be back', 60_000, async () => (await problems()).length === 0);
+    await three!.stop();
+    await until('it to be forgotten', 60_000, async () =>
+      (await one!.metrics()).includes('entrepot_replicas{state="reached"} 1'),
+    );
+    expect(await one!.metrics()).toContain('entrepot_replicas{state="gone"} 0');
+    expect(await status()).not.toContain('gone without a word');
   });
 
   test('say who they are, and which of them has another key', async () => {

@@ -6,9 +6,12 @@ const replicaSchema = z.object({
   address: z.string().describe('Its cluster.advertise'),
   isOwn: z.boolean().describe('Whether it is the one that answers'),
   state: z
-    .enum(['reached', 'unreachable', 'unknown'])
-    .describe('Whether the one that answers can ask it for what only it has; unknown at the beginning'),
-  since: time.describe('Since when it is so'),
+    .enum(['reached', 'unreachable', 'unknown', 'gone'])
+    .describe(
+      'Whether the one that answers can ask it for what only it has; unknown at the beginning. gone: it has not stopped by ' +
+        'itself, and is listed for an hour, or until another one takes its place',
+    ),
+  since: time.describe('Since when it is so; of one that is gone, when it showed life last'),
   reason: z
     .enum(['unreachable', 'key', 'another'])
     .nullable()

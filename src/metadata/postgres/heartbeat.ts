@@ -10,6 +10,7 @@ import { type GivenBack, OwnLease } from '../own-lease.ts';
 import { OwnPresence } from '../own-presence.ts';
 import type { Database } from './database.ts';
 import * as leases from './leases.ts';
+import * as replicas from './replicas.ts';
 import type { PostgresSession } from './session.ts';
 import type { WriteOptions, Writer } from './writer.ts';
 
@@ -41,6 +42,8 @@ export interface HeartbeatParts {
   readonly clock: Clock;
   /** Whether a thread joins whose process has joined already. */
   readonly isThread: boolean;
+  /** Whether it serves as the replica: others are then told if it is gone without a word. */
+  readonly serves: boolean;
   /** Called after each heartbeat, once a second. */
   readonly onBeat: () => void;
 }
@@ -61,6 +64,7 @@ export class Heartbeat {
   readonly #clock: Clock;
   readonly #onBeat: () => void;
   readonly #self: leases.ProcessIdentity;
+  readonly #serves: boolean;
   readonly #life: Life;
   #presence: OwnPresence;
   readonly #held = new Map<number, OwnLease>();
@@ -78,13 +82,15 @@ export class Heartbeat {
   #isFailing = false;
   #isClosed = false;
 
-  private constructor({ database, writer, folder, log, clock, isThread, onBeat }: HeartbeatParts) {
+  private constructor(parts: HeartbeatParts) {
+    const { database, writer, folder, log, clock, isThread, serves, onBeat } = parts;
     this.#database = database;
     this.#writer = writer;
     this.#folder = folder;
     this.#log = log;
     this.#clock = clock;
     this.#presence = new OwnPresence(clock);
+    this.#serves = serves;
     this.#onBeat = onBeat;
     const id = randomUUID();
     this.#self = {
@@ -124,6 +130,8 @@ export class Heartbeat {
     this.#presence = new OwnPresence(this.#clock, name);
     forgetDead(this.#folder.path);
     await this.#requireCompany();
+    // Only now: another one at this address must not be forgotten because of one that is refused.
+    if (this.#serves) await this.#write(session => replicas.beginServing(session, this.#self), DURABLE);
   }
 
   /** Those who cannot be together with this process may be dead: they are waited for. */
@@ -265,7 +273,10 @@ export class Heartbeat {
     this.#isClosed = true;
     this.#timer?.cancel();
     try {
-      await this.#writer.write(session => leases.removeGone(session, [this.#self.id]), DURABLE);
+      await this.#writer.write(async session => {
+        await leases.removeGone(session, [this.#self.id]);
+        if (this.#serves) await replicas.endServing(session, this.#self.id);
+      }, DURABLE);
     } finally {
       this.#life.end();
     }
@@ -364,6 +375,7 @@ export class Heartbeat {
     const name = await leases.join(session, this.#self);
     if (this.#shownAtMs === Number.NEGATIVE_INFINITY) return name;
     this.#presence.end();
+    if (this.#serves) await replicas.beginServing(session, this.#self);
     const own = await leases.ownEpochs(session, this.#self.id);
     const lost = [...this.#held.values()].filter(({ epoch }) => !own.has(epoch));
     for (const lease of lost) {

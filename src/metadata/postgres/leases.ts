@@ -1,5 +1,4 @@
 import { type Lease, LeaseLost, type LeaseState, type LeftLease } from '../../lib/lease.ts';
-import type { ReplicaPlace } from '../metadata-store.ts';
 import type { PostgresSession, Rows } from './session.ts';
 
 // The processes on this index, and their Leases. A Lease is held while its process has a row.
@@ -138,12 +137,6 @@ export async function removeLongLeft(on: PostgresSession): Promise<void> {
         AND NOT EXISTS (SELECT 1 FROM @processes p WHERE p.id = l.process_id)
       FOR UPDATE SKIP LOCKED)`,
     [LEFT_FOR_DAYS],
-  );
-}
-
-export async function listReplicas(on: Rows): Promise<readonly ReplicaPlace[]> {
-  return on.rows(
-    'SELECT DISTINCT folder AS id, replica AS address FROM @processes WHERE replica IS NOT NULL ORDER BY folder',
   );
 }
 
