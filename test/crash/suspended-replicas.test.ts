@@ -612,6 +612,10 @@ describe.skipIf(!HAS_POSTGRES)('a replica that was suspended', { timeout: 600_00
       const image = await newImage();
       expect((await pushManifest(other, image, 'v1')).status).toBe(201);
       const { digest } = image.manifest;
+      // A server that records the image reads it, and would find the damage.
+      await until('it to be recorded', HANG_MS, async () => {
+        return (await sql(settings, `SELECT 1 FROM @unrecorded WHERE digest = '${digest}'`)).length === 0;
+      });
       await sql(settings, `UPDATE @manifests SET bytes = '\\x00' WHERE digest = '${digest}'`);
       await suspendCommand(hold('a quarantined manifest'), ['scrub'], async () => {
         expect((await pushManifest(other, image, 'v1')).status).toBe(201);
