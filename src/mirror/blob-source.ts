@@ -2,8 +2,8 @@ import type { BlobStore } from '../blobs/blob-store.ts';
 import { isStorageClosed } from '../blobs/storage-full.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
 import { readerOfBytes } from '../lib/bytes-reader.ts';
-import { type Extent, Extents } from '../lib/extents.ts';
 import type { Clock } from '../lib/clock.ts';
+import { type Extent, Extents } from '../lib/extents.ts';
 import type { Meter } from '../lib/meter.ts';
 import { LATE, within } from '../lib/within.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
@@ -15,13 +15,14 @@ import type { Right } from '../oci/requester.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
 import type { Completion } from './fill/completion.ts';
 import type { Contender } from './fill/contender.ts';
+import type { DirectRanges } from './fill/direct-ranges.ts';
 import type { FillRun } from './fill/fill-run.ts';
 import type { Fills } from './fill/fills.ts';
 import type { FirstRange, FirstRanges } from './fill/first-range.ts';
 import type { PartialBlob } from './fill/partial-blob.ts';
-import type { Partials } from './fill/partials.ts';
-import { type Along, needsWhole, RangeReader } from './fill/range-reader.ts';
-import { RangesUnusable } from './fill/range-request.ts';
+import type { Partials, PartialUse } from './fill/partials.ts';
+import { type Along, endsKeeping, RangeReader } from './fill/range-reader.ts';
+import { type RangeAsker, RangesUnusable } from './fill/range-request.ts';
 import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './freshness.ts';
 import type { Confirmed, Links } from './links.ts';
 import { granteesOf, withPreload } from './preloads.ts';
@@ -73,6 +74,15 @@ interface RangesBeginning {
   readonly outcome?: Outcome;
   /** Keeps these bytes. */
   readonly keepIn?: (blob: PartialBlob) => Promise<void>;
+}
+
+/** Ranges of a blob that a client will read. */
+interface WantedRanges {
+  /** Of the whole blob. */
+  readonly size: number;
+  /** In the order in which they will be read. */
+  readonly wanted: readonly Extent[];
+  readonly asker: RangeAsker;
 }
 
 interface SizeWait {
@@ -248,11 +258,11 @@ export class BlobSource {
   }
 
   /**
-   * Some ranges of a blob that is not stored, requested from upstream as such. `undefined` if it has to be downloaded as a
-   * whole: the client will read all of it, or upstream does not answer with ranges.
+   * Some ranges of a blob that is not stored, requested from upstream as such, and kept if there is room. `undefined` if it has
+   * to be downloaded as a whole: the client will read all of it, or upstream does not answer with ranges.
    */
   async #openRanges(miss: Miss, want: BlobWant): Promise<ServedBlob | undefined> {
-    const { repository, digest, right, settled, startedMs } = miss;
+    const { repository, digest, right, settled } = miss;
     const beginning = await this.#beginRanges(miss, want);
     if (beginning === undefined) return undefined;
     const { size } = beginning;
@@ -261,9 +271,24 @@ export class BlobSource {
     // Another replica downloads all of it.
     if (isRest(wanted, size) && (await this.#fills.isElsewhere(repository.upstream, digest)))
       return undefined;
-    const asker = { repository, right, settled };
-    const opened = await this.#partials.open(asker, digest, size);
-    if (opened === undefined) return undefined;
+    const ranges = { size, wanted, asker: { repository, right, settled } };
+    try {
+      const opened = await this.#partials.open(ranges.asker, digest, size);
+      return opened && (await this.#openKept(miss, ranges, opened, beginning));
+    } catch (error) {
+      if (isStorageClosed(error)) return this.#openUnkept(miss, ranges, error);
+      throw error;
+    }
+  }
+
+  /** Ranges that are kept in `opened`. Rejects with the error of the disk if that has no room for the first bytes. */
+  async #openKept(
+    miss: Miss,
+    { size, wanted, asker }: WantedRanges,
+    opened: PartialUse,
+    beginning: RangesBeginning,
+  ): Promise<ServedBlob> {
+    const { repository, digest, right, startedMs } = miss;
     const { blob } = opened;
     await beginning.keepIn?.(blob).catch(() => {});
     const leave = (): void => {
@@ -278,31 +303,56 @@ export class BlobSource {
     };
     const unknown = wanted.flatMap(extent => blob.known.missing(extent));
     const along = await (unknown.length === 0 ? this.#along(miss, size) : findAlong(() => unknown));
-    const instead = (): Promise<ServedBlob> => this.open(repository, digest, right);
     const reader = new RangeReader({
       use: { blob, leave },
       wanted,
       asker,
       along,
       findWhole,
-      instead: async () => (await instead()).reader,
+      instead: async failure =>
+        isStorageClosed(failure)
+          ? this.#fills.readRangesDirectly({ digest, size, wanted, asker }, failure)
+          : (await this.open(repository, digest, right)).reader,
     });
     const outcome =
       beginning.outcome ?? ({ nothing: 'hit', others: 'joined', requests: 'miss' } as const)[reader.needs];
     this.#completion.requested(repository, right, blob);
     this.#metadata.noteUse(digest);
+    const whole = await this.#begun(miss, reader);
+    if (whole !== undefined) return whole;
+    const upstreamMs = outcome === 'hit' ? 0 : this.#clock.monotonicMs() - startedMs;
+    return { digest, reader, outcome, stored: true, upstreamMs };
+  }
+
+  /** Ranges for which there is no room. `full`: the error that says so. */
+  async #openUnkept(miss: Miss, ranges: WantedRanges, full: unknown): Promise<ServedBlob> {
+    const { digest, startedMs } = miss;
+    const reader = this.#fills.readRangesDirectly({ digest, ...ranges }, full);
+    const whole = await this.#begun(miss, reader);
+    if (whole !== undefined) return whole;
+    const upstreamMs = this.#clock.monotonicMs() - startedMs;
+    return { digest, reader, outcome: 'miss', stored: false, upstreamMs };
+  }
+
+  /**
+   * Waits a while for the first byte, so that a failure gets its own status. Resolves with the whole blob if no ranges of it
+   * can be had. When it does that or rejects, the reader is closed.
+   */
+  async #begun(
+    { repository, digest, right }: Miss,
+    reader: RangeReader | DirectRanges,
+  ): Promise<ServedBlob | undefined> {
     try {
       await within(reader.begin(), NAMED_SIZE_AFTER_MS, this.#clock);
+      return undefined;
     } catch (error) {
       await reader.close();
       if (error instanceof UpstreamFailure) throw ociErrorOf(error, 'BLOB_UNKNOWN', repository.upstream);
       if (error instanceof RangesUnusable && error.isIgnored)
         this.#partials.noteIgnored(repository.upstream, digest);
-      if (needsWhole(error)) return instead();
+      if (endsKeeping(error) && !isStorageClosed(error)) return this.open(repository, digest, right);
       throw error;
     }
-    const upstreamMs = outcome === 'hit' ? 0 : this.#clock.monotonicMs() - startedMs;
-    return { digest, reader, outcome, stored: true, upstreamMs };
   }
 
   /**

@@ -7,9 +7,10 @@ import { type Digest, digestAlgorithm, digestHex } from '../../oci/digest.ts';
 import { repositoryText } from '../../oci/repository.ts';
 import { admits } from '../links.ts';
 import type { UpstreamRequests } from '../upstream-requests.ts';
+import { ByteWindow } from './byte-window.ts';
 import type { Contender } from './contender.ts';
-import type { DownloadState } from './download-state.ts';
 import { download, MoreThanNamed } from './download.ts';
+import type { DownloadState } from './download-state.ts';
 import { type Fill, wrongBytes } from './fill.ts';
 import { type PullTurns, waiterOf } from './pull-queue.ts';
 
@@ -46,16 +47,12 @@ export class DirectReader implements BlobReader {
   readonly #closing = new AbortController();
   /** How many bytes the Fill has. */
   readonly #keptBytes: number;
-  /** Bytes that were received but not read yet, beginning at `#windowStart`. */
-  #window: Uint8Array[] = [];
-  #windowStart: number;
-  #received: number;
+  /** What was received behind that but not read yet. */
+  readonly #window: ByteWindow;
   readonly #startedAtMs: number;
   #isQueued = true;
   #isVerified = false;
   #failure: { readonly cause: unknown } | undefined;
-  #wakeReader: (() => void) | undefined;
-  #wakeStream: (() => void) | undefined;
 
   constructor(options: DirectOptions) {
     const { fill, size } = options;
@@ -64,8 +61,7 @@ export class DirectReader implements BlobReader {
     this.#digest = fill.digest;
     this.#hash = createHash(digestAlgorithm(fill.digest));
     this.#keptBytes = fill.length;
-    this.#windowStart = fill.length;
-    this.#received = fill.length;
+    this.#window = new ByteWindow(fill.length, HOLD_BACK_BYTES + MAX_AHEAD_BYTES);
     this.#startedAtMs = options.asking.clock.nowMs();
     void this.#run();
   }
@@ -78,7 +74,7 @@ export class DirectReader implements BlobReader {
       repository: repositoryText(repository),
       digest: this.#digest,
       state: this.#isQueued ? 'queued' : 'downloading',
-      bytes: this.#received,
+      bytes: this.#window.end,
       aheadBytes: 0,
       size: this.size,
       readers: 1,
@@ -90,32 +86,26 @@ export class DirectReader implements BlobReader {
 
   async read(buffer: Uint8Array, position: number): Promise<number> {
     if (position >= this.size) return 0;
-    if (position < Math.min(this.#keptBytes, this.#readable)) {
-      const end = Math.min(this.#keptBytes, this.#readable);
-      return this.#options.fill.read(buffer.subarray(0, end - position), position);
-    }
-    this.#dropBefore(position);
-    while (this.#readable <= position) {
+    await this.#window.changes.until(() => {
+      // Reading only goes forwards.
+      this.#window.dropBefore(position);
+      if (this.#readable > position) return true;
       if (this.#failure !== undefined) throw this.#failure.cause;
-      await new Promise<void>(resolve => {
-        this.#wakeReader = resolve;
-      });
-      this.#dropBefore(position);
-    }
-    if (position < this.#keptBytes) {
-      return this.#options.fill.read(buffer.subarray(0, this.#keptBytes - position), position);
-    }
-    return this.#copy(buffer.subarray(0, this.#readable - position), position);
+      return undefined;
+    });
+    const readable = buffer.subarray(0, this.#readable - position);
+    return position < this.#keptBytes
+      ? this.#options.fill.read(readable.subarray(0, this.#keptBytes - position), position)
+      : this.#window.copy(readable, position);
   }
 
   async close(): Promise<void> {
     this.#fail(new Error('the reader was closed'));
     this.#closing.abort(this.#failure?.cause);
-    this.#wakeStream?.();
   }
 
   get #readable(): number {
-    return this.#isVerified ? this.size : Math.min(this.#received, this.size - HOLD_BACK_BYTES);
+    return this.#isVerified ? this.size : Math.min(this.#window.end, this.size - HOLD_BACK_BYTES);
   }
 
   async #run(): Promise<void> {
@@ -127,7 +117,7 @@ export class DirectReader implements BlobReader {
       this.#isQueued = false;
       await this.#hashKept();
       await this.#stream();
-      if (this.#received !== this.size || this.#hash.digest('hex') !== digestHex(this.#digest))
+      if (this.#window.end !== this.size || this.#hash.digest('hex') !== digestHex(this.#digest))
         throw wrongBytes(this.#digest);
       this.#isVerified = true;
     } catch (error) {
@@ -135,7 +125,7 @@ export class DirectReader implements BlobReader {
     } finally {
       place.leave();
       ended();
-      this.#wakeReader?.();
+      this.#window.changes.tell();
     }
   }
 
@@ -159,7 +149,7 @@ export class DirectReader implements BlobReader {
       signal: this.#closing.signal,
       resumed: () => {},
       skipEndpoints: new Set(),
-      length: () => this.#received,
+      length: () => this.#window.end,
       size: () => this.size,
       limit: () => this.size,
       write: chunk => this.#take(chunk),
@@ -176,43 +166,11 @@ export class DirectReader implements BlobReader {
     const { upstream } = contender.repository;
     meter.count('bytes_from_upstream_total', { upstream }, chunk.byteLength);
     this.#hash.update(chunk);
-    // Its memory is used again. A Buffer's own `slice` would not copy it.
-    this.#window.push(new Uint8Array(chunk));
-    this.#received += chunk.byteLength;
-    this.#wakeReader?.();
-    while (this.#received - this.#windowStart > HOLD_BACK_BYTES + MAX_AHEAD_BYTES) {
-      this.#closing.signal.throwIfAborted();
-      await new Promise<void>(resolve => {
-        this.#wakeStream = resolve;
-      });
-    }
-  }
-
-  /** Reading only goes forwards: nothing before `position` is needed again. */
-  #dropBefore(position: number): void {
-    for (let [first] = this.#window; first !== undefined; [first] = this.#window) {
-      const dropped = Math.min(position - this.#windowStart, first.byteLength);
-      if (dropped <= 0) break;
-      this.#windowStart += dropped;
-      if (dropped === first.byteLength) this.#window.shift();
-      else this.#window[0] = first.subarray(dropped);
-    }
-    this.#wakeStream?.();
-  }
-
-  #copy(buffer: Uint8Array, position: number): number {
-    const [first] = this.#window;
-    if (first === undefined || position < this.#windowStart) {
-      throw new Error('a blob that is not stored can only be read sequentially');
-    }
-    const offset = position - this.#windowStart;
-    const part = first.subarray(offset, offset + buffer.byteLength);
-    buffer.set(part);
-    return part.byteLength;
+    await this.#window.push(chunk, this.#closing.signal);
   }
 
   #fail(cause: unknown): void {
     if (!this.#isVerified) this.#failure ??= { cause };
-    this.#wakeReader?.();
+    this.#window.changes.tell();
   }
 }

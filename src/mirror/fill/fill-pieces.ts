@@ -2,8 +2,8 @@ import type { Extent } from '../../lib/extents.ts';
 import type { Log } from '../../lib/log.ts';
 import type { UpstreamRequests } from '../upstream-requests.ts';
 import type { ConnectionTrials } from './connection-trials.ts';
-import type { FillSharing } from './fill-sharing.ts';
 import { type Fill, wrongBytes } from './fill.ts';
+import type { FillSharing } from './fill-sharing.ts';
 import type { PartialBlob } from './partial-blob.ts';
 import type { Partials, PartialUse } from './partials.ts';
 import { NEAR_MS } from './range-reader.ts';
@@ -90,7 +90,7 @@ export class FillPieces {
   async open(): Promise<PartialBlob | undefined> {
     const { fill, sharing, partials } = this.#options;
     if (this.blob === undefined && fill.size !== undefined && sharing.mayTakePieces) {
-      const use = await partials.open(sharing.starter, fill.digest, fill.size);
+      const use = await partials.openIfRoom(sharing.starter, fill.digest, fill.size);
       this.#hasOpened = use !== undefined;
       if (this.#use === undefined) this.#use = use;
       else use?.leave();

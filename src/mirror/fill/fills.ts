@@ -7,6 +7,7 @@
  * is `FillSharing`'s business, and what becomes of it `FillOutcome`'s.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { StorageFull } from '../../blobs/storage-full.ts';
 import type { Extent } from '../../lib/extents.ts';
 import { Lru } from '../../lib/lru.ts';
 import type { Descriptor } from '../../oci/descriptor.ts';
@@ -16,12 +17,13 @@ import type { Repository } from '../../oci/repository.ts';
 import type { Right } from '../../oci/requester.ts';
 import { ConnectionTrials } from './connection-trials.ts';
 import type { Contender } from './contender.ts';
+import { DirectRanges, type DirectRangesOptions } from './direct-ranges.ts';
 import { DirectReader } from './direct-reader.ts';
 import type { DownloadState } from './download-state.ts';
+import type { Fill } from './fill.ts';
 import { digestInFillKey, fillKey } from './fill-key.ts';
 import { FillRun, type FillStarter, type FillWorld } from './fill-run.ts';
 import type { FillRequest } from './fill-sharing.ts';
-import type { Fill } from './fill.ts';
 import { FollowedFill, type FollowRequest } from './followed-fill.ts';
 import type { LedFill } from './led-fill.ts';
 import { type Along, NEAR_BYTES } from './range-reader.ts';
@@ -53,7 +55,7 @@ export interface ForeignDownload {
 export class Fills {
   readonly #world: FillWorld;
   readonly #runs = new Map<string, FillRun>();
-  readonly #direct = new Set<DirectReader>();
+  readonly #direct = new Set<DirectReader | DirectRanges>();
   readonly #followed = new Map<string, FollowedFill>();
   readonly #wrongEndpoints = new Lru<Set<number>>(WRONG_BYTES_MEMORY);
   /** By upstream. */
@@ -156,6 +158,21 @@ export class Fills {
   readDirectly(fill: Fill, size: number, contender: Contender): DirectReader {
     const ended = () => void this.#direct.delete(reader);
     const reader = new DirectReader({ ...this.#world, fill, size, contender, ended });
+    this.#direct.add(reader);
+    return reader;
+  }
+
+  /** Makes a reader for ranges that cannot be kept, and says why: `full`. */
+  readRangesDirectly(
+    ranges: Pick<DirectRangesOptions, 'digest' | 'size' | 'wanted' | 'asker'>,
+    full: unknown,
+  ): DirectRanges {
+    const { keeping, log } = this.#world;
+    // A limit of our own that is reached is no fault of the disk.
+    if (!(full instanceof StorageFull)) keeping.failed(full);
+    log.warn({ err: full, digest: ranges.digest }, 'ranges of a blob cannot be kept: they are passed on');
+    const ended = () => void this.#direct.delete(reader);
+    const reader = new DirectRanges({ ...this.#world, ...ranges, ended });
     this.#direct.add(reader);
     return reader;
   }

@@ -88,7 +88,8 @@ export class Partials {
 
   /**
    * The PartialBlob for requesters like `asker`, whose right is proved, or who will be asked about upstream; made if there
-   * is none. `undefined` if ranges of a blob of this size cannot be kept, or upstream is known to ignore ranges.
+   * is none. `undefined` if there can be none for a blob of this size, or upstream is known to ignore ranges. Rejects with
+   * the error of the disk, as in `isStorageClosed`, if that has no room.
    */
   async open(asker: RangeAsker, digest: Digest, size: number): Promise<PartialUse | undefined> {
     const { upstream } = asker.repository;
@@ -115,15 +116,20 @@ export class Partials {
     }
   }
 
+  /** As `open`, but `undefined` if the disk has no room: for a Fill, which can do without. */
+  async openIfRoom(asker: RangeAsker, digest: Digest, size: number): Promise<PartialUse | undefined> {
+    return unlessFull(this.open(asker, digest, size));
+  }
+
   /** The key of the PartialBlob for requesters like this one. */
   keyOf(asker: RangeAsker, digest: Digest): string {
     return partsKey(this.#sourceOf(asker), digest);
   }
 
-  /** As `open`, but only if something is there or being requested, and with the size that this has. */
+  /** As `openIfRoom`, but only if something is there or being requested, and with the size that this has. */
   async find(asker: RangeAsker, digest: Digest): Promise<PartialUse | undefined> {
     const size = (await this.#current(asker, digest))?.size ?? (await this.sizeOf(asker, digest));
-    return size === undefined ? undefined : this.open(asker, digest, size);
+    return size === undefined ? undefined : this.openIfRoom(asker, digest, size);
   }
 
   /**
@@ -142,12 +148,12 @@ export class Partials {
     return found?.size;
   }
 
-  /** As `open`, if other processes keep some of the blob, or have left some. */
+  /** As `openIfRoom`, if other processes keep some of the blob, or have left some. */
   async openIfElsewhere(asker: RangeAsker, digest: Digest, size: number): Promise<PartialUse | undefined> {
     const source = this.#sourceOf(asker);
     for (const slot of SLOTS) {
       const lease = await this.#options.metadata.readLease(partsKey(source, digest, slot));
-      if (lease !== undefined) return this.open(asker, digest, size);
+      if (lease !== undefined) return this.openIfRoom(asker, digest, size);
     }
     return undefined;
   }
@@ -240,7 +246,7 @@ export class Partials {
 
   /** The one that is open, or about to be; after the end of one that is being closed, none. */
   async #current(asker: RangeAsker, digest: Digest): Promise<PartialBlob | undefined> {
-    const opened = await this.#opened.get(this.keyOf(asker, digest));
+    const opened = await unlessFull(this.#opened.get(this.keyOf(asker, digest)));
     await opened?.closed;
     return opened === undefined || opened.closed !== undefined || opened.blob.isOver
       ? undefined
@@ -306,8 +312,8 @@ export class Partials {
       });
     } catch (error) {
       if (lease !== undefined) await metadata.release(lease);
-      // A Fill can cope, as with a full disk; what was left in the slot is collected.
-      if (lease === undefined && !isStorageClosed(error)) throw error;
+      if (isStorageClosed(error) || lease === undefined) throw error;
+      // A Fill can cope; what was left in the slot is collected.
       log.warn({ err: error, digest }, 'parts of a blob cannot be kept');
       return undefined;
     }
@@ -382,6 +388,16 @@ export class Partials {
         }
       });
     }
+  }
+}
+
+/** What was opened; `undefined` if the disk has no room. */
+async function unlessFull<T>(opening: Promise<T | undefined> | undefined): Promise<T | undefined> {
+  try {
+    return await opening;
+  } catch (error) {
+    if (isStorageClosed(error)) return undefined;
+    throw error;
   }
 }
 

@@ -33,8 +33,8 @@ export interface RangeReaderOptions {
   readonly along: Along | undefined;
   /** Looks for a download that has begun since, or has come near, or whether the blob is stored by now. */
   readonly findWhole: () => Promise<Along | 'stored' | undefined>;
-  /** Opens the whole blob instead, for when ranges turn out to be of no use, or cannot be kept. */
-  readonly instead: () => Promise<BlobReader>;
+  /** Opens another reader of the same bytes, after a failure that `endsKeeping`. */
+  readonly instead: (failure: unknown) => Promise<BlobReader>;
 }
 
 /**
@@ -96,8 +96,8 @@ export class RangeReader implements BlobReader {
     try {
       return await this.#read(buffer, position);
     } catch (failure) {
-      if (!needsWhole(failure)) throw this.#clientErrorOf(failure);
-      this.#instead = await this.#options.instead();
+      if (!endsKeeping(failure)) throw this.#clientErrorOf(failure);
+      this.#instead = await this.#options.instead(failure);
       if (this.#closing.signal.aborted) await this.#instead.close();
       return this.#instead.read(buffer, position);
     }
@@ -228,7 +228,7 @@ export class RangeReader implements BlobReader {
     onEnd();
     if (request.isLeft) await this.#lookForWhole();
     // What is wrong with the blob or the disk, rather than with a credential, is so for everybody.
-    if (needsWhole(request.failure?.cause)) this.#failure ??= request.failure;
+    if (endsKeeping(request.failure?.cause)) this.#failure ??= request.failure;
     if (this.#closing.signal.aborted) return;
     this.#request();
     this.#changes.tell();
@@ -257,7 +257,7 @@ export class RangeReader implements BlobReader {
   }
 }
 
-/** Whether the failure leaves only the whole blob to be downloaded. */
-export function needsWhole(failure: unknown): boolean {
+/** Whether ranges of the blob can no longer be had, or kept, so that everybody who reads them needs another reader. */
+export function endsKeeping(failure: unknown): boolean {
   return failure instanceof RangesUnusable || failure instanceof LeaseLost || isStorageClosed(failure);
 }

@@ -14,14 +14,14 @@ import {
   UPSTREAM,
   whole,
 } from '../../../test/support/mirror-world.ts';
+import type { BlobParts, Spool } from '../../blobs/spool.ts';
 import type { BlobReader } from '../../lib/blob-reader.ts';
-import type { BlobParts } from '../../blobs/spool.ts';
 import { type Extent, Extents } from '../../lib/extents.ts';
 import { type Log, silentLog } from '../../lib/log.ts';
 import { ManualClock } from '../../lib/manual-clock.fixture.ts';
 import { nameCredential } from '../../oci/credential.ts';
-import { ANY_MANIFEST, type BlobWant } from '../../oci/pull-source.ts';
 import { OciError } from '../../oci/errors.ts';
+import { ANY_MANIFEST, type BlobWant } from '../../oci/pull-source.ts';
 import { type Repository, repositoryText } from '../../oci/repository.ts';
 import { partsKey } from './fill-key.ts';
 import { MAX_UNSAVED_BYTES } from './partial-blob.ts';
@@ -1062,6 +1062,73 @@ describe('the rest of a blob of which ranges were read', () => {
     await until(() => world.mirror.runningFills === 0);
     expect(await world.metadata.statBlob(looked.digest)).toBeUndefined();
     expect(await world.fetchedBytes()).toBe(read.size + 1000);
+  });
+});
+
+describe('ranges for which there is no room', () => {
+  const full = Object.assign(new Error('disk full'), { code: 'ENOSPC' });
+  const noParts = (spool: Spool): Spool => replacing(spool, { parts: () => Promise.reject(full) });
+
+  it('are requested from upstream alone, and passed on without being kept', async () => {
+    const world = await startWorld({}, { spool: noParts });
+    const blob = await layer(world, 8 * MIB, 'no-parts');
+    const wanted = [
+      { start: 3 * MIB, end: 4 * MIB },
+      { start: 7 * MIB, end: 7 * MIB + 100 },
+    ];
+    const { reader, outcome, stored } = await open(world, blob, wanted);
+    expect([outcome, stored]).toEqual(['miss', false]);
+    await expectRight(reader, blob, wanted);
+    expect(asked()).toEqual(wanted.map(({ start, end }) => `${start}-${end - 1}`));
+    expect([world.mirror.runningFills, world.mirror.downloads]).toEqual([0, []]);
+    expect(world.mirror.problems).toMatchObject([expect.stringMatching('not stored')]);
+  });
+
+  it('are so, too, if the index accepts no Lease', async () => {
+    const world = await startWorld();
+    const blob = await layer(world, 8 * MIB, 'no-lease');
+    vi.spyOn(world.metadata, 'acquireLease').mockRejectedValue(full);
+    await readRanges(world, blob, { start: 5 * MIB, end: 6 * MIB });
+    expect(asked()).toEqual([`${5 * MIB}-${6 * MIB - 1}`]);
+  });
+
+  it('come from upstream from where the room ended', async () => {
+    const world = await startWorld({}, { maxBytes: MIB });
+    const blob = await layer(world, 16 * MIB, 'some-room');
+    const wanted = [{ start: 8 * MIB, end: 11 * MIB }];
+    await readRanges(world, blob, ...wanted);
+    expect(asked().length).toBe(2);
+    expect(askedExtents().length).toBe(2);
+    expect(new Extents(wanted).addAll(askedExtents())).toEqual(new Extents(wanted));
+    expect(await world.fetchedBytes()).toBeLessThan(2 * sum(wanted));
+    expect(world.mirror.problems).toEqual([]);
+  });
+
+  it('come no faster than their client reads, and end when it leaves', async () => {
+    const world = await startWorld({}, { spool: noParts });
+    const blob = await layer(world, 64 * MIB, 'slow-client');
+    const { reader } = await open(world, blob, [{ start: MIB, end: 63 * MIB }]);
+    await reader.read(Buffer.alloc(1), MIB);
+    await untilNothingIsSent();
+    expect(await world.fetchedBytes()).toBeLessThan(2 * MIB);
+    expect(world.mirror.downloads).toMatchObject([{ kind: 'streamed', size: 62 * MIB, readers: 1 }]);
+    await reader.close();
+    await until(() => world.mirror.downloads.length === 0 && world.mirror.queue.running === 0);
+  });
+
+  it('come with the whole blob if upstream ignores ranges', async () => {
+    const world = await startWorld({ ranges: false }, { spool: noParts });
+    const blob = await layer(world, 4 * MIB, 'no-ranges');
+    expect(await readRanges(world, blob, { start: MIB, end: 2 * MIB })).toBe('miss');
+  });
+
+  it('are refused by upstream with its own status', async () => {
+    const world = await startWorld({}, { spool: noParts });
+    const blob = await layer(world, 4 * MIB, 'refused');
+    upstream.misbehave({ kind: 'blob', method: 'GET', status: 404 });
+    const opened = open(world, blob, [{ start: MIB, end: 2 * MIB }]);
+    await expect(opened).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
+    expect(world.mirror.downloads).toEqual([]);
   });
 });
 

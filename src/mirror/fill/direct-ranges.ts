@@ -1,0 +1,174 @@
+import type { BlobReader } from '../../lib/blob-reader.ts';
+import { type Extent, Extents } from '../../lib/extents.ts';
+import { OciError } from '../../oci/errors.ts';
+import { repositoryText } from '../../oci/repository.ts';
+import { ociErrorOf, UpstreamFailure } from '../../upstream/failures.ts';
+import { ByteWindow } from './byte-window.ts';
+import type { DownloadState } from './download-state.ts';
+import { planRanges } from './plan-ranges.ts';
+import { RangeRequest, type RangeRequestOptions, RangesUnusable } from './range-request.ts';
+
+/** How much may be buffered for a slow client. */
+const MAX_AHEAD_BYTES = 256 * 1024;
+
+export interface DirectRangesOptions
+  extends Pick<
+    RangeRequestOptions,
+    'asking' | 'links' | 'queue' | 'meter' | 'log' | 'digest' | 'size' | 'asker'
+  > {
+  /** The bytes that will be read. */
+  readonly wanted: readonly Extent[];
+  /** Called when nothing is requested any more. */
+  readonly ended: () => void;
+}
+
+/**
+ * Reads ranges of a blob straight from upstream, since there is no room to keep them: one after the other, for one reader.
+ * Like all ranges they are passed on unverified.
+ */
+export class DirectRanges implements BlobReader {
+  readonly size: number;
+  readonly #options: DirectRangesOptions;
+  /** What is requested: what is wanted, with small gaps. */
+  readonly #plan: Extents;
+  readonly #startedAtMs: number;
+  #stream: RangeStream | undefined;
+  /** What earlier streams have brought. */
+  #receivedBytes = 0;
+  #isClosed = false;
+
+  constructor(options: DirectRangesOptions) {
+    this.#options = options;
+    this.size = options.size;
+    this.#plan = new Extents(planRanges(options.wanted, new Extents()));
+    this.#startedAtMs = options.asking.clock.nowMs();
+  }
+
+  /** How far it is. */
+  get download(): DownloadState {
+    const { digest, asker } = this.#options;
+    return {
+      kind: 'streamed',
+      repository: repositoryText(asker.repository),
+      digest,
+      state: this.#stream?.isQueued === true ? 'queued' : 'downloading',
+      bytes: this.#receivedBytes + (this.#stream?.receivedBytes ?? 0),
+      aheadBytes: 0,
+      size: this.#plan.bytes,
+      readers: 1,
+      requesters: [asker.right.requester.id],
+      startedAtMs: this.#startedAtMs,
+      holder: undefined,
+    };
+  }
+
+  /** Resolves when the first byte is there. Rejects with the failure of the request for it, which may be RangesUnusable. */
+  async begin(): Promise<void> {
+    const [first] = this.#options.wanted;
+    if (first !== undefined) await this.#streamAt(first.start).reach(first.start);
+  }
+
+  /** Only what was wanted. */
+  async read(buffer: Uint8Array, position: number): Promise<number> {
+    if (position >= this.size) return 0;
+    try {
+      return await this.#streamAt(position).read(buffer, position);
+    } catch (failure) {
+      throw this.#clientErrorOf(failure);
+    }
+  }
+
+  async close(): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.#stream?.close();
+    this.#options.ended();
+  }
+
+  /** The request that brings the byte at `position`: the one that runs, or another one from there on. */
+  #streamAt(position: number): RangeStream {
+    if (this.#isClosed) throw new Error('the reader was closed');
+    if (this.#stream?.brings(position) === true) return this.#stream;
+    this.#stream?.close();
+    this.#receivedBytes += this.#stream?.receivedBytes ?? 0;
+    const planned = this.#plan.next(position);
+    if (planned === undefined || planned.start > position)
+      throw new Error(`internal error: byte ${position} was read, which is in no requested range`);
+    this.#stream = new RangeStream(this.#options, { start: position, end: planned.end });
+    return this.#stream;
+  }
+
+  #clientErrorOf(failure: unknown): unknown {
+    const { upstream } = this.#options.asker.repository;
+    if (failure instanceof UpstreamFailure) return ociErrorOf(failure, 'BLOB_UNKNOWN', upstream);
+    if (!(failure instanceof RangesUnusable)) return failure;
+    return new OciError('UPSTREAM_INVALID', { message: failure.message, cause: failure });
+  }
+}
+
+/** One request for a range, with the bytes of it that were not read yet. */
+class RangeStream {
+  readonly #extent: Extent;
+  readonly #window: ByteWindow;
+  readonly #request: RangeRequest;
+  readonly #leave: () => void;
+  readonly #closing = new AbortController();
+
+  constructor(options: Omit<DirectRangesOptions, 'wanted' | 'ended'>, extent: Extent) {
+    const { asking, links, queue, meter, log, digest, size, asker } = options;
+    this.#extent = extent;
+    this.#window = new ByteWindow(extent.start, MAX_AHEAD_BYTES);
+    this.#request = new RangeRequest({
+      asking,
+      links,
+      queue,
+      meter,
+      log,
+      digest,
+      size,
+      asker,
+      extent,
+      // Nobody else can have what is not kept.
+      claim: async () => true,
+      ranged: () => {},
+      write: (_, chunk) => this.#window.push(chunk, this.#closing.signal),
+    });
+    this.#leave = this.#request.want();
+    void this.#request.done.then(() => this.#window.changes.tell());
+  }
+
+  get isQueued(): boolean {
+    return this.#request.isQueued;
+  }
+
+  get receivedBytes(): number {
+    return this.#request.receivedBytes;
+  }
+
+  /** Whether the byte at `position` is among those that are there, or will come. */
+  brings(position: number): boolean {
+    return this.#window.start <= position && position < this.#extent.end;
+  }
+
+  /** Resolves when the byte at `position` is there. Rejects if it will not come. */
+  async reach(position: number): Promise<void> {
+    await this.#window.changes.until(() => {
+      // While bytes are skipped that were requested with others, there has to be room for the next ones.
+      this.#window.dropBefore(position);
+      if (this.#window.end > position) return true;
+      if (this.#request.isOver)
+        throw this.#request.failure?.cause ?? new Error('internal error: a range ended too early');
+      return undefined;
+    }, this.#closing.signal);
+  }
+
+  async read(buffer: Uint8Array, position: number): Promise<number> {
+    await this.reach(position);
+    return this.#window.copy(buffer, position);
+  }
+
+  close(): void {
+    this.#closing.abort(new Error('the reader was closed'));
+    this.#leave();
+  }
+}
