@@ -16,8 +16,8 @@ import {
 } from '../../test/support/content.ts';
 import { OCI_ARTIFACT_MANIFEST, OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
 import { parsePlatform } from '../oci/platform.ts';
-import { ArchiveError } from './archive-error.ts';
 import { ArchiveWorld, inPieces, layoutFiles, pathOf, type TarFile, tarOf } from './archive.fixture.ts';
+import { ArchiveError } from './archive-error.ts';
 import { parseHaveList } from './have-list.ts';
 import { importArchive } from './import.ts';
 import { openArchive, readArchive } from './open-archive.ts';
@@ -99,6 +99,19 @@ test.each(['symlink', 'link', 'character-device', 'block-device', 'fifo'] as con
     );
   },
 );
+
+test.each([
+  ['a device', () => openArchive('/dev/zero'), 'it is not a tar archive'],
+  ['a pipe, after an archive', () => readArchive(beforeZeros(layout)), 'zeros follow without an end'],
+])('zeros without an end are refused: those of %s', async (_, open, reason) => {
+  await expect(importArchive(open(), world.options())).rejects.toThrow(reason);
+  expect(await world.traces()).toEqual(NOTHING);
+});
+
+async function* beforeZeros(files: readonly TarFile[]): AsyncGenerator<Uint8Array, void> {
+  yield await tarOf(files);
+  for (;;) yield Buffer.alloc(1024 * 1024);
+}
 
 test('a symbolic link in a folder is refused', async () => {
   const folder = join(world.folder, 'layout');

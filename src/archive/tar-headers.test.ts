@@ -1,5 +1,5 @@
-import { pack } from 'tar-stream';
 import { buffer } from 'node:stream/consumers';
+import { pack } from 'tar-stream';
 import { describe, expect, it } from 'vitest';
 import { ArchiveError } from './archive-error.ts';
 import { checkedHeaders } from './tar-headers.ts';
@@ -94,6 +94,12 @@ describe('the headers of a tar', () => {
       'nothing but a checksum',
       entry({ name: '', type: '\0', size: '\0', magic: '\0' }).fill(0, 100, 108),
       /checksum/,
+    ],
+    ['an entry after their end', Buffer.concat([FILE, END, FILE]), /goes on after its end/],
+    [
+      'nothing but headers for all',
+      Buffer.concat(Array.from({ length: 11 }, () => pax({ comment: 'x' }, 'g'))),
+      /more than 10 extended headers/,
     ],
   ])('with %s are refused, in whatever pieces they come', async (_, tar, reason) => {
     const whole = Buffer.concat([tar, END]);

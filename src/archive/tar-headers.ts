@@ -3,6 +3,13 @@ import { ArchiveError } from './archive-error.ts';
 const BLOCK_BYTES = 512;
 /** The maximum size of a PAX header or long name, as in Go's reader. Names here have at most 141 characters. */
 const MAX_EXTENSION_BYTES = 1024 * 1024;
+/** How many of them may come before an entry: a tar has one or two, and could consist of nothing else. */
+const MAX_EXTENSIONS = 10;
+/**
+ * The maximum size of the zeros at the end: two blocks, and padding to a record, which has 10 KiB, or some MiB by
+ * `--blocking-factor`. A device has them without an end.
+ */
+const MAX_END_BYTES = 16 * 1024 * 1024;
 
 /** Offset and length of the header fields that are read (POSIX ustar). */
 const NAME = [0, 100] as const;
@@ -18,8 +25,8 @@ const OWN_KEYS: readonly string[] = ['path', 'linkpath', 'size'];
 /**
  * Passes the bytes of a tar through, each chunk once every header that ends in it was checked. Throws ArchiveError for
  * anything that tar readers interpret differently or ignore: a name that continues after its end, sparse files, names
- * and sizes for all entries, and sizes that are negative, contradict each other, or belong to an entry without a body.
- * The content of such an archive would depend on who reads it.
+ * and sizes for all entries, sizes that are negative, contradict each other, or belong to an entry without a body, and
+ * whatever follows the end. The content of such an archive would depend on who reads it.
  */
 export async function* checkedHeaders(source: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array, void> {
   const check = new HeaderCheck();
@@ -48,7 +55,9 @@ class HeaderCheck {
   /** The body of an extended header, while it is received. */
   #extension: { readonly type: string; readonly body: Buffer; length: number } | undefined;
   #announced: Announced = {};
+  #extensionCount = 0;
   #isFirst = true;
+  #endBytes = 0;
 
   take(chunk: Uint8Array): void {
     let at = 0;
@@ -85,13 +94,12 @@ class HeaderCheck {
 
   #checkHeader(): void {
     const header = this.#header;
-    if (header.every(byte => byte === 0)) return;
+    if (header.every(byte => byte === 0)) return this.#passEnd();
+    if (this.#endBytes > 0) throw this.#brokenAt('it goes on after its end');
     const sum = checksumOf(header);
     // Some readers consider a block with nothing but its checksum empty.
     if (sum === EMPTY_SUM || sum !== numberIn(header, CHECKSUM))
-      throw this.#isFirst
-        ? notTar('the header has a wrong checksum')
-        : broken('a header has a wrong checksum');
+      throw this.#brokenAt('a header has a wrong checksum');
     this.#isFirst = false;
     const type = String.fromCharCode(header[TYPE_AT] || 0x30);
     const shown = requireText(header, NAME);
@@ -102,7 +110,20 @@ class HeaderCheck {
     else this.#beginEntry(type, size, shown);
   }
 
+  #passEnd(): void {
+    this.#endBytes += BLOCK_BYTES;
+    if (this.#endBytes > MAX_END_BYTES) throw this.#brokenAt('zeros follow without an end');
+  }
+
+  /** The error for something that is wrong where a header could be. */
+  #brokenAt(why: string): ArchiveError {
+    return this.#isFirst ? notTar(why) : broken(why);
+  }
+
   #beginExtension(type: string, size: number, shown: string): void {
+    this.#extensionCount += 1;
+    if (this.#extensionCount > MAX_EXTENSIONS)
+      throw broken(`an entry has more than ${MAX_EXTENSIONS} extended headers`);
     if (size === 0) throw broken(`the extended header ${quote(shown)} is empty`);
     if (size > MAX_EXTENSION_BYTES)
       throw broken(`the header ${quote(shown)} has more than ${MAX_EXTENSION_BYTES} bytes`);
@@ -113,6 +134,7 @@ class HeaderCheck {
   #beginEntry(type: string, headerSize: number, shown: string): void {
     const size = this.#sizeAnnounced(headerSize, shown);
     this.#announced = {};
+    this.#extensionCount = 0;
     if (type === 'S') throw broken(`${quote(shown)} is a sparse file`);
     if (!'01234567'.includes(type)) throw broken(`${quote(shown)} has the unknown type ${quote(type)}`);
     const isFile = type === '0' || type === '7';
