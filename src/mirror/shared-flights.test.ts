@@ -80,6 +80,28 @@ it('when the process that asks ends, the next one asks', async () => {
   expect(await lost).toBe('late');
 });
 
+it('a question of a process that stands still is asked again by the next one, which others wait for', async () => {
+  vi.useFakeTimers({ toFake: ['performance', 'setTimeout', 'clearTimeout'] });
+  try {
+    const [slow, next] = [new Work(), new Work()];
+    const asking = flightsOf(one).run('key', packing, slow.ask);
+    await setImmediate();
+    await vi.advanceTimersByTimeAsync(9_000);
+    const waiting = flightsOf({}).run('key', packing, next.ask);
+    await vi.advanceTimersByTimeAsync(1_001);
+    const answers = [other, third].map(process => flightsOf(process).run('key', packing, next.ask));
+    await setImmediate();
+    expect(next.count).toBe(1);
+    // It was only slow: who has waited for it before still does.
+    slow.end('late');
+    expect([await asking, await waiting]).toEqual(['late', 'late of another']);
+    next.end('digest');
+    expect(await Promise.all(answers)).toEqual(['digest', 'digest of another']);
+  } finally {
+    vi.useRealTimers();
+  }
+});
+
 it('a process that has stopped waiting does not lead when the one that asks ends', async () => {
   vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
   try {

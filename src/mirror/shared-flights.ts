@@ -122,12 +122,15 @@ function passOn(flying: Promise<SharedFlight>): void {
 
 interface Asking {
   leader: object;
-  readonly waiting: { readonly process: object; readonly resolve: (landing: Landing | 'lead') => void }[];
+  /** Since when it leads, by `performance.now`. */
+  sinceMs: number;
+  waiting: { readonly process: object; readonly resolve: (landing: Landing | 'lead') => void }[];
 }
 
 /** Decides for all processes who asks; each is named by an object. */
 export class FlightBoard {
-  readonly #flights = new Map<string, Asking>();
+  /** Of a key, the newest last: nobody else waits for those before it, whose leaders have led for too long. */
+  readonly #flights = new Map<string, Asking[]>();
 
   /** The calls of one process. */
   of(process: object): BoardCalls {
@@ -139,32 +142,37 @@ export class FlightBoard {
 
   /** The process has ended: others lead what it did. */
   forget(process: object): void {
-    for (const [key, { leader, waiting }] of this.#flights) {
-      const others = waiting.filter(each => each.process !== process);
-      waiting.splice(0, waiting.length, ...others);
-      if (leader === process) this.#land(process, key, 'lost');
+    for (const [key, flights] of this.#flights) {
+      for (const flight of flights) flight.waiting = flight.waiting.filter(each => each.process !== process);
+      this.#land(process, key, 'lost');
     }
   }
 
   async #fly(process: object, key: string): Promise<Landing | 'lead'> {
-    const flight = this.#flights.get(key);
-    if (flight === undefined) {
-      this.#flights.set(key, { leader: process, waiting: [] });
+    const flights = this.#flights.get(key) ?? [];
+    const newest = flights.at(-1);
+    const sinceMs = performance.now();
+    if (newest === undefined || sinceMs - newest.sinceMs > LAND_WITHIN_MS) {
+      this.#flights.set(key, [...flights, { leader: process, sinceMs, waiting: [] }]);
       return 'lead';
     }
-    return new Promise(resolve => void flight.waiting.push({ process, resolve }));
+    return new Promise(resolve => void newest.waiting.push({ process, resolve }));
   }
 
   #land(process: object, key: string, landing: Landing): void {
-    const flight = this.#flights.get(key);
-    if (flight?.leader !== process) return;
+    const flights = this.#flights.get(key) ?? [];
+    const flight = flights.find(({ leader }) => leader === process);
+    if (flight === undefined) return;
     const next = landing === 'lost' ? flight.waiting.shift() : undefined;
     if (next !== undefined) {
       flight.leader = next.process;
+      flight.sinceMs = performance.now();
       next.resolve('lead');
       return;
     }
-    this.#flights.delete(key);
+    const others = flights.filter(each => each !== flight);
+    if (others.length === 0) this.#flights.delete(key);
+    else this.#flights.set(key, others);
     for (const { resolve } of flight.waiting) resolve(landing);
   }
 }
