@@ -43,7 +43,10 @@ export class EndCounts {
 
   /** Call once a second with what was just read. */
   note(ends: number): void {
-    if (this.#samples.at(-1)?.ends === ends) return;
+    const { ends: last = 0 } = this.#samples.at(-1) ?? {};
+    if (ends === last) return;
+    // A failover has lost some: the next ones get their numbers, and must not seem to have been there before.
+    if (ends < last) this.#samples = [];
     this.#samples.push({ ends, atMs: this.#nowMs() });
     if (this.#samples.length > MAX_SAMPLES) this.#samples = this.#samples.slice(MAX_SAMPLES / 2);
   }

@@ -199,6 +199,31 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
     await expect.poll(grants, { interval: 1 }).toBe(0);
   });
 
+  test('that lacks its last writes after a failover is not taken for what is remembered of it', async () => {
+    const server = await Postgres.start();
+    try {
+      const place = server.settings();
+      const store = await open({ at: place });
+      await store.putBlob(BLOB, 4, HOSTED);
+      await store.putGrant(HOSTED, { credentialId: 'c', verifiedAtMs: 1 });
+      const grants = async () =>
+        (await store.readBlobForPull(HOSTED, BLOB, { credentialIds: ['c'] })).grants.length;
+      expect([await grants(), await grants()]).toEqual([1, 1]);
+      let heard = 0;
+      store.onNotification('secrets', () => (heard += 1));
+      await store.notify('secrets');
+      await server.crash();
+      await server.begin();
+      // Another state of the same version: as many writes were made since as had been lost.
+      await sql(place, 'DELETE FROM @grants');
+      await expect.poll(() => heard).toBe(1);
+      await expect.poll(grants, { interval: 1 }).toBe(0);
+      await opened.pop()?.close();
+    } finally {
+      await server.remove();
+    }
+  });
+
   test('answers with a write as soon as that is acknowledged, in every process, however few questions it is asked', async () => {
     const [writer, reader] = [await open(), await open()];
     const { manifest, view } = IMAGE;

@@ -15,9 +15,19 @@ export interface SentCommit {
 export const TRANSACTION = `
   pg_current_xact_id()::text AS id, (SELECT id::text FROM @server_runs) AS run`;
 
-/** Names this run of the server: before any transaction in it, so that others see the name while that commits. */
+const NOW_MS = '(extract(epoch FROM clock_timestamp()) * 1000)::bigint';
+
+/**
+ * Names this run of the server: before any transaction in it, so that others see the name while that commits. A standby that has
+ * taken over may lack the last writes, and count the next ones as those: no version comes again under which processes remember
+ * something. There are fewer writes than milliseconds.
+ */
 export const NAME_RUN = `
-  BEGIN READ WRITE; INSERT INTO @server_runs DEFAULT VALUES ON CONFLICT DO NOTHING; COMMIT`;
+  BEGIN READ WRITE;
+  INSERT INTO @server_runs DEFAULT VALUES ON CONFLICT DO NOTHING;
+  UPDATE @versions SET version = greatest(version, ${NOW_MS}) WHERE slot = 0;
+  UPDATE @announcements SET version = greatest(version, ${NOW_MS});
+  COMMIT`;
 
 /** A commit of which nothing is known yet is asked for at most this often, and for this long. */
 const PAUSE_MS = 100;
