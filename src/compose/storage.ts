@@ -105,6 +105,7 @@ export async function openStorage(
     serves,
     preparesFolder: () => openPrivateFolder(path, { database: INDEX_FILE, folders: STORE_CONTENTS }, log),
   });
+  const { presence: during } = metadata;
   if (!mayBeIncomplete && (await metadata.readSetting(MOVING_FROM))) {
     throw new IndexUnusable(
       `the store in ${path} is not complete: entrepot migrate has only prepared it, or was interrupted; run it again`,
@@ -129,7 +130,7 @@ export async function openStorage(
   const mayTakeOver = takesBucketOver && (await metadata.readTotals()).blobs === 0;
   if (mayTakeOver || !isClaimed) {
     // Before it is this store's: its objects would be garbage to an index that knows none.
-    if (mayTakeOver) await stopCollectingDuringRebuild(metadata);
+    if (mayTakeOver) await stopCollectingDuringRebuild(metadata, { during });
     await s3.claim({ takesOver: mayTakeOver });
     await metadata.putSetting(BLOBS_IN, IN_BUCKET);
   } else {

@@ -1,3 +1,4 @@
+import type { Presence } from '../lib/lease.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
@@ -46,6 +47,8 @@ export interface AddRecordedOptions {
   readonly completesKnown: boolean;
   /** A setting that is written along: how far a rebuild has come. */
   readonly setting?: { readonly name: string; readonly value: string } | undefined;
+  /** As in `During`. */
+  readonly during?: Presence | undefined;
 }
 
 export interface AddedImages {

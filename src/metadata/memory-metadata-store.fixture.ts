@@ -276,7 +276,7 @@ export class MemoryMetadataStore implements MetadataStore {
   putBlob(digest: Digest, size: number, repository?: Repository, proof?: BlobProof) {
     return this.#write(() => {
       this.#require(proof?.lease);
-      if (proof?.isThere() === false) return false;
+      if (proof?.isThere?.() === false) return false;
       if (proof?.key !== undefined && !objects.settle(this.#tables, proof.key)) return false;
       this.#setBlob(digest, size, proof?.key);
       if (repository !== undefined) this.#linkBlob(repository, digest, size);
@@ -288,12 +288,12 @@ export class MemoryMetadataStore implements MetadataStore {
     return this.#write(() => removals.removeBlobRow(this.#tables, digest));
   }
 
-  putFoundBlob({ digest, key }: BlobObject, size: number) {
+  putFoundBlob({ digest, key }: BlobObject, size: number, during?: During) {
     return this.#write(() => {
       if (this.#tables.blobs.has(digest) || this.#tables.objects.has(key)) return false;
       this.#setBlob(digest, size, key);
       return true;
-    });
+    }, during);
   }
 
   announceObject({ digest, key, uploadId }: ComingObject, lease: Lease) {
@@ -356,16 +356,19 @@ export class MemoryMetadataStore implements MetadataStore {
     return this.#write(() => imageRecords.noteRecorded(this.#tables, image));
   }
 
-  addRecordedImages(images: readonly RecordedImage[], { setting, ...options }: AddRecordedOptions) {
-    return this.#write(() => {
-      const added = images.map(image => this.#addRecordedWithin(image, options));
-      if (setting !== undefined) this.#tables.settings.set(setting.name, setting.value);
-      return {
-        manifests: added.filter(({ isNew }) => isNew).length,
-        tags: added.reduce((sum, { tags }) => sum + tags, 0),
-        missing: added.flatMap(({ missing }) => missing),
-      };
-    });
+  addRecordedImages(images: readonly RecordedImage[], { setting, during, ...options }: AddRecordedOptions) {
+    return this.#write(
+      () => {
+        const added = images.map(image => this.#addRecordedWithin(image, options));
+        if (setting !== undefined) this.#tables.settings.set(setting.name, setting.value);
+        return {
+          manifests: added.filter(({ isNew }) => isNew).length,
+          tags: added.reduce((sum, { tags }) => sum + tags, 0),
+          missing: added.flatMap(({ missing }) => missing),
+        };
+      },
+      { during },
+    );
   }
 
   noteUnrecorded(images: readonly HostedImage[]) {
@@ -756,8 +759,8 @@ export class MemoryMetadataStore implements MetadataStore {
     return this.#read().settings.get(name);
   }
 
-  putSetting(name: string, value: string) {
-    return this.#write(() => this.#tables.settings.set(name, value));
+  putSetting(name: string, value: string, during?: During) {
+    return this.#write(() => this.#tables.settings.set(name, value), during);
   }
 
   initSetting(name: string, value: string) {

@@ -153,10 +153,13 @@ export interface GivenUpObject {
 
 /** Checked when a blob's row is written, so that it is true. */
 export interface BlobProof extends During {
-  /** The Lease under which its bytes were written. */
-  readonly lease: Lease;
-  /** Whether the bytes are in the BlobStore. Called within the write, so that no removal can come in between. */
-  readonly isThere: () => boolean;
+  /** The Lease under which its bytes were written; absent if they were found. */
+  readonly lease?: Lease | undefined;
+  /**
+   * Whether the bytes are in the BlobStore. Called within the write, so that no removal can come in between. Default: they
+   * are.
+   */
+  readonly isThere?: () => boolean;
   /** The key of its object, which was announced; absent for a file. */
   readonly key?: string | undefined;
 }
@@ -371,7 +374,7 @@ export interface MetadataStore extends Leases, ImageRecords {
    * Writes the row of an object that was found in the bucket, and was verified. False, without doing anything, if there
    * is a row, or the object is announced or given up.
    */
-  putFoundBlob(object: BlobObject, size: number): Promise<boolean>;
+  putFoundBlob(object: BlobObject, size: number, during?: During): Promise<boolean>;
 
   // Objects, if blobs are stored as such. Each has a key of its own, and either a row names it, or it is announced, or it
   // is given up: an object is made only after it was announced, and removed only after it was given up. Removing a row
@@ -555,7 +558,7 @@ export interface MetadataStore extends Leases, ImageRecords {
 
   /** A value that all processes share, such as the key of keyed hashes. */
   readSetting(name: string): Promise<string | undefined>;
-  putSetting(name: string, value: string): Promise<void>;
+  putSetting(name: string, value: string, during?: During): Promise<void>;
   /** Sets it unless it is set; returns the value that is then set. */
   initSetting(name: string, value: string): Promise<string>;
   /**

@@ -318,7 +318,7 @@ class PostgresMetadataStore implements MetadataStore {
   putBlob(digest: Digest, size: number, repository?: Repository, proof?: BlobProof) {
     return this.#write({ alone: [digest], during: proof?.during }, async session => {
       await this.#require(session, proof?.lease);
-      if (proof?.isThere() === false) return false;
+      if (proof?.isThere?.() === false) return false;
       if (proof?.key !== undefined && !(await objects.settleObject(session, proof.key))) return false;
       const id = repository && (await repositories.repositoryIdOrNew(session, repository, 'counted'));
       await blobs.putBlob(session, digest, size, proof?.key);
@@ -332,8 +332,8 @@ class PostgresMetadataStore implements MetadataStore {
     return this.#write({ alone: [digest] }, session => blobs.removeBlob(session, digest));
   }
 
-  putFoundBlob({ digest, key }: BlobObject, size: number) {
-    return this.#write({ alone: [digest] }, async session => {
+  putFoundBlob({ digest, key }: BlobObject, size: number, { during }: During = {}) {
+    return this.#write({ alone: [digest], during }, async session => {
       if ((await blobs.statBlob(session, digest)) !== undefined) return false;
       if (await objects.hasObject(session, key)) return false;
       await blobs.putBlob(session, digest, size, key);
@@ -397,14 +397,14 @@ class PostgresMetadataStore implements MetadataStore {
     );
   }
 
-  addRecordedImages(images: readonly RecordedImage[], { setting, ...options }: AddRecordedOptions) {
+  addRecordedImages(images: readonly RecordedImage[], { setting, during, ...options }: AddRecordedOptions) {
     const contents = images.flatMap(({ content }) => content ?? []);
     const alone = images.map(({ digest }) => digest);
     const shared = contents.flatMap(({ view, blobs: own }) => [
       ...digestsIn(view),
       ...own.map(({ digest }) => digest),
     ]);
-    return this.#write({ alone, shared }, async session => {
+    return this.#write({ alone, shared, during }, async session => {
       const named = images.map(({ name }) => ({ upstream: '', name }));
       const added = new Array<AddedImages>();
       for (const repository of repositories.inLockingOrder(named)) {
@@ -763,8 +763,8 @@ class PostgresMetadataStore implements MetadataStore {
     return settings.readSetting(this.#database, name);
   }
 
-  putSetting(name: string, value: string) {
-    return this.#write(ASIDE, session => settings.putSetting(session, name, value));
+  putSetting(name: string, value: string, { during }: During = {}) {
+    return this.#write({ ...ASIDE, during }, session => settings.putSetting(session, name, value));
   }
 
   async initSetting(name: string, value: string) {

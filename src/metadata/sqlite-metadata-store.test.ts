@@ -454,6 +454,9 @@ test('nothing is written any more that began before others considered this proce
       () => store.removeKnownTenant('t', along),
       () => store.endPreloadsOf('tenant:t', along),
       () => store.removeRepository(REPOSITORY, along),
+      () => store.putSetting('a', 'b', along),
+      () => store.putFoundBlob({ digest: DIGEST, key: 'found' }, 4, along),
+      () => store.addRecordedImages([], { atMs: 1, completesKnown: false, ...along }),
     ];
   };
   look(database => database.prepare('DELETE FROM processes').run());

@@ -439,7 +439,7 @@ class SqliteMetadataStore implements MetadataStore {
   putBlob(digest: Digest, size: number, repository?: Repository, proof?: BlobProof) {
     return this.#write(() => {
       this.#require(proof?.lease);
-      if (proof?.isThere() === false) {
+      if (proof?.isThere?.() === false) {
         return false;
       }
       if (proof?.key !== undefined && !this.#objects.settle(proof.key)) return false;
@@ -456,13 +456,13 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#write(() => this.#blobs.remove(digest));
   }
 
-  putFoundBlob({ digest, key }: BlobObject, size: number) {
+  putFoundBlob({ digest, key }: BlobObject, size: number, during?: During) {
     return this.#write(() => {
       if (this.#blobs.stat(digest) !== undefined || this.#objects.has(key)) return false;
       this.#blobs.put(digest, size, key);
       this.#removals.endDamage(digest);
       return true;
-    });
+    }, during);
   }
 
   announceObject(object: ComingObject, lease: Lease) {
@@ -520,16 +520,19 @@ class SqliteMetadataStore implements MetadataStore {
     });
   }
 
-  addRecordedImages(images: readonly RecordedImage[], { setting, ...options }: AddRecordedOptions) {
-    return this.#write(() => {
-      const added = images.map(image => this.#addRecordedWithin(image, options));
-      if (setting !== undefined) this.#settings.put(setting.name, setting.value);
-      return {
-        manifests: added.filter(({ isNew }) => isNew).length,
-        tags: added.reduce((sum, { tags }) => sum + tags, 0),
-        missing: added.flatMap(({ missing }) => missing),
-      };
-    });
+  addRecordedImages(images: readonly RecordedImage[], { setting, during, ...options }: AddRecordedOptions) {
+    return this.#write(
+      () => {
+        const added = images.map(image => this.#addRecordedWithin(image, options));
+        if (setting !== undefined) this.#settings.put(setting.name, setting.value);
+        return {
+          manifests: added.filter(({ isNew }) => isNew).length,
+          tags: added.reduce((sum, { tags }) => sum + tags, 0),
+          missing: added.flatMap(({ missing }) => missing),
+        };
+      },
+      { during },
+    );
   }
 
   noteUnrecorded(images: readonly HostedImage[]) {
@@ -872,8 +875,8 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#settings.read(name));
   }
 
-  putSetting(name: string, value: string) {
-    return this.#writeAside(() => this.#settings.put(name, value));
+  putSetting(name: string, value: string, during?: During) {
+    return this.#writeAside(() => this.#settings.put(name, value), during);
   }
 
   async initSetting(name: string, value: string) {

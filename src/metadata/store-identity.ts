@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { writeFileAtomic } from '../lib/atomic-file.ts';
 import { absentAsUndefined, errorCode } from '../lib/error-code.ts';
 import type { Log } from '../lib/log.ts';
-import type { MetadataStore } from './metadata-store.ts';
+import type { During, MetadataStore } from './metadata-store.ts';
 import { hasLostWrites } from './sqlite/wal-check.ts';
 
 /** The file of the index in the store's folder. */
@@ -292,23 +292,26 @@ function positionIn(stored: string): string | undefined {
 }
 
 /** Says that the index lacks what is stored, until a rebuild has ended. */
-export function stopCollectingDuringRebuild(metadata: Pick<MetadataStore, 'putSetting'>): Promise<void> {
-  return metadata.putSetting(STOPPED, REBUILDING);
+export function stopCollectingDuringRebuild(
+  metadata: Pick<MetadataStore, 'putSetting'>,
+  during?: During,
+): Promise<void> {
+  return metadata.putSetting(STOPPED, REBUILDING, during);
 }
 
 /** Stops garbage collection in all processes, until `resumeCollecting`. */
-export function stopCollecting(metadata: MetadataStore, reason: string): Promise<void> {
-  return metadata.putSetting(STOPPED, reason);
+export function stopCollecting(metadata: MetadataStore, reason: string, during?: During): Promise<void> {
+  return metadata.putSetting(STOPPED, reason, during);
 }
 
 /** The same because the index was rebuilt, also if it was stopped for another reason. */
-export function stopCollectingAfterRebuild(metadata: MetadataStore): Promise<void> {
-  return metadata.putSetting(STOPPED, REBUILT);
+export function stopCollectingAfterRebuild(metadata: MetadataStore, during?: During): Promise<void> {
+  return metadata.putSetting(STOPPED, REBUILT, during);
 }
 
 /** Lets garbage be collected again, in all processes. */
-export function resumeCollecting(metadata: MetadataStore): Promise<void> {
-  return metadata.putSetting(STOPPED, '');
+export function resumeCollecting(metadata: MetadataStore, during?: During): Promise<void> {
+  return metadata.putSetting(STOPPED, '', during);
 }
 
 /** Whether the write-ahead log is missing although no process has closed the index, or is closing it. */

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Presence } from '../lib/lease.ts';
 import { KEPT_WAITING_MS } from '../metadata/outbox.ts';
 import { resumeCollecting, stopCollecting, stopFor, whyNotCollected } from '../metadata/store-identity.ts';
 import { everything, type Found, type SizedContent } from '../metadata/survey.ts';
@@ -28,6 +29,8 @@ export interface CollectionRun extends RunOptions {
   readonly gracePeriodMs?: number;
   /** Collect even if the index may be incomplete: what it does not know is then garbage. */
   readonly force?: boolean;
+  /** In which it was decided to collect. Default: the present one. */
+  readonly during?: Presence;
 }
 
 /**
@@ -104,11 +107,15 @@ export class Collection {
     return { uploads, unfinished, links, manifests, blobs, strays };
   }
 
-  async #requireTrust({ force, dryRun }: CollectionRun): Promise<void> {
+  async #requireTrust({
+    force,
+    dryRun,
+    during = this.#options.metadata.presence,
+  }: CollectionRun): Promise<void> {
     const { metadata } = this.#options;
     if (force !== true) return requireCollecting(this.#options);
     const isStopped = (await whyNotCollected(metadata)) !== undefined;
-    if (isStopped && dryRun !== true) await resumeCollecting(metadata);
+    if (isStopped && dryRun !== true) await resumeCollecting(metadata, { during });
   }
 
   /** Credentials that are renewed regularly leave expired Grants, one for each repository. */
@@ -268,9 +275,9 @@ export class Collection {
     return step.filter(({ digest, key }) => gone.has(key ?? digest));
   }
 
-  async #distrust({ strays, seen }: StrayRatio, { dryRun }: CollectionRun): Promise<never> {
+  async #distrust({ strays, seen }: StrayRatio, { dryRun, during }: CollectionRun): Promise<never> {
     const reason = `${strays} of the first ${seen} files have no row in the index`;
-    if (dryRun !== true) await stopCollecting(this.#options.metadata, reason);
+    if (dryRun !== true) await stopCollecting(this.#options.metadata, reason, { during });
     throw new CollectingStopped(stopFor(reason));
   }
 }

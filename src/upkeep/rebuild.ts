@@ -2,7 +2,9 @@ import type { BlobStore, FoundBlob } from '../blobs/blob-store.ts';
 import type { RecordStore } from '../blobs/record-store.ts';
 import { unreadableReason } from '../blobs/unreadable.ts';
 import { forEachAtOnce } from '../lib/at-once.ts';
+import type { Presence } from '../lib/lease.ts';
 import type { RecordedImage } from '../metadata/image-record.ts';
+import type { During } from '../metadata/metadata-store.ts';
 import { namedIn } from '../metadata/named-content.ts';
 import {
   mayBeIncomplete,
@@ -26,6 +28,8 @@ export interface RebuildRun {
   /** Called for each blob and manifest that is missing, or whose content does not match its name. */
   readonly onDamaged: (kind: 'blob' | 'manifest', digest: Digest, reason: string) => void;
 }
+
+type StartedRun = RebuildRun & { readonly during: Presence };
 
 /** The result of a rebuild. */
 export interface RebuildReport {
@@ -67,13 +71,16 @@ const MAX_REMEMBERED = 100_000;
  *
  * May be interrupted anywhere and run again. Until it has ended, a lost index says of itself that it lacks something: nothing
  * is collected, and records stay as they are. Images are added in the order of their records, each as a whole, and how far
- * that has come is written along: what was deleted in between does not come back.
+ * that has come is written along: what was deleted in between does not come back. All of it belongs to one Presence: after
+ * others considered this process dead, another one may have rebuilt the index, and more has happened since.
  */
 export async function rebuildIndex(stores: RebuiltStores, run: RebuildRun): Promise<RebuildReport> {
   const { metadata } = stores;
+  const { presence: during } = metadata;
   const found = { damaged: 0 };
-  const counting: RebuildRun = {
+  const counting: StartedRun = {
     ...run,
+    during,
     onDamaged: (...damage) => {
       found.damaged += 1;
       run.onDamaged(...damage);
@@ -81,13 +88,15 @@ export async function rebuildIndex(stores: RebuiltStores, run: RebuildRun): Prom
   };
   const isLost = await mayBeIncomplete(metadata);
   const before = await readRebuiltUpTo(metadata);
-  if (isLost && before === undefined) await stopCollectingDuringRebuild(metadata);
+  if (isLost && before === undefined) await stopCollectingDuringRebuild(metadata, { during });
   const blobs = await addBlobs(stores, counting);
   const images = await new ImageRebuild(stores, counting, isLost ? (before ?? '') : undefined).run();
   if (isLost) {
     // A bucket that was taken over, and in which nothing is.
     const isEmpty = before === '' && blobs.added + blobs.known + images.manifests + found.damaged === 0;
-    await (isEmpty ? resumeCollecting(metadata) : stopCollectingAfterRebuild(metadata));
+    await (isEmpty
+      ? resumeCollecting(metadata, { during })
+      : stopCollectingAfterRebuild(metadata, { during }));
   }
   const isCollectingStopped = (await whyNotCollected(metadata)) !== undefined;
   return { ...blobs, ...images, ...found, isCollectingStopped };
@@ -95,7 +104,7 @@ export async function rebuildIndex(stores: RebuiltStores, run: RebuildRun): Prom
 
 async function addBlobs(
   { metadata, blobs }: RebuiltStores,
-  { signal, onProgress, onDamaged }: RebuildRun,
+  { signal, onProgress, onDamaged, during }: StartedRun,
 ): Promise<Pick<RebuildReport, 'added' | 'addedBytes' | 'known'>> {
   const report = { added: 0, addedBytes: 0, known: 0 };
   let stopping: Promise<void> | undefined;
@@ -106,14 +115,19 @@ async function addBlobs(
       return;
     }
     // Before it is verified, so that it is not collected meanwhile.
-    await (stopping ??= stopCollectingIfNot(metadata));
+    await (stopping ??= stopCollectingIfNot(metadata, { during }));
     const fault = await faultOf(blobs, { digest, key }, signal);
     if (fault === undefined) {
-      await (key === undefined
-        ? metadata.putBlob(digest, size)
-        : metadata.putFoundBlob({ digest, key }, size));
-      report.added += 1;
-      report.addedBytes += size;
+      const isAdded = await (key === undefined
+        ? metadata.putBlob(digest, size, undefined, { during })
+        : metadata.putFoundBlob({ digest, key }, size, { during }));
+      // Another one may have been pushed meanwhile, or this one given up.
+      if (isAdded) {
+        report.added += 1;
+        report.addedBytes += size;
+      } else {
+        report.known += 1;
+      }
     } else {
       onDamaged('blob', digest, fault);
     }
@@ -123,8 +137,8 @@ async function addBlobs(
   return report;
 }
 
-async function stopCollectingIfNot(metadata: Stores['metadata']): Promise<void> {
-  if ((await whyNotCollected(metadata)) === undefined) await stopCollectingAfterRebuild(metadata);
+async function stopCollectingIfNot(metadata: Stores['metadata'], during: During): Promise<void> {
+  if ((await whyNotCollected(metadata)) === undefined) await stopCollectingAfterRebuild(metadata, during);
 }
 
 async function faultOf(
@@ -149,14 +163,14 @@ async function faultOf(
 class ImageRebuild {
   readonly #metadata: Stores['metadata'];
   readonly #records: ImageRecordStore;
-  readonly #run: RebuildRun;
+  readonly #run: StartedRun;
   readonly #from: string | undefined;
   readonly #report = { manifests: 0, tags: 0 };
   /** Blobs that were reported to be missing. */
   readonly #missing = new Set<Digest>();
 
   /** `from`: up to where a rebuild of the lost index came before; `undefined` if the index is not lost. */
-  constructor({ metadata, records }: RebuiltStores, run: RebuildRun, from: string | undefined) {
+  constructor({ metadata, records }: RebuiltStores, run: StartedRun, from: string | undefined) {
     this.#metadata = metadata;
     this.#records = new ImageRecordStore(records);
     this.#run = run;
@@ -215,6 +229,7 @@ class ImageRebuild {
       atMs: Date.now(),
       completesKnown: isLost,
       setting: isLost ? rebuiltUpTo(position) : undefined,
+      during: this.#run.during,
     });
     this.#report.manifests += manifests;
     this.#report.tags += tags;

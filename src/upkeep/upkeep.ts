@@ -50,8 +50,10 @@ export class Upkeep {
   }
 
   collect(run?: Parameters<Collection['run']>[0] & Waiting): Promise<CollectionReport | undefined> {
+    // Before it waits for others.
+    const { presence: during } = this.#metadata;
     return this.#alone('collection', run, async () => {
-      const report = await this.#collection.run(run);
+      const report = await this.#collection.run({ during, ...run });
       if (run?.dryRun !== true) await this.#sweepRecords(run?.signal);
       return report;
     });

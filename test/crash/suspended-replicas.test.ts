@@ -266,6 +266,13 @@ describe.skipIf(!HAS_POSTGRES)('a replica that was suspended', { timeout: 600_00
     return rows[0]?.key;
   };
 
+  /** Resolves when the image of the repository is recorded beside the blobs, for which its manifest is read. */
+  const recorded = ({ manifest: { digest } }: Image) =>
+    until('its record to be kept', HANG_MS, async () => {
+      const isWaiting = `SELECT 1 FROM @unrecorded WHERE repository = '${repository}' AND digest = '${digest}'`;
+      return (await sql(settings, isWaiting)).length === 0;
+    });
+
   /** After a collection the bucket has the one object that the row names. */
   async function expectOneObject(blob: Content, key: string | undefined): Promise<void> {
     const collected = await other.server.spawnCommand('gc', '--grace-period', '0s');
@@ -612,15 +619,92 @@ describe.skipIf(!HAS_POSTGRES)('a replica that was suspended', { timeout: 600_00
       const image = await newImage();
       expect((await pushManifest(other, image, 'v1')).status).toBe(201);
       const { digest } = image.manifest;
-      // A server that records the image reads it, and would find the damage.
-      await until('it to be recorded', HANG_MS, async () => {
-        return (await sql(settings, `SELECT 1 FROM @unrecorded WHERE digest = '${digest}'`)).length === 0;
-      });
+      await recorded(image);
       await sql(settings, `UPDATE @manifests SET bytes = '\\x00' WHERE digest = '${digest}'`);
       await suspendCommand(hold('a quarantined manifest'), ['scrub'], async () => {
         expect((await pushManifest(other, image, 'v1')).status).toBe(201);
       });
       await expectWhole('manifests/v1', image.manifest);
+    });
+  });
+
+  describe('in the middle of a repair of the index', () => {
+    const STOPPED = 'collecting-stopped';
+    const whyStopped = async () => {
+      const rows = await sql<{ value: string }>(
+        settings,
+        `SELECT value FROM @settings WHERE name = '${STOPPED}'`,
+      );
+      return rows[0]?.value ?? '';
+    };
+    /** As `stopText` reads it. */
+    const stopped = (value: string) =>
+      `INSERT INTO @settings (name, value) VALUES ('${STOPPED}', '${value}')
+      ON CONFLICT (name) DO UPDATE SET value = excluded.value`;
+    const isSuspended = { code: 1, logs: expect.stringContaining('suspended for so long') };
+
+    afterEach(() => sql(settings, stopped('')));
+
+    it('brings back no image that was deleted since', async () => {
+      const image = await newImage();
+      const { digest } = image.manifest;
+      expect((await pushManifest(other, image, 'v1')).status).toBe(201);
+      await recorded(image);
+      const isOfImage = `repository_id = (SELECT id FROM @repositories WHERE name = '${repository}') AND digest = '${digest}'`;
+      await sql(
+        settings,
+        `BEGIN; ${stopped('rebuilding')}; DELETE FROM @tags WHERE ${isOfImage}; DELETE FROM @links WHERE ${isOfImage};
+        DELETE FROM @unrecorded WHERE repository = '${repository}' AND digest = '${digest}'; COMMIT`,
+      );
+      const message = suspended.gate.hold(new RegExp(`INSERT INTO \\S+tags [^]*${digest}`));
+      const rebuilt = await suspendCommand(message, ['rebuild'], async () => {
+        await other.server.spawnCommand('rebuild');
+        await expectWhole('manifests/v1', image.manifest);
+        expect((await remove(other, `manifests/${digest}`)).status).toBe(202);
+        await recorded(image);
+      });
+      expect((await get(at(other, 'manifests/v1'))).status).toBe(404);
+      expect(rebuilt).toMatchObject(isSuspended);
+      expect(await whyStopped()).toBe('rebuilt');
+    });
+
+    it('adds no blob whose object was collected since', async () => {
+      const blob = newBlob();
+      expect((await pushBlob(other, blob)).status).toBe(201);
+      const key = `entrepot/${await keyOf(blob)}`;
+      // As it is in an index that is lost.
+      const isBlob = `digest = '${blob.digest}'`;
+      await sql(
+        settings,
+        `BEGIN; DELETE FROM @blobs WHERE ${isBlob}; DELETE FROM @objects WHERE ${isBlob}; COMMIT`,
+      );
+      const rebuilt = await suspendCommand(hold('the row of a blob'), ['rebuild'], async () => {
+        expect((await remove(other, `blobs/${blob.digest}`)).status).toBe(202);
+        const gc = ['gc', '--force', '--grace-period', '0s'];
+        expect(await other.server.spawnCommand(...gc)).toMatchObject({ code: 0 });
+        await sql(settings, 'UPDATE @objects SET since_ms = 0 WHERE epoch IS NULL');
+        expect(await other.server.spawnCommand(...gc)).toMatchObject({ code: 0 });
+        expect(s3.objects.has(key)).toBe(false);
+      });
+      expect(await keyOf(blob)).toBeUndefined();
+      expect(rebuilt).toMatchObject(isSuspended);
+    });
+
+    it.each([
+      ['does not stop a collection that was resumed since', ['rebuild'], 'rebuilding', 'rebuilt', ''],
+      [
+        'resumes no collection that was stopped since',
+        ['gc', '--force'],
+        'rebuilt',
+        STOPPED,
+        'rebuilding tools/x',
+      ],
+    ] as const)('%s', async (_, command, before, written, since) => {
+      await sql(settings, stopped(before));
+      const message = suspended.gate.hold(new RegExp(`INSERT INTO \\S+settings [^]*${written}`));
+      const run = await suspendCommand(message, command, () => sql(settings, stopped(since)));
+      expect(await whyStopped()).toBe(since);
+      expect(run).toMatchObject(isSuspended);
     });
   });
 
