@@ -1,12 +1,15 @@
 import { errorCode } from './error-code.ts';
 
-/** Why a file cannot be read, by the code of the system call. */
+/** Why a file cannot be read or written, by the code of the system call. */
 const REASONS: Readonly<Record<string, string>> = {
   ENOENT: 'it does not exist',
   EACCES: 'permission denied',
   EPERM: 'operation not permitted',
   EISDIR: 'it is a folder',
   ENOTDIR: 'a part of its path is not a folder',
+  ENOSPC: 'the disk is full',
+  EDQUOT: 'the quota of the disk is used up',
+  EROFS: 'the disk is read-only',
 };
 
 /** The reason of `error` in words, with its code; the message of any other error. */
