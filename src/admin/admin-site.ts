@@ -288,8 +288,12 @@ async function parseBody({ body }: AdminOperation, req: IncomingMessage): Promis
   return parsed(body, value, 'member');
 }
 
+const MISSING = 'it is missing';
+
 function parsed(schema: z.ZodType, value: unknown, kind: string): unknown {
-  const result = schema.safeParse(value);
+  const result = schema.safeParse(value, {
+    error: ({ input }) => (input === undefined ? MISSING : undefined),
+  });
   if (result.success) return result.data;
   const problems = result.error.issues.map(({ path, message }) =>
     path.length === 0 ? message : `${kind} ${path.join('.')}: ${message}`,
