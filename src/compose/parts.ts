@@ -8,7 +8,6 @@ import type { Explanation } from '../access/explanation.ts';
 import type { Grants } from '../grants/grants.ts';
 import type { Config } from '../config/config.ts';
 import { putInForce } from '../config/reload.ts';
-import { mayNameArch } from '../config/repository-options.ts';
 import { Hosted } from '../hosted/hosted.ts';
 import { Publication } from '../hosted/publication.ts';
 import { firstComponent, PrefixQuota, type Quota } from '../hosted/quota.ts';
@@ -26,16 +25,13 @@ import { MemoryBudget } from '../lib/memory-budget.ts';
 import type { Meter } from '../lib/meter.ts';
 import { Opened } from '../lib/opened.ts';
 import { storageFault } from '../metadata/storage-probe.ts';
-import { baseOfArchName } from '../http/arch-names.ts';
 import type { PullTurns } from '../mirror/fill/pull-queue.ts';
 import type { Mirror } from '../mirror/mirror.ts';
 import type { Outage } from '../mirror/reachability.ts';
 import type { FlightCalls } from '../mirror/shared-flights.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
-import { formatPlatform } from '../oci/platform.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
-import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { ClusterTls } from '../replicas/cluster-tls.ts';
 import type { Issuer } from '../tenants/issuer.ts';
 import type { Tenants } from '../tenants/tenant.ts';
@@ -45,6 +41,7 @@ import type { Upkeep } from '../upkeep/upkeep.ts';
 import type { Upstream } from '../upstream/upstream.ts';
 import { openAccess, upstreamCredentials, verificationPolicies } from './access.ts';
 import { openClusterTls } from './cluster-tls.ts';
+import { explainImage } from './image-explanation.ts';
 import { knownCluster, openCluster } from './kubernetes.ts';
 import { openMirror, Upstreams } from './mirror.ts';
 import type { NewsBoard } from './processes/news-board.ts';
@@ -324,7 +321,12 @@ async function openOn(
       removal: deleting,
       cursors,
     }),
-    ...ofReferences({ config, resolver, mirror, access, tenants }),
+    refresh: async reference => {
+      const { repository, tag = DEFAULT_TAG, digest } = mirroredBy(resolver, reference);
+      return mirror.refresh(repository, digest ?? tag, await access.operatorRight(repository));
+    },
+    explain: (reference, name) =>
+      explainImage({ config, resolver, access, mirror, tenants, metadata, blobs }, reference, name),
     prepareReload: async next => {
       verificationPolicies(next);
       const named = await upstreamCredentials(next, metadata);
@@ -371,49 +373,6 @@ function clientUploads(
     const found = await find(id);
     return found && replicas.client.uploadsAt(found.address, async () => (await find(id)) !== undefined);
   });
-}
-
-/** The commands that take an image reference. */
-function ofReferences({
-  config,
-  resolver,
-  mirror,
-  access,
-  tenants,
-}: Pick<Parts, 'config' | 'resolver' | 'mirror' | 'access' | 'tenants'>): Pick<Parts, 'refresh' | 'explain'> {
-  return {
-    refresh: async reference => {
-      const { repository, tag = DEFAULT_TAG, digest } = mirroredBy(resolver, reference);
-      return mirror.refresh(repository, digest ?? tag, await access.operatorRight(repository));
-    },
-    explain: async (reference, name) => {
-      const tenant = name === undefined ? undefined : tenants.find(name);
-      if (name !== undefined && tenant === undefined) return undefined;
-      const { repository, tag = DEFAULT_TAG, digest } = resolver.repositoryOf(reference);
-      const explanation = await access.explain(tenant, repository);
-      if (repository.upstream === '') return explanation;
-      const right = await access.rightOf(tenant, repository).catch((error: unknown) => {
-        // The explanation has already said that it may not be pulled.
-        if (error instanceof OciError) return undefined;
-        throw error;
-      });
-      if (right === undefined) return explanation;
-      const outlook = await mirror.explain(repository, digest ?? tag, right);
-      const conclusions = [...outlook, ...archNameLines(config, repository), ...explanation.conclusions];
-      return { ...explanation, conclusions };
-    },
-  };
-}
-
-/** What the repository's name means if it contains an architecture, for people. */
-function archNameLines(config: Config, repository: Repository): readonly string[] {
-  const meant = mayNameArch(config, repository) ? baseOfArchName(repository) : undefined;
-  if (meant === undefined) return [];
-  const { base, platform } = meant;
-  return [
-    `if there is no such repository, the pull gets the ${formatPlatform(platform)} image of ${repositoryText(base)} ` +
-      '(archInName)',
-  ];
 }
 
 /** The repository of an image reference on the command line; throws if it is hosted. */

@@ -352,14 +352,23 @@ export class Mirror implements PullSource {
     return this.#manifestSource.refresh(repository, reference, right);
   }
 
-  /** For `entrepot explain`: what a pull of the tag or digest with this right would do. */
-  async explain(repository: Repository, reference: string, right: Right): Promise<readonly string[]> {
+  /**
+   * For `entrepot explain`: what a pull of the tag or digest with this right would do. `lack`: what is missing of the
+   * stored image, if anything is.
+   */
+  async explain(
+    repository: Repository,
+    reference: string,
+    right: Right,
+    lack: () => Promise<string | undefined>,
+  ): Promise<readonly string[]> {
     const lines = await outlook(repository, reference, right, {
       metadata: this.#metadata,
       asking: this.#asking,
       pullRuleOf: this.#pullRuleOf,
       isOffline: this.#isOffline,
       nowMs: this.#asking.clock.nowMs,
+      lack,
     });
     return [...lines, ...this.ownLogins.problemsOf(repository.upstream, right)];
   }

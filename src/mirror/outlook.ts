@@ -11,6 +11,8 @@ import type { PullRule } from './freshness.ts';
 export interface OutlookParts extends PlanParts {
   readonly asking: Pick<UpstreamRequests, 'foresee'>;
   readonly isOffline: boolean;
+  /** What is missing of the image, which is stored; `undefined` if nothing is. */
+  readonly lack: () => Promise<string | undefined>;
 }
 
 /** What is known about one pull. */
@@ -44,7 +46,7 @@ export async function outlook(
     ...rightLines(plan),
     heldLine(prospect),
     ...(plan.step === 'ask' ? [askLine(prospect, failure)] : []),
-    ...restLines(prospect),
+    ...(await restLines(prospect, parts.lack)),
   ];
 }
 
@@ -109,14 +111,14 @@ function askLine({ upstream, plan, asked }: Prospect, failure: UpstreamFailure |
 }
 
 /** About blobs, and the children of an index. */
-function restLines(prospect: Prospect): readonly string[] {
+async function restLines(prospect: Prospect, lackOf: OutlookParts['lack']): Promise<readonly string[]> {
   const { plan, rule, asked } = prospect;
   if (plan.step === 'refuse') return [];
-  return [
-    rule.pullPolicy === 'Never'
-      ? `missing content is not fetched: ${notAsked(prospect)}`
-      : `missing content is fetched ${asked}`,
-  ];
+  if (rule.pullPolicy !== 'Never') return [`missing content is fetched ${asked}`];
+  const lack = await lackOf();
+  return lack === undefined
+    ? ['nothing of it is missing']
+    : [`${lack}, and ${notAsked(prospect)}: a pull that needs it fails`];
 }
 
 function notAsked({ isOffline }: Prospect): string {

@@ -7,7 +7,9 @@ import { imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot, type EntrepotConfig } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
 import { until } from '../support/programs.ts';
+import { pushImage } from '../support/push-client.ts';
 import { makeTempFolder } from '../support/temp-folder.ts';
+import { keptBlobs } from '../support/test-storage.ts';
 
 const UP = 'up.example';
 const image = imageOf([randomBlob(1_000, 'explain')]);
@@ -35,6 +37,15 @@ async function explained(...args: string[]): Promise<string> {
   const { code, stdout, stderr } = await entrepot.command('explain', ...args);
   expect({ code, stderr }).toEqual({ code: 0, stderr: '' });
   return stdout;
+}
+
+/** Damages the layer, which a scrub finds; its digest. */
+async function damagedLayer(): Promise<string> {
+  const digest = image.layers[0]?.digest ?? '';
+  const kept = await keptBlobs(join(entrepot.folder, 'store'));
+  await kept.find(blob => blob.digest === digest)?.overwrite(Buffer.from('other bytes'));
+  expect((await entrepot.command('scrub')).code).toBe(1);
+  return digest;
 }
 
 it('says what upstream is asked for, what is stored and how long it is served without a check', async () => {
@@ -79,6 +90,19 @@ it('says what anybody may do with a hosted repository, and what differs without 
   const { code, stdout, stderr } = await entrepot.command('explain', `${UP}/app:v1`);
   expect([code, stderr]).toEqual([0, expect.stringContaining('no server answers')]);
   expect(stdout).toContain('v1 is not stored');
+});
+
+it('says what is stored of a hosted image, and what is damaged', async () => {
+  entrepot = await Entrepot.start(config({}, { hosted: { prefixes: ['team'], anonymous: 'push' } }));
+  expect(await explained('team/app:v1')).toContain('- v1 is not stored: a pull fails\n');
+  await pushImage(entrepot.url, 'team/app', 'v1', image);
+  const { digest } = image.manifest;
+  expect(await explained('team/app:v1')).toContain(`- v1 is stored as ${digest}\n`);
+  expect(await explained(`team/app@${digest}`)).toContain(`- ${digest} is stored\n`);
+  const layer = await damagedLayer();
+  expect(await explained('team/app:v1')).toContain(
+    `- v1 is stored as ${digest}, but ${layer} is damaged: a pull that needs it fails until it is pushed again\n`,
+  );
 });
 
 it('says that no upstream is asked while offline', async () => {
@@ -129,7 +153,12 @@ describe('an imported image', () => {
     const told = await explained(`${UP}/app:v1`);
     expect(told).toContain('it is served as is, and upstream is not asked (offline)');
     expect(told).not.toMatch(/upstream is asked|is fetched/);
+    expect(told).toContain('- nothing of it is missing\n');
     expect((await pull('app/manifests/v1')).status).toBe(200);
+    const layer = await damagedLayer();
+    expect(await explained(`${UP}/app:v1`)).toContain(
+      `- ${layer} is damaged, and upstream is not asked (offline): a pull that needs it fails\n`,
+    );
     const other = await explained(`${UP}/app:v2`);
     expect(other).toContain('- v2 is not stored, and upstream is not asked (offline): the pull fails\n');
     expect(other).not.toMatch(/upstream is asked|is fetched/);
