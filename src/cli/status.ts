@@ -92,8 +92,12 @@ export function statusText(document: StoreWideStatus, nowMs = Date.now()): strin
 }
 
 /** Only if there are several: they share the store, and the rest of the text is about one of them. */
-function serversText({ pid: asked, servers, processes }: StoreWideStatus, nowMs: number): string {
-  const others = processes - servers.length - servers.flatMap(({ servingPids }) => servingPids).length;
+function serversText({ pid: asked, servers, processes, replicas }: StoreWideStatus, nowMs: number): string {
+  const named =
+    servers.length +
+    servers.flatMap(({ servingPids }) => servingPids).length +
+    replicas.filter(({ isOwn }) => !isOwn).length;
+  const others = processes - named;
   const rest =
     others > 0 ? `${others} more on this store: commands, or servers that cannot be reached from here\n` : '';
   if (servers.length < 2) return rest;
