@@ -10,7 +10,7 @@ export const configCheck: Command = {
   summary: 'check a configuration and list all problems',
   description:
     'Reads a configuration, and the passwords, certificates, keys and other files that it names, as serve does. ' +
-    'Secrets of tenants, files of nodeConfig, images and files of prepull, and entries of ' +
+    'Secrets of tenants, keys for S3, files of nodeConfig, images and files of prepull, and entries of ' +
     'preloadedImagesVerificationAllowlist that cannot be used are warnings: the server starts without them. Without ' +
     '--config and $ENTREPOT_CONFIG it reads the configuration of the server that the same user runs on this machine, if any, as SIGHUP would.',
   options: [
@@ -24,14 +24,14 @@ export const configCheck: Command = {
   run: async (input, io) => {
     try {
       const config = await configInForce(input, io);
-      const { checkFiles, imageWarnings, listWarnings, nodeConfigWarnings, secretWarnings } = await import(
-        '../compose/check-files.ts'
-      );
+      const { bucketWarnings, checkFiles, imageWarnings, listWarnings, nodeConfigWarnings, secretWarnings } =
+        await import('../compose/check-files.ts');
       await checkFiles(config, silentLog);
       const upstreams = [...config.upstreams.keys()];
       const text = `The configuration is valid. It mirrors ${upstreams.join(', ')}.\n`;
       const warnings = [
         ...(await secretWarnings(config)),
+        ...(await bucketWarnings(config)),
         ...(await nodeConfigWarnings(config)),
         ...imageWarnings(config),
         ...(await listWarnings(config)),

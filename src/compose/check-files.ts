@@ -18,7 +18,7 @@ import { clusterAccess } from './kubernetes.ts';
 import { configuredNames } from './names-reader.ts';
 import { postgresSettingsOf } from './postgres.ts';
 import { repositoryResolverOf } from './repository-resolver.ts';
-import { s3SettingsOf } from './s3.ts';
+import { keysTrouble, s3SettingsOf } from './s3.ts';
 
 /**
  * Reads certificates, keys, kubeconfig, credential providers, and what bucket and database are reached with, as a server
@@ -66,6 +66,15 @@ export async function secretWarnings({ tenants, origin }: Config): Promise<reado
     }
   }
   return warnings;
+}
+
+/** Why the bucket cannot be asked for anything. A server whose store is in it starts all the same, and waits for keys. */
+export async function bucketWarnings(config: Config): Promise<readonly Problem[]> {
+  const { s3 } = config.storage;
+  const message = s3 && (await keysTrouble(s3, config));
+  if (message === undefined) return [];
+  const path = ['storage', 's3', 'credentials'];
+  return [{ path, value: s3?.credentials, message, source: config.origin.sourceOf(path) }];
 }
 
 /** The Docker configs of the node that cannot be used, before the one that counts. The server starts without them. */

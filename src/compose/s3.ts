@@ -1,5 +1,6 @@
 import type { S3Settings } from '../blobs/s3/settings.ts';
 import type { Config } from '../config/config.ts';
+import { messageOf } from '../config/problems.ts';
 import { readAuthorities } from './named-file.ts';
 
 /** The `storage.s3` of a configuration. */
@@ -25,6 +26,29 @@ export async function s3SettingsOf(
     credentials: credentialsOf(config, environment),
   };
   return settings;
+}
+
+/**
+ * Why there are no keys for S3 in the environment or the file, whichever the configuration names; `undefined` if there are,
+ * or if only the network can tell.
+ */
+export async function keysTrouble(
+  config: S3Config,
+  { environment }: Pick<Config, 'environment'>,
+): Promise<string | undefined> {
+  if (config.credentials !== 'env' && config.credentials !== 'file') return undefined;
+  // Loaded only if a bucket is configured.
+  const { Credentials } = await import('../blobs/s3/credentials.ts');
+  const credentials = new Credentials(credentialsOf(config, environment), config.region);
+  try {
+    await credentials.current();
+    return undefined;
+  } catch (error) {
+    const { cause = error } = error instanceof Error ? error : {};
+    return messageOf(cause);
+  } finally {
+    await credentials.close();
+  }
 }
 
 /** The variables are those of AWS's tools. */

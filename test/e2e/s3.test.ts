@@ -468,6 +468,34 @@ describe('with blobs in a bucket', () => {
     entrepot = await entrepot.startAgain(config());
   });
 
+  it('the start of a store says what its bucket lacks, and nothing of a registry that runs', async () => {
+    const { s3: section } = config().storage as { readonly s3: object };
+    const failureOf = async (changes: object): Promise<string> =>
+      Entrepot.start(config({ s3: { ...section, ...changes } })).then(
+        () => 'it has started',
+        (error: unknown) => String(error),
+      );
+    const without = await failureOf({ bucket: 'absent' });
+    expect(without).toMatch(/answers 404 NoSuchBucket.*: make the bucket first/);
+    expect(without).not.toContain('has lost the bucket');
+    await writeFile(join(folder, 'wrong'), '[default]\naws_access_key_id = a\naws_secret_access_key = b\n');
+    const refused = await failureOf({ credentialsFile: join(folder, 'wrong') });
+    expect(refused).toMatch(/answers 403 \w+.*: check storage\.s3\.credentials, and what they permit/);
+    expect(refused).not.toContain('are answered with 503');
+  });
+
+  it('config check warns of a file without keys', async () => {
+    expect(await entrepot.command('config', 'check')).toMatchObject({ code: 0, stderr: '' });
+    await rm(join(folder, 'keys'));
+    const { code, stderr } = await entrepot.command('config', 'check');
+    expect([code, stderr]).toEqual([
+      0,
+      expect.stringMatching(
+        /warning: .*storage\.s3\.credentials: .*keys.* cannot be read: it does not exist/,
+      ),
+    ]);
+  });
+
   it('a backup has the index, which a restore compares with the bucket', async () => {
     const [kept, lost] = [imageOf([randomBlob(MIB, 'kept')]), imageOf([randomBlob(MIB, 'lost')])];
     await push('team/kept', kept);

@@ -62,9 +62,14 @@ export function openS3Stores(
     blobs,
     records: new S3RecordStore({ bucket, mark }),
     claim: async options => {
+      // A failure ends the start, which says why.
+      bucket.watch = undefined;
       await mark.claim(options).catch((error: unknown) => {
-        throw error instanceof S3Failure ? new BlobsUnusable(`storage.s3: ${error.message}`) : error;
+        throw error instanceof S3Failure
+          ? new BlobsUnusable(`storage.s3: ${error.message}${remedy(error)}`)
+          : error;
       });
+      bucket.watch = watch;
     },
     check: async log => {
       // A failure is logged by the watch.
@@ -77,6 +82,12 @@ export function openS3Stores(
       await bucket.close();
     },
   };
+}
+
+/** What an operator can do about a failure before the bucket was ever used. */
+function remedy({ status, code }: S3Failure): string {
+  if (code === 'NoSuchBucket') return ': make the bucket first';
+  return status === 401 || status === 403 ? ': check storage.s3.credentials, and what they permit' : '';
 }
 
 /** What the survey's thread does with the bucket: it lists what is there. Removing is left to others. */
