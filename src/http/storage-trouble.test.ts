@@ -17,7 +17,9 @@ test.each([
   'SQLITE_BUSY_SNAPSHOT',
   'SQLITE_IOERR_READ',
   '55P03',
+  '53200',
   '57014',
+  'XX001',
   'SQLITE_CANTOPEN',
   'SQLITE_CORRUPT',
 ])('%s may pass: the client is told to come back, and the log what it was', code => {

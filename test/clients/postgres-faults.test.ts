@@ -116,6 +116,17 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
     await survey.close();
   });
 
+  test('is surveyed however soon statements of its role end', async () => {
+    await sql(settings, `ALTER ROLE CURRENT_USER SET statement_timeout = '100ms'`);
+    const database = new Database(settings, { isForSurvey: true });
+    try {
+      expect(await database.rows("SELECT 'over' AS pause FROM pg_sleep(0.3)")).toEqual([{ pause: 'over' }]);
+    } finally {
+      await database.close();
+      await sql(settings, 'ALTER ROLE CURRENT_USER RESET statement_timeout');
+    }
+  });
+
   test('bytes are not removed by a process that was suspended after it had asked whether they are stray', async () => {
     const link = await Link.open(settings.port);
     links.push(link);

@@ -91,7 +91,9 @@ export class Database implements Rows {
       const session = new PostgresSession(client, this.schema, this.#readWithinMs);
       if (!this.#isForSurvey) return work(session);
       // Compiling the conditions of a page takes longer than its rows.
-      await client.query('BEGIN READ ONLY; SET LOCAL jit = off');
+      await client.query(
+        `BEGIN READ ONLY; SET LOCAL jit = off; SET LOCAL statement_timeout = ${SURVEY_WITHIN_MS}`,
+      );
       try {
         return await work(session);
       } finally {
