@@ -124,8 +124,11 @@ export interface BlobStore {
    * UNAVAILABLE it goes on, and may be put again.
    */
   put(digest: Digest, spooled: Ingest): Promise<StoredBlob>;
-  /** Removes objects, and what there is of their uploads; those that are gone are no error. Absent for files. */
-  removeObjects?(objects: readonly UnneededObject[]): Promise<void>;
+  /**
+   * Removes objects, and what there is of their uploads; those that are gone are no error. Returns those that the store does
+   * not let go, and rejects if it cannot be reached. Absent for files.
+   */
+  removeObjects?(objects: readonly UnneededObject[]): Promise<readonly UnneededObject[]>;
   /** Prepares the removal of whatever is in the blob's place now. */
   removal(digest: Digest): Promise<BlobRemoval>;
   /**

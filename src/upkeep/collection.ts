@@ -43,6 +43,8 @@ const MAX_STRAYS = 60;
 /** How long an object is kept after its row was removed, for those who are reading it. */
 const READ_ON_MS = 3_600_000;
 const OBJECTS_AT_ONCE = 100;
+/** If the bucket does not let so many objects go, it lets none go. */
+const MAX_LEFT = 1_000;
 
 /** What a collection removed, or in a dry run would remove. */
 export interface CollectionReport {
@@ -224,12 +226,14 @@ export class Collection {
     await metadata.giveUpAbandonedObjects(Date.now() - graceMs);
     // Without a grace period, those that were given up just now, too.
     const beforeMs = Date.now() - Math.min(READ_ON_MS, graceMs) + 1;
+    const left = new Set<string>();
     for (;;) {
-      const objects = await metadata.listGivenUpObjects(beforeMs, OBJECTS_AT_ONCE);
-      if (objects.length === 0) return;
+      const listed = await metadata.listGivenUpObjects(beforeMs, OBJECTS_AT_ONCE + left.size);
+      const objects = listed.filter(({ key }) => !left.has(key));
+      if (objects.length === 0 || left.size > MAX_LEFT) return;
       run.signal?.throwIfAborted();
-      await blobs.removeObjects(objects);
-      await metadata.forgetObjects(objects.map(({ key }) => key));
+      for (const { key } of await blobs.removeObjects(objects)) left.add(key);
+      await metadata.forgetObjects(objects.flatMap(({ key }) => (left.has(key) ? [] : key)));
     }
   }
 

@@ -176,6 +176,26 @@ describe('with blobs in a bucket', () => {
     expect(isStored(layer)).toBe(false);
   });
 
+  it('an object that S3 does not let go keeps no other in the bucket, and goes when S3 does', async () => {
+    const [locked, free] = [imageOf([randomBlob(9, 'locked')]), imageOf([randomBlob(9, 'free')])];
+    await push('team/app', locked);
+    await push('team/other', free);
+    for (const image of ['team/app:v1', 'team/other:v1'])
+      expect((await entrepot.command('rm', '--purge', image)).code).toBe(0);
+    const [held] = locked.layers;
+    s3.fault = ({ method, key }) =>
+      method === 'DELETE' && key.includes(held!.digest.slice(7))
+        ? { status: 403, code: 'AccessDenied' }
+        : undefined;
+    for (let time = 0; time < 2; time += 1) {
+      await gc();
+      expect(stored()).toEqual([held!.digest]);
+    }
+    s3.fault = () => undefined;
+    await gc();
+    expect(stored()).toEqual([]);
+  });
+
   it('an S3 that cannot be reached is 503, never a miss, and everything goes on when it is back', async () => {
     const [warm, cold] = [randomBlob(MIB, 'warm'), randomBlob(MIB, 'cold')];
     await mirrored('library/app', warm, cold);

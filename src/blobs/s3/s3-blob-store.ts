@@ -183,13 +183,30 @@ export class S3BlobStore implements BlobStore {
     return { key: row?.key, isSame: () => true, takeAway: () => undefined };
   }
 
-  async removeObjects(objects: readonly UnneededObject[]): Promise<void> {
+  async removeObjects(objects: readonly UnneededObject[]): Promise<readonly UnneededObject[]> {
     // Of a bucket that another store has taken over, that store may need them.
     if (objects.length > 0) await available(this.#mark.require());
+    const refusals: { readonly object: UnneededObject; readonly err: S3Failure }[] = [];
+    const remove = async (object: UnneededObject) => {
+      try {
+        await this.#remove(object);
+      } catch (error) {
+        // Such as one under a retention period; one that is away is not asked for more.
+        if (!(error instanceof S3Failure) || isTransient(error)) throw error;
+        refusals.push({ object, err: error });
+      }
+    };
     for (let at = 0; at < objects.length; at += REMOVALS_AT_ONCE) {
-      const some = objects.slice(at, at + REMOVALS_AT_ONCE);
-      await available(Promise.all(some.map(object => this.#remove(object))));
+      await available(Promise.all(objects.slice(at, at + REMOVALS_AT_ONCE).map(remove)));
     }
+    const [first] = refusals;
+    if (first !== undefined) {
+      this.#log.warn(
+        { err: first.err, key: first.object.key, count: refusals.length },
+        'S3 does not let unneeded objects go: the next collection tries again',
+      );
+    }
+    return refusals.map(({ object }) => object);
   }
 
   list(): AsyncIterable<FoundBlob> {
