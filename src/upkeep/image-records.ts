@@ -12,7 +12,7 @@ import { parseJsonObject } from '../lib/json.ts';
 import type { HostedImage, HostedRecord, RecordedTag } from '../metadata/image-record.ts';
 import { type Digest, digestAlgorithm, digestHex, digestOf, isDigest } from '../oci/digest.ts';
 import { MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
-import { isTag } from '../oci/reference.ts';
+import { isRepositoryName, isTag } from '../oci/reference.ts';
 
 const MANIFESTS = 'manifests';
 const IMAGES = 'images';
@@ -114,12 +114,13 @@ function imageName({ name, digest }: HostedImage): string {
   return `${IMAGES}/${name.replaceAll('/', '@')}/${digestAlgorithm(digest)}-${digestHex(digest)}`;
 }
 
+/** `undefined` for whatever others have put there. */
 function imageOf({ name }: FoundRecord): HostedImage | undefined {
-  const [, repository, file, ...more] = name.split('/');
-  const digest = file?.replace('-', ':');
-  if (repository === undefined || digest === undefined || !isDigest(digest) || more.length > 0)
-    return undefined;
-  return { name: repository.replaceAll('@', '/'), digest };
+  const [, folder = '', file = '', ...more] = name.split('/');
+  const repository = folder.replaceAll('@', '/');
+  const digest = file.replace('-', ':');
+  const isImage = isRepositoryName(repository) && isDigest(digest) && more.length === 0;
+  return isImage ? { name: repository, digest } : undefined;
 }
 
 /** `undefined` unless it is the record of this image. */

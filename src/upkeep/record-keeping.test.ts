@@ -71,6 +71,19 @@ async function rebuilt() {
   return { index, report, damaged };
 }
 
+test('what others have put among the records is neither read nor removed', async () => {
+  const digest = await push(APP, 'v1', 'app');
+  await keeping.run();
+  const others = ['Team', 'team@', 'team@@app', 'a b', '..'].map(
+    name => `images/${name}/sha256-${digest.slice(7)}`,
+  );
+  for (const name of others) store.records.set(name, Buffer.from('{}'));
+  await keeping.sweep();
+  expect([...store.records.keys()]).toEqual(expect.arrayContaining(others));
+  const { report, damaged } = await rebuilt();
+  expect([report.manifests, damaged.map(each => String(each).split(',')[0])]).toEqual([1, ['blob', 'blob']]);
+});
+
 test('a store that only mirrors has no records, and nothing is due', async () => {
   await push(MIRRORED, 'v1', 'mirrored');
   expect(await keeping.isDue()).toBe(false);
