@@ -10,12 +10,12 @@ import { MemoryIndex } from '../metadata/memory-metadata-store.fixture.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { nameCredential } from '../oci/credential.ts';
 import { FileSecretSource } from './file-secret-source.ts';
-import { dockerConfig, secretManifest } from './tenants.fixture.ts';
 import { Issuer } from './issuer.ts';
-import { openTenants, type TenantsParts } from './tenant-directory.ts';
-import type { SecretReading, SecretSink } from './secret-source.ts';
 import { parseSecretObject } from './secret.ts';
+import type { SecretReading, SecretSink } from './secret-source.ts';
 import { TenantBroken, type Tenants, type TenantsChange } from './tenant.ts';
+import { openTenants, type TenantsParts } from './tenant-directory.ts';
+import { dockerConfig, secretManifest } from './tenants.fixture.ts';
 
 const KEY = 'credential-key';
 const IMAGE = 'reg.example/team/app';
@@ -440,6 +440,21 @@ describe('the tenants', () => {
     await issuer().addTenant('t');
     await tenants.reload();
     for (const credential of [id, other.id]) expect(tenants.holders(credential)).toEqual([]);
+  });
+
+  test('of namespaces are bound to them even if that cannot be stored at first', async () => {
+    const clock = new ManualClock();
+    await open({ clock });
+    const storing = vi.spyOn(store, 'putKnownTenants').mockRejectedValue(new Error('the index is away'));
+    sink.put('t', { secrets: [], uid: 'uid-1' });
+    await expect.poll(() => storing.mock.calls.length).toBe(1);
+    await clock.advance(1_500);
+    await expect.poll(() => storing.mock.calls.length).toBe(2);
+    storing.mockRestore();
+    await clock.advance(1_500);
+    expect(await store.listKnownTenants()).toEqual([]);
+    await clock.advance(1_500);
+    await expect.poll(() => store.listKnownTenants()).toEqual([{ name: 't', uid: 'uid-1' }]);
   });
 
   test('of a namespace do not replace one that was added by hand', async () => {

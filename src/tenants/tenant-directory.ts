@@ -1,13 +1,14 @@
+import { backoffMs, jittered } from '../lib/backoff.ts';
 import { type Clock, systemClock, type Timer } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import type { KnownTenant } from '../oci/issued-credential.ts';
-import type { CredentialPlugins } from './credential-plugins.ts';
 import { CredentialIndex } from './credential-index.ts';
+import type { CredentialPlugins } from './credential-plugins.ts';
 import { CredentialUses } from './credential-usage.ts';
 import { IssuedCredentials } from './issued-credentials.ts';
-import type { PassedOver, SecretSource, TenantReading } from './secret-source.ts';
 import { type NoteSecret, SecretChanges } from './secret-changes.ts';
+import type { PassedOver, SecretSource, TenantReading } from './secret-source.ts';
 import { SharedCredentials } from './shared-credentials.ts';
 import type {
   ConfiguredTenant,
@@ -50,6 +51,9 @@ export interface TenantsParts {
 /** After a failure. What could not be read may be that a login has ended, and nobody says so again. */
 const RELOAD_AGAIN_MS = 1_000;
 
+/** After bindings to namespaces that could not be stored: the index may be away, or full, for long. */
+const BIND_AGAIN = { firstMs: 1_000, maxMs: 60_000 } as const;
+
 /**
  * Opens all tenants; resolves when everything that has to be waited for was read. Rejects if a source can never work.
  */
@@ -86,6 +90,8 @@ export class TenantDirectory implements Tenants {
   #known = new Map<string, KnownTenant>();
   /** Bindings that are not stored yet. */
   #bound: KnownTenant[] = [];
+  /** How often in a row they could not be stored. */
+  #bindFailures = 0;
   #sorted: readonly Tenant[] | undefined;
   #pending: { readonly credentialIds: Set<string>; readonly tenants: Set<string> } | undefined;
   #stopListening = () => {};
@@ -234,10 +240,10 @@ export class TenantDirectory implements Tenants {
     return this.#reloading;
   }
 
-  #reloadAgain(): void {
+  #reloadAgain(delayMs = RELOAD_AGAIN_MS): void {
     if (this.#isClosed) return;
     this.#reloadingAgain ??= this.#clock
-      .after(RELOAD_AGAIN_MS, () => {
+      .after(delayMs, () => {
         this.#reloadingAgain = undefined;
         this.reload().catch(() => {});
       })
@@ -421,9 +427,22 @@ export class TenantDirectory implements Tenants {
     const tenants = this.#bound;
     this.#bound = [];
     if (tenants.length === 0) return;
-    this.#storing = this.#parts.store.putKnownTenants(tenants).catch((error: unknown) => {
-      this.#parts.log.error({ err: error, tenants }, 'tenants could not be bound to their namespaces');
-    });
+    this.#storing = this.#store(tenants);
+  }
+
+  /** Never rejects. */
+  async #store(tenants: readonly KnownTenant[]): Promise<void> {
+    const { store, log } = this.#parts;
+    try {
+      await store.putKnownTenants(tenants);
+      this.#bindFailures = 0;
+    } catch (error) {
+      this.#bindFailures += 1;
+      const delayMs = Math.round(jittered(backoffMs(BIND_AGAIN, this.#bindFailures)));
+      log.error({ err: error, tenants, delayMs }, 'tenants could not be bound to their namespaces');
+      // That binds those again which nobody else has bound by then.
+      this.#reloadAgain(delayMs);
+    }
   }
 
   #report(): void {
