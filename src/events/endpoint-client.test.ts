@@ -1,3 +1,5 @@
+import { Readable } from 'node:stream';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { EndpointClient, type EndpointSettings } from './endpoint-client.ts';
@@ -72,6 +74,30 @@ it.each([
 it.each([400, 401, 410, 429, 500, 503])('an answer with %i is a failure', async status => {
   receiver.answer = () => status;
   await expect(clientOf().send([EVENT])).rejects.toThrow(`it answered ${status}`);
+});
+
+async function* inPieces() {
+  for (const piece of ['{"accepted":', 'true', '}']) {
+    yield Buffer.from(piece);
+    await nextTurn();
+  }
+}
+
+it('events share connections, whatever the endpoint says besides the status', async () => {
+  receiver.answer = () => ({ status: 200, body: Readable.from(inPieces()) });
+  const client = clientOf();
+  for (let sent = 0; sent < 10; sent += 1) await client.send([EVENT]);
+  expect(receiver.received.length).toBe(10);
+  // One may be opened before the client notices that the first is free.
+  expect(receiver.connections).toBeLessThanOrEqual(2);
+});
+
+it('an answer without an end is not read for long', async () => {
+  const endless = new Readable({ read: () => endless.push(Buffer.alloc(4096)) });
+  receiver.answer = () => ({ status: 200, body: endless });
+  const closed = new Promise(resolve => endless.on('error', () => {}).once('close', resolve));
+  expect(await clientOf().send([EVENT])).toBe(200);
+  await closed;
 });
 
 it('a redirect is not followed, wherever it leads', async () => {

@@ -1,8 +1,10 @@
+import type { Readable } from 'node:stream';
 import type { Clock } from '../lib/clock.ts';
 import { HttpClient } from '../lib/http-client.ts';
 import type { ProxySettings } from '../lib/proxy.ts';
 import { formatDuration } from '../lib/units.ts';
 import { scopeOf } from '../upstream/address.ts';
+import { discard } from '../upstream/body.ts';
 import { type EventFormat, type EventSource, envelopeOf } from './envelope.ts';
 import { signatureHeaders } from './signature.ts';
 import type { StoredEvent } from './stored-event.ts';
@@ -105,8 +107,7 @@ export class EndpointClient {
         isIdempotent: true,
         signal,
       });
-      // What it says besides is for nobody.
-      response.body.on('error', () => {}).destroy();
+      await readAway(response.body);
       requireSuccess(response.status);
       return response.status;
     } catch (error) {
@@ -122,6 +123,13 @@ export class EndpointClient {
   close(): Promise<void> {
     return this.#http.close();
   }
+}
+
+/** What an endpoint says besides the status is for nobody. Once that is read, the connection can be used again. */
+async function readAway(body: Readable): Promise<void> {
+  const closed = new Promise<void>(resolve => body.once('close', resolve));
+  discard(body);
+  await closed;
 }
 
 function requireSuccess(status: number): void {

@@ -1,6 +1,7 @@
 // An endpoint of notifications that answers as the test says.
 import { createHmac } from 'node:crypto';
 import http from 'node:http';
+import { pipeline, type Readable } from 'node:stream';
 import { collectBytes } from '../lib/collect-bytes.ts';
 
 /** A request as it arrived. */
@@ -9,11 +10,18 @@ export interface Received {
   readonly body: string;
 }
 
-/** A status, a redirect, or no answer at all. */
-export type ReceiverAnswer = number | { readonly location: string } | 'hang' | 'reset';
+/** A status, a redirect, a status with what follows, or no answer at all. */
+export type ReceiverAnswer =
+  | number
+  | { readonly location: string }
+  | { readonly status: number; readonly body: Readable }
+  | 'hang'
+  | 'reset';
 
 export class Receiver {
   readonly received: Received[] = [];
+  /** How many connections were made. */
+  connections = 0;
   /** Decides how each request is answered. */
   answer: (request: Received) => ReceiverAnswer | Promise<ReceiverAnswer> = () => 204;
   readonly port: number;
@@ -31,6 +39,9 @@ export class Receiver {
     const address = server.address();
     if (address === null || typeof address === 'string') throw new Error('it does not listen');
     const receiver = new Receiver(server, address.port);
+    server.on('connection', () => {
+      receiver.connections += 1;
+    });
     server.on('request', (req, res) => void receiver.#serve(req, res));
     return receiver;
   }
@@ -53,6 +64,8 @@ export class Receiver {
     if (answer === 'hang') return;
     if (answer === 'reset') req.socket.destroy();
     else if (typeof answer === 'number') res.writeHead(answer).end();
+    // The client may close the connection before.
+    else if ('status' in answer) pipeline(answer.body, res.writeHead(answer.status), () => {});
     else res.writeHead(307, { location: answer.location }).end();
   }
 }
