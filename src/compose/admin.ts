@@ -1,18 +1,20 @@
 /** The part of the composition root for the administration API. */
-import { AdminAccess, type AdminAccessOptions } from '../admin/admin-access.ts';
+
 import type { PulledAhead, PullOrder } from '../admin/actions.ts';
 import { type Admin, type AdminOptions, openAdmin } from '../admin/admin.ts';
+import { AdminAccess, type AdminAccessOptions } from '../admin/admin-access.ts';
 import type { EndpointTest } from '../admin/notifications.ts';
 import { pageFolder } from '../admin/page-site.ts';
 import type { Config } from '../config/config.ts';
 import { ClientAddresses } from '../http/client-address.ts';
 import { SlotsFull } from '../lib/fair-slots.ts';
 import type { Log } from '../lib/log.ts';
+import { PacedLines } from '../lib/paced-lines.ts';
 import { wantedImages } from '../prepull/wanted-images.ts';
 import { AccessReview } from '../tenants/kubernetes/access-review.ts';
 import { testEndpoint } from './event-delivery.ts';
-import { kubeClient } from './kubernetes.ts';
 import { imageFinding } from './image-finding.ts';
+import { kubeClient } from './kubernetes.ts';
 import { configuredNames } from './names-reader.ts';
 import type { Parts } from './parts.ts';
 import { meantImage, pullMeant } from './prepull.ts';
@@ -23,10 +25,15 @@ export async function openAdminOf(
   parts: Parts,
   needs: Omit<AdminOptions, 'parts' | 'access' | 'pageFolder' | 'wanted' | 'check' | 'pull' | 'testEndpoint'>,
 ): Promise<Admin> {
-  return openAdmin({
+  const { log } = needs;
+  // Anybody who reaches the port can cause any number of them.
+  const wrongLogins = new PacedLines<string>((_, { events, count }) => {
+    log.warn({ remotes: [...new Set(events)], count }, 'wrong logins for the administration API');
+  });
+  const admin = openAdmin({
     ...needs,
     parts,
-    access: await accessOf(config, needs.log),
+    access: await accessOf(config, log, remote => wrongLogins.note('', remote)),
     pageFolder: pageFolder(import.meta.url),
     wanted: () => wantedImages(config.prepull, configuredNames()),
     check: async image => {
@@ -37,9 +44,18 @@ export async function openAdminOf(
     pull: order => pull(parts, order),
     testEndpoint: name => test(config, name),
   });
+  const close = async () => {
+    await admin.close();
+    wrongLogins.close();
+  };
+  return { ...admin, close };
 }
 
-async function accessOf(config: Config, log: Log): Promise<AdminAccess> {
+async function accessOf(
+  config: Config,
+  log: Log,
+  onWrongLogin: AdminAccessOptions['onWrongLogin'],
+): Promise<AdminAccess> {
   const { trustedProxies, externalUrl, serverNames, opsListen, allowPlainCredentials } = config.server;
   const external = externalUrl === undefined ? [] : [new URL(externalUrl).host];
   return new AdminAccess({
@@ -49,7 +65,7 @@ async function accessOf(config: Config, log: Log): Promise<AdminAccess> {
     addresses: new ClientAddresses({ trustedProxies, externalUrl }),
     names: [...serverNames, ...external, ...(opsListen === false ? [] : [opsListen.host])],
     allowsPlainCredentials: allowPlainCredentials,
-    onWrongLogin: remote => log.warn({ remote }, 'a wrong login for the administration API'),
+    onWrongLogin,
   });
 }
 
