@@ -64,7 +64,7 @@ function warnings(config: Config): string[] {
       ? [name]
       : repositories.filter(rule => rule.openToAll === true).map(({ match }) => `${name}/${match}`),
   );
-  const { anonymous } = config.hosted;
+  const { anonymous, prefixes } = config.hosted;
   return [
     ...(config.offline ? ['  Offline: no upstream is contacted; only stored content is found.'] : []),
     ...(open.length === 0
@@ -72,7 +72,7 @@ function warnings(config: Config): string[] {
       : [
           `  Open to all: anonymous clients may read whatever Entrepot's credentials can read of ${open.join(', ')}.`,
         ]),
-    ...(anonymous === 'none'
+    ...(anonymous === 'none' || prefixes.length === 0
       ? []
       : [`  Hosted repositories: everybody may ${anonymous === 'push' ? 'pull and push' : 'pull'}.`]),
   ];

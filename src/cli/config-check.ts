@@ -1,7 +1,8 @@
-import { ConfigError, pathText, type Problem, problemText, shortValue } from '../config/problems.ts';
+import { ConfigError, type Problem, pathText, problemText, shortValue } from '../config/problems.ts';
+import { optionsWithoutEffect } from '../config/without-effect.ts';
 import { silentLog } from '../lib/log.ts';
 import { warningLine } from '../ops/command-log.ts';
-import { printResult, type Command, CONFIG_OPTION, EXIT, jsonOption, wantsJson } from './command.ts';
+import { CONFIG_OPTION, type Command, EXIT, jsonOption, printResult, wantsJson } from './command.ts';
 import { configInForce } from './store-config.ts';
 
 /** `entrepot config check`: lists all problems of a configuration. */
@@ -11,8 +12,9 @@ export const configCheck: Command = {
   description:
     'Reads a configuration, and the passwords, certificates, keys and other files that it names, as serve does. ' +
     'Secrets of tenants, keys for S3, files of nodeConfig, images and files of prepull, and entries of ' +
-    'preloadedImagesVerificationAllowlist that cannot be used are warnings: the server starts without them. Without ' +
-    '--config and $ENTREPOT_CONFIG it reads the configuration of the server that the same user runs on this machine, if any, as SIGHUP would.',
+    'preloadedImagesVerificationAllowlist that cannot be used are warnings: the server starts without them. So are options ' +
+    'that have no effect beside others. Without --config and $ENTREPOT_CONFIG it reads the configuration of the server that ' +
+    'the same user runs on this machine, if any, as SIGHUP would.',
   options: [
     jsonOption(
       'valid, upstreams, problems and warnings (source, key, value, message of each; all except message may be null, and ' +
@@ -30,6 +32,7 @@ export const configCheck: Command = {
       const upstreams = [...config.upstreams.keys()];
       const text = `The configuration is valid. It mirrors ${upstreams.join(', ')}.\n`;
       const warnings = [
+        ...optionsWithoutEffect(config),
         ...(await secretWarnings(config)),
         ...(await bucketWarnings(config)),
         ...(await nodeConfigWarnings(config)),

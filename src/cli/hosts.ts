@@ -1,10 +1,10 @@
-import { dirname } from 'node:path';
 import { once } from 'node:events';
+import { dirname } from 'node:path';
 import { loadConfig } from '../config/load.ts';
 import {
+  CONFIG_OPTION,
   type Command,
   CommandError,
-  CONFIG_OPTION,
   EXIT,
   type ExitCode,
   type Input,
@@ -129,6 +129,8 @@ export const hosts: Command = {
     if (choice.kept) return keepUpToDate(choice, input, io);
     if (textOption(input, 'removeWith') !== undefined)
       throw new CommandError('--remove-with needs --watch', EXIT.usage);
+    if (input.options['force'] === true && textOption(input, 'out') === undefined)
+      throw new CommandError('--force needs --out FOLDER: nothing is replaced otherwise', EXIT.usage);
     const config = await configInForce(input, io, { keepsUser: true });
     const wanted = await wantedNodeFiles(config, choice);
     if (wanted === undefined) throw new CommandError('--resolve: the name of the server cannot be resolved');

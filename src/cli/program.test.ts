@@ -182,6 +182,26 @@ describe('entrepot config', () => {
     ]);
   });
 
+  it('warns of options that have no effect beside others', async () => {
+    const file = join(folder, 'unused.yaml');
+    const ca = join(folder, 'ca.pem');
+    const subject = ['-subj', '/CN=ca', '-keyout', join(folder, 'ca.key'), '-out', ca];
+    execFileSync('openssl', ['req', '-x509', '-newkey', 'ed25519', '-nodes', ...subject], {
+      stdio: 'ignore',
+    });
+    writeFileSync(
+      file,
+      'hosted: {anonymous: pull}\nupstreams:\n  reg.example: {insecure: true, caFile: ca.pem}\n  quay.io: {caFile: ca.pem}\n',
+    );
+    const { code, err } = await run('config', 'check', '--config', file);
+    expect([code, err]).toEqual([
+      0,
+      expect.stringMatching(
+        /^entrepot: warning: .*unused\.yaml:3: upstreams\.reg\.example\.caFile: .* remove one of them\n.*:1: hosted\.anonymous: "pull": has no effect without hosted\.prefixes.*\n$/,
+      ),
+    ]);
+  });
+
   it('lists the problems of an invalid one, and ends with 2', async () => {
     const file = join(folder, 'wrong.yaml');
     writeFileSync(file, 'storag: {}\n');
@@ -441,5 +461,13 @@ describe('entrepot hosts', () => {
     ['podmann'],
   ])('refuses %s %s %s', async (...args) => {
     expect((await run('hosts', ...args, ...NO_CONFIG)).code).toBe(2);
+  });
+
+  it.each([
+    [['hosts', 'crio', '--force'], '--force needs --out'],
+    [['pull', 'quay.io/a:1', '--serialize', '--max-parallel', '2'], 'use one of them'],
+  ])('refuses options of which one has no effect: %s', async (args, reason) => {
+    const { code, err } = await run(...args, ...NO_CONFIG);
+    expect([code, err]).toEqual([2, expect.stringContaining(reason)]);
   });
 });

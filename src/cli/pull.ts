@@ -1,10 +1,11 @@
 import { parseCron } from '../lib/cron.ts';
+import { BLOB_UNSTORED, DOWNLOAD_FAILED } from '../mirror/fill/fill-outcome.ts';
 import { DEFAULT_PARALLEL_IMAGES } from '../prepull/pull-all.ts';
-import { watch, type WatchOptions } from '../prepull/watch.ts';
+import { type WatchOptions, watch } from '../prepull/watch.ts';
 import {
+  CONFIG_OPTION,
   type Command,
   CommandError,
-  CONFIG_OPTION,
   EXIT,
   type ExitCode,
   type Input,
@@ -14,16 +15,15 @@ import {
 } from './command.ts';
 import { interruptible } from './interruptible.ts';
 import { platformsOption } from './list-options.ts';
-import { BLOB_UNSTORED, DOWNLOAD_FAILED } from '../mirror/fill/fill-outcome.ts';
-import { progressForm, ProgressView } from './progress.ts';
+import { ProgressView, progressForm } from './progress.ts';
 import { PullRun } from './pull-run.ts';
 import { tenantOption } from './tenant-option.ts';
 import {
   filesOption,
   readableImages,
+  requireImages,
   WANTED_ARGUMENTS,
   WANTED_OPTIONS,
-  requireImages,
 } from './wanted-images.ts';
 import { withParts } from './with-parts.ts';
 
@@ -150,10 +150,15 @@ async function stopped(watching: Promise<never>, signal: AbortSignal, view: Prog
 }
 
 function parallelOf(input: Input): number {
-  if (input.options['serialize'] === true) return 1;
+  const isSerial = input.options['serialize'] === true;
   const given = textOption(input, 'maxParallel');
-  if (given === undefined) return DEFAULT_PARALLEL_IMAGES;
+  if (given === undefined) return isSerial ? 1 : DEFAULT_PARALLEL_IMAGES;
   if (!/^[1-9]\d{0,3}$/.test(given))
     throw new CommandError('--max-parallel: expected a number of at least 1', EXIT.usage);
+  if (isSerial && given !== '1')
+    throw new CommandError(
+      `--serialize pulls one image at a time, --max-parallel ${given} as many: use one of them`,
+      EXIT.usage,
+    );
   return Number(given);
 }

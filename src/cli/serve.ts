@@ -1,18 +1,19 @@
+import type { RunningServer } from '../compose/server.ts';
+import { readVersion } from '../compose/version.ts';
 import type { Config } from '../config/config.ts';
 import { loadConfig } from '../config/load.ts';
 import { ConfigError, problemText } from '../config/problems.ts';
 import { PartlyReloaded } from '../config/reload.ts';
+import { optionsWithoutEffect } from '../config/without-effect.ts';
 import type { Log } from '../lib/log.ts';
 import { type Audit, createAudit } from '../ops/audit.ts';
 import { HangUps } from '../ops/hang-ups.ts';
 import { createLogger, type Logger } from '../ops/logger.ts';
 import { createMetrics } from '../ops/metrics.ts';
 import { Shutdown } from '../ops/shutdown.ts';
-import type { RunningServer } from '../compose/server.ts';
 import { bannerText } from './banner.ts';
-import { type Command, CONFIG_OPTION, type ExitCode, type Input, textOption } from './command.ts';
+import { CONFIG_OPTION, type Command, type ExitCode, type Input, textOption } from './command.ts';
 import { requireOwn } from './store-owner.ts';
-import { readVersion } from '../compose/version.ts';
 
 /**
  * Time after the last body to sync downloads, release leases and close the index. If a process skips this, the next one
@@ -64,6 +65,7 @@ export const serve: Command = {
     const stopped = untilStopped(starting, { config, log, flush: flushAll });
     const serving = starting.then(server => {
       announce(server, config, logger);
+      warnOfOptions(config, log);
       hangUps.begin(() => reload({ input, config, server, logger }));
       return stopped;
     });
@@ -114,6 +116,12 @@ function announce(server: RunningServer, config: Config, { log, isPretty, print 
   log.info({ version, addresses, opsAddress, ...more }, 'serving');
 }
 
+function warnOfOptions(config: Config, log: Log): void {
+  for (const problem of optionsWithoutEffect(config)) {
+    log.warn({ option: problemText(problem) }, 'an option has no effect');
+  }
+}
+
 function load(input: Input): Promise<Config> {
   const overrides = input.options['offline'] === true ? { offline: true } : {};
   return loadConfig({ file: textOption(input, 'config'), overrides });
@@ -149,6 +157,7 @@ async function reload({ input, config, server, logger }: Serving): Promise<void>
   }
   try {
     const next = await load(input);
+    warnOfOptions(next, log);
     // Also if only a part was applied.
     const reloading = server.reload(next).finally(() => logger.setLevel(config.log.level));
     const { changed, needsRestart } = await reloading;

@@ -1,0 +1,24 @@
+import type { Config } from './config.ts';
+import type { Problem } from './problems.ts';
+
+/**
+ * The options that are set and have no effect beside others. They are warnings and no errors, so that a file that works
+ * today works with the next version.
+ */
+export function optionsWithoutEffect({ hosted, upstreams, origin }: Config): readonly Problem[] {
+  const problems: Problem[] = [...upstreams.values()].flatMap(({ name, caFile, insecure }) =>
+    insecure && caFile !== undefined
+      ? {
+          path: ['upstreams', name, 'caFile'],
+          value: caFile,
+          message: 'is not used with insecure: true, which accepts any certificate: remove one of them',
+        }
+      : [],
+  );
+  if (hosted.anonymous !== 'none' && hosted.prefixes.length === 0) {
+    const message =
+      'has no effect without hosted.prefixes: it is about repositories below these, and not about those of tenants';
+    problems.push({ path: ['hosted', 'anonymous'], value: hosted.anonymous, message });
+  }
+  return problems.map(problem => ({ ...problem, source: origin.sourceOf(problem.path) }));
+}
