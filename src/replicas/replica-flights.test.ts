@@ -4,7 +4,7 @@ import { afterEach, expect, it, vi } from 'vitest';
 import { Latch } from '../../test/support/latch.ts';
 import { silentLog } from '../lib/log.ts';
 import type { ReplicaPlace } from '../metadata/metadata-store.ts';
-import { type Packing, SharedFlights } from '../mirror/shared-flights.ts';
+import { type Landing, type Packing, type SharedFlight, SharedFlights } from '../mirror/shared-flights.ts';
 import { ClusterKeys } from './cluster-keys.ts';
 import { ReplicaClient } from './replica-client.ts';
 import { ReplicaFlights } from './replica-flights.ts';
@@ -143,4 +143,23 @@ it('a replica that cannot be reached is not waited for', async () => {
     one.flights.run(`question ${at}`, TEXT, async () => 'an answer'),
   );
   expect(new Set(await Promise.all(answers))).toEqual(new Set(['an answer']));
+});
+
+it('no more questions wait for other replicas than leave them connections for all else', async () => {
+  const waiting: ((flight: SharedFlight) => void)[] = [];
+  const calls = new ReplicaFlights({
+    replica: 'a',
+    listReplicas: async () => [{ id: 'b', address: 'b' }],
+    flyAt: () => new Promise(resolve => void waiting.push(resolve)),
+  });
+  const flights = Array.from({ length: 512 }, (_, at) => calls.fly(`question ${at}`));
+  expect(await calls.fly('one more')).toEqual({ landing: 'lost' });
+  const landed: Landing[] = [];
+  waiting.shift()?.({ land: landing => void landed.push(landing) });
+  const lead = await flights[0]!;
+  expect(await calls.fly('one more')).toEqual({ landing: 'lost' });
+  if ('land' in lead) lead.land('lost');
+  expect(landed).toEqual(['lost']);
+  void calls.fly('one more');
+  await vi.waitFor(() => expect(waiting).toHaveLength(512));
 });

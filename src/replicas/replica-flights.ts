@@ -1,9 +1,20 @@
 import { createHash } from 'node:crypto';
 import type { ReplicaPlace } from '../metadata/metadata-store.ts';
-import { FlightBoard, type FlightCalls, flightsOn, type SharedFlight } from '../mirror/shared-flights.ts';
+import {
+  FlightBoard,
+  type FlightCalls,
+  flightsOn,
+  type Landing,
+  type SharedFlight,
+} from '../mirror/shared-flights.ts';
 
 /** How long a list of the replicas is used: one that is gone may still be asked for that long after it left the index. */
 const PLACES_VALID_MS = 1_000;
+/**
+ * Questions about which other replicas decide, at a time. Each takes a connection until it is answered, of which downloads and
+ * pushes need some: clients that ask slow upstreams for one tag after the other must not take all. Further ones are not shared.
+ */
+const MAX_ELSEWHERE = 512;
 
 export interface ReplicaFlightsOptions {
   /** The id of this replica. */
@@ -22,6 +33,8 @@ export class ReplicaFlights implements FlightCalls {
   readonly board = new FlightBoard();
   readonly #options: ReplicaFlightsOptions;
   readonly #own: FlightCalls;
+  /** Questions that others decide about, from this replica. */
+  #elsewhere = 0;
   #places: { readonly atMs: number; readonly list: Promise<readonly ReplicaPlace[]> } | undefined;
 
   constructor(options: ReplicaFlightsOptions) {
@@ -32,7 +45,21 @@ export class ReplicaFlights implements FlightCalls {
   async fly(key: string): Promise<SharedFlight> {
     const place = await this.#placeOf(key);
     if (place === undefined) return this.#own.fly(key);
-    return this.#options.flyAt(place.address, key).catch(() => ({ landing: 'lost' }));
+    return this.#elsewhere < MAX_ELSEWHERE ? this.#flyAt(place.address, key) : { landing: 'lost' };
+  }
+
+  async #flyAt(address: string, key: string): Promise<SharedFlight> {
+    this.#elsewhere += 1;
+    const flight = await this.#options.flyAt(address, key).catch(() => ({ landing: 'lost' }) as const);
+    if ('landing' in flight) {
+      this.#elsewhere -= 1;
+      return flight;
+    }
+    const land = (landing: Landing) => {
+      this.#elsewhere -= 1;
+      flight.land(landing);
+    };
+    return { land };
   }
 
   /** The other replica that decides about this question; `undefined` if this one does. */
