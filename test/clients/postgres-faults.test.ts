@@ -382,6 +382,15 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
       expect(await watcher.countProcesses()).toBe(1);
     });
 
+    test('removes a silent one as soon as any if the clock of the database was set back since it was seen', async () => {
+      await silence(-3_600, 'true');
+      await beat();
+      expect(await watcher.countProcesses()).toBe(2);
+      await silence(6, `NOT ${isWatcher}`);
+      await beat();
+      expect(await watcher.countProcesses()).toBe(1);
+    });
+
     test('shows that it lives even if a silent one is in the middle of a write', async () => {
       await silence(60, 'true');
       const database = new Database({ ...settings, poolSize: 2 });

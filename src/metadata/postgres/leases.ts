@@ -105,11 +105,16 @@ export async function hasOthers(on: Rows, id: string): Promise<boolean> {
 
 /**
  * Removes processes that show no life; their Leases end. Returns their addresses. One that is in the middle of a write is
- * left to a later call: a heartbeat must not wait for it.
+ * left to a later call: a heartbeat must not wait for it. Those that were seen at a time to come, before the clock was set back,
+ * count as seen now.
  */
 export async function removeSuspended(on: PostgresSession): Promise<readonly string[]> {
   const rows = await on.rows<{ address: string }>(
-    `DELETE FROM @processes WHERE id IN (
+    `WITH ahead AS (
+      UPDATE @processes SET beat_at = clock_timestamp() WHERE id IN (
+        SELECT id FROM @processes WHERE beat_at > clock_timestamp() + make_interval(secs => $1)
+        FOR NO KEY UPDATE SKIP LOCKED))
+    DELETE FROM @processes WHERE id IN (
       SELECT id FROM @processes WHERE beat_at < clock_timestamp() - make_interval(secs => $1) FOR UPDATE SKIP LOCKED)
     RETURNING address`,
     [DEAD_AFTER_MS / 1000],
