@@ -17,6 +17,8 @@ test.each([
   'SQLITE_BUSY_SNAPSHOT',
   'SQLITE_IOERR_READ',
   '55P03',
+  '42501',
+  '42P01',
   '53200',
   '57014',
   'XX001',

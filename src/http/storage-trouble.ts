@@ -20,10 +20,10 @@ const PASSING: ReadonlySet<string> = new Set([
 /** Includes CORRUPT, which SQLite reports for a failing disk, too; a client cannot repair a damaged index either. */
 const PASSING_OF_SQLITE = /^SQLITE_(?:BUSY|CANTOPEN|CORRUPT|IOERR|LOCKED|NOMEM|READONLY)/;
 /**
- * A write that others kept from its locks for as long as it is repeated, a statement that took too long, and a server without
- * memory or with damaged files.
+ * A write that others kept from its locks for as long as it is repeated, a statement that took too long, a server without
+ * memory or with damaged files, and tables that are missing or not permitted, as while a backup is restored.
  */
-const PASSING_OF_POSTGRES = /^(?:40001|40P01|53200|55P03|57014|XX00[12])$/;
+const PASSING_OF_POSTGRES = /^(?:3F000|40001|40P01|42501|42P01|53200|55P03|57014|XX00[12])$/;
 
 /**
  * For Retry-After: longer than a burst of requests takes to close its files, or another process to release the index.
