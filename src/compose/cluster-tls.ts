@@ -22,14 +22,31 @@ type ClusterConfig = Pick<Config, 'cluster' | 'origin'>;
 export async function openClusterTls(config: ClusterConfig, log: Log): Promise<OpenClusterTls | undefined> {
   const { keyFile, tls } = config.cluster ?? {};
   if (tls !== undefined) return openCertificates(config, tls, log);
-  if (keyFile === undefined) return undefined;
-  return { tls: await readKeys(config, keyFile), follow: () => {}, look: async () => {}, close: () => {} };
+  return keyFile === undefined ? undefined : openKeys(config, keyFile, log);
 }
 
-async function readKeys(config: ClusterConfig, keyFile: string): Promise<ClusterTls> {
+/** They are read again only when that is wanted: which replica uses a new key first is for people to decide. */
+async function openKeys(config: ClusterConfig, keyFile: string, log: Log): Promise<OpenClusterTls> {
   const { ClusterKeys, UnusableKeys } = await import('../replicas/cluster-keys.ts');
+  const read = () => requireTextFile(keyFile, MAX_SETTING_FILE_BYTES);
   try {
-    return new ClusterKeys(await requireTextFile(keyFile, MAX_SETTING_FILE_BYTES));
+    let text = await read();
+    const tls = new ClusterKeys(text);
+    const look = async () => {
+      try {
+        const next = await read();
+        if (next === text) return;
+        tls.renew(next);
+        text = next;
+        log.info({ keyFile }, 'the keys of the cluster were reloaded');
+      } catch (error) {
+        log.error(
+          { err: error, keyFile },
+          'the keys of the cluster cannot be reloaded: the last good ones stay in use',
+        );
+      }
+    };
+    return { tls, follow: () => {}, look, close: () => {} };
   } catch (error) {
     const message = error instanceof UnusableKeys ? `expected ${error.message}` : textFileTrouble(error);
     throw problemOf(config, { path: ['keyFile'], value: keyFile, message });

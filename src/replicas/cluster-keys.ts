@@ -29,32 +29,32 @@ export class UnusableKeys extends Error {
 
 /**
  * What replicas share: connections are made with the first key, and accepted with any. So all replicas can be given another
- * key one after the other: first as a further one, then as the first, then alone.
+ * key one after the other: first as a further one, then as the first, then alone. They may be replaced while the process runs;
+ * connections that exist stay.
  */
 export class ClusterKeys implements ClusterTls {
-  readonly #first: ClusterKey;
-  readonly #byIdentity: ReadonlyMap<string, ClusterKey>;
+  #keys: readonly [first: ClusterKey, ...others: ClusterKey[]];
 
   /** `text` has a key on each line. Throws UnusableKeys. */
   constructor(text: string) {
-    const lines = text.split('\n').flatMap(line => line.trim() || []);
-    const keys = lines.map(keyOf);
-    const [first] = keys;
-    if (first === undefined || lines.some(({ length }) => length < MIN_KEY_CHARACTERS))
-      throw new UnusableKeys(`a line of at least ${MIN_KEY_CHARACTERS} characters for each key`);
-    this.#first = first;
-    this.#byIdentity = new Map(keys.map(key => [key.identity, key]));
+    this.#keys = keysIn(text);
+  }
+
+  /** From now on these are used. Throws UnusableKeys, and changes nothing then. */
+  renew(text: string): void {
+    this.#keys = keysIn(text);
   }
 
   get forServer() {
     return {
       ...TLS,
-      pskCallback: (_socket: unknown, identity: string) => this.#byIdentity.get(identity)?.psk ?? null,
+      pskCallback: (_socket: unknown, identity: string) =>
+        this.#keys.find(key => key.identity === identity)?.psk ?? null,
     };
   }
 
   get forClient() {
-    const { identity, psk } = this.#first;
+    const [{ identity, psk }] = this.#keys;
     return {
       ...TLS,
       pskCallback: () => ({ identity, psk }),
@@ -74,8 +74,16 @@ export class ClusterKeys implements ClusterTls {
     return isOfHandshake && /alert unknown psk identity/i.test(failure.message);
   }
 
-  /** They are read once. */
+  /** A server looks for the keys at each connection. */
   follow(): void {}
+}
+
+function keysIn(text: string): readonly [ClusterKey, ...ClusterKey[]] {
+  const lines = text.split('\n').flatMap(line => line.trim() || []);
+  const [first, ...others] = lines.map(keyOf);
+  if (first === undefined || lines.some(({ length }) => length < MIN_KEY_CHARACTERS))
+    throw new UnusableKeys(`a line of at least ${MIN_KEY_CHARACTERS} characters for each key`);
+  return [first, ...others];
 }
 
 function keyOf(line: string): ClusterKey {
