@@ -1,5 +1,5 @@
-import { showConfig, writtenConfig } from '../config/show.ts';
-import { printResult, type Command, CONFIG_OPTION, EXIT, jsonOption } from './command.ts';
+import { showConfig, shownConfig } from '../config/show.ts';
+import { CONFIG_OPTION, type Command, EXIT, jsonOption, printResult } from './command.ts';
 import { configInForce } from './store-config.ts';
 
 /** `entrepot config show`: prints the effective configuration. */
@@ -7,7 +7,8 @@ export const configShow: Command = {
   name: 'config show',
   summary: 'print the effective configuration',
   description:
-    'Prints the effective configuration as YAML: file, environment, presets and defaults. Passwords are never shown. ' +
+    'Prints the effective configuration as YAML: file, environment, presets and defaults. Passwords are never shown, nor is what ' +
+    'queries in URLs of notifications say. ' +
     'Without --config and $ENTREPOT_CONFIG it is the configuration of the server that the same user runs on this machine, ' +
     'if any.',
   options: [jsonOption('the same keys and values'), CONFIG_OPTION],
@@ -19,7 +20,7 @@ export const configShow: Command = {
   ],
   run: async (input, io) => {
     const config = await configInForce(input, io);
-    printResult(input, io, writtenConfig(config), showConfig(config));
+    printResult(input, io, shownConfig(config), showConfig(config));
     return EXIT.done;
   },
 };

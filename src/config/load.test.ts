@@ -504,4 +504,19 @@ tenants:
     const { origin: _origin, ...meant } = config;
     expect(await load(shown, env)).toMatchObject(meant);
   });
+
+  it('does not show what the query of an endpoint says', async () => {
+    const endpoints = [
+      'https://ci.example/hook?token=s3cret&v=1',
+      'https://ci.example/h?s3cret',
+      'http://a/b',
+    ];
+    const urls = endpoints.map((url, at) => `{name: e${at}, url: '${url}'}`);
+    const config = await load(`notifications: {endpoints: [${urls.join(', ')}]}`);
+    const shown = showConfig(config);
+    expect(shown).toContain('url: https://ci.example/hook?token=***&v=***\n');
+    expect(shown).toContain('url: https://ci.example/h?***\n');
+    expect(shown).toContain('url: http://a/b\n');
+    expect(config.notifications.endpoints.map(({ url }) => url)).toEqual(endpoints);
+  });
 });

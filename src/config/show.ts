@@ -6,13 +6,35 @@ import { fileSchema, type ParsedEndpoint, type ParsedFile, type ParsedUpstream }
 
 /**
  * The effective configuration as an equivalent YAML file, with defaults and presets. Passwords are not included, only
- * their sources.
+ * their sources; what the query of an endpoint's URL says, which may be a secret, is replaced by `***`.
  */
 export function showConfig(config: Config): string {
-  return formatYaml(writtenConfig(config));
+  return formatYaml(shownConfig(config));
 }
 
 /** The document that `showConfig` formats. */
+export function shownConfig(config: Config): object {
+  const endpoints = config.notifications.endpoints.map(endpoint => ({
+    ...endpoint,
+    url: withoutQueryValues(endpoint.url),
+  }));
+  return writtenConfig({ ...config, notifications: { endpoints } });
+}
+
+/** The URL with the names of its parameters. Without a name, a parameter is a value. */
+function withoutQueryValues(url: string): string {
+  const at = url.indexOf('?');
+  if (at === -1) return url;
+  const shown = url
+    .slice(at + 1)
+    .split('&')
+    .map(parameter =>
+      parameter.includes('=') ? `${parameter.slice(0, parameter.indexOf('='))}=***` : '***',
+    );
+  return `${url.slice(0, at)}?${shown.join('&')}`;
+}
+
+/** The document of an equivalent file, with everything that is in it. */
 export function writtenConfig(config: Config): object {
   const shown = z.encode(fileSchema, parsedFileOf(config));
   const off = Object.keys(PRESETS).filter(name => !config.upstreams.has(name));
