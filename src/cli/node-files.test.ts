@@ -126,8 +126,8 @@ describe("a CA of Entrepot's own", () => {
   });
 
   it("is placed where CRI-O, podman and Docker look for a server's CA", () => {
-    expect(files('crio').get('certs.d/a.example:5000/ca.crt')).toBe('PEM\n');
-    expect(files('docker').get('certs.d/a.example:5000/ca.crt')).toBe('PEM\n');
+    expect(files('crio').get('certs.d/a.example:5000/ca.crt')).toMatch(/^# The CA of Entrepot\b.*\nPEM\n$/);
+    expect(files('docker').get('certs.d/a.example:5000/ca.crt')).toMatch(/^# The CA of Entrepot\b.*\nPEM\n$/);
   });
 
   it('is named in the registries.yaml of k3s', () => {

@@ -84,8 +84,11 @@ export const HOSTS_FILE = 'hosts.toml';
  */
 export const CA_FILE = 'entrepot-ca.pem';
 
+/** The first line of a CA whose name does not say that it is ours. What reads PEM passes over what is not. */
+const CA_HEADING = '# The CA of Entrepot, as entrepot hosts has written it.\n';
+
 /** The first line of every file that Entrepot wrote as a whole, in any version. */
-const OWN_HEADING = /^# Images (?:of \S+ )?through Entrepot\b/;
+const OWN_HEADING = /^# (?:Images (?:of \S+ )?through|The CA of) Entrepot\b/;
 
 /** The second line of one that is kept up to date, in any version. */
 const KEPT_LINE = '# Kept up to date by entrepot hosts --watch: changes are lost.';
@@ -112,7 +115,8 @@ export function isKept(existing: string): boolean {
 
 /** Whether `existing` may be replaced by `file` as a whole: Entrepot wrote it, or the content is the same. */
 export function isReplaceable(existing: string, file: NodeFile): boolean {
-  return isOwn(existing) || existing === file.text || basename(file.path) === CA_FILE;
+  const isSame = existing === file.text || CA_HEADING + existing === file.text;
+  return isOwn(existing) || isSame || basename(file.path) === CA_FILE;
 }
 
 function containerdFiles(options: NodeFilesOptions): NodeFile[] {
@@ -161,6 +165,12 @@ function hostsFiles(
 
 function caFiles(ca: string | undefined, path: string, place: string): NodeFile[] {
   return ca === undefined ? [] : [{ path, place, text: ca }];
+}
+
+/** The same for a program that finds it by the server's name: a rotated one replaces it, but not a file of somebody else. */
+function namedCaFiles(host: string, folder: string, ca: string | undefined): NodeFile[] {
+  const path = `certs.d/${host}/ca.crt`;
+  return caFiles(ca && CA_HEADING + ca, path, `${folder}/${path}`);
 }
 
 /**
@@ -214,7 +224,7 @@ function crioFiles({ serverUrl, upstreams, fallback = true, ca }: NodeFilesOptio
   const place = '/etc/containers/registries.conf.d/50-entrepot.conf';
   return [
     { path: 'registries.conf', place, text: heading + blocks.join('\n') },
-    ...caFiles(ca, `certs.d/${host}/ca.crt`, `/etc/containers/certs.d/${host}/ca.crt`),
+    ...namedCaFiles(host, '/etc/containers', ca),
   ];
 }
 
@@ -236,7 +246,7 @@ function dockerFiles(options: NodeFilesOptions): NodeFile[] {
   return [
     ...(mirrorsHub ? [daemonFile(serverUrl)] : []),
     ...hostsFiles(options, name => [`certs.d/${name}`, `/etc/docker/certs.d/${name}`]),
-    ...caFiles(ca, `certs.d/${host}/ca.crt`, `/etc/docker/certs.d/${host}/ca.crt`),
+    ...namedCaFiles(host, '/etc/docker', ca),
   ];
 }
 

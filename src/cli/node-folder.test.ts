@@ -49,6 +49,21 @@ describe('writing the files of a node', () => {
     expect(await readFile(path, 'utf8')).toContain(options.serverUrl);
   });
 
+  it.each(['crio', 'docker'] as const)('replaces a CA of its own that has rotated: %s', async kind => {
+    const writeCa = (ca: string, force = false) =>
+      writeNodeFiles(nodeFiles(kind, { ...options, serverUrl: 'https://a.example', ca }), folder, { force });
+    const path = join(folder, 'certs.d', 'a.example', 'ca.crt');
+    await writeCa('OLD\n');
+    const written = await writeCa('NEW\n');
+    expect(written.find(file => file.path === path)).toEqual({ path, isChanged: true, backup: undefined });
+    expect(await readFile(path, 'utf8')).toContain('NEW\n');
+    // As versions without the heading have written it.
+    await writeFile(path, 'NEW\n');
+    await writeCa('NEW\n');
+    await writeFile(path, 'of somebody else\n');
+    await expect(writeCa('NEW\n')).rejects.toThrow(/ca\.crt was not written by Entrepot/);
+  });
+
   it('makes the files readable by runtimes of other users', async () => {
     await write('containerd');
     expect((await stat(join(folder, 'docker.io', 'hosts.toml'))).mode & 0o777).toBe(0o644);
