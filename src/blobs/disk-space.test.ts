@@ -8,11 +8,12 @@ const EVERYTHING = 2 ** 60;
 
 test('a write that leaves enough free space is admitted', async () => {
   const space = new DiskSpace(tmpdir(), () => 0);
-  space.makeRoom = vi.fn<typeof space.makeRoom>();
+  const makeRoom = vi.fn<typeof space.makeRoom>();
+  space.roomMaker = makeRoom;
   await space.admit(0);
   await space.admit(1);
   await space.admit(1);
-  expect(space.makeRoom).not.toHaveBeenCalled();
+  expect(makeRoom).not.toHaveBeenCalled();
   const { freeBytes, minFreeBytes } = await space.look();
   expect([freeBytes > 0, minFreeBytes]).toEqual([true, 0]);
 });
@@ -20,7 +21,7 @@ test('a write that leaves enough free space is admitted', async () => {
 test('a write that does not is refused as on a full disk, after eviction was tried; an empty write is admitted', async () => {
   const space = new DiskSpace(tmpdir(), () => EVERYTHING);
   const wanted: number[] = [];
-  space.makeRoom = async bytes => void wanted.push(bytes);
+  space.roomMaker = async bytes => void wanted.push(bytes);
   await space.admit(0);
   const error = await space.admit(1).catch((reason: unknown) => reason);
   expect(isStorageFull(error)).toBe(true);
@@ -44,7 +45,7 @@ test('room is made once for all who wait, and each gets what it needs', async ()
   const makeRoom = vi.fn<typeof space.makeRoom>(async () => {
     minFree = 0;
   });
-  space.makeRoom = makeRoom;
+  space.roomMaker = makeRoom;
   await Promise.all([space.admit(1), space.admit(2), space.admit(3)]);
   expect(makeRoom).toHaveBeenCalledTimes(1);
 });
@@ -62,7 +63,7 @@ test('whether a write would be admitted is told without making room, by a measur
   const makeRoom = vi.fn<typeof space.makeRoom>(async () => {
     minFreeBytes = 0;
   });
-  space.makeRoom = makeRoom;
+  space.roomMaker = makeRoom;
   for (let time = 0; time < 20; time += 1) expect(await space.mayAdmit(1)).toBe(true);
   expect(await space.mayAdmit(EVERYTHING)).toBe(false);
   expect(minFree).toHaveBeenCalledTimes(1);
@@ -78,4 +79,23 @@ test('whether a write would be admitted is told without making room, by a measur
   makeRoom.mockImplementation(async () => {});
   await expect(space.admit(1)).rejects.toThrow('storage.minFree');
   expect(await space.mayAdmit(1)).toBe(false);
+});
+
+test('that room was made is told before whoever wanted it looks for it', async () => {
+  let minFree = EVERYTHING;
+  const told: string[] = [];
+  const space = new DiskSpace(tmpdir(), () => {
+    told.push('look');
+    return minFree;
+  });
+  space.roomMaker = async () => {
+    minFree = 0;
+    told.push('made');
+  };
+  const stop = space.onRoomMade(() => told.push('told'));
+  await space.admit(1);
+  expect(told.slice(told.indexOf('made'))).toEqual(['made', 'told', 'look']);
+  stop();
+  await space.makeRoom(1);
+  expect(told.filter(each => each === 'told')).toHaveLength(1);
 });

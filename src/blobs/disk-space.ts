@@ -1,4 +1,5 @@
 import { statfs } from 'node:fs/promises';
+import { Changes } from '../lib/changes.ts';
 import { sizeText } from '../lib/units.ts';
 import type { DiskLook, SpoolSpace } from './spool.ts';
 import { StorageFull } from './storage-full.ts';
@@ -25,7 +26,8 @@ export class DiskSpace implements SpoolSpace {
   /** Whether making room was of use when it was last tried. */
   #hasMadeRoom = false;
   #making: Promise<void> | undefined;
-  makeRoom = async (_bytes: number): Promise<void> => {};
+  readonly #roomMade = new Changes();
+  roomMaker?: SpoolSpace['roomMaker'];
 
   constructor(folder: string, minFree: MinFree) {
     this.#folder = folder;
@@ -44,6 +46,15 @@ export class DiskSpace implements SpoolSpace {
   async mayAdmit(bytes: number): Promise<boolean> {
     if (performance.now() - this.#lookedAtMs > LOOK_MS) await this.look();
     return bytes <= this.#roomBytes || this.#hasMadeRoom;
+  }
+
+  async makeRoom(bytes: number): Promise<void> {
+    await this.roomMaker?.(bytes);
+    this.#roomMade.tell();
+  }
+
+  onRoomMade(listener: () => void): () => void {
+    return this.#roomMade.listen(listener);
   }
 
   /** Rejects with StorageFull if they may not be written, even after eviction. */

@@ -85,6 +85,7 @@ export class MemorySpool implements Spool {
     mayAdmit: async () => true,
     admit: async () => {},
     makeRoom: async () => {},
+    onRoomMade: () => () => {},
   };
 
   constructor(ingests: MemoryIngests) {

@@ -83,8 +83,14 @@ export interface SpoolSpace {
    * Nothing is reserved: every write asks again.
    */
   admit(bytes: number): Promise<void>;
-  /** Removes evictable content so that this many bytes can be written, if possible. Set by `compose/`. */
-  makeRoom: (bytes: number) => Promise<void>;
+  /** Removes evictable content so that this many bytes can be written, if possible. */
+  makeRoom(bytes: number): Promise<void>;
+  /** What removes it. Set by `compose/`; without it, no room is made. */
+  roomMaker?: ((bytes: number) => Promise<void>) | undefined;
+  /**
+   * Calls `listener` when room was made, before whoever wanted it looks for it, until the returned function is called.
+   */
+  onRoomMade(listener: () => void): () => void;
 }
 
 export interface IngestOptions {

@@ -5,9 +5,9 @@
 import { randomBytes } from 'node:crypto';
 import type { Access } from '../access/access.ts';
 import type { Explanation } from '../access/explanation.ts';
-import type { Grants } from '../grants/grants.ts';
 import type { Config } from '../config/config.ts';
 import { putInForce } from '../config/reload.ts';
+import type { Grants } from '../grants/grants.ts';
 import { Hosted } from '../hosted/hosted.ts';
 import { Publication } from '../hosted/publication.ts';
 import { firstComponent, PrefixQuota, type Quota } from '../hosted/quota.ts';
@@ -18,7 +18,6 @@ import { Uploads } from '../hosted/uploads.ts';
 import { Cursors } from '../http/cursors.ts';
 import { hostedHandlers } from '../http/hosted.ts';
 import type { HostedHandlers } from '../http/hosted-handlers.ts';
-import type { RepositoryResolver } from '../oci/repository-resolver.ts';
 import { type Clock, systemClock } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
 import { MemoryBudget } from '../lib/memory-budget.ts';
@@ -32,6 +31,7 @@ import type { FlightCalls } from '../mirror/shared-flights.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
+import type { RepositoryResolver } from '../oci/repository-resolver.ts';
 import type { ClusterTls } from '../replicas/cluster-tls.ts';
 import type { Issuer } from '../tenants/issuer.ts';
 import type { Tenants } from '../tenants/tenant.ts';
@@ -41,16 +41,16 @@ import type { Upkeep } from '../upkeep/upkeep.ts';
 import type { Upstream } from '../upstream/upstream.ts';
 import { openAccess, upstreamCredentials, verificationPolicies } from './access.ts';
 import { openClusterTls } from './cluster-tls.ts';
+import { EventDesk } from './event-desk.ts';
 import { explainImage } from './image-explanation.ts';
 import { knownCluster, openCluster } from './kubernetes.ts';
 import { openMirror, Upstreams } from './mirror.ts';
 import type { NewsBoard } from './processes/news-board.ts';
-import { openOtherReplicas, type OtherReplicas } from './replicas.ts';
 import { shareUnfinished } from './processes/unfinished-news.ts';
-import { openStorage, type Storage } from './storage.ts';
-import { EventDesk } from './event-desk.ts';
-import { openUpkeep } from './upkeep.ts';
+import { type OtherReplicas, openOtherReplicas } from './replicas.ts';
 import { repositoryResolverOf } from './repository-resolver.ts';
+import { openStorage, type Storage } from './storage.ts';
+import { openUpkeep } from './upkeep.ts';
 
 /** Where the parts report to. */
 export interface Observers {
@@ -245,7 +245,7 @@ async function openOn(
     noteEvent,
   });
   opened.add(survey);
-  if (common?.makeRoom !== undefined) spool.space.makeRoom = common.makeRoom;
+  if (common?.makeRoom !== undefined) spool.space.roomMaker = common.makeRoom;
   if (common !== undefined) opened.add(shareUnfinished(spool, common.news.of('unfinished')));
   const mirror = opened.add(
     openMirror(config, {

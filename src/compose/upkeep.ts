@@ -3,12 +3,12 @@ import type { Uploads } from '../hosted/uploads.ts';
 import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import { Restartable } from '../lib/restartable.ts';
+import type { Announce } from '../metadata/outbox.ts';
+import type { NoteEvent } from '../oci/event.ts';
 import { ImageRemoval } from '../upkeep/image-removal.ts';
 import { Schedule, type ScheduleOptions } from '../upkeep/schedule.ts';
 import type { SurveyThread } from '../upkeep/survey-thread.ts';
 import { Upkeep } from '../upkeep/upkeep.ts';
-import type { Announce } from '../metadata/outbox.ts';
-import type { NoteEvent } from '../oci/event.ts';
 import { type Storage, surveyOf } from './storage.ts';
 
 export interface UpkeepParts extends Storage {
@@ -56,7 +56,7 @@ export function openUpkeep(
       return config.hosted.delete;
     },
   });
-  spool.space.makeRoom = bytes => makeRoom(upkeep, bytes, log);
+  spool.space.roomMaker = bytes => makeRoom(upkeep, bytes, log);
   return { upkeep, survey, removal };
 }
 

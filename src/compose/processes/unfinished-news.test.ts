@@ -1,21 +1,21 @@
 import { expect, it } from 'vitest';
+import { Changes } from '../../lib/changes.ts';
 import { shareUnfinished } from './unfinished-news.ts';
 
-it('tells the other processes what making room has freed before whoever wanted it looks again', async () => {
+it('tells the other processes what making room has freed before whoever wanted it looks again', () => {
   const told: number[] = [];
-  const space = {
-    look: async () => ({ freeBytes: 0, minFreeBytes: 0 }),
-    mayAdmit: async () => true,
-    admit: async () => {},
-    makeRoom: async () => spool.countUnfinished(100),
-  };
+  const roomMade = new Changes();
   const spool = {
     unfinishedBytes: 1_000,
     countUnfinished: (bytes: number) => void (spool.unfinishedBytes = bytes),
-    space,
+    space: { onRoomMade: (listener: () => void) => roomMade.listen(listener) },
   };
   const sharing = shareUnfinished(spool, { tell: bytes => told.push(bytes), listen: () => () => {} });
-  await space.makeRoom();
+  spool.countUnfinished(100);
+  roomMade.tell();
   expect(told).toEqual([-900]);
   sharing.close();
+  spool.countUnfinished(50);
+  roomMade.tell();
+  expect(told).toEqual([-900]);
 });

@@ -9,7 +9,9 @@ const TELL_EVERY_MS = 1_000;
  * bytes its own have grown or shrunk. What a process has not told when it is killed is counted by the next collection.
  */
 export function shareUnfinished(
-  spool: Pick<Spool, 'unfinishedBytes' | 'countUnfinished' | 'space'>,
+  spool: Pick<Spool, 'unfinishedBytes' | 'countUnfinished'> & {
+    readonly space: Pick<Spool['space'], 'onRoomMade'>;
+  },
   news: News<number>,
 ): { close(): void } {
   let knownBytes = spool.unfinishedBytes;
@@ -23,17 +25,13 @@ export function shareUnfinished(
     if (unfinishedBytes !== knownBytes) news.tell(unfinishedBytes - knownBytes);
     knownBytes = unfinishedBytes;
   };
-  const { space } = spool;
-  const makeRoom = space.makeRoom.bind(space);
   // Whoever wanted room looks for it at once, perhaps in another process.
-  space.makeRoom = async bytes => {
-    await makeRoom(bytes);
-    tell();
-  };
+  const stop = spool.space.onRoomMade(tell);
   const timer = setInterval(tell, TELL_EVERY_MS).unref();
   return {
     close: () => {
       clearInterval(timer);
+      stop();
       tell();
       unlisten();
     },
