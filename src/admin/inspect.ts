@@ -1,7 +1,7 @@
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { digestOfReference } from '../metadata/reference-digest.ts';
 import type { SurveyedBlob, SurveyedManifest } from '../metadata/survey.ts';
-import { bytesThereOf } from '../mirror/fill/partial-list.ts';
+import { bytesThereOf } from '../mirror/fill/unfinished-blobs.ts';
 import type { Digest } from '../oci/digest.ts';
 import { DEFAULT_TAG } from '../oci/reference.ts';
 import type { Repository } from '../oci/repository.ts';

@@ -21,12 +21,13 @@ import { DirectRanges, type DirectRangesOptions } from './direct-ranges.ts';
 import { DirectReader } from './direct-reader.ts';
 import type { DownloadState } from './download-state.ts';
 import type { Fill } from './fill.ts';
-import { digestInFillKey, fillKey } from './fill-key.ts';
+import { fillKey } from './fill-key.ts';
 import { FillRun, type FillStarter, type FillWorld } from './fill-run.ts';
 import type { FillRequest } from './fill-sharing.ts';
 import { FollowedFill, type FollowRequest } from './followed-fill.ts';
 import type { LedFill } from './led-fill.ts';
 import { type Along, NEAR_BYTES } from './range-reader.ts';
+import { unfinishedBlobs } from './unfinished-blobs.ts';
 
 /** How long an endpoint that sent wrong bytes of a blob is avoided for that blob. */
 const WRONG_BYTES_MEMORY = { maxEntries: 1_000, maxAgeMs: 10 * 60_000 };
@@ -190,9 +191,9 @@ export class Fills {
     const { spool, metadata } = this.#world;
     const found: ForeignDownload[] = [];
     const own = new Set([...this.#runs.values()].map(run => run.key));
-    for await (const { key, size: bytes } of spool.list()) {
-      const digest = digestInFillKey(key);
-      if (digest === undefined || own.has(key)) continue;
+    for await (const { kind, digest, found: ingest } of unfinishedBlobs(spool)) {
+      const { key, size: bytes } = ingest;
+      if (kind !== 'download' || own.has(key)) continue;
       const holder = (await metadata.readLease(key))?.holder;
       // It may have begun meanwhile.
       if (holder === undefined || this.isRunning(key)) continue;

@@ -1,20 +1,20 @@
-import type { FoundIngest, Spool } from '../../blobs/spool.ts';
-import { Extents, type KnownExtents } from '../../lib/extents.ts';
+import type { Spool } from '../../blobs/spool.ts';
 import { isLeased } from '../../lib/lease.ts';
 import type { MetadataStore } from '../../metadata/metadata-store.ts';
 import type { Digest } from '../../oci/digest.ts';
 import { type Repository, repositoryText } from '../../oci/repository.ts';
-import { digestInFillKey, digestInPartsKey, fillKey } from './fill-key.ts';
+import { fillKey } from './fill-key.ts';
 import type { Fills } from './fills.ts';
 import type { Partials } from './partials.ts';
+import { extentsThere, type UnfinishedBlob, unfinishedBlobs } from './unfinished-blobs.ts';
 
 /** How many are listed, each of which costs some reads. */
 const MAX_LISTED = 100;
 
 /** A blob of which some is on disk, and which nobody downloads as a whole. For people. */
 export interface PartialState {
-  /** `ranges` that clients have requested, or a `download` that was interrupted and can continue. */
-  readonly kind: 'ranges' | 'download';
+  /** Of downloads only those that were interrupted and can continue. */
+  readonly kind: UnfinishedBlob['kind'];
   readonly digest: Digest;
   /**
    * `repositoryText` of where it comes from: if this process does not use it, one whose stored manifest names it;
@@ -31,35 +31,6 @@ export interface PartialState {
   readonly usedAtMs: number;
   /** Whether this process uses it. */
   readonly isOpen: boolean;
-}
-
-/**
- * How many bytes are there of each of these blobs, which are not stored: of ranges, for whomever they are, and of downloads,
- * interrupted or not. Those of which nothing is there are absent.
- */
-export async function bytesThereOf(
-  spool: Pick<Spool, 'list' | 'savedParts'>,
-  digests: ReadonlySet<Digest>,
-): Promise<ReadonlyMap<Digest, number>> {
-  if (digests.size === 0) return new Map();
-  const there = new Map<Digest, Extents>();
-  for await (const found of spool.list()) {
-    const digest = digestInPartsKey(found.key) ?? digestInFillKey(found.key);
-    if (digest === undefined || !digests.has(digest)) continue;
-    const extents = found.isParts ? await savedExtents(spool, found) : [{ start: 0, end: found.size }];
-    there.set(digest, (there.get(digest) ?? new Extents()).addAll(extents ?? []));
-  }
-  return new Map([...there].flatMap(([digest, { bytes }]) => (bytes === 0 ? [] : [[digest, bytes]])));
-}
-
-/** What is saved of parts; `undefined` if that cannot be read. */
-async function savedExtents(
-  spool: Pick<Spool, 'savedParts'>,
-  { key, epoch }: FoundIngest,
-): Promise<KnownExtents | undefined> {
-  const saved = epoch === undefined ? undefined : await spool.savedParts(key, epoch);
-  await saved?.close();
-  return saved?.extents;
 }
 
 export interface PartialListOptions {
@@ -79,37 +50,31 @@ export class PartialList {
 
   async read(): Promise<readonly PartialState[]> {
     const states: PartialState[] = [];
-    for await (const found of this.#options.spool.list()) {
-      const state = (await this.#ranges(found)) ?? (await this.#download(found));
+    for await (const blob of unfinishedBlobs(this.#options.spool)) {
+      const state = await (blob.kind === 'ranges' ? this.#ranges(blob) : this.#download(blob));
       if (state !== undefined) states.push(state);
       if (states.length === MAX_LISTED) break;
     }
     return states;
   }
 
-  async #ranges(found: FoundIngest): Promise<PartialState | undefined> {
+  async #ranges(blob: UnfinishedBlob): Promise<PartialState> {
+    const { partials, spool } = this.#options;
+    const { digest, found } = blob;
     const { key, modifiedAtMs: usedAtMs } = found;
-    const digest = digestInPartsKey(key);
-    if (digest === undefined) return undefined;
-    const { partials } = this.#options;
     const opened = partials.openedAs(key);
     if (opened !== undefined)
       return { kind: 'ranges', digest, usedAtMs: Date.now(), isOpen: true, ...opened };
     // What they take on the disk if that cannot be read.
-    const bytes = (await savedExtents(this.#options.spool, found))?.bytes ?? found.size;
+    const bytes = (await extentsThere(spool, blob))?.bytes ?? found.size;
     const named = await this.#named(digest, repository => partials.isOf(key, repository, digest));
     return { kind: 'ranges', digest, bytes, usedAtMs, isOpen: false, readers: 0, ...named };
   }
 
-  async #download({
-    key,
-    size: bytes,
-    modifiedAtMs: usedAtMs,
-  }: FoundIngest): Promise<PartialState | undefined> {
+  async #download({ digest, found }: UnfinishedBlob): Promise<PartialState | undefined> {
     const { fills, metadata } = this.#options;
-    const digest = digestInFillKey(key);
-    if (digest === undefined || bytes === 0 || fills.isRunning(key) || (await isLeased(metadata, key)))
-      return undefined;
+    const { key, size: bytes, modifiedAtMs: usedAtMs } = found;
+    if (bytes === 0 || fills.isRunning(key) || (await isLeased(metadata, key))) return undefined;
     const named = await this.#named(digest, ({ upstream }) => fillKey(upstream, digest) === key);
     return { kind: 'download', digest, bytes, usedAtMs, isOpen: false, readers: 0, ...named };
   }

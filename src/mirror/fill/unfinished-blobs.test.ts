@@ -3,7 +3,7 @@ import { MemoryIngests, MemorySpool } from '../../blobs/memory-spool.fixture.ts'
 import { steadyLease } from '../../lib/lease.suite.ts';
 import { digestOf } from '../../oci/digest.ts';
 import { fillKey, partsKey } from './fill-key.ts';
-import { bytesThereOf } from './partial-list.ts';
+import { bytesThereOf, unfinishedBlobs } from './unfinished-blobs.ts';
 
 it('counts what is there of each blob once, from wherever it came', async () => {
   const spool = new MemorySpool(new MemoryIngests());
@@ -24,4 +24,17 @@ it('counts what is there of each blob once, from wherever it came', async () => 
   await download.suspend();
   const found = await bytesThereOf(spool, new Set([ranged, untouched]));
   expect([...found]).toEqual([[ranged, 150]]);
+});
+
+it('is what the spool has of downloads and ranges, and not of uploads', async () => {
+  const spool = new MemorySpool(new MemoryIngests());
+  const digest = digestOf(Buffer.from('blob'));
+  for (const key of [fillKey('up.example', digest), 'upload-1'])
+    await (await spool.ingest(steadyLease(key, 1))).write([Buffer.alloc(10)]);
+  const parts = await spool.parts(steadyLease(partsKey('up.example/a', digest), 1), 100);
+  await parts.write(0, Buffer.alloc(1));
+  await parts.save();
+  const kinds: string[] = [];
+  for await (const blob of unfinishedBlobs(spool)) kinds.push(`${blob.kind} ${blob.digest}`);
+  expect(kinds.sort()).toEqual([`download ${digest}`, `ranges ${digest}`]);
 });
