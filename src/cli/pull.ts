@@ -1,5 +1,5 @@
 import { parseCron } from '../lib/cron.ts';
-import { BLOB_UNSTORED, DOWNLOAD_FAILED } from '../mirror/fill/fill-outcome.ts';
+import { BLOB_UNSTORED, DOWNLOAD_FAILED, DOWNLOAD_UNSTORED } from '../mirror/fill/fill-outcome.ts';
 import { DEFAULT_PARALLEL_IMAGES } from '../prepull/pull-all.ts';
 import { type WatchOptions, watch } from '../prepull/watch.ts';
 import {
@@ -119,7 +119,7 @@ export const pull: Command = {
           {
             followsCluster: textOption(input, 'tenant') !== undefined,
             credentialsOf: { tenant: textOption(input, 'tenant') },
-            muted: [DOWNLOAD_FAILED, BLOB_UNSTORED],
+            muted: [DOWNLOAD_FAILED, DOWNLOAD_UNSTORED, BLOB_UNSTORED],
           },
         ),
       );

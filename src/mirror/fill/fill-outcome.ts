@@ -11,6 +11,7 @@ import type { Keeping } from './keeping.ts';
 
 /** Log messages about failures that whoever waits for the blob is told, too. */
 export const DOWNLOAD_FAILED = 'a download failed';
+export const DOWNLOAD_UNSTORED = 'a download is passed on but not stored';
 export const BLOB_UNSTORED = 'a verified blob could not be stored';
 
 export interface FillOutcomeOptions {
@@ -56,7 +57,8 @@ export class FillOutcome {
     if (isRefused) return log.debug({ err: error }, 'upstream refused a blob');
     this.#note('download-failed', asError(error).message);
     const downloadedBytes = fill.length > 0 ? fill.length : undefined;
-    log.warn({ err: error, downloadedBytes }, DOWNLOAD_FAILED);
+    const isPassedOn = this.#whyUnstored !== undefined;
+    log.warn({ err: error, downloadedBytes }, isPassedOn ? DOWNLOAD_UNSTORED : DOWNLOAD_FAILED);
   }
 
   /** The blob is verified and stored. */
