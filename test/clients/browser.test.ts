@@ -526,6 +526,26 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
     watched.faults.splice(0, Infinity, ...watched.faults.filter(fault => !expected.test(fault)));
   });
 
+  test('speaks of no replicas while a server is away that has none', async () => {
+    const own = await Entrepot.start({});
+    try {
+      await page.goto(`${own.ops}/ui/#/now`);
+      await page.getByText('Nothing is being downloaded').waitFor();
+      const asked = page.waitForEvent('requestfailed', request => request.url().endsWith('/replicas'));
+      await own.stop();
+      await asked;
+      await page.getByText('the server does not answer').first().waitFor();
+      await page.evaluate(
+        'new Promise(resolve => requestAnimationFrame(() => requestAnimationFrame(resolve)))',
+      );
+      expect(await page.getByRole('heading', { name: 'Replicas' }).count()).toBe(0);
+    } finally {
+      await own.remove();
+    }
+    const expected = /^console: Failed to load resource: net::ERR_/;
+    watched.faults.splice(0, Infinity, ...watched.faults.filter(fault => !expected.test(fault)));
+  });
+
   test('says once that a login does not count any more, and waits for another', async () => {
     const password = join(folder, 'changed-password');
     await writeFile(password, 'the-first', { mode: 0o600 });

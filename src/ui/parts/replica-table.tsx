@@ -14,7 +14,7 @@ export function ReplicaTable() {
   const shown = useDocument<ReplicasDocument>('replicas', { replicas: (_, document) => document });
   const { document, problem } = shown;
   // Nor until that is known: the rest of the screen would jump.
-  if (problem === undefined && (document === undefined || document.entries.length === 0)) return null;
+  if (document === undefined ? problem === undefined : document.entries.length === 0) return null;
   return (
     <section class="card">
       <h2>Replicas</h2>
