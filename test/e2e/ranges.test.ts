@@ -4,7 +4,7 @@ import { readdir, readlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Chance } from '../support/chance.ts';
-import { get, type GetOptions } from '../support/client.ts';
+import { type GetOptions, get } from '../support/client.ts';
 import { bytesOf, type Content, imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream, type FakeUpstreamOptions } from '../support/fake-upstream.ts';
@@ -92,6 +92,25 @@ describe('a client like stargz-snapshotter', () => {
     });
     expect(sent + rest).toBeLessThan(1.01 * blob.size);
   });
+});
+
+it('ranges for which the store has no room are sent all the same, and nothing else is asked of upstream', async () => {
+  upstream = await FakeUpstream.start();
+  const storage = { maxBytes: '1MiB' };
+  entrepot = await Entrepot.start({ upstreams: { [UPSTREAM]: { url: upstream.url } }, storage });
+  const blob = await layer(32 * MIB, 'no-room');
+  const [first, second] = [20 * MIB, 30 * MIB];
+  await range(blob, `bytes=${first}-${first + 4 * MIB - 1}`);
+  const parts = await fetched(blob, `bytes=${first}-${first + 9},${second}-${second + 9}`);
+  expect(parts.status).toBe(206);
+  for (const start of [first, second])
+    expect(parts.body.includes(bytesOf(blob).subarray(start, start + 10))).toBe(true);
+  const asked = upstream.requests.filter(({ kind }) => kind === 'blob').map(({ headers }) => headers.range);
+  expect(asked.length).toBeGreaterThan(0);
+  for (const header of asked) {
+    const [, start = 0] = /^bytes=(\d+)-\d+$/.exec(header ?? '')?.map(Number) ?? [];
+    expect(start).toBeGreaterThanOrEqual(first);
+  }
 });
 
 it('how much is there of a layer that is not stored is said by inspect', async () => {
