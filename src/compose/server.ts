@@ -2,8 +2,8 @@
 import { availableParallelism, hostname } from 'node:os';
 import { join } from 'node:path';
 import type { Admin } from '../admin/admin.ts';
-import type { ReportScope } from '../admin/serving-report.ts';
 import { NextToGo } from '../admin/next-to-go.ts';
+import type { ReportScope } from '../admin/serving-report.ts';
 import { statusDocument } from '../admin/status.ts';
 import type { Config } from '../config/config.ts';
 import type { LoadOptions } from '../config/load.ts';
@@ -11,34 +11,35 @@ import { PartlyReloaded, planReload, type Reload } from '../config/reload.ts';
 import { createOpsServer, type OpsServer } from '../http/ops-server.ts';
 import { loadHttpClient } from '../lib/http-client.ts';
 import type { Log } from '../lib/log.ts';
-import { IndexAway } from '../metadata/index-away.ts';
-import { formatDuration } from '../lib/units.ts';
-import { mayBeIncomplete, stopText, whyNotCollected } from '../metadata/store-identity.ts';
-import { networkFileSystem, storageFault } from '../metadata/storage-probe.ts';
 import { Opened } from '../lib/opened.ts';
-import { readVersion } from './version.ts';
 import { SOCKET_FOLDER } from '../lib/socket-folder.ts';
+import { formatDuration } from '../lib/units.ts';
+import { IndexAway } from '../metadata/index-away.ts';
+import { networkFileSystem, storageFault } from '../metadata/storage-probe.ts';
+import { mayBeIncomplete, stopText, whyNotCollected } from '../metadata/store-identity.ts';
 import type { Audit } from '../ops/audit.ts';
 import type { Metrics } from '../ops/metrics.ts';
 import { TlsFiles } from '../ops/tls-files.ts';
 import { TransferTotals } from '../ops/transfer-totals.ts';
+import { LastPulls } from '../prepull/last-pulls.ts';
 import { DiskWatch } from '../upkeep/disk-watch.ts';
-import { openAdminOf } from './admin.ts';
-import { type Observers, openParts, type Parts } from './parts.ts';
 import { CREDENTIAL_KEY, requireEncryption } from './access.ts';
+import { openAdminOf } from './admin.ts';
+import { checkFiles } from './check-files.ts';
+import { openClusterTls } from './cluster-tls.ts';
 import { EventDelivery, OutboxReport } from './event-delivery.ts';
 import { UpstreamGauges } from './mirror.ts';
-import { checkFiles } from './check-files.ts';
-import { LastPulls } from '../prepull/last-pulls.ts';
-import { openClusterTls } from './cluster-tls.ts';
+import { type Observers, openParts, type Parts } from './parts.ts';
 import { prepullOf } from './prepull.ts';
 import type { Together } from './processes/serve-together.ts';
+import { QuotaReport } from './quota-report.ts';
 import { aboutOwn, replicaStatus, reportReplicas } from './replica-status.ts';
 import { openReplicaServer } from './replicas.ts';
 import { type Serving, serveHere } from './serving.ts';
+import { StartFiles } from './start-files.ts';
 import { transferKeeper } from './transfers.ts';
-import { QuotaReport } from './quota-report.ts';
 import { reportStore, scheduleOf } from './upkeep.ts';
+import { readVersion } from './version.ts';
 
 export interface ServerOptions extends Observers {
   /** The content of `/metrics`. */
@@ -96,6 +97,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
   let serving: Serving | undefined;
   try {
     await loadHttpClient();
+    const files = await StartFiles.read(config);
     await checkFiles(config, options.log);
     await checkStorage(config, options.log);
     const { tls } = config.server;
@@ -185,7 +187,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       } catch (cause) {
         throw new PartlyReloaded('the configuration was applied in part', { cause });
       }
-      return plan;
+      return { ...plan, needsRestart: [...plan.needsRestart, ...(await files.changed())] };
     };
     let reloading: Promise<unknown> = Promise.resolve();
     // Otherwise it might start something after everything is closed.

@@ -142,6 +142,32 @@ it('upstreams, prefixes, tenants, limits and the log level change without a rest
   expect((await begin('team-b/app', TEAM)).status).toBe(404);
 });
 
+it('a file that is read at the start is named among what needs a restart when it has changed', async () => {
+  const configFile = join(folder, 'providers.yaml');
+  const provider = {
+    name: 'none',
+    apiVersion: 'credentialprovider.kubelet.k8s.io/v1',
+    matchImages: ['a.example'],
+  };
+  const write = (defaultCacheDuration: string) =>
+    writeFile(
+      configFile,
+      stringify({
+        apiVersion: 'kubelet.config.k8s.io/v1',
+        kind: 'CredentialProviderConfig',
+        providers: [{ ...provider, defaultCacheDuration }],
+      }),
+    );
+  await write('0s');
+  await writeFile(join(folder, 'none'), '#!/bin/sh\n', { mode: 0o755 });
+  const config = { credentialProviders: { configFile, binDir: folder } };
+  await start(config);
+  const named = async () => (await reload(config)).find(line => line.needsRestart)?.needsRestart;
+  expect(await named()).toBeUndefined();
+  await write('1s');
+  expect(await named()).toEqual(['credentialProviders.configFile']);
+});
+
 it('a download and its readers continue while its upstream is replaced', async () => {
   await start({ upstreams: { 'one.example': { url: upstream.url } } });
   const open = await FakeUpstream.start({ linkBytesPerS: 500_000 });
