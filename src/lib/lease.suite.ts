@@ -56,6 +56,20 @@ export function leasesSuite(makePlace: () => Promise<LeasesPlace>): void {
       expect((await leaseOf(leases, 'fill-1')).left).toEqual({ epoch: second.epoch, mayWrite: false });
     });
 
+    test('that is held is shown to whoever tries to acquire it', async () => {
+      const lease = await leaseOf(leases, 'fill-1');
+      for (const each of [leases, others]) {
+        const seen: unknown[] = [];
+        expect(await each.acquireLease('fill-1', held => seen.push(held))).toBeUndefined();
+        expect(seen).toEqual([await each.readLease('fill-1')]);
+        expect(seen).toMatchObject([{ epoch: lease.epoch, isHeld: true }]);
+      }
+      await leases.setAside(lease);
+      const seen: unknown[] = [];
+      expect(await others.acquireLease('fill-1', held => seen.push(held))).toBeDefined();
+      expect(seen).toEqual([]);
+    });
+
     test('that was set aside tells the next holder where the work is', async () => {
       const first = await leaseOf(leases, 'upload-1');
       await leases.setAside(first);

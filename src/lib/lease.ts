@@ -47,10 +47,10 @@ export interface LeaseState {
 export interface Leases {
   /**
    * Acquires the Lease `key` if it is free or its process is dead: killed, or without a heartbeat for 5 s. `undefined`
-   * if a process holds it, including this one, which has to share work by itself. Held until `release`, `setAside`,
-   * or the end of this process.
+   * if a process holds it, including this one, which has to share work by itself: before that, `onHeld` is called with its
+   * state, as far as the attempt has shown it. Held until `release`, `setAside`, or the end of this process.
    */
-  acquireLease(key: string): Promise<Lease | undefined>;
+  acquireLease(key: string, onHeld?: (held: LeaseState) => void): Promise<Lease | undefined>;
   /** Ends Leases whose work is done. */
   release(...leases: readonly Lease[]): Promise<void>;
   /** Ends a Lease whose work can be continued by the next holder, which finds it in `left`. */

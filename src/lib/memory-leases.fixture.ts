@@ -47,9 +47,12 @@ export class MemoryLeases implements Leases {
     this.replica = replica;
   }
 
-  async acquireLease(key: string): Promise<Lease | undefined> {
+  async acquireLease(key: string, onHeld?: (held: LeaseState) => void): Promise<Lease | undefined> {
     const before = this.#table.rows.get(key);
-    if (before !== undefined && isHeld(before)) return undefined;
+    if (before !== undefined && isHeld(before)) {
+      onHeld?.(this.#stateOf(before));
+      return undefined;
+    }
     const epoch = this.#table.nextEpoch();
     this.#table.rows.set(key, { epoch, holder: this, isAbandoned: false });
     const left: LeftLease | undefined = before && { epoch: before.epoch, mayWrite: before.isAbandoned };
@@ -70,14 +73,7 @@ export class MemoryLeases implements Leases {
 
   async readLease(key: string): Promise<LeaseState | undefined> {
     const row = this.#table.rows.get(key);
-    if (row === undefined) return undefined;
-    const holder = isHeld(row) ? row.holder : undefined;
-    return {
-      epoch: row.epoch,
-      isHeld: holder !== undefined,
-      holder: holder?.address,
-      elsewhere: holder?.replica === this.replica ? undefined : holder?.replica,
-    };
+    return row && this.#stateOf(row);
   }
 
   /** From now on it shows no life, for not so long yet that it is considered dead. */
@@ -108,6 +104,16 @@ export class MemoryLeases implements Leases {
   holds({ key, epoch }: Pick<Lease, 'key' | 'epoch'>): boolean {
     const row = this.#table.rows.get(key);
     return row?.epoch === epoch && row.holder === this;
+  }
+
+  #stateOf(row: Row): LeaseState {
+    const holder = isHeld(row) ? row.holder : undefined;
+    return {
+      epoch: row.epoch,
+      isHeld: holder !== undefined,
+      holder: holder?.address,
+      elsewhere: holder?.replica === this.replica ? undefined : holder?.replica,
+    };
   }
 
   #leave(key: string, epoch: number): void {

@@ -2,7 +2,7 @@
 // another process.
 import { randomUUID } from 'node:crypto';
 import { setImmediate as nextTurn } from 'node:timers/promises';
-import { type Lease, LeaseLost, Presence, PresenceEnded } from '../lib/lease.ts';
+import { type Lease, LeaseLost, type LeaseState, Presence, PresenceEnded } from '../lib/lease.ts';
 import { MemoryLeases } from '../lib/memory-leases.fixture.ts';
 import type { CredentialUsage } from '../oci/credential.ts';
 import { type Digest, digestAlgorithm, digestOf, isDigest } from '../oci/digest.ts';
@@ -721,8 +721,8 @@ export class MemoryMetadataStore implements MetadataStore {
     return untouched.toSorted((a, b) => a.touchedAtMs - b.touchedAtMs).slice(0, limit);
   }
 
-  acquireLease(key: string) {
-    return this.#write(() => this.#leases.acquireLease(key));
+  acquireLease(key: string, onHeld?: (held: LeaseState) => void) {
+    return this.#write(() => this.#leases.acquireLease(key, onHeld));
   }
 
   release(...leases: readonly Lease[]) {

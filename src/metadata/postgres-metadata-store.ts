@@ -1,6 +1,6 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Clock, systemClock } from '../lib/clock.ts';
-import type { Lease } from '../lib/lease.ts';
+import type { Lease, LeaseState } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import type { CredentialUsage } from '../oci/credential.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
@@ -731,8 +731,8 @@ class PostgresMetadataStore implements MetadataStore {
     return uploads.listUploads(this.#database, touchedBeforeMs, limit);
   }
 
-  acquireLease(key: string) {
-    return this.#heartbeat.acquireLease(key);
+  acquireLease(key: string, onHeld?: (held: LeaseState) => void) {
+    return this.#heartbeat.acquireLease(key, onHeld);
   }
 
   release(...given: readonly Lease[]) {

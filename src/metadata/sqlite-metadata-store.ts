@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Clock, systemClock } from '../lib/clock.ts';
 import { errorCode } from '../lib/error-code.ts';
-import type { Lease } from '../lib/lease.ts';
+import type { Lease, LeaseState } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import type { CredentialUsage } from '../oci/credential.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
@@ -843,8 +843,8 @@ class SqliteMetadataStore implements MetadataStore {
     return this.#read(() => this.#uploads.listUntouched(touchedBeforeMs, limit));
   }
 
-  acquireLease(key: string) {
-    return this.#heartbeat.acquireLease(key);
+  acquireLease(key: string, onHeld?: (held: LeaseState) => void) {
+    return this.#heartbeat.acquireLease(key, onHeld);
   }
 
   release(...leases: readonly Lease[]) {

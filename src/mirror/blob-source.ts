@@ -16,7 +16,7 @@ import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
 import type { Completion } from './fill/completion.ts';
 import type { Contender } from './fill/contender.ts';
 import type { DirectRanges } from './fill/direct-ranges.ts';
-import type { FillRun } from './fill/fill-run.ts';
+import type { FillRun, SeenLease } from './fill/fill-run.ts';
 import type { Fills } from './fill/fills.ts';
 import type { FirstRange, FirstRanges } from './fill/first-range.ts';
 import type { PartialBlob } from './fill/partial-blob.ts';
@@ -64,6 +64,16 @@ interface Miss {
   readonly linkedSize: number | undefined;
   /** By `Clock.monotonicMs`. */
   readonly startedMs: number;
+  /** Absent if it was not asked yet. */
+  readonly readings?: Promise<FillReadings> | undefined;
+}
+
+/** What a Fill begins with. */
+interface FillReadings {
+  /** The size in the Link, or in a manifest of the repository. */
+  readonly namedSize: number | undefined;
+  /** As `Fills.see`. */
+  readonly seen: SeenLease | undefined;
 }
 
 /** What is known of a blob before ranges of it are read. */
@@ -151,9 +161,14 @@ export class BlobSource {
   async open(repository: Repository, digest: Digest, given: Right, want?: BlobWant): Promise<ServedBlob> {
     const read = await this.#readForPull(repository, digest, given);
     const { right, settled, linkedSize, storedSize } = read;
+    const isMissing = storedSize === undefined && want === undefined;
+    const readings = isMissing ? this.#readForFill(repository, digest, linkedSize) : undefined;
+    // If it fails, whoever needs it is told.
+    readings?.catch(() => {});
     const held = await this.#openHeld(repository, digest, right, { size: storedSize, want });
     if (held === undefined) {
-      const miss = { repository, digest, right, settled, linkedSize, startedMs: this.#clock.monotonicMs() };
+      const startedMs = this.#clock.monotonicMs();
+      const miss = { repository, digest, right, settled, linkedSize, startedMs, readings };
       return (want && (await this.#openRanges(miss, want))) ?? this.#openFill(miss);
     }
     const { reader, belongs } = held;
@@ -269,7 +284,7 @@ export class BlobSource {
     const wanted = want(size);
     if (wanted === undefined || !isPartial(wanted, size)) return undefined;
     // Another replica downloads all of it.
-    if (isRest(wanted, size) && (await this.#fills.isElsewhere(repository.upstream, digest)))
+    if (isRest(wanted, size) && (await this.#fills.see(repository.upstream, digest))?.lease?.elsewhere)
       return undefined;
     const ranges = { size, wanted, asker: { repository, right, settled } };
     try {
@@ -422,13 +437,32 @@ export class BlobSource {
     return this.#fills.readAlong(digest, request, missing).catch(() => undefined);
   }
 
-  async #openFill({ repository, digest, right, settled, linkedSize, startedMs }: Miss): Promise<ServedBlob> {
+  /** All at once: each question may be a round trip, and many clients may wait for the answers. */
+  async #readForFill(
+    repository: Repository,
+    digest: Digest,
+    linkedSize: number | undefined,
+  ): Promise<FillReadings> {
+    const { upstream } = repository;
+    const isRunning = this.#fills.find(upstream, digest) !== undefined;
+    const [namedSize, seen] = await Promise.all([
+      linkedSize ?? this.#metadata.namedSize(repository, digest),
+      isRunning ? undefined : this.#fills.see(upstream, digest),
+    ]);
+    return { namedSize, seen };
+  }
+
+  async #openFill(miss: Miss): Promise<ServedBlob> {
+    const { repository, digest, right, settled, linkedSize, startedMs } = miss;
     if (this.#isOffline(repository, right)) throw notHeld('BLOB_UNKNOWN', repository, digest);
-    const namedSize = linkedSize ?? (await this.#metadata.namedSize(repository, digest));
+    const readings = await (miss.readings ?? this.#readForFill(repository, digest, linkedSize));
+    const { namedSize } = readings;
+    let { seen } = readings;
     const request = { repository, right, settled, namedSize };
     for (;;) {
       const running = this.#fills.find(repository.upstream, digest);
-      const run = running ?? this.#fills.start(digest, request);
+      const run = running ?? this.#fills.start(digest, request, seen);
+      seen = undefined;
       // Keeps the Fill readable until it is opened: it may end while upstream is asked.
       const leave = run.fill.hold();
       try {

@@ -45,7 +45,8 @@ export async function sendFill(
   try {
     await fill.begun(leaving.signal);
     res.writeHead(200, headersOf(fill));
-    res.flushHeaders();
+    // Otherwise they come with the first bytes.
+    if (fill.length <= from) res.flushHeaders();
     const buffer = Buffer.allocUnsafeSlow(BUFFER_BYTES);
     for (let position = from; ; ) {
       const count = await fill.read(buffer, position, leaving.signal);

@@ -7,8 +7,10 @@ import { Latch } from '../../test/support/latch.ts';
 import { APP, isDownload, MirrorWorld, readAll, whole } from '../../test/support/mirror-world.ts';
 import { Bucket, ObjectBlobStore } from '../blobs/object-blob-store.fixture.ts';
 import { LeaseLost } from '../lib/lease.ts';
+import { steadyLease } from '../lib/lease.suite.ts';
 import { silentLog } from '../lib/log.ts';
 import { MemoryIndex, type MemoryMetadataStore } from '../metadata/memory-metadata-store.fixture.ts';
+import { fillKey } from '../mirror/fill/fill-key.ts';
 import { ClusterKeys } from './cluster-keys.ts';
 import { ReplicaClient } from './replica-client.ts';
 import { ReplicaServer } from './replica-server.ts';
@@ -329,6 +331,81 @@ describe('a blob that clients of three replicas want', () => {
       return undefined;
     });
     expect(await b.world.pull(blob.digest)).toMatchObject(whole(blob));
+    expect(blobRequests()).toBe(1);
+    await expectIdle();
+  });
+
+  it('is received by one that tried to acquire its Lease at the same moment, without another question', async () => {
+    const [a, b] = [await Replica.start(), await Replica.start()];
+    const blob = await mirrored(a);
+    const go = pauseAt(6 * MIB);
+    // It was read just before.
+    const reads = vi.spyOn(b.metadata, 'readLease').mockImplementationOnce(async () => undefined);
+    const fromA = await a.begin(blob, 5 * MIB);
+    const fromB = await b.begin(blob, 5 * MIB);
+    expect(reads).toHaveBeenCalledTimes(1);
+    go();
+    for (const { rest } of [fromA, fromB]) expect(await rest).toEqual(whole(blob));
+    expect(blobRequests()).toBe(1);
+    await expectIdle();
+  });
+
+  it('is looked for in all places at once, and its holder is asked before there is a file for it', async () => {
+    const [a, b] = [await Replica.start(), await Replica.start()];
+    const blob = await mirrored(a);
+    const go = pauseAt(6 * MIB);
+    const fromA = await a.begin(blob, 5 * MIB);
+    const looking = new Latch();
+    const asked = new Set<string>();
+    const lookedIn = async (place: string) => {
+      asked.add(place);
+      if (asked.size === 3) looking.open();
+      await looking.opened;
+    };
+    const { metadata } = b;
+    vi.spyOn(metadata, 'readLinkedManifest').mockImplementationOnce(async (...args) => {
+      await lookedIn('manifests');
+      return metadata.readLinkedManifest(...args);
+    });
+    vi.spyOn(metadata, 'namedSize').mockImplementationOnce(async (...args) => {
+      await lookedIn('sizes');
+      return metadata.namedSize(...args);
+    });
+    vi.spyOn(metadata, 'readLease').mockImplementationOnce(async (...args) => {
+      await lookedIn('leases');
+      return metadata.readLease(...args);
+    });
+    const { spool } = b.world;
+    const ingest = spool.ingest.bind(spool);
+    vi.spyOn(spool, 'ingest').mockImplementationOnce(async (...args) => {
+      await a.asked.opened;
+      return ingest(...args);
+    });
+    const fromB = await b.begin(blob, 5 * MIB);
+    go();
+    for (const { rest } of [fromA, fromB]) expect(await rest).toEqual(whole(blob));
+    expect(blobRequests()).toBe(1);
+    await expectIdle();
+  });
+
+  it('is asked for from where an earlier file of it ends', async () => {
+    const [a, b] = [await Replica.start(), await Replica.start()];
+    const blob = await mirrored(a);
+    const go = pauseAt(6 * MIB);
+    const fromA = await a.begin(blob, 5 * MIB);
+    const key = fillKey(APP.upstream, blob.digest);
+    const epoch = (await b.metadata.readLease(key))?.epoch ?? 0;
+    const earlier = await b.world.spool.ingest(steadyLease(key, epoch), { digest: blob.digest });
+    const [first] = blob.slice(0, MIB);
+    await earlier.write([first!]);
+    const kept = earlier.offset;
+    await earlier.suspend();
+    await earlier.close();
+    const reads = vi.spyOn(b.client, 'read');
+    const fromB = await b.begin(blob, 5 * MIB);
+    go();
+    for (const { rest } of [fromA, fromB]) expect(await rest).toEqual(whole(blob));
+    expect(reads.mock.calls.map(([, from]) => from)).toEqual([0, kept]);
     expect(blobRequests()).toBe(1);
     await expectIdle();
   });

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { hostname } from 'node:os';
 import type { Clock, Timer } from '../../lib/clock.ts';
-import { type Lease, LeaseLost, type Presence, PresenceEnded } from '../../lib/lease.ts';
+import { type Lease, LeaseLost, type LeaseState, type Presence, PresenceEnded } from '../../lib/lease.ts';
 import type { Log } from '../../lib/log.ts';
 import { IndexAway } from '../index-away.ts';
 import { IndexUnusable } from '../index-unusable.ts';
@@ -214,28 +214,31 @@ export class Heartbeat {
     return this.#isSeen ? this.#seenSinceMs : Number.POSITIVE_INFINITY;
   }
 
-  /** Acquires the Lease `key`; `undefined` if a live process has it, including this one. */
-  async acquireLease(key: string): Promise<Lease | undefined> {
-    const lease = await this.#take(key);
-    if (lease !== undefined || !(await this.#holderIsGone(key))) return lease;
-    return this.#take(key);
-  }
-
-  async #take(key: string): Promise<Lease | undefined> {
-    // Without a heartbeat, for which those who acquire Leases at once would wait in line.
-    const taken = await this.#writer.write(async session => {
-      if (!(await leases.hasJoined(session, this.#self.id))) await this.#rejoin(session);
-      return leases.takeLease(session, key, this.#self.id);
-    }, DURABLE);
-    if (taken === undefined) return undefined;
-    const lease = new OwnLease(key, taken, () => this.#confirm(lease));
+  /** As in `Leases`. */
+  async acquireLease(key: string, onHeld?: (held: LeaseState) => void): Promise<Lease | undefined> {
+    let taking = await this.#take(key);
+    if (isHeld(taking) && (await this.#isGone(taking.held.processId))) taking = await this.#take(key);
+    if (isHeld(taking)) onHeld?.(taking.held);
+    if (taking === 'left' || isHeld(taking)) return undefined;
+    const lease = new OwnLease(key, taking.taken, () => this.#confirm(lease));
     this.#held.set(lease.epoch, lease);
     return lease;
   }
 
-  /** True if the holder was found to be dead, and was removed. */
-  async #holderIsGone(key: string): Promise<boolean> {
-    const holder = (await this.read(key))?.processId;
+  /** `left` if another process has just taken, after work that was left, what this one wanted. */
+  #take(key: string): Promise<leases.Taking> {
+    // Without a heartbeat, for which those who acquire Leases at once would wait in line.
+    return this.#writer.write(async session => {
+      const taking = await leases.takeNewLease(session, key, this.#self);
+      if (taking !== 'left') return taking;
+      if (!(await leases.hasJoined(session, this.#self.id))) await this.#rejoin(session);
+      const taken = await leases.takeLease(session, key, this.#self.id);
+      return taken === undefined ? 'left' : { taken };
+    }, DURABLE);
+  }
+
+  /** True if the holder of a Lease was found to be dead, and was removed. */
+  async #isGone(holder: string | undefined): Promise<boolean> {
     if (holder === undefined || holder === this.#self.id || !isDead(this.#folder.path, holder)) return false;
     await this.#write(session => leases.removeGone(session, [holder]), DURABLE);
     return true;
@@ -405,4 +408,8 @@ export class Heartbeat {
       ? leases.releaseLeases(session, epochs, this.#self.id)
       : leases.setLeasesAside(session, epochs, this.#self.id);
   }
+}
+
+function isHeld(taking: leases.Taking): taking is Extract<leases.Taking, { held: unknown }> {
+  return typeof taking === 'object' && 'held' in taking;
 }

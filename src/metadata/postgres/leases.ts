@@ -1,4 +1,4 @@
-import { type Lease, LeaseLost, type LeaseState, type LeftLease } from '../../lib/lease.ts';
+import { type Lease, LeaseLost, type LeaseState } from '../../lib/lease.ts';
 import type { PostgresSession, Rows } from './session.ts';
 
 // The processes on this index, and their Leases. A Lease is held while its process has a row.
@@ -172,20 +172,21 @@ interface LeaseRow {
   readonly elsewhere: string | null;
 }
 
+/** A Lease, with the id of the process that holds it or has left it. */
+type NamedLeaseState = LeaseState & { readonly processId: string | undefined };
+
 /** `folder`: that of this process. */
-export async function readLease(
-  on: Rows,
-  key: string,
-  folder: string,
-): Promise<(LeaseState & { readonly processId: string | undefined }) | undefined> {
+export async function readLease(on: Rows, key: string, folder: string): Promise<NamedLeaseState | undefined> {
   const row = await on.row<LeaseRow>(
     `SELECT l.epoch, l.process_id, p.address AS holder,
       CASE WHEN p.folder <> $2 THEN p.replica END AS elsewhere
     FROM @leases l LEFT JOIN @processes p ON p.id = l.process_id WHERE l.key = $1`,
     [key, folder],
   );
-  if (row === undefined) return undefined;
-  const { epoch, process_id: processId, holder, elsewhere } = row;
+  return row && stateOf(row);
+}
+
+function stateOf({ epoch, process_id: processId, holder, elsewhere }: LeaseRow): NamedLeaseState {
   return {
     epoch,
     processId: processId ?? undefined,
@@ -195,12 +196,45 @@ export async function readLease(
   };
 }
 
-/** `undefined` if a process with a row holds it, including this one. */
+/** What an attempt to acquire a Lease has led to. */
+export type Taking =
+  | { readonly taken: Pick<Lease, 'epoch' | 'left'> }
+  /** By a process with a row, which may be this one. */
+  | { readonly held: NamedLeaseState }
+  /** Nobody holds it, but this process has no row, or somebody has left work behind. */
+  | 'left';
+
+/**
+ * Takes a Lease of which the index knows nothing: every replica that wants a new image asks this at the same moment, and all
+ * but one wait for its commit.
+ */
+export async function takeNewLease(
+  on: PostgresSession,
+  key: string,
+  { id, folder }: Pick<ProcessIdentity, 'id' | 'folder'>,
+): Promise<Taking> {
+  const taken = await on.row<{ epoch: number }>(
+    `INSERT INTO @leases (key, process_id) SELECT $1, id FROM @processes WHERE id = $2 FOR KEY SHARE
+    ON CONFLICT (key) DO NOTHING RETURNING epoch`,
+    [key, id],
+  );
+  if (taken !== undefined) return { taken: { epoch: taken.epoch, left: undefined } };
+  // Another statement, which sees the row that the first one may have waited for. Then there is nothing to make durable.
+  const row = await on.row<LeaseRow>(
+    `SELECT l.epoch, l.process_id, p.address AS holder,
+      CASE WHEN p.folder <> $2 THEN p.replica END AS elsewhere, set_config('synchronous_commit', 'off', true)
+    FROM @leases l JOIN @processes p ON p.id = l.process_id WHERE l.key = $1`,
+    [key, folder],
+  );
+  return row === undefined ? 'left' : { held: stateOf(row) };
+}
+
+/** Takes a Lease after the work of another holder. `undefined` if a process with a row holds it, including this one. */
 export async function takeLease(
   on: PostgresSession,
   key: string,
   processId: string,
-): Promise<{ readonly epoch: number; readonly left: LeftLease | undefined } | undefined> {
+): Promise<Pick<Lease, 'epoch' | 'left'> | undefined> {
   const before = await on.row<{ epoch: number; process_id: string | null }>(
     'SELECT epoch, process_id FROM @leases WHERE key = $1 FOR UPDATE',
     [key],

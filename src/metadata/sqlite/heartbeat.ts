@@ -3,7 +3,7 @@ import { hostname } from 'node:os';
 import { dirname } from 'node:path';
 import type { Clock, Timer } from '../../lib/clock.ts';
 import { errorCode } from '../../lib/error-code.ts';
-import { type Lease, LeaseLost, type Presence, PresenceEnded } from '../../lib/lease.ts';
+import { type Lease, LeaseLost, type LeaseState, type Presence, PresenceEnded } from '../../lib/lease.ts';
 import type { Log } from '../../lib/log.ts';
 import type { Connection } from './connection.ts';
 import { type LeaseRow, LeaseRows, type ProcessRow, THREAD } from './leases.ts';
@@ -121,11 +121,14 @@ export class Heartbeat {
     forgetDead(this.#folder);
   }
 
-  /** Acquires the Lease `key`; `undefined` if a live process has it, including this one. */
-  async acquireLease(key: string): Promise<Lease | undefined> {
+  /** As in `Leases`. */
+  async acquireLease(key: string, onHeld?: (held: LeaseState) => void): Promise<Lease | undefined> {
     const lease = await this.#take(key);
-    if (lease !== undefined || !(await this.#holderIsDead(key))) return lease;
-    return this.#take(key);
+    if (lease !== undefined) return lease;
+    const row = await this.read(key);
+    if (await this.#isDead(row?.processId)) return this.#take(key);
+    if (row?.isHeld === true) onHeld?.(row);
+    return undefined;
   }
 
   async #take(key: string): Promise<Lease | undefined> {
@@ -140,13 +143,11 @@ export class Heartbeat {
     return lease;
   }
 
-  /** True if the holder was found to be dead, and was removed. */
-  async #holderIsDead(key: string): Promise<boolean> {
-    const row = await this.read(key);
-    if (row?.processId === undefined || row.processId === this.#id) return false;
-    if (!isDead(this.#folder, row.processId)) return false;
+  /** True if the holder of a Lease was found to be dead, and was removed. */
+  async #isDead(holder: string | undefined): Promise<boolean> {
+    if (holder === undefined || holder === this.#id || !isDead(this.#folder, holder)) return false;
     await this.#write(() => {
-      const dead = this.#leases.processes().filter(({ id }) => id === row.processId);
+      const dead = this.#leases.processes().filter(({ id }) => id === holder);
       dead.forEach(process => this.#remove(process, { isGone: true }));
     });
     return true;

@@ -1,7 +1,7 @@
 import type { BlobStore } from '../../blobs/blob-store.ts';
 import type { Spool } from '../../blobs/spool.ts';
 import { isStorageClosed } from '../../blobs/storage-full.ts';
-import { type Lease, LeaseLost } from '../../lib/lease.ts';
+import { type Lease, LeaseLost, type LeaseState } from '../../lib/lease.ts';
 import type { Log } from '../../lib/log.ts';
 import type { LoopLoad } from '../../lib/loop-load.ts';
 import type { Meter } from '../../lib/meter.ts';
@@ -52,11 +52,21 @@ export interface FillWorld {
   readonly meter: Meter;
 }
 
+/** The Lease of a blob as it was read; `undefined` if there was none. */
+export interface SeenLease {
+  readonly lease: LeaseState | undefined;
+}
+
 /** The request for which a Fill is started. */
 export interface FillStarter extends FillRequest {
   /** Set if it is a prefetch, for which no client waits. */
   readonly isAhead: boolean;
+  /** Set if it was read while the request was on its way here. */
+  readonly seen?: SeenLease | undefined;
 }
+
+/** What a run goes on with: whose the Lease was at the last look, or `over` when there is nothing more to do. */
+type Next = LeaseState | 'over' | undefined;
 
 /**
  * Runs one Fill, from the queue to the commit:
@@ -144,7 +154,7 @@ export class FillRun {
     this.#pieces = pieces;
     const transfer = new FillTransfer({ ...shared, pieces, disk: world.spool.space });
     this.#leader = new FillLeader({ ...shared, pieces, transfer, outcome: this.#outcome });
-    this.done = this.#run(from.after);
+    this.done = this.#run(from.after, starter.seen);
     this.unstored = this.done.then(() => this.#outcome.whyUnstored);
   }
 
@@ -197,12 +207,13 @@ export class FillRun {
     this.#stopping.abort(reason);
   }
 
-  async #run(after: Promise<void> | undefined): Promise<void> {
+  async #run(after: Promise<void> | undefined, seen: SeenLease | undefined): Promise<void> {
+    const waits = this.#isQueued || after !== undefined;
     try {
       await after;
       await unlessAborted(this.#place.turn, this.#stopping.signal);
       this.#isQueued = false;
-      await this.#bring();
+      await this.#bring(waits ? undefined : seen);
     } catch (error) {
       this.#outcome.failed(isStorageClosed(error) ? await this.#answeredWithoutRoom(error) : error);
     } finally {
@@ -227,40 +238,46 @@ export class FillRun {
     }
   }
 
-  async #bring(): Promise<void> {
-    // Whoever follows another replica does so at once: to try to acquire its Lease would take as long as to connect.
-    while (!(await this.#followElsewhere())) {
-      const acquiring = this.#metadata.acquireLease(this.key);
-      this.#acquiring = acquiring.catch(() => {});
-      const lease = await acquiring;
-      if (lease === undefined ? await this.#followHere() : await this.#leadUnder(lease)) return;
-    }
+  /** `seen`: the Lease as it was read just now; absent if it was not. */
+  async #bring(seen: SeenLease | undefined): Promise<void> {
+    // Whoever follows another replica does so at once: an attempt to acquire its Lease is a write.
+    let next: Next = seen === undefined ? await this.#look() : seen.lease;
+    while (next !== 'over')
+      next = next?.elsewhere === undefined ? await this.#contend() : await this.#followElsewhere(next);
   }
 
-  /** Follows other replicas as long as one has the Lease. True if the blob is stored. */
-  async #followElsewhere(): Promise<boolean> {
-    const follower = this.#replicaFollower;
-    if (follower === undefined) return false;
+  /** The Lease, which may be that of another replica; `undefined` if there is none. */
+  async #look(): Promise<LeaseState | undefined> {
+    return this.#replicaFollower && this.#metadata.readLease(this.key);
+  }
+
+  /** Follows another replica as long as it has the Lease, which is returned unless the blob is stored then. */
+  async #followElsewhere({ elsewhere: address, epoch, holder }: LeaseState): Promise<Next> {
     const { key } = this;
-    for (;;) {
-      const { elsewhere: address, epoch, holder } = (await this.#metadata.readLease(key)) ?? {};
-      if (address === undefined || epoch === undefined) return false;
-      this.#follower.end();
-      if (await follower.follow({ address, key, epoch }, holder)) return true;
-      if (await this.#follower.takeStored()) {
-        await follower.discard();
-        return true;
-      }
-    }
+    const follower = this.#replicaFollower;
+    if (follower === undefined || address === undefined) return undefined;
+    this.#follower.end();
+    if (await follower.follow({ address, key, epoch }, holder)) return 'over';
+    if (!(await this.#follower.takeStored())) return this.#look();
+    await follower.discard();
+    return 'over';
   }
 
-  /** Follows another process of this replica for a while, if one has the Lease. True if the blob is stored. */
-  async #followHere(): Promise<boolean> {
+  /**
+   * Tries to acquire the Lease and downloads under it; if another process of this replica has it, follows that for a while.
+   * Returns whose it is then.
+   */
+  async #contend(): Promise<Next> {
+    const seen: { lease?: LeaseState } = {};
+    const acquiring = this.#metadata.acquireLease(this.key, held => (seen.lease = held));
+    this.#acquiring = acquiring.catch(() => {});
+    const own = await acquiring;
+    if (own !== undefined) return (await this.#leadUnder(own)) ? 'over' : this.#look();
     if (this.#replicaFollower !== undefined) {
-      const lease = await this.#metadata.readLease(this.key);
-      if (lease?.isHeld !== true || lease.elsewhere !== undefined) return false;
+      const lease = seen.lease ?? (await this.#look());
+      if (lease?.isHeld !== true || lease.elsewhere !== undefined) return lease;
     }
-    return this.#follower.follow();
+    return (await this.#follower.follow()) ? 'over' : this.#look();
   }
 
   /** False if another process has taken the Lease over: this process then follows it. */

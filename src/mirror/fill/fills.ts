@@ -22,7 +22,7 @@ import { DirectReader } from './direct-reader.ts';
 import type { DownloadState } from './download-state.ts';
 import type { Fill } from './fill.ts';
 import { fillKey } from './fill-key.ts';
-import { FillRun, type FillStarter, type FillWorld } from './fill-run.ts';
+import { FillRun, type FillStarter, type FillWorld, type SeenLease } from './fill-run.ts';
 import type { FillRequest } from './fill-sharing.ts';
 import { FollowedFill, type FollowRequest } from './followed-fill.ts';
 import type { LedFill } from './led-fill.ts';
@@ -73,9 +73,9 @@ export class Fills {
     return run?.fill.state === 'failed' ? undefined : run;
   }
 
-  /** Starts a run; call only if `find` returns none. */
-  start(digest: Digest, request: FillRequest): FillRun {
-    return this.#start(digest, { ...request, isAhead: false });
+  /** Starts a run; call only if `find` returns none. `seen`: what `see` has just returned, if it was called. */
+  start(digest: Digest, request: FillRequest, seen?: SeenLease): FillRun {
+    return this.#start(digest, { ...request, isAhead: false, seen });
   }
 
   /** Starts a prefetch, which has lower priority than downloads that clients wait for. */
@@ -111,11 +111,10 @@ export class Fills {
     return followed.fill.size === request.namedSize ? followed.readAlong(request, wanted) : undefined;
   }
 
-  /** Whether another replica downloads the blob, as far as is known. Asks nothing if there is none. */
-  async isElsewhere(upstream: string, digest: Digest): Promise<boolean> {
+  /** Which process downloads the blob, if it may be in another replica; asks nothing, and is `undefined`, if there is none. */
+  async see(upstream: string, digest: Digest): Promise<SeenLease | undefined> {
     const { replicas, metadata } = this.#world;
-    if (replicas === undefined) return false;
-    return (await metadata.readLease(fillKey(upstream, digest)))?.elsewhere !== undefined;
+    return replicas && { lease: await metadata.readLease(fillKey(upstream, digest)) };
   }
 
   #follow(key: string, digest: Digest, request: FollowRequest): FollowedFill {

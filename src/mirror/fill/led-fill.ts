@@ -24,6 +24,11 @@ export class LedFill {
     return this.#fill.size;
   }
 
+  /** As `Fill.length`. */
+  get length(): number {
+    return this.#fill.length;
+  }
+
   /** The repositories for which upstream sends the blob, as `repositoryText`. */
   get repositories(): readonly string[] {
     return this.#sharing.provedRepositories;

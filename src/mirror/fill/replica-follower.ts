@@ -32,6 +32,12 @@ export interface ReplicaFollowerOptions {
   readonly signal: AbortSignal;
 }
 
+/** What a holder sends, and where it goes. */
+interface Received {
+  readonly ingest: Ingest;
+  readonly bytes: RemoteBytes;
+}
+
 /**
  * Lets a Fill have what another replica downloads. The bytes go into an ingest of this replica's own, are verified here,
  * and stay as a copy once the holder has stored the blob. If that replica ends, the next holder of the Lease goes on from
@@ -117,9 +123,8 @@ export class ReplicaFollower {
   }
 
   async #receiveFrom(remote: RemoteFill, watch: Watch, signal: AbortSignal): Promise<boolean> {
-    const { fill, sharing, replicas } = this.#options;
-    const ingest = await this.#ingestOf(remote);
-    const bytes = await replicas.read(remote, ingest.offset, signal);
+    const { fill, sharing } = this.#options;
+    const { ingest, bytes } = await this.#begin(remote, signal);
     try {
       if (fill.size === undefined && bytes.size !== undefined) fill.learnSize(bytes.size);
       sharing.givenElsewhere(bytes.repositories);
@@ -129,6 +134,25 @@ export class ReplicaFollower {
       bytes.close();
     }
     return this.#settled();
+  }
+
+  /** Asks the holder for what is not here. Usually that is all of it, so the question is on its way while that is looked up. */
+  async #begin(remote: RemoteFill, signal: AbortSignal): Promise<Received> {
+    const { replicas } = this.#options;
+    if (this.#received === undefined) {
+      const leaving = new AbortController();
+      const asking = replicas.read(remote, 0, AbortSignal.any([signal, leaving.signal]));
+      asking.catch(() => {});
+      let ingest: Ingest | undefined;
+      try {
+        ingest = await this.#ingestOf(remote);
+        if (ingest.offset === 0) return { ingest, bytes: await asking };
+      } finally {
+        if (ingest?.offset !== 0) leaving.abort(new ReplicaAway('the rest is asked for'));
+      }
+    }
+    const ingest = await this.#ingestOf(remote);
+    return { ingest, bytes: await replicas.read(remote, ingest.offset, signal) };
   }
 
   /** Until the end of what the holder sends. */
