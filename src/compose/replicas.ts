@@ -38,7 +38,11 @@ export async function openOtherReplicas(
     replica,
     listReplicas,
     listGoneReplicas: () => metadata.listGoneReplicas(),
-    ask: address => client.about(address),
+    ask: async address => {
+      const about = await client.about(address);
+      void client.prepare(address);
+      return about;
+    },
     clock,
     log,
   });

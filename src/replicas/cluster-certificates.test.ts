@@ -62,6 +62,7 @@ function careless(material: Partial<ClusterMaterial>): ClusterTls {
     forServer: { ...options, requestCert: true },
     forClient: { ...options, checkServerIdentity: () => undefined },
     admits: () => true,
+    version: 0,
     isDistrust: () => false,
     follow: () => {},
   };

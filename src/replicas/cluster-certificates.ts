@@ -25,11 +25,13 @@ export class NamelessCertificate extends Error {
 
 /**
  * Each side shows a certificate of a CA that both trust, and with a DNS name that both have: a CA may certify others, too, and
- * addresses of replicas may be of any kind. All may be replaced while the process runs; connections that exist stay.
+ * addresses of replicas may be of any kind. All may be replaced while the process runs; a connection that exists stays until
+ * what is sent over it has ended.
  */
 export class ClusterCertificates implements ClusterTls {
   #material: ClusterMaterial;
   #names: readonly string[];
+  #version = 0;
   #renewed: () => void = () => {};
 
   /** Throws NamelessCertificate. */
@@ -42,7 +44,12 @@ export class ClusterCertificates implements ClusterTls {
   renew(material: ClusterMaterial): void {
     this.#names = namesOf(material);
     this.#material = material;
+    this.#version += 1;
     this.#renewed();
+  }
+
+  get version(): number {
+    return this.#version;
   }
 
   get forServer(): TlsOptions {

@@ -30,10 +30,12 @@ export class UnusableKeys extends Error {
 /**
  * What replicas share: connections are made with the first key, and accepted with any. So all replicas can be given another
  * key one after the other: first as a further one, then as the first, then alone. They may be replaced while the process runs;
- * connections that exist stay.
+ * a connection that exists stays until what is sent over it has ended.
  */
 export class ClusterKeys implements ClusterTls {
   #keys: readonly [first: ClusterKey, ...others: ClusterKey[]];
+  #version = 0;
+  #renewed: () => void = () => {};
 
   /** `text` has a key on each line. Throws UnusableKeys. */
   constructor(text: string) {
@@ -43,6 +45,12 @@ export class ClusterKeys implements ClusterTls {
   /** From now on these are used. Throws UnusableKeys, and changes nothing then. */
   renew(text: string): void {
     this.#keys = keysIn(text);
+    this.#version += 1;
+    this.#renewed();
+  }
+
+  get version(): number {
+    return this.#version;
   }
 
   get forServer() {
@@ -74,8 +82,9 @@ export class ClusterKeys implements ClusterTls {
     return isOfHandshake && /alert unknown psk identity/i.test(failure.message);
   }
 
-  /** A server looks for the keys at each connection. */
-  follow(): void {}
+  follow(renewed: () => void): void {
+    this.#renewed = renewed;
+  }
 }
 
 function keysIn(text: string): readonly [ClusterKey, ...ClusterKey[]] {

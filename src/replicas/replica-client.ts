@@ -1,9 +1,7 @@
 import type { ClientRequest, IncomingMessage } from 'node:http';
-import { Agent, request, type RequestOptions } from 'node:https';
 import type { UploadCalls } from '../hosted/upload-calls.ts';
 import { Changes } from '../lib/changes.ts';
 import { type Clock, systemClock } from '../lib/clock.ts';
-import { errorCode } from '../lib/error-code.ts';
 import { type RemoteBytes, type RemoteFill, ReplicaAway, type Replicas } from '../mirror/fill/replicas.ts';
 import type { Landing, SharedFlight } from '../mirror/shared-flights.ts';
 import { ABOUT_PATH, type ReplicaAbout } from './about-request.ts';
@@ -12,11 +10,9 @@ import type { ClusterTls } from './cluster-tls.ts';
 import { pathOfFill, REPOSITORIES_HEADER, SIZE_HEADER } from './fill-response.ts';
 import { FLIGHT_HEADER, FLIGHTS_PATH } from './flight-requests.ts';
 import { readJsonBody } from './json-body.ts';
+import { ReplicaConnections, type ReplicaRequest } from './replica-connections.ts';
 import { RemoteUploads } from './remote-uploads.ts';
 
-/** A replica is a round trip away, or it is not there. */
-const CONNECT_WITHIN_MS = 3_000;
-const ALIVE_EACH_MS = 1_000;
 /** What it says of itself, it knows. */
 const ABOUT_WITHIN_MS = 5_000;
 /** So much may arrive before it is written; more waits in the network. */
@@ -31,21 +27,20 @@ export interface ReplicaClientOptions {
 
 /** Asks other replicas for what they hold. */
 export class ReplicaClient implements Replicas {
-  readonly #tls: ClusterTls;
+  readonly #connections: ReplicaConnections;
   readonly #clock: Clock;
   readonly #noteAway: (address: string) => void;
-  // None is used again: the other side might just have closed it, and what a client sends cannot be sent twice.
-  readonly #agent = new Agent({ maxCachedSessions: 0 });
 
   constructor(tls: ClusterTls, { clock = systemClock, noteAway = () => {} }: ReplicaClientOptions = {}) {
-    this.#tls = tls;
+    this.#connections = new ReplicaConnections(tls, clock);
     this.#clock = clock;
     this.#noteAway = noteAway;
   }
 
   async read(fill: RemoteFill, from: number, signal: AbortSignal): Promise<RemoteBytes> {
     const path = pathOfFill({ ...fill, from });
-    const response = await this.#ask(fill.address, { path, signal }, to => to.end());
+    const { address } = fill;
+    const response = await this.#successOf(address, path, this.#connections.get(address, { path, signal }));
     return new ReceivedBytes(response, signal);
   }
 
@@ -77,11 +72,12 @@ export class ReplicaClient implements Replicas {
 
   /**
    * What the replica at this address says of itself; `undefined` if it is one and says nothing, as an older version
-   * does, and one that starts. Rejects with ReplicaAway, or a TimeoutError, if there is no answer.
+   * does, and one that starts. Rejects with ReplicaAway, or a TimeoutError, if there is no answer. Asks over a new
+   * connection, to find out whether that can be made.
    */
   async about(address: string): Promise<ReplicaAbout | undefined> {
     const signal = AbortSignal.timeout(ABOUT_WITHIN_MS);
-    const response = await this.#send(address, { path: ABOUT_PATH, signal }, to => to.end());
+    const response = await this.#connections.send(address, { path: ABOUT_PATH, signal }, to => to.end());
     if (response.statusCode !== 200) {
       response.resume();
       return undefined;
@@ -89,79 +85,39 @@ export class ReplicaClient implements Replicas {
     return readJsonBody<ReplicaAbout>(response);
   }
 
-  close(): void {
-    this.#agent.destroy();
+  /** Makes connections to the replica at this address, over which downloads are then asked for without delay. Never rejects. */
+  prepare(address: string): Promise<void> {
+    return this.#connections.prepare(address);
   }
 
-  /** The response to what `send` writes, if it is one of success; otherwise rejects with ReplicaAway. */
-  async #ask(
+  close(): void {
+    this.#connections.close();
+  }
+
+  /**
+   * The response to what `write` writes, if it is one of success; otherwise rejects with ReplicaAway. A request that changes
+   * something has a connection of its own: over another, which the other side might just have closed, it would be lost, and it
+   * cannot be sent twice.
+   */
+  #ask(address: string, asked: ReplicaRequest, write: (to: ClientRequest) => void): Promise<IncomingMessage> {
+    return this.#successOf(address, asked.path, this.#connections.send(address, asked, write));
+  }
+
+  async #successOf(
     address: string,
-    options: RequestOptions,
-    send: (to: ClientRequest) => void,
+    path: string,
+    responding: Promise<IncomingMessage>,
   ): Promise<IncomingMessage> {
     let response: IncomingMessage;
     try {
-      response = await this.#send(address, options, send);
+      response = await responding;
     } catch (error) {
       if (error instanceof ReplicaAway) this.#noteAway(address);
       throw error;
     }
     if (response.statusCode === 200) return response;
     response.resume();
-    throw new ReplicaAway(`${address} answered ${response.statusCode} for ${options.path}`);
-  }
-
-  /** The response to what `send` writes, whatever it is. Rejects with ReplicaAway if there is none. */
-  async #send(
-    address: string,
-    { signal, ...options }: RequestOptions,
-    send: (to: ClientRequest) => void,
-  ): Promise<IncomingMessage> {
-    signal?.throwIfAborted();
-    const { hostname: host, port } = new URL(`https://${address}`);
-    const asked = request({
-      ...this.#tls.forClient,
-      agent: this.#agent,
-      host: host.replace(/^\[(.*)\]$/, '$1'),
-      port,
-      ...options,
-      ...(signal && { signal }),
-    });
-    // Until it is connected, and not while the download has not begun.
-    const timer = setTimeout(
-      () => asked.destroy(new Error(`no connection within ${CONNECT_WITHIN_MS / 1000} s`)),
-      CONNECT_WITHIN_MS,
-    );
-    let isSecured = false;
-    asked.once('socket', socket => {
-      // Node sets it for connections without TLS only. Otherwise a body waits for the acknowledgement of its headers: 40 ms.
-      socket.setNoDelay(true);
-      // So that one that vanishes without a word is noticed after some seconds.
-      socket.setKeepAlive(true, ALIVE_EACH_MS);
-      if (!socket.connecting) clearTimeout(timer);
-      socket.once('secureConnect', () => {
-        isSecured = true;
-        clearTimeout(timer);
-      });
-    });
-    // After the response, the response says so.
-    asked.on('error', () => {});
-    try {
-      send(asked);
-      return await new Promise<IncomingMessage>((resolve, reject) => {
-        asked.once('response', resolve).once('error', reject);
-      });
-    } catch (error) {
-      if (signal?.aborted) throw signal.reason;
-      const cause = error;
-      throw new ReplicaAway(`${address} cannot be reached`, {
-        cause,
-        isRefused: isRefusal(cause),
-        isDistrusted: this.#tls.isDistrust(cause, isSecured),
-      });
-    } finally {
-      clearTimeout(timer);
-    }
+    throw new ReplicaAway(`${address} answered ${response.statusCode} for ${path}`);
   }
 }
 
@@ -234,11 +190,4 @@ function textsIn(header: string | readonly string[] | undefined): readonly strin
 /** The reason of `signal` if that has ended it, otherwise ReplicaAway. */
 function awayOr(error: unknown, signal: AbortSignal): unknown {
   return signal.aborted ? signal.reason : new ReplicaAway('the connection broke', { cause: error });
-}
-
-/** Whether all addresses of a host refuse connections. */
-function isRefusal(error: unknown): boolean {
-  return error instanceof AggregateError
-    ? error.errors.length > 0 && error.errors.every(isRefusal)
-    : errorCode(error) === 'ECONNREFUSED';
 }

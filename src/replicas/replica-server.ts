@@ -18,6 +18,7 @@ import { ABOUT_PATH, type ReplicaAbout, sendAbout } from './about-request.ts';
 import type { ClusterTls } from './cluster-tls.ts';
 import { parseFillPath, sendFill } from './fill-response.ts';
 import { answerFlight, parseFlight } from './flight-requests.ts';
+import { KEEP_ALIVE_MS } from './replica-connections.ts';
 import { answerUploadCall, parseUploadCall } from './upload-requests.ts';
 
 /** Another replica needs one round trip or two. Others must not hold connections for long. */
@@ -73,21 +74,28 @@ export class ReplicaServer {
 
   /** Rejects if the address cannot be bound. */
   static async open({ address, tls, log, ...needs }: ReplicaServerOptions): Promise<ReplicaServer> {
+    const versions = new ConnectionVersions(tls);
     const server = createServer({ ...tls.forServer, handshakeTimeout: HANDSHAKE_WITHIN_MS }, (req, res) => {
+      versions.endAfter(req, res);
       answer(req, res, { ...needs, log }).catch((error: unknown) => {
         // Whoever reads it sees in the index what became of it.
         log.debug({ err: error, path: req.url }, 'a response to another replica was broken off');
         res.destroy();
       });
     });
+    server.on('connection', (connection: Socket) => versions.note(connection));
     // Before anything of what it has sent is read.
     server.prependListener('secureConnection', socket => {
       if (tls.admits(socket)) return;
       log.debug({ remoteAddress: socket.remoteAddress }, 'a connection to the port for replicas was refused');
       socket.destroy();
     });
-    tls.follow(() => server.setSecureContext(tls.forServer));
+    tls.follow(() => {
+      server.setSecureContext(tls.forServer);
+      server.closeIdleConnections();
+    });
     server.headersTimeout = HEADERS_WITHIN_MS;
+    server.keepAliveTimeout = KEEP_ALIVE_MS;
     // A response takes as long as the download.
     server.requestTimeout = 0;
     server.maxConnections = MAX_CONNECTIONS;
@@ -109,6 +117,32 @@ export class ReplicaServer {
 
 function addressOf({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress} ${remotePort}`;
+}
+
+/** Tells connections that began with keys or certificates that have been replaced. */
+class ConnectionVersions {
+  readonly #tls: ClusterTls;
+  /** By the address of the other side. */
+  readonly #versions = new Map<string, number>();
+
+  constructor(tls: ClusterTls) {
+    this.#tls = tls;
+  }
+
+  /** Call when a connection begins. */
+  note(connection: Socket): void {
+    const from = addressOf(connection);
+    this.#versions.set(from, this.#tls.version);
+    connection.once('close', () => this.#versions.delete(from));
+  }
+
+  /** Ends the connection after the response if it is an old one then. */
+  endAfter({ socket }: IncomingMessage, res: ServerResponse): void {
+    const from = addressOf(socket);
+    res.once('close', () => {
+      if (this.#versions.get(from) !== this.#tls.version) socket.end();
+    });
+  }
 }
 
 async function answer(
