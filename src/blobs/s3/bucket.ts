@@ -180,8 +180,10 @@ export class Bucket {
   }
 
   async put(key: string, payload: Payload): Promise<void> {
-    const { body } = await this.#ask({ method: 'PUT', key, payload, accept: [200] });
+    const { headers, body } = await this.#ask({ method: 'PUT', key, payload, accept: [200] });
     body.resume();
+    // Whoever else answers with 200, such as a proxy, has stored nothing.
+    if (headers['etag'] === undefined) throw new S3Failure(`${this.#settings.endpoint} names no object`);
   }
 
   /** Begins a multipart upload, and returns its id. */

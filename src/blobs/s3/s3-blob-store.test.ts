@@ -205,6 +205,17 @@ describe('blobs in a bucket', () => {
     expect(bytes.equals(await read(digest))).toBe(true);
   });
 
+  test('a put that is answered with 200 by somebody who stores nothing has failed', async () => {
+    for (const fault of [
+      { text: '<html>Sign in</html>' },
+      { errorInBody: 'InternalError', isUndone: true } as const,
+    ]) {
+      fake.fault = request => (isPut(request) ? fault : undefined);
+      await expect(keep(stores, 'fill-1', randomBytes(10))).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+      expect([fake.blobKeys(), stores.rows.rows.size]).toEqual([[], 0]);
+    }
+  });
+
   test('a put that fails leaves nothing that the index does not know', async () => {
     failing({ status: 403, code: 'AccessDenied' }, 9, ({ query }) => query.get('partNumber') === '2');
     const digest = digestOf(Buffer.alloc(3 * PART_BYTES, 'a'));
