@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { writeFileAtomic } from '../lib/atomic-file.ts';
 import { absentAsUndefined, errorCode } from '../lib/error-code.ts';
 import type { Log } from '../lib/log.ts';
+import { PRIVATE_FILE_MODE } from '../lib/private-folder.ts';
 import { IndexUnusable } from './index-unusable.ts';
 import type { MetadataStore } from './metadata-store.ts';
 import { INDEX_FILE, reportStop, STATE_FILE, STORE_ID, stopCollecting } from './store-identity.ts';
@@ -103,7 +104,7 @@ async function createState(folder: string, state: FolderState, replaces: boolean
   if (replaces) return writeFileAtomic(statePath(folder), [bytesOf(state)]);
   const own = `${statePath(folder)}.${state.folder}`;
   try {
-    await writeFile(own, bytesOf(state));
+    await writeFile(own, bytesOf(state), { mode: PRIVATE_FILE_MODE });
     await link(own, statePath(folder));
   } catch (error) {
     if (errorCode(error) !== 'EEXIST') throw error;

@@ -351,3 +351,8 @@ test('a copy whose pages are from different moments is refused, with a message a
   await expect(opening).rejects.toThrow('entrepot restore');
   await store.close();
 });
+
+test('of a store in a database, what identifies the folder is private before the index is open', async () => {
+  await FolderIdentity.look(folder);
+  expect((await stat(join(folder, STATE_FILE))).mode & 0o077).toBe(0);
+});
