@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import type { Config } from '../config/config.ts';
 import { formatAddress } from '../config/fields.ts';
 import type { Clock } from '../lib/clock.ts';
+import type { Lease } from '../lib/lease.ts';
 import { type Log, silentLog } from '../lib/log.ts';
 import type { Opened } from '../lib/opened.ts';
 import { FolderIdentity, readFolderState } from '../metadata/folder-identity.ts';
@@ -153,14 +154,14 @@ export async function openIndexSource(index: IndexPlace): Promise<IndexSource> {
   return openPostgresSource(index.postgres);
 }
 
-/** The tables of an index that is open and that nothing else uses, to be filled. */
-export async function openIndexTarget(index: IndexPlace): Promise<IndexTarget> {
+/** The tables of an index that is open and that nothing else uses, to be filled under `lease`. */
+export async function openIndexTarget(index: IndexPlace, lease: Lease): Promise<IndexTarget> {
   if ('file' in index) {
     const { openSqliteTarget } = await import('../metadata/sqlite-index-tables.ts');
-    return openSqliteTarget(index.file);
+    return openSqliteTarget(index.file, lease);
   }
   const { openPostgresTarget } = await import('../metadata/postgres-index-tables.ts');
-  return openPostgresTarget(index.postgres);
+  return openPostgresTarget(index.postgres, lease);
 }
 
 /** An index that is open, for a thread that removes rows. */

@@ -3,14 +3,19 @@ import { realpath } from 'node:fs/promises';
 import { ArchiveError } from '../archive/archive-error.ts';
 import { StoreMigration, type MigrationParts } from '../archive/migration.ts';
 import { systemClock } from '../lib/clock.ts';
+import type { Lease } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import { makeFolder } from '../lib/make-folder.ts';
 import { Opened } from '../lib/opened.ts';
 import { PRIVATE_FOLDER_MODE } from '../lib/private-folder.ts';
+import { type IndexTarget, SETTINGS } from '../metadata/index-tables.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { MOVING_FROM, STORE_ID } from '../metadata/store-identity.ts';
 import { openIndexSource, openIndexTarget, type StorageConfig } from './indexes.ts';
 import { openStorage } from './storage.ts';
+
+/** Of the new store, while one is being moved to it. */
+const LEASE_KEY = 'migration';
 
 /** The move of a store to another place. The caller closes it. */
 export interface OpenedMigration {
@@ -42,8 +47,10 @@ export async function openMigration(
     const old = await openStorage(opened, from, beside);
     const storage = await openStorage(opened, to, { ...beside, mayBeIncomplete: true });
     await requireUnused(storage.metadata, to);
-    await begin(old.metadata, storage.metadata, to);
-    const index = opened.add(await openIndexTarget(storage.index));
+    const lease = await acquireAlone(storage.metadata, to);
+    opened.add({ close: () => storage.metadata.release(lease) });
+    const index = opened.add(await openIndexTarget(storage.index, lease));
+    await begin(old.metadata, { metadata: storage.metadata, index }, to);
     const migration = new StoreMigration({
       from: { blobs: old.blobs, index: opened.add(await openIndexSource(old.index)) },
       to: { ...storage, index },
@@ -53,7 +60,7 @@ export async function openMigration(
     return {
       migration,
       from: old.metadata,
-      complete: () => storage.metadata.putSetting(MOVING_FROM, ''),
+      complete: () => noteMovingFrom(index, ''),
       close: () => opened.close(0),
     };
   } catch (error) {
@@ -77,9 +84,24 @@ async function requireUnused(metadata: MetadataStore, { storage: { path } }: Sto
   throw new ArchiveError(`the new store in ${path} is in use by another process: stop that first`);
 }
 
+/**
+ * A process that is suspended in the middle of a migration has this Lease no more when another one has gone on with that: the
+ * new store may be in use since.
+ */
+async function acquireAlone(metadata: MetadataStore, { storage: { path } }: StorageConfig): Promise<Lease> {
+  const lease = await metadata.acquireLease(LEASE_KEY);
+  if (lease !== undefined) return lease;
+  throw new ArchiveError(`another process is moving a store to ${path}`);
+}
+
+/** Says in the new store which one is being moved to it; '': it is complete. */
+function noteMovingFrom(index: IndexTarget, id: string): Promise<void> {
+  return index.add(SETTINGS, [{ name: MOVING_FROM, value: id }]);
+}
+
 async function begin(
   from: MetadataStore,
-  to: MetadataStore,
+  { metadata: to, index }: { readonly metadata: MetadataStore; readonly index: IndexTarget },
   { storage: { path } }: StorageConfig,
 ): Promise<void> {
   const id = (await from.readSetting(STORE_ID)) ?? '';
@@ -95,5 +117,5 @@ async function begin(
         'otherwise choose another storage.path, bucket prefix or schema',
     );
   }
-  await to.putSetting(MOVING_FROM, id);
+  await noteMovingFrom(index, id);
 }

@@ -2,8 +2,10 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { LeaseLost } from '../lib/lease.ts';
+import { leaseOf } from '../lib/lease.suite.ts';
 import { silentLog } from '../lib/log.ts';
-import { TABLES } from './index-tables.ts';
+import { SETTINGS, TABLES } from './index-tables.ts';
 import { copiesSayTheSame } from './model/copy.fixture.ts';
 import { openSqliteSide } from './model/side.fixture.ts';
 import { openSqliteSource, openSqliteTarget } from './sqlite-index-tables.ts';
@@ -91,6 +93,22 @@ test('every column of the index moves, or is known to stay behind', async () => 
 });
 
 describe('the tables of an index in SQLite', () => {
+  test('are not filled any more when another process has the Lease', async () => {
+    const { side, path } = await openSide();
+    const [store, other] = side.stores;
+    const lease = await leaseOf(store, 'migration');
+    const target = await openSqliteTarget(path, lease);
+    const add = (value: string) => target.add(SETTINGS, [{ name: 'key', value }]);
+    await add('before');
+    await store.setAside(lease);
+    await leaseOf(other, 'migration');
+    for (const write of [() => add('after'), () => target.clear()])
+      await expect(write()).rejects.toBeInstanceOf(LeaseLost);
+    expect(await other.readSetting('key')).toBe('before');
+    await target.close();
+    await side.close();
+  });
+
   copiesSayTheSame(
     async () => {
       const { side, path } = await openSide();
@@ -98,7 +116,7 @@ describe('the tables of an index in SQLite', () => {
     },
     async () => {
       const { side, path } = await openSide();
-      return { side, tables: await openSqliteTarget(path) };
+      return { side, tables: await openSqliteTarget(path, await leaseOf(side.stores[0], 'migration')) };
     },
     20,
   );

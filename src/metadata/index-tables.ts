@@ -33,7 +33,10 @@ export interface IndexSource extends IndexReading {
   close(): unknown;
 }
 
-/** An index that is being filled and that nothing else uses. The caller closes it. */
+/**
+ * An index that is being filled under a Lease, and that nothing else uses. Whatever is written rejects with LeaseLost if
+ * another process has the Lease by now: the index may be in use since. The caller closes it.
+ */
 export interface IndexTarget extends IndexReading {
   /** Removes all rows but those of `settings` and blobs. */
   clear(): Promise<void>;

@@ -1,3 +1,4 @@
+import type { Lease } from '../lib/lease.ts';
 import {
   BLOBS,
   FILLED,
@@ -9,6 +10,7 @@ import {
   SETTINGS,
 } from './index-tables.ts';
 import { Database } from './postgres/database.ts';
+import { requireNotTaken } from './postgres/leases.ts';
 import type { PostgresSettings } from './postgres/postgres-settings.ts';
 import { PostgresSession, type Rows } from './postgres/session.ts';
 import { Writer } from './postgres/writer.ts';
@@ -66,24 +68,29 @@ function readingOf(on: Rows): IndexReading {
   };
 }
 
-/** The index in a database, which exists, on a connection of its own. */
-export function openPostgresTarget(settings: PostgresSettings): IndexTarget {
+/** The index in a database, which exists, on a connection of its own. `lease`: the one under which it is filled. */
+export function openPostgresTarget(settings: PostgresSettings, lease: Lease): IndexTarget {
   const database = new Database({ ...settings, poolSize: 1 });
   const writer = new Writer(database);
+  const write = (work: (session: PostgresSession) => Promise<void>) =>
+    writer.write(async session => {
+      await requireNotTaken(session, lease);
+      await work(session);
+    });
   return {
     ...readingOf(database),
     clear: () =>
-      writer.write(async session => {
+      write(async session => {
         await session.rows(`TRUNCATE ${[...FILLED.map(({ name }) => `@${name}`), '@owners'].join(', ')}`);
         await session.rows('UPDATE @totals SET repositories = 0, manifests = 0, manifest_bytes = 0');
       }),
     add: (table, rows) =>
-      writer.write(async session => {
+      write(async session => {
         const values = Object.keys(table.columns).map(column => rows.map(row => row[column]));
         await session.rows(insertInto(table), values);
       }),
     finish: () =>
-      writer.write(async session => {
+      write(async session => {
         for (const [name, column] of NUMBERED) {
           await session.rows(
             `SELECT setval(pg_get_serial_sequence($1, '${column}'), max(${column})) FROM @${name}`,

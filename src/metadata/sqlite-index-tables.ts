@@ -1,3 +1,4 @@
+import { type Lease, LeaseLost } from '../lib/lease.ts';
 import {
   BLOBS,
   FILLED,
@@ -88,19 +89,23 @@ function toIndexRow(row: SqliteRow, columns: IndexTable['columns']): IndexRow {
   );
 }
 
-/** The index in the file `path`, which exists, on a connection of its own. */
-export async function openSqliteTarget(path: string): Promise<IndexTarget> {
-  return new SqliteTarget(await Connection.open(path));
+/** The index in the file `path`, which exists, on a connection of its own. `lease`: the one under which it is filled. */
+export async function openSqliteTarget(path: string, lease: Lease): Promise<IndexTarget> {
+  return new SqliteTarget(await Connection.open(path), lease);
 }
 
 class SqliteTarget implements IndexTarget {
   readonly #connection: Connection;
   readonly #writer: Writer;
+  readonly #lease: Lease;
+  readonly #selectLease: Statement<[number]>;
   readonly #inserts = new Map<string, Statement<[SqliteRow]>>();
 
-  constructor(connection: Connection) {
+  constructor(connection: Connection, lease: Lease) {
     this.#connection = connection;
     this.#writer = new Writer(connection);
+    this.#lease = lease;
+    this.#selectLease = connection.prepare('SELECT 1 FROM leases WHERE epoch = ?');
   }
 
   rows(table: IndexTable): AsyncIterable<readonly IndexRow[]> {
@@ -108,7 +113,7 @@ class SqliteTarget implements IndexTarget {
   }
 
   clear(): Promise<void> {
-    return this.#writer.write(() => {
+    return this.#write(() => {
       // Triggers add rows to what was emptied before: twice.
       for (const { name } of [...FILLED.toReversed(), ...FILLED])
         this.#connection.execute(`DELETE FROM ${name}`);
@@ -118,7 +123,7 @@ class SqliteTarget implements IndexTarget {
 
   add(table: IndexTable, rows: readonly IndexRow[]): Promise<void> {
     const insert = this.#insertInto(table);
-    return this.#writer.write(() => {
+    return this.#write(() => {
       for (const row of rows) insert.run(toSqliteRow(row));
     });
   }
@@ -129,6 +134,14 @@ class SqliteTarget implements IndexTarget {
   async close(): Promise<void> {
     await this.#writer.close();
     this.#connection.close();
+  }
+
+  #write(work: () => void): Promise<void> {
+    const { key, epoch } = this.#lease;
+    return this.#writer.write(() => {
+      if (this.#selectLease.get(epoch) === undefined) throw new LeaseLost(key);
+      work();
+    });
   }
 
   #insertInto(table: IndexTable): Statement<[SqliteRow]> {

@@ -1,6 +1,8 @@
 // The tables of an index in PostgreSQL, copied from and to one in SQLite.
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe } from 'vitest';
+import type { Lease } from '../../src/lib/lease.ts';
+import { leaseOf } from '../../src/lib/lease.suite.ts';
 import { silentLog } from '../../src/lib/log.ts';
 import { type CopiedSide, copiesSayTheSame } from '../../src/metadata/model/copy.fixture.ts';
 import { PostgresSides } from '../../src/metadata/model/postgres-side.fixture.ts';
@@ -35,17 +37,20 @@ describe.skipIf(!HAS_POSTGRES)('the tables of an index in PostgreSQL', () => {
     await removeFolder(folder);
   });
 
-  const inDatabase = async <Tables>(
-    tables: (at: PostgresSettings) => Tables,
-  ): Promise<CopiedSide<Tables>> => ({
-    side: await sides.openSide(),
-    tables: tables(settings),
-  });
+  async function inDatabase<Tables>(
+    tables: (at: PostgresSettings, lease: Lease) => Tables,
+  ): Promise<CopiedSide<Tables>> {
+    const side = await sides.openSide();
+    return { side, tables: tables(settings, await leaseOf(side.stores[0], 'a copy')) };
+  }
 
-  async function inFile<Tables>(tables: (path: string) => Promise<Tables>): Promise<CopiedSide<Tables>> {
+  async function inFile<Tables>(
+    tables: (path: string, lease: Lease) => Promise<Tables>,
+  ): Promise<CopiedSide<Tables>> {
     opened += 1;
     const own = join(folder, String(opened));
-    return { side: await openSqliteSide(own, empty), tables: await tables(join(own, 'index.db')) };
+    const side = await openSqliteSide(own, empty);
+    return { side, tables: await tables(join(own, 'index.db'), await leaseOf(side.stores[0], 'a copy')) };
   }
 
   describe('copied from SQLite', () => {

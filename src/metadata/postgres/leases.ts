@@ -273,6 +273,12 @@ export async function requireLease(
   if (row === undefined) throw new LeaseLost(key);
 }
 
+/** The same for a connection that belongs to no process: nobody has acquired the Lease since, or given it back. */
+export async function requireNotTaken(on: PostgresSession, { key, epoch }: LeaseName): Promise<void> {
+  const row = await on.row('SELECT 1 FROM @leases WHERE epoch = $1 FOR SHARE', [epoch]);
+  if (row === undefined) throw new LeaseLost(key);
+}
+
 /** Those of these Leases that are this process's, for work that is done. */
 export async function releaseLeases(
   on: PostgresSession,
