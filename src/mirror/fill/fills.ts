@@ -31,6 +31,8 @@ import { unfinishedBlobs } from './unfinished-blobs.ts';
 
 /** How long an endpoint that sent wrong bytes of a blob is avoided for that blob. */
 const WRONG_BYTES_MEMORY = { maxEntries: 1_000, maxAgeMs: 10 * 60_000 };
+/** How long it is not said again that ranges of a blob cannot be kept: lazy clients make hundreds of requests. */
+const UNKEPT_MEMORY = { maxEntries: 1_000, maxAgeMs: 10 * 60_000 };
 /** How many downloads of other processes are listed, each of which costs two reads. */
 const MAX_FOREIGN = 100;
 /**
@@ -58,6 +60,8 @@ export class Fills {
   readonly #runs = new Map<string, FillRun>();
   readonly #direct = new Set<DirectReader | DirectRanges>();
   readonly #followed = new Map<string, FollowedFill>();
+  /** Blobs of which ranges could not be kept, as the log has said. */
+  readonly #unkept = new Lru<object>(UNKEPT_MEMORY);
   readonly #wrongEndpoints = new Lru<Set<number>>(WRONG_BYTES_MEMORY);
   /** By upstream. */
   readonly #trials = new Map<string, ConnectionTrials>();
@@ -170,7 +174,10 @@ export class Fills {
     const { keeping, log } = this.#world;
     // A limit of our own that is reached is no fault of the disk.
     if (!(full instanceof StorageFull)) keeping.failed(full);
-    log.warn({ err: full, digest: ranges.digest }, 'ranges of a blob cannot be kept: they are passed on');
+    const { digest } = ranges;
+    const level = this.#unkept.get(digest) === undefined ? 'warn' : 'debug';
+    log[level]({ err: full, digest }, 'ranges of a blob cannot be kept: they are passed on');
+    this.#unkept.set(digest, {});
     const ended = () => void this.#direct.delete(reader);
     const reader = new DirectRanges({ ...this.#world, ...ranges, ended });
     this.#direct.add(reader);

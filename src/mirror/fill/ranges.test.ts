@@ -1084,6 +1084,19 @@ describe('ranges for which there is no room', () => {
     expect(world.mirror.problems).toMatchObject([expect.stringMatching('not stored')]);
   });
 
+  it('are logged once for each blob', async () => {
+    const told: string[] = [];
+    const log: Log = {
+      ...silentLog,
+      warn: (_, message) => void told.push(message),
+      child: () => log,
+    };
+    const world = await startWorld({}, { spool: noParts, log });
+    const blobs = [await layer(world, 4 * MIB, 'first'), await layer(world, 4 * MIB, 'second')];
+    for (const blob of [...blobs, ...blobs]) await readRanges(world, blob, { start: MIB, end: 2 * MIB });
+    expect(told.filter(message => message.includes('cannot be kept'))).toHaveLength(2);
+  });
+
   it('are so, too, if the index accepts no Lease', async () => {
     const world = await startWorld();
     const blob = await layer(world, 8 * MIB, 'no-lease');
