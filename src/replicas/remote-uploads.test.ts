@@ -150,15 +150,29 @@ describe('an upload', () => {
     const [one, two] = [await replica(), await replica()];
     const blob = randomBlob(MIB, 'refused');
     const { id } = await one.uploads.begin(ANONYMOUS, APP);
-    const refusals: unknown[] = [];
-    for (const { uploads } of [one, two]) {
-      const refusing = uploads.append(ANONYMOUS, APP, id, chunkOf(blob, 5, 10));
-      refusals.push(
-        await refusing.catch(({ code, status, message, headers }) => ({ code, status, message, headers })),
-      );
+    const late = chunkOf(blob, 5, 10);
+    // As much as a client may send; to another replica each character takes six.
+    const invalid = { ...late, contentRange: '"'.repeat(30_000) };
+    for (const [chunk, expected] of [
+      [late, 'RANGE_INVALID'],
+      [invalid, 'BLOB_UPLOAD_INVALID'],
+    ] as const) {
+      const refusals: unknown[] = [];
+      for (const { uploads } of [one, two]) {
+        const refusing = uploads.append(ANONYMOUS, APP, id, { ...chunk, body: Readable.from(['late']) });
+        refusals.push(
+          await refusing.catch(({ code, status, message, detail, headers }) => ({
+            code,
+            status,
+            message,
+            detail,
+            headers,
+          })),
+        );
+      }
+      expect(refusals[0]).toMatchObject({ code: expected });
+      expect(refusals[1]).toEqual(refusals[0]);
     }
-    expect(refusals[0]).toMatchObject({ code: 'RANGE_INVALID' });
-    expect(refusals[1]).toEqual(refusals[0]);
     const other = { ...ANONYMOUS, id: 'somebody else' };
     await expect(two.uploads.status(other, APP, id)).rejects.toMatchObject({ code: 'BLOB_UPLOAD_UNKNOWN' });
     await two.uploads.cancel(ANONYMOUS, APP, id);

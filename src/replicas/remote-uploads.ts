@@ -18,6 +18,8 @@ import { pathOfUpload, type RemoteUploadCall, type UploadAnswer } from './upload
 const TAKEN_WITHIN_MS = 90_000;
 /** How much later than that it may be noticed, and how often one that has taken a whole body is looked for in the index. */
 const LOOK_MS = 10_000;
+/** Of a Content-Range: what is longer is none, and stays so. Headers of a client may be longer than those of a replica. */
+const MAX_RANGE_CHARACTERS = 100;
 /** How long an answer to a request without a body may take. Clients wait for 20 s. */
 const ANSWERED_WITHIN_MS = 15_000;
 
@@ -89,7 +91,8 @@ export class RemoteUploads implements UploadCalls {
   }
 
   async #ask({ operation, id, ...call }: RemoteUploadCall, chunk?: Chunk): Promise<UploadAnswer> {
-    const { body, contentRange, contentLength, during } = chunk ?? {};
+    const { body, contentLength, during } = chunk ?? {};
+    const contentRange = chunk?.contentRange?.slice(0, MAX_RANGE_CHARACTERS);
     const length = body === undefined ? 0 : contentLength;
     const headers = {
       ...callHeader(JSON.stringify({ ...call, contentRange, during: during?.name })),
