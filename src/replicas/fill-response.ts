@@ -7,6 +7,8 @@ export const REPOSITORIES_HEADER = 'entrepot-repositories';
 
 /** Each takes up to 300 bytes of a header. To whom others belong, upstream is asked again. */
 const MAX_REPOSITORIES = 16;
+/** A replica takes bytes as fast as its disk. One that is suspended must not keep a file open that is removed meanwhile. */
+const TAKEN_WITHIN_MS = 90_000;
 /** For each body that is sent; larger ones make hardly any difference. */
 const BUFFER_BYTES = 128 * 1024;
 
@@ -35,7 +37,7 @@ export function parseFillPath(path: string): FillAddress | undefined {
  * rejects in the middle of the response. Closes it.
  */
 export async function sendFill(
-  fill: LedFill,
+  fill: Pick<LedFill, 'size' | 'length' | 'repositories' | 'begun' | 'read' | 'close'>,
   from: number,
   { req, res }: { readonly req: IncomingMessage; readonly res: ServerResponse },
 ): Promise<void> {
@@ -60,7 +62,7 @@ export async function sendFill(
   }
 }
 
-function headersOf({ size, repositories }: LedFill): Record<string, string> {
+function headersOf({ size, repositories }: Pick<LedFill, 'size' | 'repositories'>): Record<string, string> {
   const few = JSON.stringify(repositories.slice(0, MAX_REPOSITORIES));
   return {
     'Content-Type': 'application/octet-stream',
@@ -74,7 +76,10 @@ function written(res: ServerResponse, bytes: Uint8Array, signal: AbortSignal): P
   return new Promise((resolve, reject) => {
     const stop = () => reject(signal.reason);
     signal.addEventListener('abort', stop, { once: true });
+    const late = () => reject(new Error(`nothing was taken for ${TAKEN_WITHIN_MS / 1000} s`));
+    const timer = setTimeout(late, TAKEN_WITHIN_MS).unref();
     res.write(bytes, error => {
+      clearTimeout(timer);
       signal.removeEventListener('abort', stop);
       if (error) reject(error);
       else resolve();

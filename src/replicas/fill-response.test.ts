@@ -1,0 +1,45 @@
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import { connect } from 'node:net';
+import { setImmediate } from 'node:timers/promises';
+import { afterEach, expect, test, vi } from 'vitest';
+import { listen } from '../http/listen.ts';
+import { sendFill } from './fill-response.ts';
+
+afterEach(() => void vi.useRealTimers());
+
+test('a replica that takes nothing any more, as one that is suspended, does not keep a Fill open', async () => {
+  let [sentBytes, isClosed] = [0, false];
+  const fill = {
+    size: undefined,
+    length: 0,
+    repositories: [],
+    begun: async () => {},
+    read: async (buffer: Uint8Array) => {
+      sentBytes += buffer.byteLength;
+      return buffer.byteLength;
+    },
+    close: () => void (isClosed = true),
+  };
+  let sending: Promise<unknown> = Promise.resolve();
+  const server = createServer((req, res) => {
+    sending = sendFill(fill, 0, { req, res }).catch((error: unknown) => error);
+  });
+  const port = await listen(server, { host: '127.0.0.1', port: 0, setting: 'cluster.listen' });
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  const suspended = connect(port, '127.0.0.1').pause();
+  suspended.write('GET / HTTP/1.1\r\nHost: replica\r\n\r\n');
+  await once(server, 'request');
+  // Until the network has taken what it takes.
+  for (let before = -1, rounds = 0; rounds < 1_000; rounds = sentBytes === before ? rounds + 1 : 0) {
+    before = sentBytes;
+    await setImmediate();
+  }
+  expect(isClosed).toBe(false);
+  await vi.advanceTimersByTimeAsync(90_000);
+  expect(await sending).toMatchObject({ message: expect.stringContaining('nothing was taken') });
+  expect(isClosed).toBe(true);
+  suspended.destroy();
+  server.closeAllConnections();
+  server.close();
+});
