@@ -5,14 +5,18 @@ import { OciError } from '../oci/errors.ts';
 import { parseContentRange, uploadRange } from './content-range.ts';
 import { BODY_IDLE_MS, takeIn } from './request-body.ts';
 
+/** A request of a client. */
+export interface Arrived {
+  /** In which it arrived: what it does belongs to that. */
+  readonly during: Presence;
+}
+
 /** The body of a request, and what its headers say about it. */
-export interface Chunk {
+export interface Chunk extends Arrived {
   readonly body: Readable;
   readonly contentRange: string | undefined;
   /** Content-Length; `undefined` for a chunked transfer coding. */
   readonly contentLength: number | undefined;
-  /** In which the request arrived: what it stores belongs to that. */
-  readonly during: Presence;
 }
 
 /** Where a chunk is written. */

@@ -172,7 +172,7 @@ describe('a quota', () => {
     await expect(uploads.begin(ANYBODY, one)).rejects.toMatchObject(OVER);
     await restart();
     await expect(uploads.begin(ANYBODY, one)).rejects.toMatchObject(OVER);
-    await uploads.cancel(ANYBODY, one, id);
+    await uploads.cancel(ANYBODY, one, id, DURING);
     await uploads.begin(ANYBODY, one);
   });
 
@@ -250,7 +250,7 @@ describe('a quota', () => {
     };
     await uploads.append(ANYBODY, repositoryOf('a/two'), id, chunk);
     await expect(push('a/three', contentOf(MIB, 2))).rejects.toMatchObject(OVER);
-    await uploads.cancel(ANYBODY, repositoryOf('a/two'), id);
+    await uploads.cancel(ANYBODY, repositoryOf('a/two'), id, DURING);
     await push('a/three', contentOf(MIB, 2));
   });
 
@@ -270,7 +270,7 @@ describe('a quota', () => {
       ...DURING,
     });
     await expect(push('a/two', contentOf(MIB, 2))).rejects.toMatchObject(OVER);
-    await uploads.cancel(ANYBODY, repository, id);
+    await uploads.cancel(ANYBODY, repository, id, DURING);
     await push('a/two', contentOf(2 * MIB, 2));
   });
 
@@ -312,7 +312,7 @@ describe('a quota', () => {
     await expect(begin('c/three')).rejects.toMatchObject(tooMany);
     await begin('c/two');
     await begin('d/one');
-    await few.cancel(ANYBODY, repositoryOf('c/two'), id);
+    await few.cancel(ANYBODY, repositoryOf('c/two'), id, DURING);
     await expect(begin('c/three')).rejects.toMatchObject(tooMany);
     await metadata.unlinkBlob(repositoryOf('c/one'), digestOf(contentOf(1, 1)));
     await begin('c/three');

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import type { Digest } from '../oci/digest.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Requester } from '../oci/requester.ts';
-import type { Chunk } from './chunk.ts';
+import type { Arrived, Chunk } from './chunk.ts';
 
 /** An upload as the client sees it. */
 export interface UploadState {
@@ -11,7 +11,10 @@ export interface UploadState {
   readonly offset: number;
 }
 
-/** What is done with an upload that has begun, wherever its bytes are. As in `Uploads`. */
+/**
+ * What is done with an upload that has begun, wherever its bytes are. As in `Uploads`. Whatever changes it rejects with
+ * PresenceEnded, and does nothing, if it is late: the client may have sent the same to another process since, and more.
+ */
 export interface UploadCalls {
   status(requester: Requester, repository: Repository, id: string): Promise<UploadState>;
   append(requester: Requester, repository: Repository, id: string, chunk: Chunk): Promise<UploadState>;
@@ -22,7 +25,7 @@ export interface UploadCalls {
     digest: Digest,
     chunk: Chunk,
   ): Promise<void>;
-  cancel(requester: Requester, repository: Repository, id: string): Promise<void>;
+  cancel(requester: Requester, repository: Repository, id: string, arrived: Arrived): Promise<void>;
 }
 
 /** The length of a UUID. */

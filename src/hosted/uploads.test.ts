@@ -160,7 +160,7 @@ describe('an upload', () => {
     const writing = bench.uploads.append(ANONYMOUS, repository, id, first);
     const inUse = { code: 'TOOMANYREQUESTS' };
     await expect(append(id, Buffer.alloc(5))).rejects.toMatchObject(inUse);
-    await expect(bench.uploads.cancel(ANONYMOUS, repository, id)).rejects.toMatchObject(inUse);
+    await expect(bench.uploads.cancel(ANONYMOUS, repository, id, DURING)).rejects.toMatchObject(inUse);
     first.body.push(null);
     expect(await writing).toEqual({ id, offset: 10 });
     expect(await append(id, Buffer.alloc(5))).toEqual({ id, offset: 15 });
@@ -220,7 +220,7 @@ describe('an upload', () => {
       await expect(bench.uploads.append(who, where, id, chunkOf(Buffer.from('x')))).rejects.toMatchObject(
         unknown,
       );
-      await expect(bench.uploads.cancel(who, where, id)).rejects.toMatchObject(unknown);
+      await expect(bench.uploads.cancel(who, where, id, DURING)).rejects.toMatchObject(unknown);
     }
     expect(await offset(id)).toBe(4);
   });
@@ -267,7 +267,7 @@ describe('an upload', () => {
   it('that is cancelled leaves nothing behind', async () => {
     const id = await begin();
     await append(id, Buffer.from('bytes'));
-    await bench.uploads.cancel(ANONYMOUS, repository, id);
+    await bench.uploads.cancel(ANONYMOUS, repository, id, DURING);
     expect(await bench.ingests()).toEqual([]);
     await expect(offset(id)).rejects.toMatchObject({ code: 'BLOB_UPLOAD_UNKNOWN' });
   });
@@ -342,7 +342,7 @@ describe('an upload', () => {
     await expect(bench.uploads.begin(ANONYMOUS, { upstream: '', name: 'team/third' })).rejects.toMatchObject(
       full,
     );
-    await bench.uploads.cancel(ANONYMOUS, repository, first);
+    await bench.uploads.cancel(ANONYMOUS, repository, first, DURING);
     await begin();
   });
 

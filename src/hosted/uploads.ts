@@ -10,7 +10,7 @@ import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Requester } from '../oci/requester.ts';
-import { type Chunk, type ChunkIngest, takeChunk, takeLastChunk } from './chunk.ts';
+import { type Arrived, type Chunk, type ChunkIngest, takeChunk, takeLastChunk } from './chunk.ts';
 import { refusingWhenFull } from './full-storage.ts';
 import { noQuota, type Quota } from './quota.ts';
 import { ingestKey, type Session, Sessions, takenOver, uploadOf } from './sessions.ts';
@@ -37,6 +37,13 @@ const ALGORITHMS: ReadonlySet<string> = new Set(['sha256', 'sha512']);
 export interface ExpiredUploads {
   readonly items: number;
   readonly bytes: number;
+}
+
+/** Which upload a request is about. */
+interface Wanted extends Arrived {
+  readonly requester: Requester;
+  readonly repository: Repository;
+  readonly id: string;
 }
 
 export interface UploadsOptions {
@@ -144,7 +151,7 @@ export class Uploads implements UploadCalls {
 
   /** PATCH: appends a chunk or, without Content-Range, a stream. If the client disconnects, what it sent is kept. */
   async append(requester: Requester, repository: Repository, id: string, chunk: Chunk): Promise<UploadState> {
-    return this.#use(requester, repository, id, async ({ ingest }, upload) => {
+    return this.#use({ requester, repository, id, during: chunk.during }, async ({ ingest }, upload) => {
       await this.#requireRoom(ingest, upload, chunk);
       await takeChunk(this.#bounded(ingest, upload), chunk, this.#options.bodyIdleMs);
       return { id, offset: ingest.offset };
@@ -159,7 +166,7 @@ export class Uploads implements UploadCalls {
     digest: Digest,
     chunk: Chunk,
   ): Promise<void> {
-    await this.#use(requester, repository, id, async (session, upload) => {
+    await this.#use({ requester, repository, id, during: chunk.during }, async (session, upload) => {
       await this.#requireRoom(session.ingest, upload, chunk);
       const bounded = this.#bounded(session.ingest, upload);
       const start = bounded.offset;
@@ -179,8 +186,8 @@ export class Uploads implements UploadCalls {
     });
   }
 
-  async cancel(requester: Requester, repository: Repository, id: string): Promise<void> {
-    await this.#use(requester, repository, id, session => this.#end(id, session));
+  async cancel(requester: Requester, repository: Repository, id: string, { during }: Arrived): Promise<void> {
+    await this.#use({ requester, repository, id, during }, session => this.#end(id, session));
   }
 
   /** Ends uploads that were not used since `untouchedSinceMs`. */
@@ -278,9 +285,7 @@ export class Uploads implements UploadCalls {
 
   /** Runs `work` with exclusive use of the requester's upload. */
   async #use<T>(
-    requester: Requester,
-    repository: Repository,
-    id: string,
+    { requester, repository, id, during }: Wanted,
     work: (session: Session, upload: Upload) => Promise<T>,
   ): Promise<T> {
     await this.#find(requester, repository, id);
@@ -296,6 +301,8 @@ export class Uploads implements UploadCalls {
     const using = () =>
       this.#sessions.use(id, async session => {
         const upload = await found(session);
+        // Only now: from here on, nobody else changes the upload, however late this goes on.
+        await this.#options.metadata.requirePresence(during);
         try {
           return await work(session, upload);
         } catch (error) {
@@ -320,7 +327,7 @@ export class Uploads implements UploadCalls {
     { id, repository }: Upload,
     session: Session,
     digest: Digest,
-    { during }: Pick<Chunk, 'during'>,
+    { during }: Arrived,
   ): Promise<void> {
     const { metadata, blobs } = this.#options;
     const size = session.ingest.offset;

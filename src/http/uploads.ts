@@ -63,7 +63,7 @@ export function uploadHandlers(uploads: ClientUploads, removal: Removal): Upload
 
     async cancelUpload(call) {
       removal.permit();
-      await uploads.cancel(call.requester, call.repository, call.id);
+      await uploads.cancel(call.requester, call.repository, call.id, call.exchange);
       answer(call.exchange, 204, {});
     },
   };

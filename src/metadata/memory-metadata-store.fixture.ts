@@ -121,6 +121,15 @@ export class MemoryMetadataStore implements MetadataStore {
     return this.#presence;
   }
 
+  async requirePresence(presence: Presence) {
+    this.#requirePresence(presence);
+  }
+
+  #requirePresence({ isOver, sender }: Presence): void {
+    const isPresent = () => [...this.#index.processes].some(({ presence: { name } }) => name === sender);
+    if (isOver || (sender !== undefined && !isPresent())) throw new PresenceEnded();
+  }
+
   async readForPull(repository: Repository, reference: string, query: PullQuery = {}) {
     const rows = this.#rows(repository);
     const tag = isDigest(reference) ? undefined : rows?.tags.get(reference);
@@ -889,9 +898,7 @@ export class MemoryMetadataStore implements MetadataStore {
   async #write<T>(work: () => T, { during }: During = {}): Promise<Awaited<T>> {
     this.#requireOpen();
     await nextTurn();
-    const { isOver, sender } = during ?? {};
-    const isPresent = () => [...this.#index.processes].some(({ presence: { name } }) => name === sender);
-    if (isOver === true || (sender !== undefined && !isPresent())) throw new PresenceEnded();
+    if (during !== undefined) this.#requirePresence(during);
     return await this.#tables.transact(work);
   }
 

@@ -282,6 +282,11 @@ export interface MetadataStore extends Leases, ImageRecords {
   readonly outbox?: Outbox | undefined;
   /** The last one. For a moment after others considered this process dead it is over, and no other has begun. */
   readonly presence: Presence;
+  /**
+   * Rejects with PresenceEnded if `presence` has ended. For what is done under a Lease without a transaction; costs nothing if
+   * it is this process's and certain.
+   */
+  requirePresence(presence: Presence): Promise<void>;
 
   // Pulls: one question each, since a query may be a round trip.
 

@@ -97,6 +97,7 @@ type WriteName = Exclude<
   // Nothing of it is content.
   | 'outbox'
   | 'presence'
+  | 'requirePresence'
   | 'onNotification'
   | 'pollNotifications'
   | 'lockedOutForMs'

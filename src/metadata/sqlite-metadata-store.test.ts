@@ -468,6 +468,8 @@ test('nothing is written any more that began before others considered this proce
   await clock.pass(BEAT_MS);
   await expect.poll(() => store.presence).not.toBe(during);
   for (const write of writes(during)) await expect(write()).rejects.toBeInstanceOf(PresenceEnded);
+  await expect(store.requirePresence(during)).rejects.toBeInstanceOf(PresenceEnded);
+  await store.requirePresence(store.presence);
   expect((await store.listTags(REPOSITORY, { limit: 9, after: undefined })).entries).toEqual(['v1']);
   for (const write of writes(store.presence)) await write();
   await store.close();

@@ -1,7 +1,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Clock, systemClock } from '../lib/clock.ts';
 import { errorCode } from '../lib/error-code.ts';
-import type { Lease, LeaseState } from '../lib/lease.ts';
+import type { Lease, LeaseState, Presence } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import type { CredentialUsage } from '../oci/credential.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
@@ -298,6 +298,10 @@ class SqliteMetadataStore implements MetadataStore {
 
   get presence() {
     return this.#heartbeat.presence;
+  }
+
+  requirePresence(presence: Presence) {
+    return this.#heartbeat.confirmPresence(presence);
   }
 
   readForPull(repository: Repository, reference: string, query: PullQuery = {}): Promise<ManifestAnswer> {

@@ -175,7 +175,7 @@ describe('an upload', () => {
     }
     const other = { ...ANONYMOUS, id: 'somebody else' };
     await expect(two.uploads.status(other, APP, id)).rejects.toMatchObject({ code: 'BLOB_UPLOAD_UNKNOWN' });
-    await two.uploads.cancel(ANONYMOUS, APP, id);
+    await two.uploads.cancel(ANONYMOUS, APP, id, DURING);
     await expect(one.uploads.status(ANONYMOUS, APP, id)).rejects.toMatchObject({
       code: 'BLOB_UPLOAD_UNKNOWN',
     });
@@ -299,6 +299,27 @@ describe('an upload', () => {
     expect(await one.metadata.isLinked(APP, blob.digest)).toBe(false);
     await complete(() => {});
     expect(await one.metadata.isLinked(APP, blob.digest)).toBe(true);
+  });
+
+  it('is neither appended to nor cancelled by a request that is late', async () => {
+    const [one, two] = [await replica(), await replica()];
+    const blob = randomBlob(MIB, 'late');
+    const { id } = await one.uploads.begin(ANONYMOUS, APP);
+    const along = { during: two.metadata.presence };
+    const chunk = () => ({
+      body: Readable.from(blob.slice(0, MIB)),
+      contentRange: undefined,
+      contentLength: MIB,
+      ...along,
+    });
+    await two.uploads.append(ANONYMOUS, APP, id, chunk());
+    two.metadata.seemDead();
+    for (const late of [
+      () => two.uploads.append(ANONYMOUS, APP, id, chunk()),
+      () => two.uploads.cancel(ANONYMOUS, APP, id, along),
+    ])
+      await expect(late()).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    expect(await one.uploads.status(ANONYMOUS, APP, id)).toEqual({ id, offset: MIB });
   });
 
   it('goes on however long it takes, as long as something of it is taken', async () => {

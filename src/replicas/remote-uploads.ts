@@ -1,6 +1,6 @@
 import type { ClientRequest, IncomingMessage } from 'node:http';
 import { finished, type Readable } from 'node:stream';
-import type { Chunk } from '../hosted/chunk.ts';
+import type { Arrived, Chunk } from '../hosted/chunk.ts';
 import type { UploadCalls, UploadState } from '../hosted/upload-calls.ts';
 import { type Clock, systemClock } from '../lib/clock.ts';
 import type { Digest } from '../oci/digest.ts';
@@ -68,8 +68,8 @@ export class RemoteUploads implements UploadCalls {
     await this.#call({ operation: 'complete', requester, repository, id, digest }, chunk);
   }
 
-  async cancel(requester: Requester, repository: Repository, id: string): Promise<void> {
-    await this.#call({ operation: 'cancel', requester, repository, id });
+  async cancel(requester: Requester, repository: Repository, id: string, { during }: Arrived): Promise<void> {
+    await this.#call({ operation: 'cancel', requester, repository, id }, { during });
   }
 
   async #state(call: RemoteUploadCall, chunk?: Chunk): Promise<UploadState> {
@@ -77,7 +77,7 @@ export class RemoteUploads implements UploadCalls {
     return { id: call.id, offset };
   }
 
-  async #call(call: RemoteUploadCall, chunk?: Chunk): Promise<{ readonly offset?: number }> {
+  async #call(call: RemoteUploadCall, chunk?: Partial<Chunk>): Promise<{ readonly offset?: number }> {
     const answer = await this.#ask(call, chunk).catch((cause: unknown) => {
       throw new OciError('UNAVAILABLE', {
         message: 'the replica that has this upload cannot be reached: try again',
@@ -90,9 +90,12 @@ export class RemoteUploads implements UploadCalls {
     throw new OciError(code, options);
   }
 
-  async #ask({ operation, id, ...call }: RemoteUploadCall, chunk?: Chunk): Promise<UploadAnswer> {
-    const { body, contentLength, during } = chunk ?? {};
-    const contentRange = chunk?.contentRange?.slice(0, MAX_RANGE_CHARACTERS);
+  async #ask(
+    { operation, id, ...call }: RemoteUploadCall,
+    chunk: Partial<Chunk> = {},
+  ): Promise<UploadAnswer> {
+    const { body, contentLength, during } = chunk;
+    const contentRange = chunk.contentRange?.slice(0, MAX_RANGE_CHARACTERS);
     const length = body === undefined ? 0 : contentLength;
     const headers = {
       ...callHeader(JSON.stringify({ ...call, contentRange, during: during?.name })),

@@ -106,7 +106,7 @@ async function done(
       await uploads.complete(requester, repository, id, digest, chunk);
       return {};
     case 'cancel':
-      await uploads.cancel(requester, repository, id);
+      await uploads.cancel(requester, repository, id, chunk);
       return {};
     default:
       throw new OciError('UNSUPPORTED');

@@ -472,6 +472,34 @@ describe.skipIf(!HAS_POSTGRES)('a replica that was suspended', { timeout: 600_00
       expect((await get(at(other, `blobs/${blob.digest}`))).status).toBe(404);
     });
 
+    it.each([
+      ['appends no chunk', 'PATCH'],
+      ['cancels no upload', 'DELETE'],
+    ])(
+      '%s by a request that the client has sent again since to another one, or followed by others',
+      async (_, method) => {
+        const blob = newBlob();
+        const half = bytesOf(blob).subarray(0, 10_000);
+        const begun = await asks(other, 'blobs/uploads/', { method: 'POST' });
+        const path = String(begun.headers['location']);
+        const late = httpRequest(`${suspended.server.url}${path}`, { method });
+        const answered = once(late, 'response') as Promise<[IncomingMessage]>;
+        await suspendReplicaAt({ met: Promise.resolve(), release: () => {} }, async () => {
+          late.end(method === 'PATCH' ? half : undefined);
+          const sent = await get(`${other.server.url}${path}`, { method: 'PATCH', body: half });
+          expect(sent).toMatchObject({ status: 202, headers: { range: '0-9999' } });
+        });
+        const [{ statusCode }] = await answered;
+        expect(statusCode).toBe(503);
+        const { headers } = await get(`${other.server.url}${path}`);
+        expect(headers['range']).toBe('0-9999');
+        const rest = bytesOf(blob).subarray(half.length);
+        const url = `${other.server.url}${path}?digest=${blob.digest}`;
+        expect((await get(url, { method: 'PUT', body: rest })).status).toBe(201);
+        await expectWhole(`blobs/${blob.digest}`, blob);
+      },
+    );
+
     it.each(['creates', 'moves'])('%s no tag that was set since', async which => {
       const [before, mine, theirs] = [await newImage(), await newImage(), await newImage()];
       if (which === 'moves') await pushManifest(other, before, 'v1');

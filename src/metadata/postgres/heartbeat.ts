@@ -204,6 +204,14 @@ export class Heartbeat {
     if (sender !== undefined && !(await leases.isPresent(session, sender))) throw new PresenceEnded();
   }
 
+  /** The same outside of a write, as it is at that moment. */
+  async confirmPresence(presence: Presence): Promise<void> {
+    const { sender } = presence;
+    const isCertain = this.#isSeen && sender === undefined;
+    const isPresent = isCertain || (await leases.arePresent(this.#database, this.#self.id, sender));
+    if (!isPresent || presence.isOver) throw new PresenceEnded();
+  }
+
   /** Whether nobody can have taken this process for dead by now. */
   get #isSeen(): boolean {
     return this.#clock.monotonicMs() - this.#shownAtMs < SURE_MS;

@@ -84,6 +84,15 @@ export async function isPresent(on: PostgresSession, name: string): Promise<bool
   );
 }
 
+/** Whether the process has a row, and the Presence with the name `sender` lasts, if there is one. */
+export async function arePresent(on: Rows, id: string, sender: string | undefined): Promise<boolean> {
+  const rows = await on.rows('SELECT 1 FROM @processes WHERE id = $1 OR presence::text = $2', [
+    id,
+    sender ?? null,
+  ]);
+  return rows.length === (sender === undefined ? 1 : 2);
+}
+
 export interface OtherProcess {
   readonly id: string;
   readonly folder: string;

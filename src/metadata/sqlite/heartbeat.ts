@@ -200,6 +200,13 @@ export class Heartbeat {
     if (this.seemsDead() || presence.isOver) throw new PresenceEnded();
   }
 
+  /** The same outside of a write, as it is at that moment. */
+  async confirmPresence(presence: Presence): Promise<void> {
+    if (this.#clock.monotonicMs() - this.#shownAtMs >= SURE_MS)
+      await this.#connection.read(() => this.requirePresence(presence));
+    if (presence.isOver) throw new PresenceEnded();
+  }
+
   read(key: string): Promise<LeaseRow | undefined> {
     return this.#connection.read(() => this.#leases.read(key));
   }
