@@ -5,12 +5,13 @@ import { readerOfBytes } from '../lib/bytes-reader.ts';
 import type { Clock } from '../lib/clock.ts';
 import { type Extent, Extents } from '../lib/extents.ts';
 import type { Meter } from '../lib/meter.ts';
+import { SingleFlight } from '../lib/single-flight.ts';
 import { LATE, within } from '../lib/within.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import type { BlobWant, Outcome, ServedBlob, ServedBlobStat } from '../oci/pull-source.ts';
-import type { Repository } from '../oci/repository.ts';
+import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
 import type { Completion } from './fill/completion.ts';
@@ -120,6 +121,8 @@ export class BlobSource {
   readonly #pullRuleOf: PullRuleOf;
   readonly #clock: Clock;
   readonly #meter: Meter;
+  readonly #namedSizes = new SingleFlight<number | undefined>();
+  readonly #seenLeases = new SingleFlight<SeenLease | undefined>();
 
   constructor(options: BlobSourceOptions) {
     const { blobs, metadata, links, fills, partials, firstRanges, completion, pullRuleOf, clock, meter } =
@@ -437,17 +440,22 @@ export class BlobSource {
     return this.#fills.readAlong(digest, request, missing).catch(() => undefined);
   }
 
-  /** All at once: each question may be a round trip, and many clients may wait for the answers. */
+  /**
+   * All at once, and for all clients that want the blob at once: each question may be a round trip. Nothing is allowed
+   * or refused because of the answers, which may so be older than a client's request.
+   */
   async #readForFill(
     repository: Repository,
     digest: Digest,
     linkedSize: number | undefined,
   ): Promise<FillReadings> {
     const { upstream } = repository;
-    const isRunning = this.#fills.find(upstream, digest) !== undefined;
+    const key = `${repositoryText(repository)}@${digest}`;
     const [namedSize, seen] = await Promise.all([
-      linkedSize ?? this.#metadata.namedSize(repository, digest),
-      isRunning ? undefined : this.#fills.see(upstream, digest),
+      linkedSize ?? this.#namedSizes.run(key, () => this.#metadata.namedSize(repository, digest)).promise,
+      this.#fills.find(upstream, digest) === undefined
+        ? this.#seenLeases.run(`${upstream}@${digest}`, () => this.#fills.see(upstream, digest)).promise
+        : undefined,
     ]);
     return { namedSize, seen };
   }

@@ -388,6 +388,21 @@ describe('a blob that clients of three replicas want', () => {
     await expectIdle();
   });
 
+  it('is looked for once, for all clients that want it at the same moment', async () => {
+    const [a, b] = [await Replica.start(), await Replica.start()];
+    const blob = await mirrored(a);
+    const go = pauseAt(6 * MIB);
+    const fromA = await a.begin(blob, 5 * MIB);
+    const sizes = vi.spyOn(b.metadata, 'namedSize');
+    const leases = vi.spyOn(b.metadata, 'readLease');
+    const fromB = await Promise.all(Array.from({ length: 5 }, () => b.begin(blob, 5 * MIB)));
+    expect(sizes).toHaveBeenCalledTimes(1);
+    expect(leases).toHaveBeenCalledTimes(1);
+    go();
+    for (const { rest } of [fromA, ...fromB]) expect(await rest).toEqual(whole(blob));
+    await expectIdle();
+  });
+
   it('is asked for from where an earlier file of it ends', async () => {
     const [a, b] = [await Replica.start(), await Replica.start()];
     const blob = await mirrored(a);

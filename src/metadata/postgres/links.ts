@@ -13,6 +13,23 @@ export type LinkKind = 'manifest' | 'blob';
  */
 const MAX_NAMES_SEARCHED = 200;
 
+// Of the digest $3 in the repository $2 of the upstream $1.
+const LINKED_SIZE = `
+  SELECT l.size FROM @repositories r JOIN @links l ON l.repository_id = r.id
+  WHERE r.upstream = $1 AND r.name = $2 AND l.digest = $3 ORDER BY l.kind LIMIT 1`;
+/** Behind `namersOf('$3')`. */
+const SIZE_BY_MANIFEST = `
+  SELECT (
+    SELECT n.size FROM @reading_references n
+    WHERE n.digest = $3 AND n.reading_id = namers.reading_id LIMIT 1) AS size
+  FROM namers
+  WHERE EXISTS (
+    SELECT 1 FROM @readings g
+    JOIN @repositories r ON r.upstream = $1 AND r.name = $2
+    JOIN @links l ON l.repository_id = r.id AND ${reachability.linksTo('l', 'g')}
+    WHERE g.id = namers.reading_id)
+  LIMIT 1`;
+
 export async function hasLink(on: Rows, repository: Repository, digest: Digest): Promise<boolean> {
   return (await linkedSize(on, repository, digest)) !== undefined;
 }
@@ -23,7 +40,12 @@ export async function namedSize(
   repository: Repository,
   digest: Digest,
 ): Promise<number | undefined> {
-  return (await linkedSize(on, repository, digest)) ?? sizeByManifest(on, repository, digest);
+  const { upstream, name } = repository;
+  const row = await on.row<{ size: number | null }>(
+    `${namersOf('$3')} SELECT coalesce((${LINKED_SIZE}), (${SIZE_BY_MANIFEST})) AS size`,
+    [upstream, name, digest],
+  );
+  return row?.size ?? undefined;
 }
 
 export async function isNamedByManifest(on: Rows, repository: Repository, digest: Digest): Promise<boolean> {
@@ -146,11 +168,7 @@ async function linkedSize(
   { upstream, name }: Repository,
   digest: Digest,
 ): Promise<number | undefined> {
-  const row = await on.row<{ size: number }>(
-    `SELECT l.size FROM @repositories r JOIN @links l ON l.repository_id = r.id
-    WHERE r.upstream = $1 AND r.name = $2 AND l.digest = $3 ORDER BY l.kind LIMIT 1`,
-    [upstream, name, digest],
-  );
+  const row = await on.row<{ size: number }>(LINKED_SIZE, [upstream, name, digest]);
   return row?.size;
 }
 
@@ -191,19 +209,10 @@ async function sizeByManifest(
   { upstream, name }: Repository,
   digest: Digest,
 ): Promise<number | undefined> {
-  const row = await on.row<{ size: number }>(
-    `${namersOf('$3')}
-    SELECT (
-      SELECT n.size FROM @reading_references n
-      WHERE n.digest = $3 AND n.reading_id = namers.reading_id LIMIT 1) AS size
-    FROM namers
-    WHERE EXISTS (
-      SELECT 1 FROM @readings g
-      JOIN @repositories r ON r.upstream = $1 AND r.name = $2
-      JOIN @links l ON l.repository_id = r.id AND ${reachability.linksTo('l', 'g')}
-      WHERE g.id = namers.reading_id)
-    LIMIT 1`,
-    [upstream, name, digest],
-  );
+  const row = await on.row<{ size: number }>(`${namersOf('$3')} ${SIZE_BY_MANIFEST}`, [
+    upstream,
+    name,
+    digest,
+  ]);
   return row?.size;
 }
