@@ -1,5 +1,6 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import { get } from '../support/client.ts';
 import { imageOf, type Image, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
@@ -10,6 +11,7 @@ import { answers, Daemon, freePort, hasPrograms } from '../support/programs.ts';
 import { pushImage } from '../support/push-client.ts';
 import { replicaConfig } from '../support/replica-config.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
+import { HttpConnection } from './support/http-connection.ts';
 import { load } from './support/load.ts';
 import { BusyCores } from './support/busy-cores.ts';
 import { LOOP_DELAY, type LoopDelay, LoopWatch, worstDelay } from './support/loop-delay.ts';
@@ -24,6 +26,10 @@ const LAYERS = 8;
 const IMAGES = 20;
 /** What is behind a pull or push: uses that are written, uploads that are completed. */
 const SETTLED_MS = 6_000;
+/** After so long, replicas have found each other and have connections ready. */
+const ACQUAINTED_MS = 12_000;
+/** Of which first bytes are measured one after the other. */
+const SINGLE_BLOBS = 60;
 const SERVER_HEADER = 'x-replica';
 
 /** Replicas with one upstream, and haproxy in front as in config/replicas. */
@@ -178,6 +184,89 @@ export async function questions(): Promise<string> {
   }
 }
 
+/**
+ * First bytes through replicas that follow another one, a blob at a time: what they take where nothing waits for a core. With
+ * many nodes, the same steps wait for cores in addition (`LOOP_DELAY`).
+ */
+export async function firstBytes(): Promise<string> {
+  if (!HAS_POSTGRES || !hasPrograms('haproxy'))
+    return 'First bytes: not measured, needs PostgreSQL and haproxy';
+  const fleet = await Fleet.start(REPLICAS);
+  try {
+    const connections = await Promise.all(
+      fleet.replicas.map(({ url }) => HttpConnection.open(Number(new URL(url).port))),
+    );
+    await pause(ACQUAINTED_MS);
+    const rows: string[][] = [];
+    for (const [name, asked] of [
+      ['at the same moment', askedAtOnce],
+      ['while one downloads it', askedLate],
+    ] as const) {
+      const image = imageNamed(name, SINGLE_BLOBS, 2 * MIB);
+      const repository = `library/${name.replaceAll(' ', '-')}`;
+      fleet.upstream.add(repository, image, 'v1');
+      for (const { url } of fleet.replicas) await get(`${url}/v2/${repository}/manifests/v1?ns=${UPSTREAM}`);
+      const cores = new BusyCores();
+      const [first, behind]: [number[], number[]] = [[], []];
+      for (const [at, { digest, size }] of image.layers.entries()) {
+        const path = `/v2/${repository}/blobs/${digest}?ns=${UPSTREAM}`;
+        const turns = [...connections.slice(at % REPLICAS), ...connections.slice(0, at % REPLICAS)];
+        const times = await asked(fleet, turns, connection => firstByteOf(connection, path, size));
+        const firstMs = Math.min(...times.map(({ arrivedMs }) => arrivedMs));
+        for (const { sentMs, arrivedMs } of times) {
+          if (arrivedMs === firstMs) first.push(arrivedMs - sentMs);
+          else behind.push(arrivedMs - Math.max(sentMs, firstMs));
+        }
+      }
+      rows.push([name, quantiles(first), quantiles(behind), (cores.share() * 100).toFixed(0)]);
+    }
+    connections.forEach(connection => connection.close());
+    return table(
+      `First bytes of a blob that clients of ${REPLICAS} replicas want, one blob at a time`,
+      ['asked for', 'from the first, ms p50/p90/p99', 'ms behind it, from the others', 'cores busy %'],
+      rows,
+    );
+  } finally {
+    await fleet.stop();
+  }
+}
+
+interface FirstByteTime {
+  readonly sentMs: number;
+  readonly arrivedMs: number;
+}
+
+type Ask = (connection: HttpConnection) => Promise<FirstByteTime>;
+
+async function firstByteOf(connection: HttpConnection, path: string, size: number): Promise<FirstByteTime> {
+  const sentMs = performance.now();
+  const { status, bytes, firstByteMs } = await connection.request('GET', path);
+  if (status !== 200 || bytes !== size) throw new Error(`${path}: status ${status}, ${bytes} bytes`);
+  return { sentMs, arrivedMs: sentMs + firstByteMs };
+}
+
+function askedAtOnce(_fleet: Fleet, turns: readonly HttpConnection[], ask: Ask): Promise<FirstByteTime[]> {
+  return Promise.all(turns.map(ask));
+}
+
+/** By all but the first when that has the first half. */
+async function askedLate(
+  { upstream }: Fleet,
+  [first, ...others]: readonly HttpConnection[],
+  ask: Ask,
+): Promise<FirstByteTime[]> {
+  if (first === undefined) return [];
+  let go = () => {};
+  const until = new Promise<void>(resolve => (go = resolve));
+  upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, pause: { atByte: MIB, until } });
+  const asking = ask(first);
+  await pause(50);
+  const later = others.map(ask);
+  await pause(50);
+  go();
+  return Promise.all([asking, ...later]);
+}
+
 /** A pull of an image that nobody holds, by many nodes at once through haproxy. */
 interface FleetCase {
   readonly nodes: number;
@@ -194,6 +283,9 @@ interface FleetCase {
  */
 const FLEET_CASES: readonly FleetCase[] = [
   { nodes: 60, layerMiB: 64, rounds: 1 },
+  { nodes: 24, layerMiB: 64, rounds: 1 },
+  { nodes: 12, layerMiB: 64, rounds: 1 },
+  { nodes: 6, layerMiB: 64, rounds: 1 },
   { nodes: 60, layerMiB: 16, megabytesPerS: 100, rounds: 2 },
   { nodes: 60, layerMiB: 16, megabytesPerS: 50, rounds: 2 },
   { nodes: 60, layerMiB: 4, megabytesPerS: 4, rounds: 2 },
@@ -230,6 +322,7 @@ async function fleetPull({ nodes, layerMiB, megabytesPerS, rounds }: FleetCase):
       try {
         const { upstream, port } = fleet;
         upstream.add('library/big', image, 'v1');
+        if (count > 1) await pause(ACQUAINTED_MS);
         const loops = fleet.replicas.map(replica => new LoopWatch(replica));
         await Promise.all(loops.map(loop => loop.read()));
         const before = { bytes: upstream.bytesSent, cpu: fleet.cpuSeconds(), cores: new BusyCores() };
@@ -352,7 +445,5 @@ function perSecond(idle: Counted): string[] {
 }
 
 function settle(): Promise<void> {
-  return new Promise(resolve => {
-    setTimeout(resolve, SETTLED_MS);
-  });
+  return pause(SETTLED_MS);
 }

@@ -13,7 +13,7 @@ import { warmWithNotifications } from './notifications.ts';
 import { processes } from './processes.ts';
 import { pushes } from './push.ts';
 import { starts } from './start.ts';
-import { fleetPulls, questions } from './replicas.ts';
+import { firstBytes, fleetPulls, questions } from './replicas.ts';
 import { inBucket, overSlowConnections } from './s3.ts';
 import { load } from './support/load.ts';
 import { pushImage } from './support/push.ts';
@@ -71,7 +71,7 @@ try {
   await measure('processes', processes);
   await measure('notifications', warmWithNotifications);
   await measure('indexes', indexes);
-  await measure('replicas', questions, fleetPulls);
+  await measure('replicas', questions, firstBytes, fleetPulls);
   await measure('tenants', warmTenants, manyTenants);
   let pushed: ReturnType<typeof pushImage> | undefined;
   /** Pushed once, and only for a section that pulls it. */
