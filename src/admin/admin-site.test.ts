@@ -109,7 +109,7 @@ it('says which parameter is missing, or is not what it should be', async () => {
   const messageFor = async (path: string): Promise<string> =>
     JSON.parse((await (await ask(path)).toArray()).join('')).error.message;
   expect(await messageFor('/admin/v1/explain')).toBe('parameter reference: it is missing');
-  expect(await messageFor('/admin/v1/images?limit=many')).toMatch(/^parameter limit: (?!it is missing)/);
+  expect(await messageFor('/admin/v1/images?limit=many')).toBe('parameter limit: it is not a number');
 });
 
 it('answers whoever needs no judgement while the cluster judges any number of made-up tokens', async () => {

@@ -288,12 +288,14 @@ async function parseBody({ body }: AdminOperation, req: IncomingMessage): Promis
   return parsed(body, value, 'member');
 }
 
-const MISSING = 'it is missing';
+/** Where zod speaks of values that the requester has never seen; else `undefined`. */
+function faultOf(input: unknown): string | undefined {
+  if (input === undefined) return 'it is missing';
+  return Number.isNaN(input) ? 'it is not a number' : undefined;
+}
 
 function parsed(schema: z.ZodType, value: unknown, kind: string): unknown {
-  const result = schema.safeParse(value, {
-    error: ({ input }) => (input === undefined ? MISSING : undefined),
-  });
+  const result = schema.safeParse(value, { error: ({ input }) => faultOf(input) });
   if (result.success) return result.data;
   const problems = result.error.issues.map(({ path, message }) =>
     path.length === 0 ? message : `${kind} ${path.join('.')}: ${message}`,
