@@ -7,14 +7,25 @@ import { isAway, PasswordUnreadable } from './failures.ts';
 let server: Server | undefined;
 afterEach(() => server?.close());
 
-/** What a server says to everybody who connects, as an ErrorResponse of the protocol. */
-async function refusing(code: string, message: string, before = Buffer.alloc(0)): Promise<Database> {
+/** An ErrorResponse of the protocol. */
+function refusal(code: string, message: string): Buffer {
   const fields = Buffer.from(`SFATAL\0VFATAL\0C${code}\0M${message}\0\0`);
   const head = Buffer.from('E\0\0\0\0');
   head.writeInt32BE(fields.length + 4, 1);
+  return Buffer.concat([head, fields]);
+}
+
+/** What a server says to everybody who connects. */
+const refusing = (code: string, message: string, before = Buffer.alloc(0)) =>
+  answering(Buffer.concat([before, refusal(code, message)]));
+
+/** What a server says to those who connect, one after the other; the last to all who follow. */
+async function answering(...answers: readonly Buffer[]): Promise<Database> {
+  const left = [...answers];
   server = createServer(socket => {
     socket.on('error', () => {});
-    socket.once('data', () => socket.end(Buffer.concat([before, head, fields])));
+    const answer = left.length > 1 ? left.shift() : left[0];
+    socket.once('data', () => socket.end(answer ?? ''));
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -62,6 +73,23 @@ test('what others keep locked for as long as it is tried is told with its place'
   });
   vi.restoreAllMocks();
   await database.close();
+});
+
+test('what was suspended in the middle of a transaction is tried once more, however long that took', async () => {
+  const silent = refusal('25P03', 'terminating connection due to idle-in-transaction timeout');
+  for (const [answers, outcome] of [
+    [[silent, refusal('42501', 'the next attempt')], 'the next attempt'],
+    [[silent], 'cannot be reached: terminating connection due to idle-in-transaction timeout'],
+  ] as const) {
+    const database = await answering(...answers);
+    let nowMs = 0;
+    vi.spyOn(performance, 'now').mockImplementation(() => nowMs);
+    server?.once('connection', () => (nowMs += 60_000));
+    await expect(database.retrying('writes', async () => {})).rejects.toThrow(outcome);
+    vi.restoreAllMocks();
+    await database.close();
+    server?.close();
+  }
 });
 
 test('a connection that is ended with the very answer that opens it is an outage, and not the end of the process', async () => {

@@ -4,7 +4,7 @@ import { FairSlots } from '../../lib/fair-slots.ts';
 import { IndexAway } from '../index-away.ts';
 import { IndexLocked } from '../index-locked.ts';
 import { type Client, openPool, type Pool } from './driver.ts';
-import { isAway, isConflict } from './failures.ts';
+import { isAway, isConflict, wasSilent } from './failures.ts';
 import type { PostgresSettings } from './postgres-settings.ts';
 import { type Rows, Schema, PostgresSession } from './session.ts';
 
@@ -105,7 +105,7 @@ export class Database implements Rows {
   /**
    * Calls `attempt` with a connection, again after a conflict or on a dead connection, for some seconds. Rejects with
    * IndexLocked if the last was a conflict, and with IndexAway if the database cannot be reached, at once if that has been so
-   * for a while. `outcome` is called when a connection was lost: what the attempt has led to all the same, `undefined` if
+   * for a while. Of a suspension in the middle of it, another attempt says what has become. `outcome` is called when a connection was lost: what the attempt has led to all the same, `undefined` if
    * nothing.
    */
   retrying<T>(
@@ -134,6 +134,7 @@ export class Database implements Rows {
     outcome: () => Promise<AttemptOutcome<T> | undefined>,
   ): Promise<T> {
     const endMs = performance.now() + RETRY_FOR_MS;
+    let wasSuspended = false;
     for (let pauseMs = MIN_RETRY_MS; ; pauseMs = Math.min(2 * pauseMs, MAX_RETRY_MS)) {
       if (this.#isGivenUp()) throw this.#awayError();
       try {
@@ -143,7 +144,10 @@ export class Database implements Rows {
         if (isAway(error)) {
           const known = await outcome();
           if (known !== undefined) return known.result;
-          if (isOver || this.#closing.signal.aborted) throw this.#awayError();
+          // However long that took, it is tried once more: others may have considered this process dead, which ends it.
+          const isFinal: boolean = isOver && (wasSuspended || !wasSilent(error));
+          wasSuspended ||= wasSilent(error);
+          if (isFinal || this.#closing.signal.aborted) throw this.#awayError();
         } else if (!isConflict(error)) {
           throw error;
         } else if (isOver) {

@@ -49,6 +49,14 @@ export function isConflict(error: unknown): error is Error {
   return error instanceof Error && CONFLICTS.has(errorCode(error));
 }
 
+/**
+ * Whether the server ended a transaction in which this process was silent for long. It was suspended, and the database is
+ * there.
+ */
+export function wasSilent(error: unknown): boolean {
+  return errorCode(error) === '25P03';
+}
+
 /** Whether the database could not be asked, or its answer is not known. */
 export function isAway(error: unknown): boolean {
   if (!(error instanceof Error)) return false;
