@@ -1,16 +1,18 @@
-import { rename } from 'node:fs/promises';
+import { rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Config } from '../config/config.ts';
 import { absentAsUndefined } from '../lib/error-code.ts';
 import { sizeText } from '../lib/units.ts';
 import { IndexUnusable } from '../metadata/index-unusable.ts';
 import { rebuildIndex } from '../upkeep/rebuild.ts';
+import { lockFile } from '../metadata/life.ts';
 import { INDEX_FILE } from '../metadata/store-identity.ts';
 import type { Parts } from '../compose/parts.ts';
 import { countText } from './columns.ts';
 import {
   printResult,
   type Command,
+  CommandError,
   CONFIG_OPTION,
   EXIT,
   type ExitCode,
@@ -48,16 +50,47 @@ export const rebuild: Command = {
   ],
   run: async (input, io) => {
     const config = await storeConfig(input, io);
-    try {
-      return await rebuildStore(config, input, io);
-    } catch (error) {
-      if (!(error instanceof IndexUnusable) || !error.isDamaged) throw error;
-      const aside = await moveAside(join(config.storage.path, INDEX_FILE));
-      io.err(`the index cannot be opened, and is moved to ${aside}\n`);
-      return rebuildStore(config, input, io);
-    }
+    const rebuilding = () => rebuildStore(config, input, io);
+    return unlessDamaged(rebuilding, () =>
+      alone(config.storage.path, () =>
+        // Another one may have done it before.
+        unlessDamaged(rebuilding, async () => {
+          const aside = await moveAside(join(config.storage.path, INDEX_FILE));
+          io.err(`the index cannot be opened, and is moved to ${aside}\n`);
+          return rebuilding();
+        }),
+      ),
+    );
   },
 };
+
+/** The result of `act`, or of `otherwise` if the index is damaged. */
+async function unlessDamaged<T>(act: () => Promise<T>, otherwise: () => Promise<T>): Promise<T> {
+  try {
+    return await act();
+  } catch (error) {
+    if (!(error instanceof IndexUnusable) || !error.isDamaged) throw error;
+    return otherwise();
+  }
+}
+
+/** Locked as long as the process lives: one that was suspended would move the new index aside. */
+const LOCK_FILE = '.rebuilding';
+
+async function alone<T>(path: string, act: () => Promise<T>): Promise<T> {
+  const lock = lockFile(join(path, LOCK_FILE));
+  if (lock === undefined) {
+    throw new CommandError(
+      `another entrepot rebuild is about to move the index in ${path} aside, or is suspended: end it first`,
+    );
+  }
+  try {
+    return await act();
+  } finally {
+    await rm(join(path, LOCK_FILE), { force: true });
+    lock.close();
+  }
+}
 
 function rebuildStore(config: Config, input: Input, io: Io): Promise<ExitCode> {
   return withUpkeep(input, io, (parts, run) => rebuildIn(input, parts, run), {
@@ -101,10 +134,10 @@ const AFTER_LOSS =
   'if the index was lost: restart any server that still has it open, and create the tenants and logins that were in ' +
   'it again (`entrepot tenant add`, `entrepot tenant secret`)\n';
 
-/** Renames it with the files beside it; returns the new name. */
+/** Renames it with the files beside it, and last, since without it another rebuild makes a new one; returns the new name. */
 async function moveAside(indexPath: string): Promise<string> {
   const aside = `${indexPath}.damaged-${new Date().toISOString().replaceAll(':', '')}`;
-  for (const suffix of ['', '-wal', '-shm'])
+  for (const suffix of ['-wal', '-shm', ''])
     await absentAsUndefined(rename(indexPath + suffix, aside + suffix));
   return aside;
 }

@@ -1,5 +1,5 @@
 import { createReadStream } from 'node:fs';
-import { readdir, rename, rm, rmdir, stat, writeFile } from 'node:fs/promises';
+import { link, readdir, rename, rm, rmdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { addAbortSignal } from 'node:stream';
 import { ArchiveError } from '../archive/archive-error.ts';
@@ -9,13 +9,14 @@ import { openFileStores } from '../blobs/file-stores.ts';
 import { openStored, STORE_CONTENTS } from '../compose/storage.ts';
 import type { Config } from '../config/config.ts';
 import { syncFolder } from '../lib/atomic-file.ts';
-import { absentAsUndefined } from '../lib/error-code.ts';
+import { absentAsUndefined, errorCode } from '../lib/error-code.ts';
 import { silentLog } from '../lib/log.ts';
 import { makeFolder } from '../lib/make-folder.ts';
 import { PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE } from '../lib/private-folder.ts';
 import { sizeText } from '../lib/units.ts';
+import { type FileLock, lockFile } from '../metadata/life.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
-import { INDEX_FILE } from '../metadata/store-identity.ts';
+import { INDEX_FILE, RESTORE_LOCK } from '../metadata/store-identity.ts';
 import { everything } from '../metadata/survey.ts';
 import { RECORDS } from '../upkeep/record-keeping.ts';
 import { countText } from './columns.ts';
@@ -24,6 +25,7 @@ import {
   CommandError,
   CONFIG_OPTION,
   EXIT,
+  type ExitCode,
   type Input,
   type Io,
   jsonOption,
@@ -79,17 +81,45 @@ interface RestoreRun {
   readonly signal: AbortSignal;
 }
 
-async function readBackup(config: Config, { file, input, io, signal }: RestoreRun) {
-  const { path, s3 } = config.storage;
+async function readBackup(config: Config, run: RestoreRun): Promise<ExitCode> {
+  const { path } = config.storage;
   const isNew = (await absentAsUndefined(stat(path))) === undefined;
   await makeFolder(path, PRIVATE_FOLDER_MODE);
   await requireEmpty(path);
+  const lock = lockFolder(path);
+  try {
+    await requireEmpty(path);
+    await removeAll(path);
+    return await readBackupAlone(config, run);
+  } finally {
+    await rm(join(path, RESTORE_LOCK), { force: true });
+    lock.close();
+    // Unless there is something in it.
+    if (isNew) await rmdir(path).catch(() => {});
+  }
+}
+
+function lockFolder(path: string): FileLock {
+  const lock = lockFile(join(path, RESTORE_LOCK));
+  if (lock !== undefined) return lock;
+  throw new CommandError(`another entrepot restore to ${path} is running, or suspended: end it first`);
+}
+
+/** Call with the lock. */
+async function readBackupAlone(config: Config, { file, input, io, signal }: RestoreRun): Promise<ExitCode> {
+  const { path, s3 } = config.storage;
+  let isRestored = false;
   const view = new ProgressView(io, progressForm({ json: false }));
   const item = view.begin(file === '-' ? 'standard input' : file);
   try {
     const source = addAbortSignal(signal, file === '-' ? process.stdin : createReadStream(file));
     const isOfBucket = s3 !== undefined;
-    const summary = await fill(path, source, { isOfBucket, signal, advanced: bytes => item.advance(bytes) });
+    const summary = await fill(path, source, {
+      isOfBucket,
+      signal,
+      advanced: bytes => item.advance(bytes),
+      onPlaced: () => (isRestored = true),
+    });
     const { blobs, blobBytes } = summary;
     const lacking = [...summary.lacking, ...(isOfBucket ? await missingObjects(config, signal) : [])];
     for (const { kind = 'blob', digest, reason } of lacking)
@@ -98,8 +128,9 @@ async function readBackup(config: Config, { file, input, io, signal }: RestoreRu
     if (wantsJson(input)) io.out(`${JSON.stringify({ file, blobs, blobBytes, lacking })}\n`);
     return EXIT.done;
   } catch (error) {
-    await removeAll(path);
-    if (isNew) await rmdir(path).catch(() => {});
+    // Of a store that was made here meanwhile, nothing is ours.
+    const isOthers = !isRestored && (await absentAsUndefined(stat(join(path, INDEX_FILE)))) !== undefined;
+    if (!isOthers) await removeAll(path);
     if (!(error instanceof ArchiveError) || signal.aborted) throw error;
     item.end('failed', error.message);
     return EXIT.failed;
@@ -111,7 +142,10 @@ async function readBackup(config: Config, { file, input, io, signal }: RestoreRu
 async function fill(
   path: string,
   source: AsyncIterable<Uint8Array>,
-  options: Required<Pick<RestoreOptions, 'isOfBucket' | 'signal' | 'advanced'>>,
+  {
+    onPlaced,
+    ...options
+  }: Required<Pick<RestoreOptions, 'isOfBucket' | 'signal' | 'advanced'>> & { readonly onPlaced: () => void },
 ): Promise<BackupSummary> {
   const { signal } = options;
   const indexPath = join(path, RESTORING_FILE);
@@ -122,11 +156,26 @@ async function fill(
     const summary = await restoreBackup(source, { ...files, ...options, indexPath });
     await noteLacking(indexPath, summary);
     signal.throwIfAborted();
-    await rename(indexPath, join(path, INDEX_FILE));
+    await place(indexPath, join(path, INDEX_FILE));
+    onPlaced();
     await syncFolder(path);
     return summary;
   } finally {
     await files.close();
+  }
+}
+
+/** Renames a file. Rejects with CommandError if there is another one of that name. */
+async function place(from: string, to: string): Promise<void> {
+  try {
+    await link(from, to);
+    await rm(from);
+  } catch (error) {
+    if (errorCode(error) === 'EEXIST') {
+      throw new CommandError(`a store was made meanwhile (${to}): stop its server, and move it away first`);
+    }
+    // A file system without links.
+    await rename(from, to);
   }
 }
 
@@ -147,7 +196,7 @@ async function noteLacking(indexPath: string, { lacking }: BackupSummary): Promi
  * is not the store's.
  */
 async function missingObjects(config: Config, signal: AbortSignal): Promise<readonly LackingContent[]> {
-  const stored = await openStored(config, silentLog);
+  const stored = await openStored(config, silentLog, { restores: true });
   const missing: LackingContent[] = [];
   try {
     // Both in the order of digests, and an object's key begins with that.
@@ -183,13 +232,11 @@ async function removeAll(path: string): Promise<void> {
   }
 }
 
+/** What a killed restore has left does not count. */
 async function requireEmpty(path: string): Promise<void> {
   const names = (await readdir(path)).filter(name => !NOTHING.test(name));
-  if (names.includes(RESTORING_FILE) && !names.includes(INDEX_FILE)) {
-    await removeAll(path);
-  } else if (names.length > 0) {
-    throw new CommandError(
-      `${path} is not empty (${names.slice(0, 3).join(', ')}): move its contents away first`,
-    );
-  }
+  if (names.length === 0 || (names.includes(RESTORING_FILE) && !names.includes(INDEX_FILE))) return;
+  throw new CommandError(
+    `${path} is not empty (${names.slice(0, 3).join(', ')}): move its contents away first`,
+  );
 }

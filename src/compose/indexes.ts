@@ -12,12 +12,13 @@ import type { Opened } from '../lib/opened.ts';
 import { FolderIdentity, readFolderState } from '../metadata/folder-identity.ts';
 import type { IndexSource, IndexTarget } from '../metadata/index-tables.ts';
 import { IndexUnusable } from '../metadata/index-unusable.ts';
+import { isLocked } from '../metadata/life.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { PostgresSettings } from '../metadata/postgres/postgres-settings.ts';
 import { Reserve } from '../metadata/reserve.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { openSqliteSurvey } from '../metadata/sqlite-survey.ts';
-import { INDEX_FILE, StoreIdentity } from '../metadata/store-identity.ts';
+import { INDEX_FILE, RESTORE_LOCK, StoreIdentity } from '../metadata/store-identity.ts';
 import type { Survey } from '../metadata/survey.ts';
 import { postgresSettingsOf } from './postgres.ts';
 
@@ -57,6 +58,8 @@ export interface OpenIndexOptions {
   readonly onBeat: () => void;
   /** Whether this process serves as a replica, if `cluster` is configured. Default: no. */
   readonly serves?: boolean;
+  /** Whether this process is restoring a backup to the folder, which nobody else may use meanwhile. Default: no. */
+  readonly restores?: boolean;
   /** Called when the folder was looked at, and before anything is made in it. */
   readonly preparesFolder: () => Promise<void>;
 }
@@ -75,8 +78,13 @@ export function openIndex(
 async function openInFolder(
   opened: Opened,
   path: string,
-  { clock, log, onBeat, preparesFolder }: OpenIndexOptions,
+  { clock, log, onBeat, restores = false, preparesFolder }: OpenIndexOptions,
 ): Promise<OpenedIndex> {
+  if (!restores && isLocked(join(path, RESTORE_LOCK))) {
+    throw new IndexUnusable(
+      `a backup is being restored to ${path}: wait until that is over, or end it, if it is suspended`,
+    );
+  }
   if ((await readFolderState(path)) !== undefined) {
     throw new IndexUnusable(
       `the index of the store in ${path} is in a database: configure it (index.postgres), or take another storage.path`,

@@ -34,7 +34,13 @@ import {
 } from '../metadata/store-identity.ts';
 import type { Survey } from '../metadata/survey.ts';
 import { SurveyThread } from '../upkeep/survey-thread.ts';
-import { type IndexPlace, openIndex, openSurvey, type StorageConfig } from './indexes.ts';
+import {
+  type IndexPlace,
+  openIndex,
+  type OpenIndexOptions,
+  openSurvey,
+  type StorageConfig,
+} from './indexes.ts';
 import { s3SettingsOf } from './s3.ts';
 
 /** The storage that parts work with. */
@@ -81,6 +87,7 @@ export async function openStorage(
     onBeat,
     reportsDoubts,
     serves = false,
+    restores = false,
     takesBucketOver = false,
     mayBeIncomplete = false,
   }: {
@@ -90,6 +97,7 @@ export async function openStorage(
     readonly reportsDoubts: boolean;
     /** As in `OpenIndexOptions`. */
     readonly serves?: boolean;
+    readonly restores?: boolean;
     /** Whether a bucket of another store becomes this one's, if this one has no blobs. */
     readonly takesBucketOver?: boolean;
     /** Whether a store may be opened that another one is still being moved to. */
@@ -103,6 +111,7 @@ export async function openStorage(
     log,
     onBeat,
     serves,
+    restores,
     preparesFolder: () => openPrivateFolder(path, { database: INDEX_FILE, folders: STORE_CONTENTS }, log),
   });
   const { presence: during } = metadata;
@@ -195,7 +204,11 @@ export interface Stored extends Storage {
  * Opens a store for a command that only looks at what is stored: without the other parts, and without a thread, which
  * both take longer to start than most stores to be read.
  */
-export async function openStored(config: StorageConfig, log: Log): Promise<Stored> {
+export async function openStored(
+  config: StorageConfig,
+  log: Log,
+  { restores = false }: Pick<OpenIndexOptions, 'restores'> = {},
+): Promise<Stored> {
   const { path } = config.storage;
   const opened = new Opened();
   try {
@@ -203,6 +216,7 @@ export async function openStored(config: StorageConfig, log: Log): Promise<Store
       clock: systemClock,
       log,
       onBeat: () => {},
+      restores,
       reportsDoubts: true,
     });
     const survey = opened.add(await openSurvey(storage.index));

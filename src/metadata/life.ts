@@ -46,22 +46,56 @@ export class Life {
   }
 }
 
+/** A lock on a file. */
+export interface FileLock {
+  close(): void;
+}
+
+/**
+ * Locks the file `path`, which is made if necessary, until the lock is closed or the process ends; a suspended process keeps it.
+ * `undefined` if another process has it.
+ */
+export function lockFile(path: string): FileLock | undefined {
+  const lock = new Database(path, { timeout: 0 });
+  try {
+    lockWhole(lock);
+    return lock;
+  } catch (error) {
+    lock.close();
+    if (isBusy(error)) return undefined;
+    throw error;
+  }
+}
+
 /** Nothing is written, so there is nothing to undo: a journal file would need space on a full disk. */
 function lockWhole(lock: Database): void {
   lock.pragma('journal_mode = MEMORY');
   lock.exec('BEGIN EXCLUSIVE');
 }
 
+function isBusy(error: unknown): boolean {
+  return errorCode(error)?.startsWith('SQLITE_BUSY') === true;
+}
+
 /** Whether the process `id` is certainly dead. False if nothing is known about it. */
 export function isDead(folder: string, id: string): boolean {
+  return stateOf(lifePath(folder, id)) === 'free';
+}
+
+/** Whether a process has locked the file `path`. */
+export function isLocked(path: string): boolean {
+  return stateOf(path) === 'locked';
+}
+
+function stateOf(path: string): 'locked' | 'free' | 'absent' {
   let lock: Database | undefined;
   try {
-    lock = new Database(lifePath(folder, id), { timeout: 0, fileMustExist: true });
+    lock = new Database(path, { timeout: 0, fileMustExist: true });
     lockWhole(lock);
-    return true;
+    return 'free';
   } catch (error) {
-    const code = errorCode(error);
-    if (code?.startsWith('SQLITE_BUSY') === true || code === 'SQLITE_CANTOPEN') return false;
+    if (isBusy(error)) return 'locked';
+    if (errorCode(error) === 'SQLITE_CANTOPEN') return 'absent';
     throw error;
   } finally {
     lock?.close();

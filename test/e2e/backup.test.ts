@@ -1,4 +1,6 @@
 // Backup, restore and rebuild of the built program: what an operator has when a store is damaged.
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import {
   chmod,
@@ -13,7 +15,8 @@ import {
   writeFile,
 } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { lockFile } from '../../src/metadata/life.ts';
 import { digestOf } from '../../src/oci/digest.ts';
 import { codeOf, get } from '../support/client.ts';
 import { bytesOf, type Content, type Image, imageOf, randomBlob } from '../support/content.ts';
@@ -185,6 +188,57 @@ describe('a backup that was made beside a running server', () => {
     expect(existsSync(join(store, 'index.db'))).toBe(true);
   });
 
+  describe('that is being restored', () => {
+    let store: string;
+    let backup: Buffer;
+    let restoring: ChildProcess;
+
+    beforeEach(async () => {
+      store = join(entrepot.folder, 'restoring');
+      backup = await readFile(file);
+      restoring = spawn(process.execPath, [...STARTER, 'restore', '-'], {
+        env: { ...process.env, ENTREPOT_STORAGE__PATH: store },
+        stdio: ['pipe', 'ignore', 'ignore'],
+      });
+      restoring.stdin?.on('error', () => {});
+      restoring.stdin?.write(backup.subarray(0, backup.length / 2));
+      await until('it to have begun', 60_000, async () => existsSync(join(store, 'index.db.restoring')));
+    });
+
+    afterEach(() => rm(store, { recursive: true, force: true }));
+
+    const ended = async (rest: Buffer) => {
+      const exited = once(restoring, 'exit');
+      restoring.stdin?.end(rest);
+      return (await exited)[0] as number;
+    };
+
+    it('is not restored there a second time, even if that was suspended', async () => {
+      process.kill(restoring.pid ?? 0, 'SIGSTOP');
+      const again = await restoreInto(store, file);
+      expect(again).toMatchObject({ code: 1, stderr: expect.stringContaining('another entrepot restore') });
+      const command = [...STARTER, 'rebuild'];
+      const used = await tryRun(process.execPath, command, { env: { ENTREPOT_STORAGE__PATH: store } });
+      expect(used).toMatchObject({ code: 1, stderr: expect.stringContaining('is being restored') });
+      process.kill(restoring.pid ?? 0, 'SIGCONT');
+      expect(await ended(backup.subarray(backup.length / 2))).toBe(0);
+      expect((await readdir(store)).filter(name => name.startsWith('.'))).toEqual([]);
+      expect(await restoreInto(store, file)).toMatchObject({
+        stderr: expect.stringContaining('is not empty'),
+      });
+    });
+
+    it.each([
+      ['as a whole', () => backup.subarray(backup.length / 2)],
+      ['and turns out to be truncated', () => Buffer.alloc(0)],
+    ])('%s leaves a store alone that was made there meanwhile', async (_, rest) => {
+      await writeFile(join(store, 'index.db'), 'of a server');
+      expect(await ended(rest())).toBe(1);
+      expect(await readFile(join(store, 'index.db'), 'utf8')).toBe('of a server');
+      expect(existsSync(join(store, 'blobs'))).toBe(true);
+    });
+  });
+
   it('replaces no file of the store, and neither does a bundle or a list', async () => {
     const store = join(entrepot.folder, 'store');
     const link = join(entrepot.folder, 'link');
@@ -308,5 +362,22 @@ describe('a store that has lost its index', () => {
     expect((await readdir(store)).some(name => name.startsWith('index.db.damaged-'))).toBe(true);
     expect(digestOf(await readFile(blobFile(store, mirrored)))).toBe(mirrored.digest);
     await broken.remove();
+  });
+
+  it('because it is damaged keeps it while another rebuild is about to move it aside, even if that is suspended', async () => {
+    const store = join(entrepot.folder, 'broken');
+    await mkdir(store);
+    await writeFile(join(store, 'index.db'), Buffer.alloc(8_192, 'no index'));
+    const lock = lockFile(join(store, '.rebuilding'));
+    const rebuild = () =>
+      tryRun(process.execPath, [...STARTER, 'rebuild'], { env: { ENTREPOT_STORAGE__PATH: store } });
+    expect(await rebuild()).toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining('another entrepot rebuild'),
+    });
+    expect((await readFile(join(store, 'index.db'))).includes('no index')).toBe(true);
+    lock?.close();
+    expect(await rebuild()).toMatchObject({ code: 0 });
+    await rm(store, { recursive: true });
   });
 });
