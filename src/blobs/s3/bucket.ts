@@ -131,6 +131,7 @@ export class Bucket {
     const { status, headers, body } = await this.#ask({ method: 'HEAD', key, accept: [200, 404] });
     body.resume();
     if (status === 404) return undefined;
+    this.#requireTag(headers);
     const size = lengthOf(headers['content-length']);
     if (size === undefined) {
       throw new S3Failure(`${this.#settings.endpoint} does not say how large ${key} is`, { status });
@@ -182,8 +183,7 @@ export class Bucket {
   async put(key: string, payload: Payload): Promise<void> {
     const { headers, body } = await this.#ask({ method: 'PUT', key, payload, accept: [200] });
     body.resume();
-    // Whoever else answers with 200, such as a proxy, has stored nothing.
-    if (headers['etag'] === undefined) throw new S3Failure(`${this.#settings.endpoint} names no object`);
+    this.#requireTag(headers);
   }
 
   /** Begins a multipart upload, and returns its id. */
@@ -295,6 +295,11 @@ export class Bucket {
   /** Aborts all requests. */
   async close(): Promise<void> {
     await Promise.all([this.#reading, this.#writing, this.#credentials].map(part => part.close()));
+  }
+
+  /** Whoever else answers with 200, such as a proxy, has stored nothing, and knows of no object. */
+  #requireTag({ etag }: HttpResponse['headers']): void {
+    if (etag === undefined) throw new S3Failure(`${this.#settings.endpoint} names no object`);
   }
 
   #invalidList(what: string): S3Failure {

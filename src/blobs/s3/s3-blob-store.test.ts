@@ -343,6 +343,14 @@ describe('blobs in a bucket', () => {
     await expect(blobs.stat(digest)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
   });
 
+  test('what somebody else answers about an object with 200 does not make it damaged', async () => {
+    const digest = await keep(stores, 'fill-1', randomBytes(1_000));
+    fake.fault = ({ method }) =>
+      method === 'HEAD' ? { status: 200, code: '', headers: { 'Content-Length': '17' } } : undefined;
+    await expect(blobs.stat(digest)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    await expect(blobs.rehash(digest, { bytesPerSecond: 0 })).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+  });
+
   test('a store whose bucket was taken over removes nothing from it', async () => {
     await keep(stores, 'fill-1', randomBytes(1_000));
     const objects = fake.blobKeys().map(key => ({ key, uploadId: undefined }));
