@@ -99,5 +99,7 @@ function shown(file: string): string {
 export function meantBy(parts: Parts, input: Input, image: WantedImage): MeantImage {
   const meant = meantImage(parts, image, tenantOption(parts, input));
   const typed = platformsOption(input);
-  return typed === undefined ? meant : { ...meant, platforms: typed === 'all' ? undefined : typed };
+  if (typed === undefined) return meant;
+  if (typed === 'all') return { ...meant, platforms: undefined, givenPlatforms: [] };
+  return { ...meant, platforms: typed, givenPlatforms: typed };
 }

@@ -1,5 +1,5 @@
 import { InvalidReference } from '../oci/reference.ts';
-import { missingOfImage, missingText } from '../prepull/image-check.ts';
+import { missingOfImage, missingText, unsuitedImage } from '../prepull/image-check.ts';
 import { ALL_PLATFORMS } from '../prepull/image-list.ts';
 import { DEFAULT_PLATFORM, formatPlatform, type Platform } from '../oci/platform.ts';
 import { heldName } from './held-name.ts';
@@ -27,10 +27,12 @@ export async function imageFinding(
 ): Promise<ImageFinding> {
   let line = name;
   try {
-    const { repository, reference, platforms } = meant();
+    const { repository, reference, platforms, givenPlatforms } = meant();
     line = lineOf(name, platforms);
     const held = await heldName(parts, repository, reference);
-    const all = await missingOfImage(parts, held.repository, reference, held.platforms ?? platforms);
+    const unsuited = await unsuitedImage(parts, held.repository, reference, givenPlatforms);
+    const lacking = await missingOfImage(parts, held.repository, reference, held.platforms ?? platforms);
+    const all = unsuited === undefined ? lacking : [unsuited, ...lacking];
     const reason = all.length === 0 ? undefined : await missingText(parts, all, SHOWN_MISSING);
     return { line, missing: all.slice(0, SHOWN_MISSING), reason };
   } catch (error) {

@@ -21,6 +21,7 @@ import { pullImage, type PulledImage, type PullOptions } from '../prepull/image-
 import type { LastPulls } from '../prepull/last-pulls.ts';
 import { DEFAULT_PARALLEL_IMAGES, pullAll } from '../prepull/pull-all.ts';
 import {
+  givenWith,
   InvalidImageList,
   platformsWanted,
   type WantedImage,
@@ -38,6 +39,8 @@ export interface MeantImage {
   readonly reference: string;
   /** The platforms that are needed; `undefined` for all. */
   readonly platforms: readonly Platform[] | undefined;
+  /** Those that an option or a list of images names for it, rather than a default; none for all. */
+  readonly givenPlatforms: readonly Platform[];
 }
 
 /**
@@ -54,7 +57,8 @@ export function meantImage(
   const usual = tenant?.options.platforms ??
     (upstream && repositoryOptions(upstream, repository.name).platforms) ?? [DEFAULT_PLATFORM];
   const platforms = platformsWanted(image, usual, config.runtimeHandlers);
-  return { repository, reference: digest ?? tag, platforms };
+  const givenPlatforms = givenWith(image);
+  return { repository, reference: digest ?? tag, platforms, givenPlatforms };
 }
 
 /** An image that is now stored. */

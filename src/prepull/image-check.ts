@@ -4,7 +4,9 @@ import { digestOfReference } from '../metadata/reference-digest.ts';
 import { readContentTree } from '../oci/content-tree.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
-import type { Platform } from '../oci/platform.ts';
+import { isIndexType } from '../oci/media-types.ts';
+import { choosePlatform, formatPlatform, type Platform } from '../oci/platform.ts';
+import { configPlatform } from '../oci/platform-choice.ts';
 import type { Repository } from '../oci/repository.ts';
 
 /** The index, and the blobs of the store. */
@@ -33,6 +35,29 @@ export async function missingOfImage(
     if (error instanceof OciError) return [error.message];
     throw error;
   }
+}
+
+/**
+ * What is missing of a single image that is for none of `platforms`, by its config, as a text; `undefined` if it is for one
+ * of them, since nobody has it for the others. Also `undefined` for an index, which lists its platforms itself, if the config
+ * is not stored, and if that names no platform, as that of a chart.
+ */
+export async function unsuitedImage(
+  { metadata, blobs }: HeldContent,
+  repository: Repository,
+  reference: string,
+  platforms: readonly Platform[],
+): Promise<string | undefined> {
+  const digest = await digestOfReference(metadata, repository, reference);
+  const root = digest && (await metadata.readLinkedManifest(repository, digest));
+  if (platforms.length === 0 || root === undefined || isIndexType(root.mediaType)) return undefined;
+  const lookup = heldContent(repository, metadata, config => blobs.open(config));
+  const descriptor = { mediaType: root.mediaType, digest: root.digest, size: root.bytes.byteLength };
+  const own = await configPlatform(descriptor, lookup);
+  if (own === undefined || own.os === '') return undefined;
+  const suits = (platform: Platform) => choosePlatform([{ platform: own }], platform).length > 0;
+  if (platforms.some(suits)) return undefined;
+  return `an image for ${platforms.map(formatPlatform).join(' or ')} (this one is for ${formatPlatform(own)})`;
 }
 
 /** At most `shown` of what is missing, as a sentence that also tells what is there and damaged. */

@@ -140,6 +140,11 @@ export function platformsWanted(
   const ofHandlers = new Map(Object.entries(handlers));
   const ofPlacement = (placement: PodPlacement) =>
     platformsOf(placement, ofHandlers.get(placement.runtimeClass ?? '') ?? usual);
-  const wanted = [...[...platforms].map(parsePlatform), ...placements.flatMap(ofPlacement)];
+  const wanted = [...givenWith({ platforms }), ...placements.flatMap(ofPlacement)];
   return [...new Map(wanted.map(platform => [formatPlatform(platform), platform])).values()];
+}
+
+/** The platforms that were given with an image. */
+export function givenWith({ platforms }: Pick<WantedImage, 'platforms'>): readonly Platform[] {
+  return [...platforms].filter(text => text !== ALL_PLATFORMS).map(parsePlatform);
 }

@@ -158,6 +158,22 @@ describe('entrepot pull', () => {
     expect(usual.code).toBe(1);
   });
 
+  it('says of a single image that it is for none of the given platforms', async () => {
+    const sidecarName = `${UPSTREAM}/org/sidecar:2`;
+    await succeed(connected, 'pull', sidecarName);
+    await succeed(connected, 'check', sidecarName, '--platform', PLATFORMS);
+    const list = join(connected.folder, 'list.txt');
+    await writeFile(list, `${sidecarName} linux/arm64\n`);
+    for (const args of [
+      [sidecarName, '--platform', 'linux/arm64'],
+      ['--from', list],
+    ]) {
+      const { code, stderr } = await connected.command('check', ...args);
+      expect(code).toBe(1);
+      expect(stderr).toContain('an image for linux/arm64 (this one is for linux/amd64) is missing\n');
+    }
+  });
+
   it('includes likely images of custom resources only with --likely, and always lists them', async () => {
     const objects = join(connected.folder, 'objects.yaml');
     const prometheus = { image: `${UPSTREAM}/org/sidecar:2` };
