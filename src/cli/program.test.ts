@@ -344,6 +344,14 @@ describe('entrepot hosts', () => {
       expect(err).toMatch(/^not written: quay\.io: stargz-snapshotter uses .*upstream: quay\.io.*hostAlias/);
     });
 
+    it('names the registries without a port in one line', async () => {
+      const { code, err } = await stargz('', ...toGeneral);
+      expect(code).toBe(2);
+      expect(err.trim().split('\n')).toEqual([
+        expect.stringMatching(/not written: docker\.io, .*quay\.io.*: stargz-snapshotter uses .* for each/),
+      ]);
+    });
+
     it.each([
       ['the addresses of the configuration', ports, [], '10.0.0.5:5003'],
       ['an unknown port, if it is for one registry', '', ['--server', 'http://a:30503'], 'a:30503'],

@@ -57,14 +57,13 @@ export async function wantedNodeFiles(
   const hub = kind === 'docker' ? chosen.find(({ name }) => name === DOCKER_HUB) : undefined;
   const namedUrl = serverUrl ?? hosts[0]?.ownUrl ?? ownUrl(config, hub?.name);
   const mirrorsHub = hub !== undefined && isMeantBy(config, namedUrl, { name: hub.name, isOnly: true });
-  const omitted = new Map<string, string>();
-  if (hub !== undefined && !mirrorsHub) omitted.set('daemon.json', pathsFault('Docker', hub.name, namedUrl));
-  for (const host of hosts) {
-    const reason = kind === 'crio' ? crioFault(host, fallback) : ownUrlFault(config, host, isOnly);
-    if (reason !== undefined) omitted.set(host.name, reason);
-  }
-  const upstreams = hosts.filter(({ name }) => !omitted.has(name));
-  const notes = [...omitted].map(([what, reason]) => `not written: ${what}: ${reason}`);
+  const omitted: Omission[] = [];
+  if (hub !== undefined && !mirrorsHub)
+    omitted.push({ names: ['daemon.json'], reason: pathsFault('Docker', [hub.name], namedUrl) });
+  omitted.push(...(kind === 'crio' ? crioOmissions(hosts, fallback) : urlOmissions(config, hosts, isOnly)));
+  const omittedNames = new Set(omitted.flatMap(({ names: one }) => one));
+  const upstreams = hosts.filter(({ name }) => !omittedNames.has(name));
+  const notes = omitted.map(({ names: what, reason }) => `not written: ${what.join(', ')}: ${reason}`);
   if (kind === 'docker' && hub === undefined) notes.push(WITHOUT_HUB);
   if (upstreams.length === 0) throw new CommandError(notes.join('\n'), EXIT.usage);
   const isEncrypted = namedUrl.startsWith('https:');
@@ -87,7 +86,7 @@ export async function wantedNodeFiles(
     const fallbackUrl = httpsFallback(upstream);
     if (fallbackUrl !== undefined) notes.push(fallbackNote(upstream, fallbackUrl, kind));
   }
-  return { files, notes, isPartial: omitted.size > 0 };
+  return { files, notes, isPartial: omitted.length > 0 };
 }
 
 /** One server of names that does not answer costs the resolver 5 s by default; whoever waits asks again later. */
@@ -110,6 +109,19 @@ async function withAddress(text: string): Promise<string | undefined> {
   if (first === undefined) return undefined;
   url.hostname = first.family === 6 ? `[${first.address}]` : first.address;
   return url.origin;
+}
+
+/** Files or registries that are left out for one reason. */
+interface Omission {
+  readonly names: readonly string[];
+  readonly reason: string;
+}
+
+function crioOmissions(hosts: readonly MirroredHost[], fallback: boolean): readonly Omission[] {
+  return hosts.flatMap(host => {
+    const reason = crioFault(host, fallback);
+    return reason === undefined ? [] : [{ names: [host.name], reason }];
+  });
 }
 
 /** Why CRI-O and podman cannot mirror the registry; `undefined` if they can. */
@@ -239,14 +251,17 @@ function withOwnUrl(
   return { ...host, ownUrl: url.origin };
 }
 
-/** Why clients that do not say which registry they mean cannot use its `ownUrl`, if it has one. */
-function ownUrlFault(
-  config: Config,
-  { name, ownUrl: own }: MirroredHost,
-  isOnly: boolean,
-): string | undefined {
-  if (own === undefined || isMeantBy(config, own, { name, isOnly })) return undefined;
-  return pathsFault('stargz-snapshotter', name, own);
+/**
+ * The registries whose `ownUrl`, if they have one, does not mean them, since the client does not say which one it means:
+ * together, for they are all of them without a configured port.
+ */
+function urlOmissions(config: Config, hosts: readonly MirroredHost[], isOnly: boolean): readonly Omission[] {
+  const byUrl = new Map<string, string[]>();
+  for (const { name, ownUrl: own } of hosts) {
+    if (own === undefined || isMeantBy(config, own, { name, isOnly })) continue;
+    byUrl.set(own, [...(byUrl.get(own) ?? []), name]);
+  }
+  return [...byUrl].map(([url, names]) => ({ names, reason: pathsFault('stargz-snapshotter', names, url) }));
 }
 
 /** With the host of `to` in its `ownUrl` in place of that of `from`. */
@@ -257,13 +272,17 @@ function withHostOf(host: MirroredHost, from: string, to: string): MirroredHost 
   return { ...host, ownUrl: url.origin };
 }
 
-/** Why `client`, which does not say that it means this registry, cannot use `serverUrl`. */
-function pathsFault(client: string, name: string, serverUrl: string): string {
+/** Why `client`, which does not say which registry it means, cannot use `serverUrl` for these. */
+function pathsFault(client: string, names: readonly string[], serverUrl: string): string {
+  const [name = '', ...others] = names;
   const registry = name === DOCKER_HUB ? 'Docker Hub' : name;
+  const isOne = others.length === 0;
+  const paths = isOne
+    ? `${registry}'s own paths, which ${serverUrl} does not map to ${registry}`
+    : `each registry's own paths, which ${serverUrl} does not map to these`;
   return (
-    `${client} uses ${registry}'s own paths, which ${serverUrl} does not map to ${registry}: add a port ` +
-    `(server.listen: [{address: …, upstream: ${name}}]) or a host name (upstreams.${name}.hostAlias) for it, or ` +
-    `set defaultUpstream: ${name}`
+    `${client} uses ${paths}: add a port (server.listen: [{address: …, upstream: ${name}}]) or a host name ` +
+    `(upstreams.${name}.hostAlias) for ${isOne ? 'it' : 'each'}, or set defaultUpstream${isOne ? `: ${name}` : ' for one'}`
   );
 }
 
