@@ -1,4 +1,4 @@
-import { mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { errorCode } from '../lib/error-code.ts';
 import { PRIVATE_FOLDER_MODE } from '../lib/private-folder.ts';
@@ -88,6 +88,8 @@ export function isLocked(path: string): boolean {
 }
 
 function stateOf(path: string): 'locked' | 'free' | 'absent' {
+  // For a folder that does not exist, the driver has an error of its own, without a code.
+  if (!existsSync(path)) return 'absent';
   let lock: Database | undefined;
   try {
     lock = new Database(path, { timeout: 0, fileMustExist: true });
