@@ -1,5 +1,6 @@
 import { mkdir, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import {
@@ -29,7 +30,7 @@ import {
   tarOf,
 } from './archive.fixture.ts';
 import { missingOfImage } from '../prepull/image-check.ts';
-import { haveListOf, parseHaveList } from './have-list.ts';
+import { haveListOf, readHaveList } from './have-list.ts';
 import { importArchive } from './import.ts';
 import { inspectArchive } from './inspection.ts';
 import { openArchive, readArchive } from './open-archive.ts';
@@ -278,7 +279,8 @@ test('a delta bundle contains only what the receiver lacks', async () => {
 
   const changed = imageOf([...base, randomBlob(31_000, 'changed')]);
   const all = [await sender.hold('docker.io/org/app-0:1', changed), ...old.slice(1)];
-  const have = parseHaveList((await haveListOf(receiver.blobs, receiver.metadata)).bytes);
+  const { bytes } = await haveListOf(receiver.blobs, receiver.metadata);
+  const have = await readHaveList(Readable.from([bytes]));
   const thin = await planBundle(all, { ...sender.stores, have });
   expect(thin.blobCount).toBe(2);
   expect(thin.blobBytes).toBe(31_000 + changed.config.size);

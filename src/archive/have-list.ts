@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import type { BlobStore } from '../blobs/blob-store.ts';
+import { collectBytes } from '../lib/collect-bytes.ts';
 import { parseJsonObject } from '../lib/json.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
@@ -50,12 +51,10 @@ export async function haveListOf(
   return { bytes, count: held.length };
 }
 
-/** Parses a have-list; throws ArchiveError. */
-export function parseHaveList(bytes: Uint8Array): HaveList {
-  if (bytes.byteLength > MAX_HAVE_BYTES) {
-    throw new ArchiveError(`the have-list is larger than ${MAX_HAVE_BYTES} bytes`);
-  }
-  const list = parseJsonObject(bytes);
+/** Reads a have-list. Rejects with ArchiveError if it is none, or too large, without reading on. */
+export async function readHaveList(source: AsyncIterable<Uint8Array>): Promise<HaveList> {
+  const tooLarge = () => new ArchiveError(`the have-list is larger than ${MAX_HAVE_BYTES} bytes`);
+  const list = parseJsonObject(await collectBytes(source, MAX_HAVE_BYTES, tooLarge));
   const { seal, blobs } = list?.['mediaType'] === HAVE_TYPE ? list : {};
   if (typeof seal !== 'string' || !Array.isArray(blobs) || !blobs.every(isDigestText)) {
     throw new ArchiveError('the have-list was not written by "entrepot have", or was changed');

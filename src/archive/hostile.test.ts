@@ -1,5 +1,6 @@
 import { mkdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { Readable } from 'node:stream';
 import { buffer } from 'node:stream/consumers';
 import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
@@ -18,7 +19,7 @@ import { OCI_ARTIFACT_MANIFEST, OCI_INDEX, OCI_MANIFEST } from '../oci/media-typ
 import { parsePlatform } from '../oci/platform.ts';
 import { ArchiveWorld, inPieces, layoutFiles, pathOf, type TarFile, tarOf } from './archive.fixture.ts';
 import { ArchiveError } from './archive-error.ts';
-import { parseHaveList } from './have-list.ts';
+import { readHaveList } from './have-list.ts';
 import { importArchive } from './import.ts';
 import { openArchive, readArchive } from './open-archive.ts';
 
@@ -410,11 +411,18 @@ test('an invalid index or layout is refused', async () => {
   expect(await refusal(changed('index.json', Buffer.alloc(5_000_000)))).toMatch('larger than');
 });
 
-test('an invalid have-list is refused', () => {
+test('an invalid have-list is refused', async () => {
   const type = '"mediaType":"application/vnd.entrepot.have.v1+json"';
   for (const text of ['', '{}', `{${type},"blobs":[]}`, `{${type},"seal":"a","blobs":["x"]}`]) {
-    expect(() => parseHaveList(Buffer.from(text))).toThrow('entrepot have');
+    await expect(readHaveList(Readable.from([Buffer.from(text)]))).rejects.toThrow('entrepot have');
   }
+  // Whatever is read has an end, also of a device.
+  let bytes = 0;
+  const endless = async function* () {
+    for (const piece = Buffer.alloc(1024 * 1024, ' '); ; bytes += piece.byteLength) yield piece;
+  };
+  await expect(readHaveList(endless())).rejects.toThrow('is larger than');
+  expect(bytes).toBeLessThan(128 * 1024 * 1024);
 });
 
 test('a failing source is not mistaken for the end of the archive', async () => {

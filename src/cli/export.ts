@@ -1,12 +1,12 @@
-import { readFile } from 'node:fs/promises';
 import { pipeline } from 'node:stream/promises';
 import { isOpenToAll } from '../grants/grants.ts';
 import { ArchiveError } from '../archive/archive-error.ts';
 import { type ExportImage, planBundle } from '../archive/export.ts';
-import { type HaveList, parseHaveList } from '../archive/have-list.ts';
+import { type HaveList, readHaveList } from '../archive/have-list.ts';
 import { repositoryOptions } from '../config/repository-options.ts';
 import { writeFileAtomic } from '../lib/atomic-file.ts';
 import { namedFile } from '../lib/file-trouble.ts';
+import { readFileOrPipe } from '../lib/named-pipe.ts';
 import { heldContent, heldPlatforms } from '../metadata/held-tree.ts';
 import { digestOfReference } from '../metadata/reference-digest.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
@@ -89,7 +89,7 @@ export const exportCommand: Command = {
     const exporting = (signal: AbortSignal) =>
       withWholeIndex(input, view.io, async parts => {
         await requireOutsideStore(output, parts.config.storage.path);
-        const { bundle, names } = await plan(parts, input, line => view.say(line));
+        const { bundle, names } = await plan(parts, input, { tell: line => view.say(line), signal });
         const item = view.begin(output === '-' ? 'standard output' : output);
         item.expect(bundle.blobBytes);
         const tar = bundle.tar(bytes => item.advance(bytes));
@@ -119,16 +119,20 @@ export const exportCommand: Command = {
   },
 };
 
-async function readHaveList(file: string): Promise<HaveList> {
-  const bytes = await namedFile(`--have: ${file} cannot be read`, readFile(file));
+async function haveListIn(file: string, signal: AbortSignal): Promise<HaveList> {
+  const reading = readFileOrPipe(file, signal).then(readHaveList);
   try {
-    return parseHaveList(bytes);
+    return await namedFile(`--have: ${file} cannot be read`, reading);
   } catch (error) {
     throw error instanceof ArchiveError ? new ArchiveError(`--have: ${file}: ${error.message}`) : error;
   }
 }
 
-async function plan(parts: Parts, input: Input, tell: (line: string) => void) {
+async function plan(
+  parts: Parts,
+  input: Input,
+  { tell, signal }: { readonly tell: (line: string) => void; readonly signal: AbortSignal },
+) {
   const images = new Map<string, ExportImage>();
   for (const wanted of await requireImages(input, tell)) {
     const image = await imageOf(parts, input, wanted);
@@ -142,7 +146,7 @@ async function plan(parts: Parts, input: Input, tell: (line: string) => void) {
   const bundle = await planBundle([...images.values()], {
     metadata: parts.metadata,
     blobs: parts.blobs,
-    have: haveFile === undefined ? undefined : await readHaveList(haveFile),
+    have: haveFile === undefined ? undefined : await haveListIn(haveFile, signal),
     referrers: input.options['referrers'] === true,
     dockerManifest,
   });

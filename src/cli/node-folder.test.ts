@@ -69,6 +69,12 @@ describe('writing the files of a node', () => {
     expect((await stat(join(folder, 'docker.io', 'hosts.toml'))).mode & 0o777).toBe(0o644);
   });
 
+  it('reads no file that is larger than any of a node', async () => {
+    await writeFile(join(folder, 'daemon.json'), `{${' '.repeat(5 * 1024 * 1024)}}`);
+    await expect(write('docker', true)).rejects.toThrow(/daemon\.json is larger than.*nothing was changed/);
+    expect(await readdir(folder)).toEqual(['daemon.json']);
+  });
+
   it('says which file cannot be merged, and changes nothing', async () => {
     await writeFile(join(folder, 'daemon.json'), '{');
     await expect(write('docker')).rejects.toThrow(/daemon\.json: not a JSON object: nothing was changed/);

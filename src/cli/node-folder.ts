@@ -1,8 +1,9 @@
-import { copyFile, readFile, stat } from 'node:fs/promises';
+import { copyFile, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { writeFileAtomic } from '../lib/atomic-file.ts';
 import { absentAsUndefined } from '../lib/error-code.ts';
 import { makeFolder } from '../lib/make-folder.ts';
+import { readTextFile, UnreadableFile } from '../lib/text-file.ts';
 import { CommandError, EXIT } from './command.ts';
 import { isReplaceable, type NodeFile } from './node-files.ts';
 
@@ -17,6 +18,9 @@ export interface WrittenFile {
 
 /** Runtimes of other users read them, such as podman; they contain no secrets. */
 export const NODE_FILE_MODE = 0o644;
+
+/** People and installers write these files, of some kilobytes; a registries.conf with a thousand mirrors has 100 KB. */
+const MAX_NODE_FILE_BYTES = 4 * 1024 * 1024;
 
 interface PlannedFile {
   readonly path: string;
@@ -43,7 +47,7 @@ export async function writeNodeFiles(
 
 async function planned(file: NodeFile, folder: string, force: boolean): Promise<PlannedFile> {
   const path = join(folder, file.path);
-  const existing = await absentAsUndefined(readFile(path, 'utf8'));
+  const existing = await existingText(path);
   if (existing === undefined) return { path, text: file.text, existing, needsBackup: false };
   if (file.mergeInto !== undefined) {
     return { path, text: merged(path, existing, file.mergeInto), existing, needsBackup: true };
@@ -56,6 +60,16 @@ async function planned(file: NodeFile, folder: string, force: boolean): Promise<
     );
   }
   return { path, text: file.text, existing, needsBackup: !isOurs };
+}
+
+/** `undefined` if there is no such file. Throws CommandError for a pipe, a device, or one that is too large. */
+async function existingText(path: string): Promise<string | undefined> {
+  try {
+    return await readTextFile(path, MAX_NODE_FILE_BYTES);
+  } catch (error) {
+    if (!(error instanceof UnreadableFile)) throw error;
+    throw new CommandError(`${error.message}: nothing was changed`, EXIT.usage, { cause: error });
+  }
 }
 
 function merged(path: string, existing: string, mergeInto: (existing: string) => string): string {

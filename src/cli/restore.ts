@@ -1,4 +1,3 @@
-import { createReadStream } from 'node:fs';
 import { link, readdir, rename, rm, rmdir, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { addAbortSignal } from 'node:stream';
@@ -11,6 +10,7 @@ import type { Config } from '../config/config.ts';
 import { syncFolder } from '../lib/atomic-file.ts';
 import { absentAsUndefined, errorCode } from '../lib/error-code.ts';
 import { silentLog } from '../lib/log.ts';
+import { readFileOrPipe } from '../lib/named-pipe.ts';
 import { makeFolder } from '../lib/make-folder.ts';
 import { PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE } from '../lib/private-folder.ts';
 import { sizeText } from '../lib/units.ts';
@@ -112,7 +112,7 @@ async function readBackupAlone(config: Config, { file, input, io, signal }: Rest
   const view = new ProgressView(io, progressForm({ json: false }));
   const item = view.begin(file === '-' ? 'standard input' : file);
   try {
-    const source = addAbortSignal(signal, file === '-' ? process.stdin : createReadStream(file));
+    const source = file === '-' ? addAbortSignal(signal, process.stdin) : await readFileOrPipe(file, signal);
     const isOfBucket = s3 !== undefined;
     const summary = await fill(path, source, {
       isOfBucket,

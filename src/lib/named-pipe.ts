@@ -1,4 +1,5 @@
-import { constants, openSync } from 'node:fs';
+import { constants, createReadStream, openSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { Socket } from 'node:net';
 import { addAbortSignal, type Readable, type Writable } from 'node:stream';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -14,6 +15,11 @@ const READER_POLL_MS = 50;
 export function readPipe(path: string, signal: AbortSignal): Readable {
   const fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK);
   return addAbortSignal(signal, new Socket({ fd, readable: true, writable: false }));
+}
+
+/** Reads a file or, as `readPipe`, a named pipe, until `signal` aborts. Rejects if there is nothing at `path`. */
+export async function readFileOrPipe(path: string, signal: AbortSignal): Promise<Readable> {
+  return (await stat(path)).isFIFO() ? readPipe(path, signal) : createReadStream(path, { signal });
 }
 
 /** Opens a named pipe for writing, once somebody reads from it. Rejects if `signal` aborts before. */

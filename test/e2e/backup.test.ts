@@ -1,5 +1,5 @@
 // Backup, restore and rebuild of the built program: what an operator has when a store is damaged.
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
 import {
@@ -186,6 +186,21 @@ describe('a backup that was made beside a running server', () => {
     await rm(join(store, 'store.json'), { force: true });
     expect(await restoreInto(store, file)).toMatchObject({ code: 0 });
     expect(existsSync(join(store, 'index.db'))).toBe(true);
+  });
+
+  it('from a named pipe without a writer can be stopped', async () => {
+    const store = join(entrepot.folder, 'piped');
+    const pipe = join(entrepot.folder, 'pipe');
+    execFileSync('mkfifo', [pipe]);
+    const restoring = spawn(process.execPath, [...STARTER, 'restore', pipe], {
+      env: { ...process.env, ENTREPOT_STORAGE__PATH: store },
+      stdio: 'ignore',
+    });
+    const exited = once(restoring, 'exit');
+    await until('it to have begun', 60_000, async () => existsSync(join(store, 'index.db.restoring')));
+    restoring.kill('SIGTERM');
+    expect(await exited).toEqual([143, null]);
+    expect(existsSync(store)).toBe(false);
   });
 
   describe('that is being restored', () => {
