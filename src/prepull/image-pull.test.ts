@@ -110,6 +110,21 @@ it('a pull fails if a tag of a stored image cannot be recorded, unless it is rec
   expect(putTag.mock.calls.map(([, tag]) => tag)).toEqual(['2', '1']);
 });
 
+it.each([
+  ['smaller', Number.MAX_SAFE_INTEGER],
+  ['larger', 1000],
+])('a pull fails if a stored layer is %s than its manifest says', async (_, size) => {
+  const wrong = imageOf([{ ...layer, size }]);
+  upstream.add('first', imageOf([layer]), 'whole');
+  for (const one of [wrong.manifest, wrong.config, layer]) upstream.add('first', one);
+  // Found stored, in which no request tells the size.
+  await pull('first', 'whole');
+  await expect(pull('first', wrong.manifest.digest)).rejects.toMatchObject({
+    code: 'UPSTREAM_INVALID',
+    message: `${layer.digest} has 300000 bytes, and its manifest says ${size}`,
+  });
+});
+
 it('a pull ends when all of the image belongs to its repository, even if a layer was downloaded for another', async () => {
   const bring = hold('first');
   const showUnverified = hold('second');

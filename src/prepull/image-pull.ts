@@ -160,6 +160,12 @@ class ImagePull {
     // nevertheless.
     const wasHeld = (await metadata.statBlob(digest)) !== undefined;
     const { reader, outcome, unstored } = await source.openBlob(repository, digest, right);
+    if (reader.size !== size) {
+      await reader.close();
+      throw new OciError('UPSTREAM_INVALID', {
+        message: `${digest} has ${reader.size} bytes, and its manifest says ${size}`,
+      });
+    }
     const isHeld = outcome !== 'miss' && outcome !== 'joined';
     if (isHeld) {
       await reader.close();
