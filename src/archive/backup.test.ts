@@ -2,8 +2,10 @@ import { join } from 'node:path';
 import { expect, it, vi } from 'vitest';
 import { IndexSnapshot } from '../metadata/sqlite-snapshot.ts';
 import { digestOf } from '../oci/digest.ts';
-import { ArchiveWorld } from './archive.fixture.ts';
+import { ArchiveError } from './archive-error.ts';
+import { ArchiveWorld, inPieces, tarOf } from './archive.fixture.ts';
 import { Backup } from './backup.ts';
+import { restoreBackup } from './restore.ts';
 
 it('a backup reports all lost content, however much that is', async () => {
   const world = await ArchiveWorld.open({ isIndexOnDisk: true });
@@ -16,6 +18,28 @@ it('a backup reports all lost content, however much that is', async () => {
     expect(backup.lacking).toHaveLength(200_000);
   } finally {
     snapshot.close();
+    await world.remove();
+  }
+});
+
+it.each([
+  ['null', '{}', 'backup.json'],
+  ['{"format":1}', 'null', 'complete.json'],
+  ['{"format":1}', '{"blobs":0,"blobBytes":0,"indexSha256":"","lacking":{}}', 'complete.json'],
+  ['{"format":1}', '{"blobs":0,"blobBytes":0,"indexSha256":"","lacking":[{"digest":"x"}]}', 'complete.json'],
+])('a backup with other documents is refused: %s, %s', async (first, last, name) => {
+  const world = await ArchiveWorld.open();
+  const tar = await tarOf([
+    { name: 'backup.json', bytes: first },
+    { name: 'complete.json', bytes: last },
+  ]);
+  const indexPath = join(world.folder, 'index.db');
+  try {
+    const restoring = restoreBackup(inPieces(tar), { ...world.stores, indexPath, isOfBucket: false });
+    const error = await restoring.catch((reason: unknown) => reason);
+    expect(error).toBeInstanceOf(ArchiveError);
+    expect(error).toMatchObject({ message: expect.stringContaining(`its ${name}`) });
+  } finally {
     await world.remove();
   }
 });

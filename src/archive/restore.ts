@@ -1,15 +1,18 @@
-import { soleLease } from '../lib/lease.ts';
 import { createHash } from 'node:crypto';
 import { createWriteStream } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import type { Spool } from '../blobs/spool.ts';
+import { collectBytes } from '../lib/collect-bytes.ts';
+import { isJsonObject, type JsonObject, parseJsonObject } from '../lib/json.ts';
+import { soleLease } from '../lib/lease.ts';
 import { type Digest, digestHex, isDigest } from '../oci/digest.ts';
 import { ArchiveError } from './archive-error.ts';
 import {
   BACKUP_FORMAT,
   BACKUP_INDEX_FILE,
   type BackupSummary,
+  type LackingContent,
   FIRST_FILE,
   INDEX_BACKUP_FORMAT,
   LAST_FILE,
@@ -73,12 +76,12 @@ class Restoring {
   /** Writes one file; for the last one, returns its content. */
   async take(entry: TarEntry): Promise<BackupSummary | undefined> {
     if (entry.name === FIRST_FILE) {
-      const { format }: { format?: unknown } = await readJson(entry);
+      const { format } = await readDocument(entry);
       this.#requireFormat(format);
     } else if (entry.name === BACKUP_INDEX_FILE) {
       await this.#takeIndex(entry);
     } else if (entry.name === LAST_FILE) {
-      return this.#check(await readJson<BackupSummary>(entry));
+      return this.#check(summaryIn(await readDocument(entry)));
     } else {
       await this.#takeBlob(entry);
     }
@@ -134,7 +137,6 @@ class Restoring {
         this.#blobBytes += size;
       } else {
         this.#wrong.add(digest);
-        await ingest.abort();
       }
     } finally {
       await ingest.abort();
@@ -155,16 +157,31 @@ class Restoring {
   }
 }
 
-async function readJson<T>({ name, size, body }: TarEntry): Promise<T> {
-  if (size > MAX_JSON_BYTES) throw new ArchiveError(`${name} is larger than ${MAX_JSON_BYTES} bytes`);
-  const chunks: Uint8Array[] = [];
-  for await (const chunk of body) chunks.push(chunk);
-  try {
-    const value: T = JSON.parse(Buffer.concat(chunks).toString());
-    return value;
-  } catch {
-    throw new ArchiveError(`${name} is not JSON`);
-  }
+async function readDocument({ name, size, body }: TarEntry): Promise<JsonObject> {
+  const tooLarge = () => new ArchiveError(`its ${name} is larger than ${MAX_JSON_BYTES} bytes`);
+  if (size > MAX_JSON_BYTES) throw tooLarge();
+  const document = parseJsonObject(await collectBytes(body, MAX_JSON_BYTES, tooLarge));
+  if (document === undefined) throw new ArchiveError(`its ${name} is not a JSON object`);
+  return document;
+}
+
+function summaryIn({ blobs, blobBytes, indexSha256, lacking }: JsonObject): BackupSummary {
+  const isSummary =
+    typeof blobs === 'number' &&
+    typeof blobBytes === 'number' &&
+    typeof indexSha256 === 'string' &&
+    Array.isArray(lacking) &&
+    lacking.every(isLacking);
+  if (!isSummary) throw new ArchiveError(`its ${LAST_FILE} is not the summary of a backup`);
+  return { blobs, blobBytes, indexSha256, lacking };
+}
+
+function isLacking(value: unknown): value is LackingContent {
+  if (!isJsonObject(value)) return false;
+  const { kind, digest, reason } = value;
+  // Old versions did not write the kind.
+  const isKind = kind === undefined || kind === 'blob' || kind === 'manifest';
+  return isKind && typeof digest === 'string' && typeof reason === 'string';
 }
 
 /** The chunks of a body, about a MiB at a time. */
