@@ -217,8 +217,7 @@ describe.skipIf(!canRunBase || !hasPrograms(...DOCKER_PROGRAMS))('daemon.json in
       const docker = await Dockerd.start({ settings: Object(settings) });
       try {
         await docker.run('pull', '--quiet', 'busybox:1');
-        const said = await docker.run('run', '--rm', '--network', 'none', 'busybox:1');
-        expect(said.trim()).toBe('hello from the first');
+        expect(await docker.outputOf('busybox:1')).toBe('hello from the first');
         expect(await fetchers()).toEqual(['entrepot']);
       } finally {
         await docker.remove();

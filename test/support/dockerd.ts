@@ -52,6 +52,18 @@ export class Dockerd {
     return result.stdout;
   }
 
+  /**
+   * Runs an image, and returns what its program printed. By the container's log: the client of one that ends at once may miss
+   * it where the machine is busy.
+   */
+  async outputOf(image: string): Promise<string> {
+    const id = (await this.run('run', '--detach', '--network', 'none', image)).trim();
+    await this.run('wait', id);
+    const said = await this.run('logs', id);
+    await this.run('rm', id);
+    return said.trim();
+  }
+
   logs(): string {
     return this.#daemon.logs();
   }
