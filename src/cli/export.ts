@@ -134,7 +134,7 @@ async function plan(
   { tell, signal }: { readonly tell: (line: string) => void; readonly signal: AbortSignal },
 ) {
   const images = new Map<string, ExportImage>();
-  for (const wanted of await requireImages(input, tell)) {
+  for (const wanted of await requireImages(input, tell, { signal })) {
     const image = await imageOf(parts, input, wanted);
     images.set(image.name, together(images.get(image.name), image));
   }

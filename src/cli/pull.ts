@@ -95,7 +95,8 @@ export const pull: Command = {
             tenantOption(parts, input);
             const run = new PullRun({ parts, input, view, signal, parallel });
             const { prepull } = parts.config;
-            if (input.options['watch'] !== true) return run.once(await requireImages(input, tell, prepull));
+            if (input.options['watch'] !== true)
+              return run.once(await requireImages(input, tell, { standing: prepull, signal }));
             if (prepull.schedule === false) {
               throw new CommandError('--watch needs a schedule, but prepull.schedule is false', EXIT.usage);
             }
@@ -105,7 +106,7 @@ export const pull: Command = {
               schedule: parseCron(prepull.schedule),
               clock: parts.clock,
               named: async () => {
-                const { images, unread } = await readableImages(input, tell, prepull);
+                const { images, unread } = await readableImages(input, tell, { standing: prepull, signal });
                 [...unread.values()].forEach(failed);
                 return { images, unread: unread.size };
               },

@@ -1,4 +1,4 @@
-import { createReadStream } from 'node:fs';
+import { addAbortSignal } from 'node:stream';
 import {
   type ImageNames,
   InvalidImageList,
@@ -7,6 +7,7 @@ import {
   wantedImages as readNames,
 } from '../prepull/wanted-images.ts';
 import { namedTrouble } from '../lib/file-trouble.ts';
+import { readFileOrPipe } from '../lib/named-pipe.ts';
 import type { Parts } from '../compose/parts.ts';
 import { type MeantImage, meantImage } from '../compose/prepull.ts';
 import { type Argument, CommandError, EXIT, type Input, listOption, type Option } from './command.ts';
@@ -54,17 +55,21 @@ export async function requireImages(
 /**
  * The images that are given by name or in files, without duplicates; without either, those of `standing`. Files that
  * cannot be read are skipped. `tell` is called with a line for each image that an object names, with its place, and for
- * each that is ignored. Throws CommandError if everything was read and there are none.
+ * each that is ignored. `signal` ends waiting for a pipe. Throws CommandError if everything was read and there are none.
  */
 export async function readableImages(
   input: Input,
   tell: (line: string) => void,
-  standing: ImageNames = { images: [], from: [] },
+  {
+    standing = { images: [], from: [] },
+    signal = new AbortController().signal,
+  }: { readonly standing?: ImageNames; readonly signal?: AbortSignal } = {},
 ): Promise<WantedImages> {
   const from = filesOption(input);
   const isNamed = input.arguments.length > 0 || from.length > 0;
   const option = isNamed ? '--from' : 'prepull.from';
-  const open = (file: string) => (file === '-' ? process.stdin : openNamed(option, file));
+  const open = (file: string) =>
+    file === '-' ? addAbortSignal(signal, process.stdin) : openNamed(option, file, signal);
   const reader = { open, shown, takesLikely: input.options['likely'] === true, tell };
   const names = isNamed ? { images: input.arguments, from } : standing;
   const wanted = await readNames(names, reader);
@@ -80,9 +85,9 @@ export function filesOption(input: Input): readonly string[] {
 }
 
 /** The content of a file that `option` names. */
-async function* openNamed(option: string, file: string): AsyncIterable<Uint8Array> {
+async function* openNamed(option: string, file: string, signal: AbortSignal): AsyncIterable<Uint8Array> {
   try {
-    yield* createReadStream(file);
+    yield* await readFileOrPipe(file, signal);
   } catch (error) {
     throw namedTrouble(`${option}: ${file} cannot be read`, error);
   }

@@ -1,7 +1,7 @@
 // What people type before they have read anything: how the program says what it can do.
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, open, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { STARTER } from '../support/entrepot.ts';
@@ -62,6 +62,32 @@ it('a file that cannot be used is named with its option, and why, in words', asy
     ] as const) {
       const { code, stderr } = await tryRun(process.execPath, [...STARTER, ...words], { env, cwd: folder });
       expect([code, stderr]).toEqual([1, expect.stringContaining(said)]);
+    }
+  } finally {
+    await removeFolder(folder);
+  }
+});
+
+it.each(['pull', 'export'])('%s can be stopped while it waits for a list in a named pipe', async command => {
+  const folder = await makeTempFolder('waits');
+  const store = join(folder, 'store');
+  const env = { ...process.env, ENTREPOT_STORAGE__PATH: store };
+  try {
+    const pipe = join(folder, 'list');
+    execFileSync('mkfifo', [pipe]);
+    await tryRun(process.execPath, [...STARTER, 'tenant', 'add', 'team-a'], { env });
+    const output = command === 'export' ? ['-o', join(folder, 'bundle.tar')] : [];
+    const args = [...STARTER, command, '--from', pipe, ...output];
+    const waiting = spawn(process.execPath, args, { env, stdio: 'ignore' });
+    const exited = once(waiting, 'exit');
+    // Resolves when it is opened for reading.
+    const writer = await open(pipe, 'w');
+    try {
+      waiting.kill('SIGTERM');
+      expect(await exited).toEqual([143, null]);
+    } finally {
+      await writer.close();
+      waiting.kill('SIGKILL');
     }
   } finally {
     await removeFolder(folder);
