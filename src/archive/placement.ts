@@ -101,7 +101,8 @@ function placeOf(
   const isForAll = place !== undefined && place.repository.upstream !== '' && options.grantee === undefined;
   if (isPrivate && isForAll && options.mayPublish !== true) {
     throw new ArchiveError(
-      `${name ?? digest} is marked as private (from a private repository, or not proved public recently enough before the export): grant it to one tenant with --tenant, or to everybody with --public`,
+      `${name ?? digest} is marked as private (from a private repository, or not proved public recently enough before ` +
+        'the export): grant it to one tenant with --tenant, or to everybody with --public',
     );
   }
   return place;

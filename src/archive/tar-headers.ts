@@ -172,10 +172,7 @@ class HeaderCheck {
   }
 }
 
-/**
- * Parses records of the form `LENGTH KEY=VALUE
- * ` (POSIX pax).
- */
+/** Parses records of the form `LENGTH KEY=VALUE` (POSIX pax), each of which ends with a newline. */
 function paxRecords(body: Buffer): ReadonlyMap<string, string> {
   const records = new Map<string, string>();
   for (let at = 0; at < body.byteLength; ) {

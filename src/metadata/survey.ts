@@ -79,7 +79,7 @@ export interface SurveyedImage {
   readonly tag: string | undefined;
   readonly digest: Digest;
   readonly isPinned: boolean;
-  /** Whether it was imported rather than fetched from upstream. */
+  /** Whether its content was imported, for whichever of its tags, rather than fetched from upstream. */
   readonly isImported: boolean;
 }
 

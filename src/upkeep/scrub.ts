@@ -217,8 +217,8 @@ class Walk implements ScrubReport {
         ...(onProgress && { onProgress }),
       });
       if (actual === undefined) {
-        const isGone = (await this.#options.metadata.statBlob(digest)) !== undefined;
-        return isGone ? 'its file is missing' : undefined;
+        const hasRow = (await this.#options.metadata.statBlob(digest)) !== undefined;
+        return hasRow ? 'its file is missing' : undefined;
       }
       return actual === digest ? undefined : `its content has the digest ${actual}`;
     } catch (error) {
