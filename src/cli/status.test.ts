@@ -105,4 +105,6 @@ it('lists replicas, with why one of them cannot be asked', () => {
   const servers = [{ pid: 17, servingPids: [], host: 'here', addresses: [], started: null }];
   expect(statusText({ ...document, replicas, servers, processes: 3 })).not.toContain('more on this store');
   expect(statusText({ ...document, replicas, servers, processes: 4 })).toContain('1 more on this store');
+  const withGone = [...replicas, { ...other, state: 'gone' as const }];
+  expect(statusText({ ...document, replicas: withGone, servers, processes: 4 })).toContain('1 more on this');
 });

@@ -96,7 +96,7 @@ function serversText({ pid: asked, servers, processes, replicas }: StoreWideStat
   const named =
     servers.length +
     servers.flatMap(({ servingPids }) => servingPids).length +
-    replicas.filter(({ isOwn }) => !isOwn).length;
+    replicas.filter(({ isOwn, state }) => !isOwn && state !== 'gone').length;
   const others = processes - named;
   const rest =
     others > 0 ? `${others} more on this store: commands, or servers that cannot be reached from here\n` : '';
