@@ -1,11 +1,11 @@
-import { rename, rm } from 'node:fs/promises';
+import { rename } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Config } from '../config/config.ts';
 import { absentAsUndefined } from '../lib/error-code.ts';
 import { sizeText } from '../lib/units.ts';
 import { IndexUnusable } from '../metadata/index-unusable.ts';
 import { rebuildIndex } from '../upkeep/rebuild.ts';
-import { lockFile } from '../metadata/life.ts';
+import { whileLocked } from '../metadata/life.ts';
 import { INDEX_FILE } from '../metadata/store-identity.ts';
 import type { Parts } from '../compose/parts.ts';
 import { countText } from './columns.ts';
@@ -77,19 +77,12 @@ async function unlessDamaged<T>(act: () => Promise<T>, otherwise: () => Promise<
 /** Locked as long as the process lives: one that was suspended would move the new index aside. */
 const LOCK_FILE = '.rebuilding';
 
-async function alone<T>(path: string, act: () => Promise<T>): Promise<T> {
-  const lock = lockFile(join(path, LOCK_FILE));
-  if (lock === undefined) {
-    throw new CommandError(
+function alone<T>(path: string, act: () => Promise<T>): Promise<T> {
+  const refusal = () =>
+    new CommandError(
       `another entrepot rebuild is about to move the index in ${path} aside, or is suspended: end it first`,
     );
-  }
-  try {
-    return await act();
-  } finally {
-    await rm(join(path, LOCK_FILE), { force: true });
-    lock.close();
-  }
+  return whileLocked(join(path, LOCK_FILE), refusal, act);
 }
 
 function rebuildStore(config: Config, input: Input, io: Io): Promise<ExitCode> {

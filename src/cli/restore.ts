@@ -14,7 +14,7 @@ import { readFileOrPipe } from '../lib/named-pipe.ts';
 import { makeFolder } from '../lib/make-folder.ts';
 import { PRIVATE_FILE_MODE, PRIVATE_FOLDER_MODE } from '../lib/private-folder.ts';
 import { sizeText } from '../lib/units.ts';
-import { type FileLock, lockFile } from '../metadata/life.ts';
+import { whileLocked } from '../metadata/life.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { INDEX_FILE, RESTORE_LOCK } from '../metadata/store-identity.ts';
 import { everything } from '../metadata/survey.ts';
@@ -86,23 +86,18 @@ async function readBackup(config: Config, run: RestoreRun): Promise<ExitCode> {
   const isNew = (await absentAsUndefined(stat(path))) === undefined;
   await makeFolder(path, PRIVATE_FOLDER_MODE);
   await requireEmpty(path);
-  const lock = lockFolder(path);
+  const refusal = () =>
+    new CommandError(`another entrepot restore to ${path} is running, or suspended: end it first`);
   try {
-    await requireEmpty(path);
-    await removeAll(path);
-    return await readBackupAlone(config, run);
+    return await whileLocked(join(path, RESTORE_LOCK), refusal, async () => {
+      await requireEmpty(path);
+      await removeAll(path);
+      return readBackupAlone(config, run);
+    });
   } finally {
-    await rm(join(path, RESTORE_LOCK), { force: true });
-    lock.close();
     // Unless there is something in it.
     if (isNew) await rmdir(path).catch(() => {});
   }
-}
-
-function lockFolder(path: string): FileLock {
-  const lock = lockFile(join(path, RESTORE_LOCK));
-  if (lock !== undefined) return lock;
-  throw new CommandError(`another entrepot restore to ${path} is running, or suspended: end it first`);
 }
 
 /** Call with the lock. */

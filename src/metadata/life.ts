@@ -46,24 +46,23 @@ export class Life {
   }
 }
 
-/** A lock on a file. */
-export interface FileLock {
-  close(): void;
-}
-
 /**
- * Locks the file `path`, which is made if necessary, until the lock is closed or the process ends; a suspended process keeps it.
- * `undefined` if another process has it.
+ * Runs `act` while the file `path`, which is made and then removed, is locked: as long as this process lives, also suspended.
+ * Rejects with the error of `refusal` if another process has the lock.
  */
-export function lockFile(path: string): FileLock | undefined {
+export async function whileLocked<T>(path: string, refusal: () => Error, act: () => Promise<T>): Promise<T> {
   const lock = new Database(path, { timeout: 0 });
   try {
     lockWhole(lock);
-    return lock;
   } catch (error) {
     lock.close();
-    if (isBusy(error)) return undefined;
-    throw error;
+    throw isBusy(error) ? refusal() : error;
+  }
+  try {
+    return await act();
+  } finally {
+    rmSync(path, { force: true });
+    lock.close();
   }
 }
 

@@ -16,7 +16,7 @@ import {
 } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { lockFile } from '../../src/metadata/life.ts';
+import { whileLocked } from '../../src/metadata/life.ts';
 import { digestOf } from '../../src/oci/digest.ts';
 import { codeOf, get } from '../support/client.ts';
 import { bytesOf, type Content, type Image, imageOf, randomBlob } from '../support/content.ts';
@@ -383,15 +383,14 @@ describe('a store that has lost its index', () => {
     const store = join(entrepot.folder, 'broken');
     await mkdir(store);
     await writeFile(join(store, 'index.db'), Buffer.alloc(8_192, 'no index'));
-    const lock = lockFile(join(store, '.rebuilding'));
     const rebuild = () =>
       tryRun(process.execPath, [...STARTER, 'rebuild'], { env: { ENTREPOT_STORAGE__PATH: store } });
-    expect(await rebuild()).toMatchObject({
+    const refused = await whileLocked(join(store, '.rebuilding'), () => new Error('locked'), rebuild);
+    expect(refused).toMatchObject({
       code: 1,
       stderr: expect.stringContaining('another entrepot rebuild'),
     });
     expect((await readFile(join(store, 'index.db'))).includes('no index')).toBe(true);
-    lock?.close();
     expect(await rebuild()).toMatchObject({ code: 0 });
     await rm(store, { recursive: true });
   });
