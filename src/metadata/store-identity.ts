@@ -19,8 +19,8 @@ export const STATE_FILE = 'store.json';
  */
 export const RESTORE_LOCK = '.restoring';
 
-/** Always this size, so that it can be overwritten on a full disk. */
-const STATE_BYTES = 256;
+/** Always this size, so that it can be overwritten on a full disk. With every doubt, its content takes up to 300 bytes. */
+const STATE_BYTES = 512;
 
 /** The setting in the index that identifies the store. */
 export const STORE_ID = 'store-id';
