@@ -234,7 +234,7 @@ function replicasText(replicas: readonly ReplicaDocument[], nowMs: number): stri
 
 function replicaStateText({ isOwn, state, reason }: ReplicaDocument): string {
   if (isOwn) return 'this one';
-  if (state === 'gone') return 'gone without a word';
+  if (state === 'gone') return 'disappeared';
   return reason === null ? state : UNREACHABLE[reason];
 }
 

@@ -593,8 +593,8 @@ export interface MetadataStore extends Leases, ImageRecords {
   /** The replicas of which a process lives, this one included, as far as is known; none where there can be only one. */
   listReplicas(): Promise<readonly ReplicaPlace[]>;
   /**
-   * Replicas that are gone without a word, for an hour, or until one begins to serve at the same address or with the same
-   * folder.
+   * Replicas that disappeared without shutting down, for an hour, or until one begins to serve at the same address or with
+   * the same folder.
    */
   listGoneReplicas(): Promise<readonly GoneReplica[]>;
   /**

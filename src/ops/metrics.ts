@@ -249,7 +249,7 @@ export const METRICS = {
   },
   replicas: {
     kind: 'gauge',
-    help: 'Other replicas, by whether they can be asked for what only they have (reached or unreachable), or are gone without a word',
+    help: 'Other replicas: reached or unreachable (whether they can be asked for what only they have), or gone (disappeared without shutting down)',
     labels: ['state'],
     ofAll: 'own',
   },

@@ -173,7 +173,7 @@ it('looks at once when one that is needed does not answer', async () => {
   expect(watch.others).toMatchObject([{ state: 'unreachable', sinceMs }]);
 });
 
-it('says once that one is gone without a word, and asks it no more', async () => {
+it('reports once that one disappeared without shutting down, and stops asking it', async () => {
   const { address, close } = await replica('b');
   watch.begin();
   await waiting(EACH_MS);
@@ -184,7 +184,9 @@ it('says once that one is gone without a word, and asks it no more', async () =>
   await waiting(EACH_MS);
   expect(watch.others).toMatchObject([{ address, state: 'gone', sinceMs: goneSinceMs }]);
   const since = new Date(goneSinceMs).toISOString();
-  expect(watch.problems).toEqual([`a replica is gone without a word, since ${since} (see entrepot status)`]);
+  expect(watch.problems).toEqual([
+    `a replica disappeared without shutting down, last seen at ${since} (see entrepot status)`,
+  ]);
   await clock.pass(EACH_MS);
   await waiting(EACH_MS);
   expect(lines).toMatchObject([{ level: 'warn', fields: { replica: address, since } }]);

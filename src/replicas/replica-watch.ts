@@ -27,9 +27,9 @@ const CONSEQUENCES = 'content may be downloaded more than once, and uploads that
 /** What is known of another replica. */
 export interface OtherReplica {
   readonly address: string;
-  /** `unknown` until it has answered, or not answered for long enough; `gone` without a word. */
+  /** `unknown` until it has answered, or not answered for long enough; `gone` if it disappeared without shutting down. */
   readonly state: 'unknown' | 'reached' | 'unreachable' | 'gone';
-  /** Since when it is so, epoch ms; of one that is gone, when it showed life last. */
+  /** When this state began, epoch ms; for one that is gone, when it was last seen alive. */
   readonly sinceMs: number;
   /** Set if it is `unreachable`. */
   readonly trouble: ReplicaTrouble | undefined;
@@ -55,8 +55,8 @@ export interface ReplicaWatchOptions {
 
 /**
  * Whether each replica in the index can be asked for what only it has. Nothing fails if it cannot, so that nobody would
- * notice a wrong key, address or firewall: it is logged when it begins and when it ends. And which replicas are gone without a
- * word: the rest carries on, so that nobody would notice that either.
+ * notice a wrong key, address or firewall: it is logged when it begins and when it ends. Also which replicas disappeared
+ * without shutting down: the others carry on, so that nobody would notice that either.
  */
 export class ReplicaWatch {
   readonly #options: ReplicaWatchOptions;
@@ -116,10 +116,12 @@ export class ReplicaWatch {
       );
     }
     if (this.#gone.length > 0) {
-      const [number, verb] =
-        this.#gone.length === 1 ? ['a replica', 'is'] : [`${this.#gone.length} replicas`, 'are'];
+      const [number, first] =
+        this.#gone.length === 1 ? ['a replica', ''] : [`${this.#gone.length} replicas`, 'the first '];
       const since = earliest(this.#gone.map(({ goneSinceMs }) => goneSinceMs));
-      problems.push(`${number} ${verb} gone without a word, since ${since} (see entrepot status)`);
+      problems.push(
+        `${number} disappeared without shutting down, ${first}last seen at ${since} (see entrepot status)`,
+      );
     }
     return problems;
   }
@@ -213,7 +215,7 @@ export class ReplicaWatch {
     for (const { address, goneSinceMs } of gone) {
       if (known.has(address)) continue;
       const fields = { replica: address, since: new Date(goneSinceMs).toISOString() };
-      this.#options.log.warn(fields, 'another replica is gone without a word');
+      this.#options.log.warn(fields, 'another replica disappeared without shutting down');
     }
   }
 

@@ -428,7 +428,7 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
         expect(await watcher.listGoneReplicas()).toEqual([gone]);
       };
 
-      test('tells for an hour that one is gone without a word, and since when', async () => {
+      test('reports for an hour that one disappeared without shutting down, and since when', async () => {
         const [shown] = await sql<{ ms: number }>(
           settings,
           `SELECT (extract(epoch FROM beat_at) * 1000)::bigint AS ms FROM @processes WHERE ${isServing}`,

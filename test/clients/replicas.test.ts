@@ -271,13 +271,15 @@ describe.skipIf(!HAS_PGBOUNCER).each(['no pooler', 'pgbouncer'])('replicas with 
       (await (await fetch(`${one!.ops}/readyz`)).text()).trim().split('\n').slice(1);
     await two!.kill();
     await until('it to be missed', 60_000, async () => (await problems()).length > 0);
-    expect(await problems()).toEqual([expect.stringMatching(/^a replica is gone without a word, since /)]);
-    expect(await status()).toMatch(/^127\.0\.0\.1:\d+ +gone without a word +\d{4}-/m);
+    expect(await problems()).toEqual([
+      expect.stringMatching(/^a replica disappeared without shutting down, last seen at /),
+    ]);
+    expect(await status()).toMatch(/^127\.0\.0\.1:\d+ +disappeared +\d{4}-/m);
     expect(await one!.metrics()).toContain('entrepot_replicas{state="gone"} 1');
     const listed = JSON.parse((await get(`${one!.ops}/admin/v1/replicas`)).text) as ReplicasDocument;
     const address = listed.entries.find(({ state }) => state === 'gone')?.address ?? '';
-    expect(one!.logs()).toContain('another replica is gone without a word');
-    if (hasPrograms(BROWSER)) await expectOnPage(one!, address, /gone without a word/);
+    expect(one!.logs()).toContain('another replica disappeared without shutting down');
+    if (hasPrograms(BROWSER)) await expectOnPage(one!, address, /disappeared/);
     replicas[1] = await two!.startAgain();
     await until('it to be back', 60_000, async () => (await problems()).length === 0);
     await three!.stop();
@@ -285,7 +287,7 @@ describe.skipIf(!HAS_PGBOUNCER).each(['no pooler', 'pgbouncer'])('replicas with 
       (await one!.metrics()).includes('entrepot_replicas{state="reached"} 1'),
     );
     expect(await one!.metrics()).toContain('entrepot_replicas{state="gone"} 0');
-    expect(await status()).not.toContain('gone without a word');
+    expect(await status()).not.toContain('disappeared');
   });
 
   test('say who they are, and which of them has another key', async () => {

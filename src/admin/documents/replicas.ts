@@ -8,10 +8,10 @@ const replicaSchema = z.object({
   state: z
     .enum(['reached', 'unreachable', 'unknown', 'gone'])
     .describe(
-      'Whether the one that answers can ask it for what only it has; unknown at the beginning. gone: it has not stopped by ' +
-        'itself, and is listed for an hour, or until another one takes its place',
+      'Whether the one that answers can ask it for what only it has; unknown at the beginning. gone: it disappeared without ' +
+        'shutting down, and is listed for an hour, or until another one takes its place',
     ),
-  since: time.describe('Since when it is so; of one that is gone, when it showed life last'),
+  since: time.describe('When this state began; for one that is gone, when it was last seen alive'),
   reason: z
     .enum(['unreachable', 'key', 'another'])
     .nullable()

@@ -42,7 +42,7 @@ export interface HeartbeatParts {
   readonly clock: Clock;
   /** Whether a thread joins whose process has joined already. */
   readonly isThread: boolean;
-  /** Whether it serves as the replica: others are then told if it is gone without a word. */
+  /** Whether it serves as the replica: others are then told if it disappears without shutting down. */
   readonly serves: boolean;
   /** Called after each heartbeat, once a second. */
   readonly onBeat: () => void;

@@ -4,7 +4,7 @@ import type { PostgresSession, Rows } from './session.ts';
 
 // The replicas, by the rows of their processes, and by those of their servers, which outlast a death.
 
-/** For how long it is told that a replica is gone without a word: longer than anybody takes to look after an alert. */
+/** For how long a replica is reported that disappeared: longer than anybody takes to respond to an alert. */
 const TOLD_FOR_HOURS = 1;
 
 export async function listReplicas(on: Rows): Promise<readonly ReplicaPlace[]> {
@@ -22,8 +22,8 @@ export async function listGoneReplicas(on: Rows): Promise<readonly GoneReplica[]
 }
 
 /**
- * Call within a write when the process serves: if it is gone without a word, that is told from now on. Its predecessor at the
- * address, or on the folder, is told of no more.
+ * Call within a write when the process serves: from now on it is reported if it disappears without shutting down. Its
+ * predecessor at the address, or on the folder, is no longer reported.
  */
 export async function beginServing(
   on: PostgresSession,

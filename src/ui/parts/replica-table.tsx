@@ -39,7 +39,7 @@ const STATES: Readonly<Record<ReplicaDocument['state'], readonly [Tone, string]>
   reached: ['good', 'reached'],
   unreachable: ['bad', 'not reached'],
   unknown: ['idle', 'not asked yet'],
-  gone: ['bad', 'gone without a word'],
+  gone: ['bad', 'disappeared'],
 };
 
 /** What it means, and which option may be wrong. */
