@@ -7,7 +7,7 @@ import { ArchiveWorld, inPieces, tarOf } from './archive.fixture.ts';
 import { Backup } from './backup.ts';
 import { restoreBackup } from './restore.ts';
 
-it('a backup reports all lost content, however much that is', async () => {
+it('a backup reports all lost content, however much there is', async () => {
   const world = await ArchiveWorld.open({ isIndexOnDisk: true });
   const snapshot = await IndexSnapshot.take(join(world.folder, 'index.db'), join(world.folder, 'copy.db'));
   const one = { kind: 'blob', digest: digestOf(Buffer.from('x')), reason: 'its file is missing' } as const;
@@ -27,7 +27,7 @@ it.each([
   ['{"format":1}', 'null', 'complete.json'],
   ['{"format":1}', '{"blobs":0,"blobBytes":0,"indexSha256":"","lacking":{}}', 'complete.json'],
   ['{"format":1}', '{"blobs":0,"blobBytes":0,"indexSha256":"","lacking":[{"digest":"x"}]}', 'complete.json'],
-])('a backup with other documents is refused: %s, %s', async (first, last, name) => {
+])('a backup with invalid documents is refused: %s, %s', async (first, last, name) => {
   const world = await ArchiveWorld.open();
   const tar = await tarOf([
     { name: 'backup.json', bytes: first },

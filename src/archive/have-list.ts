@@ -51,7 +51,7 @@ export async function haveListOf(
   return { bytes, count: held.length };
 }
 
-/** Reads a have-list. Rejects with ArchiveError if it is none, or too large, without reading on. */
+/** Reads a have-list. Rejects with ArchiveError if `source` is not one, or as soon as it proves too large. */
 export async function readHaveList(source: AsyncIterable<Uint8Array>): Promise<HaveList> {
   const tooLarge = () => new ArchiveError(`the have-list is larger than ${MAX_HAVE_BYTES} bytes`);
   const list = parseJsonObject(await collectBytes(source, MAX_HAVE_BYTES, tooLarge));

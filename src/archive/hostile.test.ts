@@ -103,8 +103,8 @@ test.each(['symlink', 'link', 'character-device', 'block-device', 'fifo'] as con
 
 test.each([
   ['a device', () => openArchive('/dev/zero'), 'it is not a tar archive'],
-  ['a pipe, after an archive', () => readArchive(beforeZeros(layout)), 'zeros follow without an end'],
-])('zeros without an end are refused: those of %s', async (_, open, reason) => {
+  ['a pipe, after an archive', () => readArchive(beforeZeros(layout)), 'bytes of zeros in a row'],
+])('endless zeros are refused: those of %s', async (_, open, reason) => {
   await expect(importArchive(open(), world.options())).rejects.toThrow(reason);
   expect(await world.traces()).toEqual(NOTHING);
 });
@@ -416,7 +416,7 @@ test('an invalid have-list is refused', async () => {
   for (const text of ['', '{}', `{${type},"blobs":[]}`, `{${type},"seal":"a","blobs":["x"]}`]) {
     await expect(readHaveList(Readable.from([Buffer.from(text)]))).rejects.toThrow('entrepot have');
   }
-  // Whatever is read has an end, also of a device.
+  // Reading stops at the limit, even if the source never ends, like a device.
   let bytes = 0;
   const endless = async function* () {
     for (const piece = Buffer.alloc(1024 * 1024, ' '); ; bytes += piece.byteLength) yield piece;

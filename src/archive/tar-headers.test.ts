@@ -95,9 +95,9 @@ describe('the headers of a tar', () => {
       entry({ name: '', type: '\0', size: '\0', magic: '\0' }).fill(0, 100, 108),
       /checksum/,
     ],
-    ['an entry after their end', Buffer.concat([FILE, END, FILE]), /goes on after its end/],
+    ['an entry after the end', Buffer.concat([FILE, END, FILE]), /has data after its end/],
     [
-      'nothing but headers for all',
+      'nothing but global headers',
       Buffer.concat(Array.from({ length: 11 }, () => pax({ comment: 'x' }, 'g'))),
       /more than 10 extended headers/,
     ],

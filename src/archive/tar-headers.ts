@@ -3,11 +3,11 @@ import { ArchiveError } from './archive-error.ts';
 const BLOCK_BYTES = 512;
 /** The maximum size of a PAX header or long name, as in Go's reader. Names here have at most 141 characters. */
 const MAX_EXTENSION_BYTES = 1024 * 1024;
-/** How many of them may come before an entry: a tar has one or two, and could consist of nothing else. */
+/** How many of them may precede an entry: one or two are usual, but a hostile tar could consist of nothing else. */
 const MAX_EXTENSIONS = 10;
 /**
- * The maximum size of the zeros at the end: two blocks, and padding to a record, which has 10 KiB, or some MiB by
- * `--blocking-factor`. A device has them without an end.
+ * The maximum size of the zeros at the end: two blocks, and padding to a record, which has 10 KiB, or some MiB with
+ * `--blocking-factor`. A device can supply endless zeros.
  */
 const MAX_END_BYTES = 16 * 1024 * 1024;
 
@@ -50,7 +50,7 @@ interface Announced {
 class HeaderCheck {
   readonly #header = Buffer.alloc(BLOCK_BYTES);
   #headerLength = 0;
-  /** How much of the current body, with its padding, is still to come. */
+  /** How many bytes of the current body, with its padding, are still to come. */
   #bodyLeft = 0;
   /** The body of an extended header, while it is received. */
   #extension: { readonly type: string; readonly body: Buffer; length: number } | undefined;
@@ -95,7 +95,7 @@ class HeaderCheck {
   #checkHeader(): void {
     const header = this.#header;
     if (header.every(byte => byte === 0)) return this.#passEnd();
-    if (this.#endBytes > 0) throw this.#brokenAt('it goes on after its end');
+    if (this.#endBytes > 0) throw this.#brokenAt('it has data after its end');
     const sum = checksumOf(header);
     // Some readers consider a block with nothing but its checksum empty.
     if (sum === EMPTY_SUM || sum !== numberIn(header, CHECKSUM))
@@ -112,10 +112,11 @@ class HeaderCheck {
 
   #passEnd(): void {
     this.#endBytes += BLOCK_BYTES;
-    if (this.#endBytes > MAX_END_BYTES) throw this.#brokenAt('zeros follow without an end');
+    if (this.#endBytes > MAX_END_BYTES)
+      throw this.#brokenAt(`it has more than ${MAX_END_BYTES} bytes of zeros in a row`);
   }
 
-  /** The error for something that is wrong where a header could be. */
+  /** The error for a fault in a place where a header could be. */
   #brokenAt(why: string): ArchiveError {
     return this.#isFirst ? notTar(why) : broken(why);
   }

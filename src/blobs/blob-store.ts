@@ -81,7 +81,7 @@ export interface BucketState {
   readonly name: string;
   /** `undefined` if it can be used, as far as is known. */
   readonly trouble: BucketTrouble | undefined;
-  /** The same as a line of text. */
+  /** The same, as a line of text. */
   readonly problem: string | undefined;
 }
 
@@ -125,8 +125,8 @@ export interface BlobStore {
    */
   put(digest: Digest, spooled: Ingest): Promise<StoredBlob>;
   /**
-   * Removes objects, and what there is of their uploads; those that are gone are no error. Returns those that the store does
-   * not let go, and rejects if it cannot be reached. Absent for files.
+   * Removes objects, and what is left of their uploads; an object that is already gone is not an error. Returns those that
+   * the store refuses to remove; rejects if it cannot be reached. Absent for files.
    */
   removeObjects?(objects: readonly UnneededObject[]): Promise<readonly UnneededObject[]>;
   /** Prepares the removal of whatever is in the blob's place now. */

@@ -18,7 +18,7 @@ test('a write that leaves enough free space is admitted', async () => {
   expect([freeBytes > 0, minFreeBytes]).toEqual([true, 0]);
 });
 
-test('a write that does not is refused as on a full disk, after eviction was tried; an empty write is admitted', async () => {
+test('a write that does not is refused as if the disk were full, after eviction was tried; an empty write is admitted', async () => {
   const space = new DiskSpace(tmpdir(), () => EVERYTHING);
   const wanted: number[] = [];
   space.roomMaker = async bytes => void wanted.push(bytes);
@@ -81,7 +81,7 @@ test('whether a write would be admitted is told without making room, by a measur
   expect(await space.mayAdmit(1)).toBe(false);
 });
 
-test('that room was made is told before whoever wanted it looks for it', async () => {
+test('listeners hear that room was made before the write that needed it measures again', async () => {
   let minFree = EVERYTHING;
   const told: string[] = [];
   const space = new DiskSpace(tmpdir(), () => {

@@ -23,7 +23,7 @@ export class DiskSpace implements SpoolSpace {
   #roomBytes = 0;
   #lookedAtMs = Number.NEGATIVE_INFINITY;
   #stuckAtMs = Number.NEGATIVE_INFINITY;
-  /** Whether making room was of use when it was last tried. */
+  /** Whether making room helped when it was last tried. */
   #hasMadeRoom = false;
   #making: Promise<void> | undefined;
   readonly #roomMade = new Changes();

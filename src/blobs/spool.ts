@@ -85,10 +85,11 @@ export interface SpoolSpace {
   admit(bytes: number): Promise<void>;
   /** Removes evictable content so that this many bytes can be written, if possible. */
   makeRoom(bytes: number): Promise<void>;
-  /** What removes it. Set by `compose/`; without it, no room is made. */
+  /** Does the work of `makeRoom`. Set by `compose/`; without it, no room is made. */
   roomMaker?: ((bytes: number) => Promise<void>) | undefined;
   /**
-   * Calls `listener` when room was made, before whoever wanted it looks for it, until the returned function is called.
+   * Calls `listener` after room was made, before the writes that needed it measure again, until the returned function is
+   * called.
    */
   onRoomMade(listener: () => void): () => void;
 }

@@ -9,10 +9,10 @@ export const check: Command = {
   name: 'check',
   summary: 'check that images are completely stored, or list those that are not',
   description:
-    'Checks that everything that nodes need of the images is stored, without asking any upstream. Images of which ' +
-    'something is missing are written to standard output, one per line, for `entrepot pull --from` on the connected side, with ' +
-    'their platforms unless that is linux/amd64 alone; what is missing is written to standard error. An image that is for ' +
-    'none of the platforms of --platform, or of its line in a list, is not complete.',
+    'Checks that everything that nodes need of the images is stored, without asking any upstream. Incomplete images ' +
+    'are written to standard output, one per line, for `entrepot pull --from` on the connected side, with their platforms ' +
+    'unless that is linux/amd64 alone; what is missing is written to standard error. An image that is for none of the ' +
+    'platforms given with --platform, or on its line of a list, is incomplete, too.',
   arguments: WANTED_ARGUMENTS,
   options: [
     ...WANTED_OPTIONS,

@@ -12,9 +12,9 @@ export const configCheck: Command = {
   description:
     'Reads a configuration, and the passwords, certificates, keys and other files that it names, as serve does. ' +
     'Secrets of tenants, keys for S3, files of nodeConfig, images and files of prepull, and entries of ' +
-    'preloadedImagesVerificationAllowlist that cannot be used are warnings: the server starts without them. So are options ' +
-    'that have no effect beside others. Without --config and $ENTREPOT_CONFIG it reads the configuration of the server that ' +
-    'the same user runs on this machine, if any, as SIGHUP would.',
+    'preloadedImagesVerificationAllowlist that cannot be used are warnings: the server starts without them. Options ' +
+    'that have no effect because of others are warnings, too. Without --config and $ENTREPOT_CONFIG it reads the ' +
+    'configuration of the server that the same user runs on this machine, if any, as SIGHUP would.',
   options: [
     jsonOption(
       'valid, upstreams, problems and warnings (source, key, value, message of each; all except message may be null, and ' +

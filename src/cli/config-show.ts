@@ -7,8 +7,8 @@ export const configShow: Command = {
   name: 'config show',
   summary: 'print the effective configuration',
   description:
-    'Prints the effective configuration as YAML: file, environment, presets and defaults. Passwords are never shown, nor is what ' +
-    'queries in URLs of notifications say. ' +
+    'Prints the effective configuration as YAML: file, environment, presets and defaults. Passwords are never shown, nor ' +
+    'are the values in query strings of notification endpoints. ' +
     'Without --config and $ENTREPOT_CONFIG it is the configuration of the server that the same user runs on this machine, ' +
     'if any.',
   options: [jsonOption('the same keys and values'), CONFIG_OPTION],

@@ -164,7 +164,7 @@ async function keepUpToDate(choice: NodeChoice, input: Input, io: Io): Promise<E
   }
   if (input.options['force'] === true) {
     throw new CommandError(
-      '--force would replace what others write again and again: not with --watch',
+      '--force cannot be used with --watch: it would keep replacing what others write',
       EXIT.usage,
     );
   }

@@ -84,8 +84,8 @@ export const HOSTS_FILE = 'hosts.toml';
  */
 export const CA_FILE = 'entrepot-ca.pem';
 
-/** The first line of a CA whose name does not say that it is ours. What reads PEM passes over what is not. */
-const CA_HEADING = '# The CA of Entrepot, as entrepot hosts has written it.\n';
+/** The first line of a CA file whose name does not show that Entrepot wrote it. PEM parsers skip such lines. */
+const CA_HEADING = '# The CA of Entrepot, written by entrepot hosts.\n';
 
 /** The first line of every file that Entrepot wrote as a whole, in any version. */
 const OWN_HEADING = /^# (?:Images (?:of \S+ )?through|The CA of) Entrepot\b/;
@@ -167,7 +167,7 @@ function caFiles(ca: string | undefined, path: string, place: string): NodeFile[
   return ca === undefined ? [] : [{ path, place, text: ca }];
 }
 
-/** The same for a program that finds it by the server's name: a rotated one replaces it, but not a file of somebody else. */
+/** The same for programs that find it by the server's name. A rotated CA replaces it, but never a file that others wrote. */
 function namedCaFiles(host: string, folder: string, ca: string | undefined): NodeFile[] {
   const path = `certs.d/${host}/ca.crt`;
   return caFiles(ca && CA_HEADING + ca, path, `${folder}/${path}`);

@@ -57,10 +57,10 @@ describe('writing the files of a node', () => {
     const written = await writeCa('NEW\n');
     expect(written.find(file => file.path === path)).toEqual({ path, isChanged: true, backup: undefined });
     expect(await readFile(path, 'utf8')).toContain('NEW\n');
-    // As versions without the heading have written it.
+    // Earlier versions wrote no heading.
     await writeFile(path, 'NEW\n');
     await writeCa('NEW\n');
-    await writeFile(path, 'of somebody else\n');
+    await writeFile(path, 'written by others\n');
     await expect(writeCa('NEW\n')).rejects.toThrow(/ca\.crt was not written by Entrepot/);
   });
 
@@ -69,7 +69,7 @@ describe('writing the files of a node', () => {
     expect((await stat(join(folder, 'docker.io', 'hosts.toml'))).mode & 0o777).toBe(0o644);
   });
 
-  it('reads no file that is larger than any of a node', async () => {
+  it('refuses to read a file larger than any that a node has', async () => {
     await writeFile(join(folder, 'daemon.json'), `{${' '.repeat(5 * 1024 * 1024)}}`);
     await expect(write('docker', true)).rejects.toThrow(/daemon\.json is larger than.*nothing was changed/);
     expect(await readdir(folder)).toEqual(['daemon.json']);

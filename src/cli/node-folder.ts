@@ -16,10 +16,10 @@ export interface WrittenFile {
   readonly backup: string | undefined;
 }
 
-/** Runtimes of other users read them, such as podman; they contain no secrets. */
+/** Runtimes of other users, such as podman, read them; they contain no secrets. */
 export const NODE_FILE_MODE = 0o644;
 
-/** People and installers write these files, of some kilobytes; a registries.conf with a thousand mirrors has 100 KB. */
+/** People and installers write these files, mostly of a few KB; a registries.conf with a thousand mirrors has 100 KB. */
 const MAX_NODE_FILE_BYTES = 4 * 1024 * 1024;
 
 interface PlannedFile {
@@ -62,7 +62,7 @@ async function planned(file: NodeFile, folder: string, force: boolean): Promise<
   return { path, text: file.text, existing, needsBackup: !isOurs };
 }
 
-/** `undefined` if there is no such file. Throws CommandError for a pipe, a device, or one that is too large. */
+/** `undefined` if there is no such file. Throws CommandError for a pipe, a device, or a file that is too large. */
 async function existingText(path: string): Promise<string | undefined> {
   try {
     return await readTextFile(path, MAX_NODE_FILE_BYTES);

@@ -160,7 +160,7 @@ describe('entrepot config', () => {
     ['index: {postgres: {host: h, passwordFile: pipe}}', /index\.postgres\.passwordFile.*is not a file/],
     ['index: {postgres: {host: h, passwordFile: large}}', /index\.postgres\.passwordFile.*is larger than/],
     ['server: {tls: {certFile: pipe, keyFile: large}}', /certFile.*is not a file[^]*keyFile.*is larger than/],
-  ])('checks what a server could not be started with: %s', async (text, problem) => {
+  ])('reports what would keep a server from starting: %s', async (text, problem) => {
     const file = join(folder, 'named.yaml');
     writeFileSync(file, text);
     writeFileSync(join(folder, 'text'), 'no certificate');
@@ -182,7 +182,7 @@ describe('entrepot config', () => {
     ]);
   });
 
-  it('warns of options that have no effect beside others', async () => {
+  it('warns of options that have no effect because of others', async () => {
     const file = join(folder, 'unused.yaml');
     const ca = join(folder, 'ca.pem');
     const subject = ['-subj', '/CN=ca', '-keyout', join(folder, 'ca.key'), '-out', ca];
@@ -344,7 +344,7 @@ describe('entrepot hosts', () => {
       expect(err).toMatch(/^not written: quay\.io: stargz-snapshotter uses .*upstream: quay\.io.*hostAlias/);
     });
 
-    it('names the registries without a port in one line', async () => {
+    it('names all registries without a port in one line', async () => {
       const { code, err } = await stargz('', ...toGeneral);
       expect(code).toBe(2);
       expect(err.trim().split('\n')).toEqual([
@@ -474,7 +474,7 @@ describe('entrepot hosts', () => {
   it.each([
     [['hosts', 'crio', '--force'], '--force needs --out'],
     [['pull', 'quay.io/a:1', '--serialize', '--max-parallel', '2'], 'use one of them'],
-  ])('refuses options of which one has no effect: %s', async (args, reason) => {
+  ])('refuses options if one of them has no effect: %s', async (args, reason) => {
     const { code, err } = await run(...args, ...NO_CONFIG);
     expect([code, err]).toEqual([2, expect.stringContaining(reason)]);
   });

@@ -158,7 +158,7 @@ function parallelOf(input: Input): number {
     throw new CommandError('--max-parallel: expected a number of at least 1', EXIT.usage);
   if (isSerial && given !== '1')
     throw new CommandError(
-      `--serialize pulls one image at a time, --max-parallel ${given} as many: use one of them`,
+      `--serialize pulls one image at a time, but --max-parallel is ${given}: use one of them`,
       EXIT.usage,
     );
   return Number(given);

@@ -53,10 +53,10 @@ export const rebuild: Command = {
     const rebuilding = () => rebuildStore(config, input, io);
     return unlessDamaged(rebuilding, () =>
       alone(config.storage.path, () =>
-        // Another one may have done it before.
+        // Another rebuild may have moved it already.
         unlessDamaged(rebuilding, async () => {
           const aside = await moveAside(join(config.storage.path, INDEX_FILE));
-          io.err(`the index cannot be opened, and is moved to ${aside}\n`);
+          io.err(`the index cannot be opened: it was moved to ${aside}\n`);
           return rebuilding();
         }),
       ),
@@ -74,13 +74,13 @@ async function unlessDamaged<T>(act: () => Promise<T>, otherwise: () => Promise<
   }
 }
 
-/** Locked as long as the process lives: one that was suspended would move the new index aside. */
+/** Locked while an index is replaced, also by a suspended process, which would otherwise move the new index aside. */
 const LOCK_FILE = '.rebuilding';
 
 function alone<T>(path: string, act: () => Promise<T>): Promise<T> {
   const refusal = () =>
     new CommandError(
-      `another entrepot rebuild is about to move the index in ${path} aside, or is suspended: end it first`,
+      `another entrepot rebuild of ${path} is running or suspended: wait for it, or end it first`,
     );
   return whileLocked(join(path, LOCK_FILE), refusal, act);
 }
@@ -127,7 +127,10 @@ const AFTER_LOSS =
   'if the index was lost: restart any server that still has it open, and create the tenants and logins that were in ' +
   'it again (`entrepot tenant add`, `entrepot tenant secret`)\n';
 
-/** Renames it with the files beside it, and last, since without it another rebuild makes a new one; returns the new name. */
+/**
+ * Renames the index and the files beside it; returns the new name. The index itself is last, since another rebuild makes a
+ * new one as soon as it is gone.
+ */
 async function moveAside(indexPath: string): Promise<string> {
   const aside = `${indexPath}.damaged-${new Date().toISOString().replaceAll(':', '')}`;
   for (const suffix of ['-wal', '-shm', ''])

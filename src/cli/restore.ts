@@ -87,7 +87,9 @@ async function readBackup(config: Config, run: RestoreRun): Promise<ExitCode> {
   await makeFolder(path, PRIVATE_FOLDER_MODE);
   await requireEmpty(path);
   const refusal = () =>
-    new CommandError(`another entrepot restore to ${path} is running, or suspended: end it first`);
+    new CommandError(
+      `another entrepot restore to ${path} is running or suspended: wait for it, or end it first`,
+    );
   try {
     return await whileLocked(join(path, RESTORE_LOCK), refusal, async () => {
       await requireEmpty(path);
@@ -95,12 +97,12 @@ async function readBackup(config: Config, run: RestoreRun): Promise<ExitCode> {
       return readBackupAlone(config, run);
     });
   } finally {
-    // Unless there is something in it.
+    // Fails if it is not empty.
     if (isNew) await rmdir(path).catch(() => {});
   }
 }
 
-/** Call with the lock. */
+/** The caller holds the lock. */
 async function readBackupAlone(config: Config, { file, input, io, signal }: RestoreRun): Promise<ExitCode> {
   const { path, s3 } = config.storage;
   let isRestored = false;
@@ -123,7 +125,7 @@ async function readBackupAlone(config: Config, { file, input, io, signal }: Rest
     if (wantsJson(input)) io.out(`${JSON.stringify({ file, blobs, blobBytes, lacking })}\n`);
     return EXIT.done;
   } catch (error) {
-    // Of a store that was made here meanwhile, nothing is ours.
+    // If another store was created here meanwhile, nothing of it is ours.
     const isOthers = !isRestored && (await absentAsUndefined(stat(join(path, INDEX_FILE)))) !== undefined;
     if (!isOthers) await removeAll(path);
     if (!(error instanceof ArchiveError) || signal.aborted) throw error;
@@ -160,16 +162,18 @@ async function fill(
   }
 }
 
-/** Renames a file. Rejects with CommandError if there is another one of that name. */
+/** Renames a file. Rejects with CommandError if `to` exists. */
 async function place(from: string, to: string): Promise<void> {
   try {
     await link(from, to);
     await rm(from);
   } catch (error) {
     if (errorCode(error) === 'EEXIST') {
-      throw new CommandError(`a store was made meanwhile (${to}): stop its server, and move it away first`);
+      throw new CommandError(
+        `another store was created meanwhile (${to}): stop its server, and move the store away first`,
+      );
     }
-    // A file system without links.
+    // The file system has no hard links.
     await rename(from, to);
   }
 }
@@ -227,7 +231,7 @@ async function removeAll(path: string): Promise<void> {
   }
 }
 
-/** What a killed restore has left does not count. */
+/** Ignores what a killed restore left. */
 async function requireEmpty(path: string): Promise<void> {
   const names = (await readdir(path)).filter(name => !NOTHING.test(name));
   if (names.length === 0 || (names.includes(RESTORING_FILE) && !names.includes(INDEX_FILE))) return;

@@ -101,7 +101,7 @@ it('lists replicas, with why one of them cannot be asked', () => {
   expect(text).toMatch(/^10\.0\.7\.13:5003 +refuses our key or certificate +2026-01-01 +- +-$/m);
   expect(text).toMatch(/^10\.0\.7\.13:5003 +unknown /m);
   expect(statusText(document)).not.toContain('REPLICA');
-  // They are processes on the index, too.
+  // Replicas also count as processes on the index.
   const servers = [{ pid: 17, servingPids: [], host: 'here', addresses: [], started: null }];
   expect(statusText({ ...document, replicas, servers, processes: 3 })).not.toContain('more on this store');
   expect(statusText({ ...document, replicas, servers, processes: 4 })).toContain('1 more on this store');

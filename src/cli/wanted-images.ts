@@ -55,7 +55,7 @@ export async function requireImages(
 /**
  * The images that are given by name or in files, without duplicates; without either, those of `standing`. Files that
  * cannot be read are skipped. `tell` is called with a line for each image that an object names, with its place, and for
- * each that is ignored. `signal` ends waiting for a pipe. Throws CommandError if everything was read and there are none.
+ * each that is ignored. `signal` ends the wait for a pipe. Throws CommandError if everything was read and there are none.
  */
 export async function readableImages(
   input: Input,

@@ -89,7 +89,7 @@ export async function wantedNodeFiles(
   return { files, notes, isPartial: omitted.length > 0 };
 }
 
-/** One server of names that does not answer costs the resolver 5 s by default; whoever waits asks again later. */
+/** One name server that does not answer costs the resolver 5 s by default; callers that wait ask again later. */
 const LOOKUP_MS = 8_000;
 
 /**
@@ -195,7 +195,7 @@ function hostNamed(
   return `${chosen['host']}:${port}`;
 }
 
-/** The registry that a client means which does not say so: by the URL alone. */
+/** The registry that a client means if it does not name one: by the URL alone. */
 interface MeantByUrl {
   readonly name: string;
   /** Whether clients mean no other one. */
@@ -252,8 +252,8 @@ function withOwnUrl(
 }
 
 /**
- * The registries whose `ownUrl`, if they have one, does not mean them, since the client does not say which one it means:
- * together, for they are all of them without a configured port.
+ * The registries whose `ownUrl`, if they have one, does not lead to them, for clients that do not name the registry. Those
+ * with the same URL are reported together: without configured ports, that is all of them.
  */
 function urlOmissions(config: Config, hosts: readonly MirroredHost[], isOnly: boolean): readonly Omission[] {
   const byUrl = new Map<string, string[]>();
@@ -272,14 +272,14 @@ function withHostOf(host: MirroredHost, from: string, to: string): MirroredHost 
   return { ...host, ownUrl: url.origin };
 }
 
-/** Why `client`, which does not say which registry it means, cannot use `serverUrl` for these. */
+/** Why `client`, which does not name the registry in its requests, cannot use `serverUrl` for these. */
 function pathsFault(client: string, names: readonly string[], serverUrl: string): string {
   const [name = '', ...others] = names;
   const registry = name === DOCKER_HUB ? 'Docker Hub' : name;
   const isOne = others.length === 0;
   const paths = isOne
     ? `${registry}'s own paths, which ${serverUrl} does not map to ${registry}`
-    : `each registry's own paths, which ${serverUrl} does not map to these`;
+    : `each registry's own paths, which ${serverUrl} does not map to these registries`;
   return (
     `${client} uses ${paths}: add a port (server.listen: [{address: …, upstream: ${name}}]) or a host name ` +
     `(upstreams.${name}.hostAlias) for ${isOne ? 'it' : 'each'}, or set defaultUpstream${isOne ? `: ${name}` : ' for one'}`
@@ -308,7 +308,7 @@ async function nodeCa({ server }: Config, file: string | undefined): Promise<str
   }
 }
 
-/** All addresses of this machine, which are no use to nodes. */
+/** They stand for all addresses of this machine, which is of no use to nodes. */
 const WILDCARDS: ReadonlySet<string> = new Set(['0.0.0.0', '::']);
 
 function chosenUpstreams({ upstreams }: Config, names: readonly string[]): MirroredHost[] {

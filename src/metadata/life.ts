@@ -47,7 +47,7 @@ export class Life {
 }
 
 /**
- * Runs `act` while the file `path`, which is made and then removed, is locked: as long as this process lives, also suspended.
+ * Runs `act` while the file `path`, which is created and then removed, is locked, even while this process is suspended.
  * Rejects with the error of `refusal` if another process has the lock.
  */
 export async function whileLocked<T>(path: string, refusal: () => Error, act: () => Promise<T>): Promise<T> {

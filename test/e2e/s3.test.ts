@@ -496,11 +496,11 @@ describe('with blobs in a bucket', () => {
         (error: unknown) => String(error),
       );
     const without = await failureOf({ bucket: 'absent' });
-    expect(without).toMatch(/answers 404 NoSuchBucket.*: make the bucket first/);
+    expect(without).toMatch(/answers 404 NoSuchBucket.*: create the bucket first/);
     expect(without).not.toContain('has lost the bucket');
     await writeFile(join(folder, 'wrong'), '[default]\naws_access_key_id = a\naws_secret_access_key = b\n');
     const refused = await failureOf({ credentialsFile: join(folder, 'wrong') });
-    expect(refused).toMatch(/answers 403 \w+.*: check storage\.s3\.credentials, and what they permit/);
+    expect(refused).toMatch(/answers 403 \w+.*: check storage\.s3\.credentials and their permissions/);
     expect(refused).not.toContain('are answered with 503');
   });
 

@@ -55,11 +55,11 @@ const MAX_BACKOFF_MS = 3_000;
 const SENT_AGAIN = 2;
 /** S3 accepts requests that are up to 15 min off. */
 const SKEW_MS = 60_000;
-/** A page of 1000 keys of up to 1 KiB, and what is said of each. */
+/** A page of 1000 keys of up to 1 KiB, with the details of each. */
 const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
-/** Some servers answer with pages without keys while they skip what was removed. */
+/** Some servers answer with empty pages while they skip removed objects. */
 const MAX_EMPTY_PAGES = 1_000;
-/** Errors are documents of some hundred bytes. */
+/** Errors are documents of a few hundred bytes. */
 const MAX_ERROR_BYTES = 64 * 1024;
 
 /** Long enough to follow a redirect, and to try again a few times. Temporary keys are valid for as long, too. */
@@ -74,7 +74,7 @@ const TRANSIENT_CODES: ReadonlySet<string> = new Set([
   'ServiceUnavailable',
   'SlowDown',
 ]);
-/** Codes for keys that have ended. */
+/** Codes for keys that have expired. */
 const ENDED_KEYS: ReadonlySet<string> = new Set([
   'ExpiredToken',
   'InvalidAccessKeyId',
@@ -161,7 +161,9 @@ export class Bucket {
     response.body.destroy();
     const [, total] = /^bytes [\d*-]+\/(\d+)$/.exec(range) ?? [];
     if (response.status !== 206 || (total !== undefined && Number(total) !== size)) return undefined;
-    throw new S3Failure(`${this.#settings.endpoint} answers other bytes than asked: ${range.slice(0, 100)}`);
+    throw new S3Failure(
+      `${this.#settings.endpoint} answers with another range than requested: ${range.slice(0, 100)}`,
+    );
   }
 
   /**
@@ -190,7 +192,8 @@ export class Bucket {
   async beginUpload(key: string): Promise<string> {
     const response = await this.#ask({ method: 'POST', key, query: { uploads: '' }, accept: [200] });
     const id = xmlText(await textOf(response), 'UploadId');
-    if (id === undefined || id === '') throw new S3Failure(`${this.#settings.endpoint} names no upload`);
+    if (id === undefined || id === '')
+      throw new S3Failure(`${this.#settings.endpoint} answers without an upload id`);
     return id;
   }
 
@@ -205,7 +208,8 @@ export class Bucket {
     const { headers, body } = await this.#ask({ method: 'PUT', key, query, payload, signal, accept: [200] });
     body.resume();
     const { etag } = headers;
-    if (typeof etag !== 'string') throw new S3Failure(`${this.#settings.endpoint} names no part`);
+    if (typeof etag !== 'string')
+      throw new S3Failure(`${this.#settings.endpoint} answers without the ETag of a part`);
     return etag;
   }
 
@@ -240,19 +244,19 @@ export class Bucket {
     }
   }
 
-  /** Removes what there is of an upload; one that is gone is no error. */
+  /** Removes what is left of an upload; one that is gone is not an error. */
   async abortUpload(key: string, uploadId: string): Promise<void> {
     await this.#remove(key, { uploadId });
   }
 
-  /** Removes an object; one that is gone is no error. */
+  /** Removes an object; one that is gone is not an error. */
   async delete(key: string): Promise<void> {
     await this.#remove(key);
   }
 
   /**
-   * All objects whose keys begin with `start` and come after the key `after`, in order. What is not a whole answer is no list:
-   * whoever asks may take what is not in it for lost.
+   * All objects whose keys begin with `start` and come after the key `after`, in order. Rejects unless every answer is complete
+   * and valid, since callers take objects that are not listed for lost.
    */
   async *list(start: string, after = ''): AsyncGenerator<ListedObject> {
     const { prefix } = this.#settings;
@@ -283,7 +287,7 @@ export class Bucket {
       }
       const isTruncated = xmlText(text, 'IsTruncated') === 'true';
       more = isTruncated ? xmlText(text, 'NextContinuationToken') : undefined;
-      if (isTruncated && more === undefined) throw this.#invalidList('half a');
+      if (isTruncated && more === undefined) throw this.#invalidList('an incomplete');
       const next = Buffer.from(xmlText(entries.at(-1) ?? '', 'Key') ?? end);
       emptyPages = entries.length === 0 ? emptyPages + 1 : 0;
       const isEndless = emptyPages === 0 ? next.compare(end) <= 0 : emptyPages > MAX_EMPTY_PAGES;
@@ -297,13 +301,16 @@ export class Bucket {
     await Promise.all([this.#reading, this.#writing, this.#credentials].map(part => part.close()));
   }
 
-  /** Whoever else answers with 200, such as a proxy, has stored nothing, and knows of no object. */
+  /** S3 answers with a tag. Anything else that answers with 200, such as a proxy, has not stored or found the object. */
   #requireTag({ etag }: HttpResponse['headers']): void {
-    if (etag === undefined) throw new S3Failure(`${this.#settings.endpoint} names no object`);
+    if (etag === undefined)
+      throw new S3Failure(
+        `${this.#settings.endpoint} answers without an ETag: is it S3, or a proxy in front of it?`,
+      );
   }
 
   #invalidList(what: string): S3Failure {
-    return new S3Failure(`${this.#settings.endpoint} answers ${what} list`);
+    return new S3Failure(`${this.#settings.endpoint} answers with ${what} list of objects`);
   }
 
   async #remove(key: string, query?: Record<string, string>): Promise<void> {

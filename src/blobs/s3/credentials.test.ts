@@ -100,7 +100,7 @@ test('a file that cannot be read is named, with what it has to be, and is no fau
   );
 });
 
-test('a file that is no file of keys, but a device without an end, is refused', async () => {
+test('an endless device in place of a file of keys is refused', async () => {
   const reading = open({ from: 'file', file: '/dev/zero' }).current();
   await expect(reading).rejects.toThrow('(storage.s3.credentialsFile) is not a file');
 });

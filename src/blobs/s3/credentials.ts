@@ -8,13 +8,13 @@ import type { CredentialsSettings } from './settings.ts';
 import type { SigningKeys } from './signature.ts';
 import { xmlText } from './xml.ts';
 
-/** Keys, and until when they may be used. */
+/** Keys, and when they expire. */
 interface Lent {
   readonly keys: SigningKeys;
   readonly untilMs: number;
 }
 
-/** Temporary keys are renewed this long before they end. */
+/** Temporary keys are renewed this long before they expire. */
 const RENEW_BEFORE_MS = 300_000;
 /** How long keys that are about to end are used before another attempt to renew them: each S3 request would wait for it. */
 const RENEW_AGAIN_MS = 15_000;
@@ -25,11 +25,11 @@ const METADATA_TOKEN_S = '60';
 const METADATA_URL = 'http://169.254.169.254';
 /** Documents with keys are a few KiB. */
 const MAX_ANSWER_BYTES = 64 * 1024;
-/** A file of many profiles has some KiB, and so has a token. */
+/** A file of many profiles is a few KiB, and so is a token. */
 const MAX_FILE_BYTES = 1 << 20;
 const LIMITS = { connectMs: 2_000, headersMs: 5_000, idleBodyMs: 5_000 };
 
-/** The keys that sign requests, renewed before they end. */
+/** The keys that sign requests, renewed before they expire. */
 export class Credentials {
   readonly #settings: CredentialsSettings;
   readonly #region: string;
@@ -129,7 +129,7 @@ export class Credentials {
       url: new URL(stsUrl),
       headers: { 'content-type': 'application/x-www-form-urlencoded' },
       body: Buffer.from(form.toString()),
-      // It lends other keys, and changes nothing.
+      // It only issues keys, and changes nothing.
       isIdempotent: true,
     });
     return lentOf(name => xmlText(answer, name), 'SessionToken');
@@ -173,7 +173,7 @@ async function readKeys(file: string): Promise<string> {
   } catch (error) {
     throw new Error(
       `${file} (storage.s3.credentialsFile) ${textFileTrouble(error)}. The user of the server must be able to ` +
-        'read it, and it must have aws_access_key_id and aws_secret_access_key',
+        'read it, and it must contain aws_access_key_id and aws_secret_access_key',
       { cause: error },
     );
   }

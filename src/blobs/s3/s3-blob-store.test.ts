@@ -205,7 +205,7 @@ describe('blobs in a bucket', () => {
     expect(bytes.equals(await read(digest))).toBe(true);
   });
 
-  test('a put that is answered with 200 by somebody who stores nothing has failed', async () => {
+  test('a put fails if something that stores nothing answers with 200', async () => {
     for (const fault of [
       { text: '<html>Sign in</html>' },
       { errorInBody: 'InternalError', isUndone: true } as const,
@@ -343,7 +343,7 @@ describe('blobs in a bucket', () => {
     await expect(blobs.stat(digest)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
   });
 
-  test('what somebody else answers about an object with 200 does not make it damaged', async () => {
+  test('an answer of 200 that is not from S3 does not count as damage to an object', async () => {
     const digest = await keep(stores, 'fill-1', randomBytes(1_000));
     fake.fault = ({ method }) =>
       method === 'HEAD' ? { status: 200, code: '', headers: { 'Content-Length': '17' } } : undefined;
@@ -389,20 +389,20 @@ describe('blobs in a bucket', () => {
     expect(listed.map(({ digest }) => digest)).toEqual(digests.sort());
   });
 
-  test('a list that is cut off, is none, or comes to no end is no list of what there is', async () => {
+  test('a list that is cut off, invalid or endless is rejected', async () => {
     for (const text of ['a', 'b']) await keep(stores, text, Buffer.from(text));
     const { bucket } = stores;
     const whole = textOfList(fake.blobKeys().sort());
     for (const text of ['', '<html>Sign in</html>', whole.slice(0, whole.lastIndexOf('<Contents>') + 20)]) {
       fake.fault = request => (isList(request) ? { text } : undefined);
-      await expect(collect(bucket.list('blobs/'))).rejects.toThrow('answers an invalid list');
+      await expect(collect(bucket.list('blobs/'))).rejects.toThrow('answers with an invalid list');
     }
     for (const endless of [fake.blobKeys().sort(), []]) {
       fake.requests.length = 0;
       fake.fault = request => (isList(request) ? { text: textOfList(endless, 'more') } : undefined);
-      await expect(collect(bucket.list('blobs/'))).rejects.toThrow('answers an endless list');
+      await expect(collect(bucket.list('blobs/'))).rejects.toThrow('answers with an endless list');
     }
-    // As a server does that skips what was removed.
+    // Like a server that skips removed objects.
     fake.fault = request =>
       isList(request) && !request.query.has('continuation-token') ? { text: textOfList([], 'a') } : undefined;
     expect(await collect(bucket.list('blobs/'))).toHaveLength(2);

@@ -184,14 +184,14 @@ export class S3BlobStore implements BlobStore {
   }
 
   async removeObjects(objects: readonly UnneededObject[]): Promise<readonly UnneededObject[]> {
-    // Of a bucket that another store has taken over, that store may need them.
+    // If another store has taken the bucket over, it may need them.
     if (objects.length > 0) await available(this.#mark.require());
     const refusals: { readonly object: UnneededObject; readonly err: S3Failure }[] = [];
     const remove = async (object: UnneededObject) => {
       try {
         await this.#remove(object);
       } catch (error) {
-        // Such as one under a retention period; one that is away is not asked for more.
+        // S3 refuses some, such as one under a retention period; if it is unavailable, do not try the others.
         if (!(error instanceof S3Failure) || isTransient(error)) throw error;
         refusals.push({ object, err: error });
       }
@@ -203,7 +203,7 @@ export class S3BlobStore implements BlobStore {
     if (first !== undefined) {
       this.#log.warn(
         { err: first.err, key: first.object.key, count: refusals.length },
-        'S3 does not let unneeded objects go: the next collection tries again',
+        'S3 refuses to remove unneeded objects: the next collection tries again',
       );
     }
     return refusals.map(({ object }) => object);
@@ -468,7 +468,7 @@ export class S3BlobStore implements BlobStore {
     try {
       return await this.#finish(new ObjectCopy(upload, { bucket, ledger, ...of }), lease);
     } catch (error) {
-      // Not every S3 may be able to copy; but one that is away is not asked for more.
+      // Not every S3 can copy; but if it is unavailable, do not ask it for more.
       const { cause } = error instanceof OciError ? error : {};
       if (!(cause instanceof S3Failure) || isTransient(cause)) throw error;
       this.#log.warn({ err: error, digest }, 'S3 could not copy what was pushed: it is sent again');

@@ -62,7 +62,7 @@ export function openS3Stores(
     blobs,
     records: new S3RecordStore({ bucket, mark }),
     claim: async options => {
-      // A failure ends the start, which says why.
+      // A failure here ends the start, whose error says why.
       bucket.watch = undefined;
       await mark.claim(options).catch((error: unknown) => {
         throw error instanceof S3Failure
@@ -84,13 +84,13 @@ export function openS3Stores(
   };
 }
 
-/** What an operator can do about a failure before the bucket was ever used. */
+/** What an operator can do about a failure when the bucket is first used. */
 function remedy({ status, code }: S3Failure): string {
-  if (code === 'NoSuchBucket') return ': make the bucket first';
-  return status === 401 || status === 403 ? ': check storage.s3.credentials, and what they permit' : '';
+  if (code === 'NoSuchBucket') return ': create the bucket first';
+  return status === 401 || status === 403 ? ': check storage.s3.credentials and their permissions' : '';
 }
 
-/** What the survey's thread does with the bucket: it lists what is there. Removing is left to others. */
+/** What the survey's thread does with the bucket: it lists its objects. Removing them is left to others. */
 export function openS3List({ settings, storeId }: BucketOfStore): Pick<S3BlobStore, 'list' | 'removal'> {
   const bucket = new Bucket(settings);
   const mark = new StoreMark(bucket, storeId);
