@@ -6,7 +6,7 @@ import type { Administrator } from './admin-access.ts';
 import type { AdminParts, AdminServer } from './admin-parts.ts';
 import { AdminProblem } from './admin-problem.ts';
 import type { AdminHandlers, AdminRequest } from './admin-site.ts';
-import { collectGarbage, EXCEEDED, freedBytes, garbageDocument } from './garbage.ts';
+import { COLLECTING, collectGarbage, EXCEEDED, freedBytes, garbageDocument } from './garbage.ts';
 import { NotStored } from './inspect.ts';
 import { type EndpointTest, skipEvents, testNotifications } from './notifications.ts';
 import type { AdminBody } from './operations.ts';
@@ -202,7 +202,7 @@ const beginCollection: Begin<'gc'> = ({ parts, tasks, onImages }, who, { dryRun,
           ? new Error(`no garbage is collected: ${error.message}`)
           : error;
       });
-      if (report === undefined) throw new Error('another process is already collecting garbage');
+      if (report === undefined) throw new Error(`another process is already ${COLLECTING}`);
       if (!dryRun) onImages();
       const { stuckAt } = report.evicted ?? {};
       const rest = stuckAt === undefined ? '' : `; ${EXCEEDED[stuckAt]}, and nothing else can be evicted`;

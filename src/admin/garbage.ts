@@ -3,6 +3,9 @@ import type { EvictionReport } from '../upkeep/eviction.ts';
 import type { RunOptions } from '../upkeep/stores.ts';
 import type { Upkeep, Waiting } from '../upkeep/upkeep.ts';
 
+/** What one process at a time does. */
+export const COLLECTING = 'collecting garbage, or rebuilding the index';
+
 /** How to collect garbage and evict. */
 export interface GarbageRun extends RunOptions {
   /** Default: that of the configuration. */
@@ -19,14 +22,14 @@ export interface GarbageReport {
   readonly evicted: EvictionReport | undefined;
 }
 
-/** Collects garbage, then evicts; `undefined` if another process is collecting. Throws CollectingStopped. */
+/** Collects garbage, then evicts; `undefined` if another process is collecting or rebuilding. Throws CollectingStopped. */
 export async function collectGarbage(
   upkeep: Pick<Upkeep, 'collect' | 'evict'>,
   { waitingFor, gracePeriodMs, ...run }: GarbageRun,
 ): Promise<GarbageReport | undefined> {
   const period = gracePeriodMs === undefined ? {} : { gracePeriodMs };
   const { force: _force, ...evicting } = run;
-  const collected = await upkeep.collect({ ...run, ...period, onWait: waitingFor('collecting') });
+  const collected = await upkeep.collect({ ...run, ...period, onWait: waitingFor(COLLECTING) });
   if (collected === undefined) return undefined;
   const asIfFreedBytes = run.dryRun === true ? contentBytes(collected) : 0;
   const evicted = await upkeep.evict({

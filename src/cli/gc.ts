@@ -1,4 +1,5 @@
 import {
+  COLLECTING,
   collectGarbage,
   contentBytes,
   EXCEEDED,
@@ -20,8 +21,6 @@ import {
   textOption,
 } from './command.ts';
 import { withUpkeep } from './upkeep-run.ts';
-
-const BUSY = 'another process is already collecting garbage';
 
 /** `entrepot gc`: collects garbage and evicts. */
 export const gc: Command = {
@@ -63,7 +62,7 @@ export const gc: Command = {
             : error;
         },
       );
-      if (report === undefined) throw new CommandError(BUSY);
+      if (report === undefined) throw new CommandError(`another process is already ${COLLECTING}`);
       const { evicted } = report;
       // In a dry run it is not known, since eviction would remove some of it.
       const graced =

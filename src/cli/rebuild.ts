@@ -4,10 +4,10 @@ import type { Config } from '../config/config.ts';
 import { absentAsUndefined } from '../lib/error-code.ts';
 import { sizeText } from '../lib/units.ts';
 import { IndexUnusable } from '../metadata/index-unusable.ts';
-import { rebuildIndex } from '../upkeep/rebuild.ts';
 import { whileLocked } from '../metadata/life.ts';
 import { INDEX_FILE } from '../metadata/store-identity.ts';
 import type { Parts } from '../compose/parts.ts';
+import { COLLECTING } from '../admin/garbage.ts';
 import { countText } from './columns.ts';
 import {
   printResult,
@@ -95,20 +95,20 @@ function rebuildStore(config: Config, input: Input, io: Io): Promise<ExitCode> {
 
 async function rebuildIn(
   input: Input,
-  { metadata, blobs, records }: Parts,
-  { out, signal, onProgress }: UpkeepRun,
+  { upkeep }: Parts,
+  { out, signal, onProgress, waitingFor }: UpkeepRun,
 ): Promise<ExitCode> {
-  const { isCollectingStopped, ...report } = await rebuildIndex(
-    { metadata, blobs, records },
-    {
-      signal: signal ?? new AbortController().signal,
-      onProgress,
-      onDamaged: (kind, digest, reason) => {
-        const text = `damaged: ${kind} ${digest}: ${reason}\n`;
-        printResult(input, { out }, { event: 'damaged', kind, digest, reason }, text);
-      },
+  const rebuilt = await upkeep.rebuild({
+    signal: signal ?? new AbortController().signal,
+    onProgress,
+    onWait: waitingFor(COLLECTING),
+    onDamaged: (kind, digest, reason) => {
+      const text = `damaged: ${kind} ${digest}: ${reason}\n`;
+      printResult(input, { out }, { event: 'damaged', kind, digest, reason }, text);
     },
-  );
+  });
+  if (rebuilt === undefined) throw new CommandError(`another process is already ${COLLECTING}`);
+  const { isCollectingStopped, ...report } = rebuilt;
   const { added, addedBytes, known, manifests, tags, damaged } = report;
   printResult(
     input,

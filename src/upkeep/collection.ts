@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Presence } from '../lib/lease.ts';
+import type { Lease, Presence } from '../lib/lease.ts';
 import { KEPT_WAITING_MS } from '../metadata/outbox.ts';
 import { resumeCollecting, stopCollecting, stopFor, whyNotCollected } from '../metadata/store-identity.ts';
 import { everything, type Found, type SizedContent } from '../metadata/survey.ts';
@@ -31,6 +31,8 @@ export interface CollectionRun extends RunOptions {
   readonly force?: boolean;
   /** In which it was decided to collect. Default: the present one. */
   readonly during?: Presence;
+  /** Under which it runs. */
+  readonly lease?: Lease;
 }
 
 /**
@@ -246,6 +248,8 @@ export class Collection {
     let waiting: StrayFile[] = [];
     const remove = async (files: readonly StrayFile[]) => {
       await inSteps(files, run.signal, async step => {
+        // A rebuild that has taken over is about to write their rows.
+        await run.lease?.confirm();
         counter.add(await this.#removeStep(step));
       });
     };

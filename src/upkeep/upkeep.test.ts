@@ -10,6 +10,7 @@ import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
 import type { Spool } from '../blobs/spool.ts';
 import { surveyOfFolder } from './survey.fixture.ts';
 import { silentLog } from '../lib/log.ts';
+import { LeaseLost } from '../lib/lease.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
 import { acquireImportLease } from '../metadata/import-lease.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
@@ -717,6 +718,33 @@ describe('scrub', () => {
     expect(await heldFiles()).toEqual([stray]);
     expect(await upkeep().collect({ force: true })).toMatchObject({ blobs: { items: 1 } });
     expect(await upkeep().collect()).toMatchObject({ blobs: { items: 0 } });
+  });
+
+  test('no garbage is collected during a rebuild, not even if that is forced: files are without a row until it adds them', async () => {
+    const lost = await storeBlob('lost its row');
+    await stopCollecting(metadata, 'the index is new');
+    const rehash = blobs.rehash.bind(blobs);
+    const collected: unknown[] = [];
+    vi.spyOn(blobs, 'rehash').mockImplementation(async (...parameters) => {
+      const actual = await rehash(...parameters);
+      collected.push(await upkeep().collect({ force: true }));
+      return actual;
+    });
+    const run = { signal: new AbortController().signal, onProgress() {}, onDamaged() {} };
+    expect(await upkeep().rebuild(run)).toMatchObject({ added: 1, isCollectingStopped: true });
+    expect([collected, await heldFiles()]).toEqual([[undefined], [lost]]);
+  });
+
+  test('a collection that another process has taken for dead removes no more files without a row', async () => {
+    const lost = await storeBlob('lost its row');
+    const acquire = metadata.acquireLease.bind(metadata);
+    vi.spyOn(metadata, 'acquireLease').mockImplementation(async (...parameters) => {
+      const lease = await acquire(...parameters);
+      if (lease !== undefined) vi.spyOn(lease, 'confirm').mockRejectedValue(new LeaseLost(lease.key));
+      return lease;
+    });
+    await expect(upkeep().collect({ force: true })).rejects.toBeInstanceOf(LeaseLost);
+    expect(await heldFiles()).toEqual([lost]);
   });
 
   test('a rebuild that adds nothing leaves garbage collection as it is', async () => {

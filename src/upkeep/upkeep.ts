@@ -7,9 +7,11 @@
  * which are never served, and which the next collection removes.
  */
 import type { RecordStore } from '../blobs/record-store.ts';
+import type { Lease } from '../lib/lease.ts';
 import { withLease } from '../lib/with-lease.ts';
 import { Collection, type CollectionOptions, type CollectionReport } from './collection.ts';
 import { Eviction, type EvictionOptions, type EvictionReport, type EvictionRun } from './eviction.ts';
+import { type RebuildReport, type RebuildRun, rebuildIndex } from './rebuild.ts';
 import { RecordKeeping, type RecordLag } from './record-keeping.ts';
 import { Scrub, type ScrubOptions, type ScrubReport } from './scrub.ts';
 import type { RunOptions, Stores } from './stores.ts';
@@ -35,6 +37,7 @@ export interface Waiting {
  * Each kind of upkeep runs once at a time on a store, in whichever process: `undefined` if another one is running it.
  */
 export class Upkeep {
+  readonly #options: UpkeepOptions;
   readonly #metadata: Stores['metadata'];
   readonly #collection: Collection;
   readonly #eviction: Eviction;
@@ -42,6 +45,7 @@ export class Upkeep {
   readonly #records: RecordKeeping;
 
   constructor(options: UpkeepOptions) {
+    this.#options = options;
     this.#metadata = options.metadata;
     this.#collection = new Collection(options);
     this.#eviction = new Eviction(options);
@@ -52,11 +56,16 @@ export class Upkeep {
   collect(run?: Parameters<Collection['run']>[0] & Waiting): Promise<CollectionReport | undefined> {
     // Before it waits for others.
     const { presence: during } = this.#metadata;
-    return this.#alone('collection', run, async () => {
-      const report = await this.#collection.run({ during, ...run });
+    return this.#alone('collection', run, async lease => {
+      const report = await this.#collection.run({ during, lease, ...run });
       if (run?.dryRun !== true) await this.#sweepRecords(run?.signal);
       return report;
     });
+  }
+
+  /** Never while garbage is collected: what has no row yet may be removed if that is forced. */
+  rebuild(run: RebuildRun & Waiting): Promise<RebuildReport | undefined> {
+    return this.#alone('collection', run, () => rebuildIndex(this.#options, run));
   }
 
   /** Whether a limit is exceeded, by two queries, and once a minute a count of unfinished transfers. */
@@ -99,7 +108,7 @@ export class Upkeep {
   #alone<T>(
     kind: string,
     { onWait, signal }: Waiting & RunOptions = {},
-    work: () => Promise<T>,
+    work: (lease: Lease) => Promise<T>,
   ): Promise<T | undefined> {
     return withLease(this.#metadata, `upkeep-${kind}`, work, {
       mayWait: waitedMs => onWait !== undefined && waitedMs < WAIT_MS,
