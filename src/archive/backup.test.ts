@@ -1,7 +1,9 @@
+import { chmodSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it, vi } from 'vitest';
+import { imageOf, randomBlob } from '../../test/support/content.ts';
 import { IndexSnapshot } from '../metadata/sqlite-snapshot.ts';
-import { digestOf } from '../oci/digest.ts';
+import { digestHex, digestOf } from '../oci/digest.ts';
 import { ArchiveError } from './archive-error.ts';
 import { ArchiveWorld, inPieces, tarOf } from './archive.fixture.ts';
 import { Backup } from './backup.ts';
@@ -18,6 +20,29 @@ it('a backup reports all lost content, however much there is', async () => {
     expect(backup.lacking).toHaveLength(200_000);
   } finally {
     snapshot.close();
+    await world.remove();
+  }
+});
+
+it('a backup reports a blob whose file is cut off while it is read, and goes on', async () => {
+  const world = await ArchiveWorld.open({ isIndexOnDisk: true });
+  try {
+    const image = imageOf([randomBlob(1_000_000, 'layer')]);
+    await world.hold('docker.io/library/app:v1', image);
+    const { digest } = image.layers[0]!;
+    const path = join(world.folder, 'blobs', 'sha256', digestHex(digest).slice(0, 2), digestHex(digest));
+    const snapshot = await IndexSnapshot.take(join(world.folder, 'index.db'), join(world.folder, 'copy.db'));
+    const backup = new Backup(snapshot, world.blobs);
+    const cut = (bytes: number) => {
+      if (bytes < 10_000) return;
+      chmodSync(path, 0o600);
+      truncateSync(path, bytes);
+    };
+    for await (const chunk of backup.tar(cut)) expect(chunk.byteLength).toBeGreaterThan(0);
+    expect(backup.lacking).toEqual([{ kind: 'blob', digest, reason: 'its file is truncated' }]);
+    expect(backup.blobs).toBe(1);
+    snapshot.close();
+  } finally {
     await world.remove();
   }
 });

@@ -13,7 +13,7 @@ import { folderEntries } from './folder-entries.ts';
 import type { Hasher } from './hasher.ts';
 import { freeOwn, moveFolderAside } from './in-the-way.ts';
 import type { Ingest } from './spool.ts';
-import { isNoFile } from './unreadable.ts';
+import { isNoFile, shortFile } from './unreadable.ts';
 
 /** Blobs as files. `put` moves the file of an ingest, which must be of the FileSpool in the same folder. */
 export class FileBlobStore implements BlobStore {
@@ -235,7 +235,7 @@ class FileReader implements BlobReader {
     }
     const { bytesRead } = await this.#file.read(buffer, 0, length, position);
     if (bytesRead === 0) {
-      throw new Error(`the blob's file ends at ${position} of ${this.size} bytes`);
+      throw shortFile(`the blob's file ends at ${position} of ${this.size} bytes`);
     }
     return bytesRead;
   }

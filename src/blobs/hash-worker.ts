@@ -10,7 +10,7 @@ import { errorCode } from '../lib/error-code.ts';
 import { pageAligned } from '../lib/page-aligned.ts';
 import { openRegularFileSync } from '../lib/regular-file.ts';
 import type { HashReply, HashRequest } from './hash-messages.ts';
-import { SHORT_FILE } from './unreadable.ts';
+import { shortFile } from './unreadable.ts';
 
 /** Large enough that the read call is cheap compared to hashing, small enough that 64 jobs take turns within 50 ms. */
 const SLICE_BYTES = 512 * 1024;
@@ -98,8 +98,7 @@ function step(job: Job): void {
     const wanted = Math.min(SLICE_BYTES, end - job.position);
     const count = readSync(job.descriptor, slice, 0, wanted, job.position);
     if (count === 0) {
-      const message = `the file ends at ${job.position} of ${end} bytes`;
-      throw Object.assign(new Error(message), { code: SHORT_FILE });
+      throw shortFile(`the file ends at ${job.position} of ${end} bytes`);
     }
     job.hash.update(slice.subarray(0, count));
     job.position += count;

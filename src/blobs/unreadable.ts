@@ -1,8 +1,7 @@
 import { errorCode } from '../lib/error-code.ts';
 import { NOT_A_REGULAR_FILE } from '../lib/regular-file.ts';
 
-/** The `code` of the error for a file that is shorter than its length. */
-export const SHORT_FILE = 'ERR_SHORT_FILE';
+const SHORT_FILE = 'ERR_SHORT_FILE';
 
 const NO_FILE = 'its file is not a regular file';
 const DISK = 'its file cannot be read from the disk';
@@ -22,6 +21,11 @@ const REASONS: Readonly<Record<string, string>> = {
   ELOOP: 'its file is a symbolic link',
   [SHORT_FILE]: 'its file is truncated',
 };
+
+/** The error for a file, or an object, that ends before its length. */
+export function shortFile(message: string): Error {
+  return Object.assign(new Error(message), { code: SHORT_FILE });
+}
 
 /** The reason for a failed read of a blob if this one blob is damaged; `undefined` for any other failure. */
 export function unreadableReason(error: unknown): string | undefined {

@@ -28,7 +28,7 @@ import type {
 } from '../blob-store.ts';
 import type { LocalCopies } from '../local-copies.ts';
 import type { Ingest, IngestObserver, Spool } from '../spool.ts';
-import { SHORT_FILE, unreadableReason } from '../unreadable.ts';
+import { shortFile, unreadableReason } from '../unreadable.ts';
 import { available, RETRY_AFTER_S, unavailable } from './available.ts';
 import { type Bucket, isTransient } from './bucket.ts';
 import type { BucketWatch } from './bucket-watch.ts';
@@ -222,7 +222,7 @@ export class S3BlobStore implements BlobStore {
     await this.#checkCopy(digest, { bytesPerSecond, ...(signal && { signal }) });
     if (found === undefined) return undefined;
     if (found.size < found.expected) {
-      throw Object.assign(new Error('the object is too short'), { code: SHORT_FILE });
+      throw shortFile('the object is too short');
     }
     const reader = this.#reader(digest, found, [{ start: 0, end: found.size }]);
     const hash = createHash(digestAlgorithm(digest));
