@@ -104,12 +104,12 @@ it('takes a path for what it says, however a proxy might have read it', async ()
   }
 });
 
-it('says which parameter is missing, or is not what it should be', async () => {
+it('names the parameter that is missing or invalid', async () => {
   const { ask } = await serve(new Set());
   const messageFor = async (path: string): Promise<string> =>
     JSON.parse((await (await ask(path)).toArray()).join('')).error.message;
-  expect(await messageFor('/admin/v1/explain')).toBe('parameter reference: it is missing');
-  expect(await messageFor('/admin/v1/images?limit=many')).toBe('parameter limit: it is not a number');
+  expect(await messageFor('/admin/v1/explain')).toBe('parameter reference: missing');
+  expect(await messageFor('/admin/v1/images?limit=many')).toBe('parameter limit: not a number');
 });
 
 it('answers whoever needs no judgement while the cluster judges any number of made-up tokens', async () => {

@@ -85,7 +85,7 @@ const MAX_BODY_BYTES = 64 * 1024;
 const MAX_RUNNING = 64;
 /** How long a client may take to receive an answer. */
 const RECEIVED_WITHIN_MS = 30_000;
-/** How often who follows events is admitted anew. What the cluster said is remembered for longer, so this asks it seldom. */
+/** How often a client that follows events is admitted anew. The cluster is seldom asked, since its answers are kept longer. */
 const ADMITTED_EACH_MS = 15_000;
 
 const HEADERS = {
@@ -269,7 +269,7 @@ const PATTERNS = Object.fromEntries(
 function parseQuery({ query }: AdminOperation, parameters: URLSearchParams): unknown {
   const names = [...parameters.keys()];
   const twice = names.find((name, index) => names.indexOf(name) < index);
-  if (twice !== undefined) throw new AdminProblem('invalid', `${twice} is there twice`);
+  if (twice !== undefined) throw new AdminProblem('invalid', `parameter ${twice} is given twice`);
   if (query === undefined) {
     if (names.length > 0) throw new AdminProblem('invalid', `there is no parameter ${names[0]}`);
     return undefined;
@@ -288,10 +288,10 @@ async function parseBody({ body }: AdminOperation, req: IncomingMessage): Promis
   return parsed(body, value, 'member');
 }
 
-/** Where zod speaks of values that the requester has never seen; else `undefined`. */
+/** The message where zod's would name a value that the requester did not send; otherwise `undefined`. */
 function faultOf(input: unknown): string | undefined {
-  if (input === undefined) return 'it is missing';
-  return Number.isNaN(input) ? 'it is not a number' : undefined;
+  if (input === undefined) return 'missing';
+  return Number.isNaN(input) ? 'not a number' : undefined;
 }
 
 function parsed(schema: z.ZodType, value: unknown, kind: string): unknown {

@@ -154,7 +154,7 @@ function problemsOfUpstream({
       : [
           {
             kind: 'budget' as const,
-            text: `${name} will allow no pull from ${soon.exhaustedAt} on, if this goes on`,
+            text: `${name} will allow no pulls from ${soon.exhaustedAt} on, at the present rate`,
           },
         ]),
   ];

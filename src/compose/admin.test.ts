@@ -251,7 +251,7 @@ describe('/admin/v1 where everybody needs a login', () => {
   });
 });
 
-it('the log says where wrong logins came from, whatever was asked for with them, once a minute', async () => {
+it('wrong logins are logged with their addresses once a minute, whatever they asked for', async () => {
   const told: unknown[] = [];
   const log: Log = { ...silentLog, warn: (fields, message) => void told.push({ ...fields, message }) };
   const admins = [{ name: 'boss', passwordFile: join(folder, 'boss') }];

@@ -26,7 +26,7 @@ export async function openAdminOf(
   needs: Omit<AdminOptions, 'parts' | 'access' | 'pageFolder' | 'wanted' | 'check' | 'pull' | 'testEndpoint'>,
 ): Promise<Admin> {
   const { log } = needs;
-  // Anybody who reaches the port can cause any number of them.
+  // Anybody who can reach the port can cause any number of these.
   const wrongLogins = new PacedLines<string>((_, { events, count }) => {
     log.warn({ remotes: [...new Set(events)], count }, 'wrong logins for the administration API');
   });
@@ -69,7 +69,7 @@ async function accessOf(
   });
 }
 
-/** Who may `get` the configured path sees everything; who may also `post` to it changes things. */
+/** Whoever may `get` the configured path sees everything; whoever may also `post` to it may change things. */
 async function kubernetesOf(config: Config, log: Log): Promise<AdminAccessOptions['kubernetes']> {
   const path = config.kubernetes?.adminPath;
   if (path === undefined) return undefined;

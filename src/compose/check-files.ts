@@ -21,8 +21,8 @@ import { repositoryResolverOf } from './repository-resolver.ts';
 import { keysTrouble, s3SettingsOf } from './s3.ts';
 
 /**
- * Reads certificates, keys, kubeconfig, credential providers, and what bucket and database are reached with, as a server
- * does. Throws a ConfigError with all problems.
+ * Reads certificates, keys, kubeconfig, credential providers, and the files for bucket and database, as a server does.
+ * Throws a ConfigError with all problems.
  */
 export async function checkFiles(config: Config, log: Log): Promise<void> {
   const found = await Promise.all([
@@ -68,7 +68,7 @@ export async function secretWarnings({ tenants, origin }: Config): Promise<reado
   return warnings;
 }
 
-/** Why the bucket cannot be asked for anything. A server whose store is in it starts all the same, and waits for keys. */
+/** Why the bucket cannot be used. A server whose store is in it starts nevertheless, and waits for keys. */
 export async function bucketWarnings(config: Config): Promise<readonly Problem[]> {
   const { s3 } = config.storage;
   const message = s3 && (await keysTrouble(s3, config));

@@ -14,7 +14,7 @@ beforeEach(async () => {
 });
 afterEach(() => removeFolder(folder));
 
-it('the keys of a cluster are read again when that is wanted, and the last good ones stay in use', async () => {
+it('the keys of a cluster are read again on request, and if that fails, the last good ones stay in use', async () => {
   const told: string[] = [];
   const tell = (_: object, message: string) => void told.push(message);
   const log: Log = { ...silentLog, info: tell, error: tell };

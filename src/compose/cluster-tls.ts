@@ -25,7 +25,7 @@ export async function openClusterTls(config: ClusterConfig, log: Log): Promise<O
   return keyFile === undefined ? undefined : openKeys(config, keyFile, log);
 }
 
-/** They are read again only when that is wanted: which replica uses a new key first is for people to decide. */
+/** They are read again only by `look`: the operator decides which replica uses a new key first. */
 async function openKeys(config: ClusterConfig, keyFile: string, log: Log): Promise<OpenClusterTls> {
   const { ClusterKeys, UnusableKeys } = await import('../replicas/cluster-keys.ts');
   const read = () => requireTextFile(keyFile, MAX_SETTING_FILE_BYTES);

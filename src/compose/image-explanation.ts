@@ -28,7 +28,7 @@ export interface ExplainingParts {
 /** How many missing items are named. */
 const SHOWN_MISSING = 3;
 
-/** Why the tenant, or an anonymous client, can pull an image or not; `undefined` if there is no such tenant. */
+/** Why the tenant, or an anonymous client, can or cannot pull an image; `undefined` if there is no such tenant. */
 export async function explainImage(
   parts: ExplainingParts,
   reference: string,
@@ -60,7 +60,7 @@ export async function explainImage(
   return { ...explanation, conclusions };
 }
 
-/** What is stored of a hosted image: nothing else can bring it. */
+/** What is stored of a hosted image, which cannot be fetched from anywhere else. */
 async function hostedLine(
   parts: ExplainingParts,
   repository: Repository,
@@ -79,7 +79,7 @@ async function hostedLine(
     : `${stored}, but ${lack}: a pull that needs it fails until it is pushed again`;
 }
 
-/** What is missing of a stored image, or damaged; `undefined` if nothing is. `platforms`: those that count, else all. */
+/** What is missing or damaged of a stored image; `undefined` if nothing is. `platforms`: which to check; default all. */
 async function lackText(
   parts: ExplainingParts,
   repository: Repository,

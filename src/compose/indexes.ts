@@ -58,9 +58,9 @@ export interface OpenIndexOptions {
   readonly onBeat: () => void;
   /** Whether this process serves as a replica, if `cluster` is configured. Default: no. */
   readonly serves?: boolean;
-  /** Whether this process is restoring a backup to the folder, which nobody else may use meanwhile. Default: no. */
+  /** Whether this process is restoring a backup to the folder, which no other may use meanwhile. Default: no. */
   readonly restores?: boolean;
-  /** Called when the folder was looked at, and before anything is made in it. */
+  /** Called after the folder was looked at, and before anything is created in it. */
   readonly preparesFolder: () => Promise<void>;
 }
 
@@ -82,12 +82,12 @@ async function openInFolder(
 ): Promise<OpenedIndex> {
   if (!restores && isLocked(join(path, RESTORE_LOCK))) {
     throw new IndexUnusable(
-      `a backup is being restored to ${path}: wait until that is over, or end it, if it is suspended`,
+      `a backup is being restored to ${path}: wait until that has finished, or end it if it is suspended`,
     );
   }
   if ((await readFolderState(path)) !== undefined) {
     throw new IndexUnusable(
-      `the index of the store in ${path} is in a database: configure it (index.postgres), or take another storage.path`,
+      `the index of the store in ${path} is in a database: configure it (index.postgres), or choose another storage.path`,
     );
   }
   const file = join(path, INDEX_FILE);
@@ -162,7 +162,7 @@ export async function openIndexSource(index: IndexPlace): Promise<IndexSource> {
   return openPostgresSource(index.postgres);
 }
 
-/** The tables of an index that is open and that nothing else uses, to be filled under `lease`. */
+/** The tables of an index that is open and not used otherwise, to be filled under `lease`. */
 export async function openIndexTarget(index: IndexPlace, lease: Lease): Promise<IndexTarget> {
   if ('file' in index) {
     const { openSqliteTarget } = await import('../metadata/sqlite-index-tables.ts');

@@ -14,7 +14,7 @@ import { MOVING_FROM, STORE_ID } from '../metadata/store-identity.ts';
 import { openIndexSource, openIndexTarget, type StorageConfig } from './indexes.ts';
 import { openStorage } from './storage.ts';
 
-/** Of the new store, while one is being moved to it. */
+/** Held in the new store while another one is being moved to it. */
 const LEASE_KEY = 'migration';
 
 /** The move of a store to another place. The caller closes it. */
@@ -78,23 +78,23 @@ async function requireTwoFolders(from: StorageConfig, to: StorageConfig): Promis
   );
 }
 
-/** Whoever has it open would miss what is written past it. */
+/** A process that has it open would not notice what is written behind its back. */
 async function requireUnused(metadata: MetadataStore, { storage: { path } }: StorageConfig): Promise<void> {
   if ((await metadata.countProcesses()) === 1) return;
   throw new ArchiveError(`the new store in ${path} is in use by another process: stop that first`);
 }
 
 /**
- * A process that is suspended in the middle of a migration has this Lease no more when another one has gone on with that: the
- * new store may be in use since.
+ * A process that was suspended in the middle of a migration has lost this Lease once another one continues it: the new
+ * store may be in use by then.
  */
 async function acquireAlone(metadata: MetadataStore, { storage: { path } }: StorageConfig): Promise<Lease> {
   const lease = await metadata.acquireLease(LEASE_KEY);
   if (lease !== undefined) return lease;
-  throw new ArchiveError(`another process is moving a store to ${path}`);
+  throw new ArchiveError(`another process is moving a store to ${path}: wait for it, or end it first`);
 }
 
-/** Says in the new store which one is being moved to it; '': it is complete. */
+/** Records in the new store the id of the one that is being moved to it; '' once that is complete. */
 function noteMovingFrom(index: IndexTarget, id: string): Promise<void> {
   return index.add(SETTINGS, [{ name: MOVING_FROM, value: id }]);
 }

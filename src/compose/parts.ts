@@ -85,7 +85,7 @@ export interface Parts extends Storage {
   readonly replicas: OtherReplicas | undefined;
   /** Forgets remembered failures, asks upstream now, and returns the digest of an image reference. */
   refresh(reference: string): Promise<Digest>;
-  /** Why the tenant, or an anonymous client, can pull an image or not; `undefined` if there is no such tenant. */
+  /** Why the tenant, or an anonymous client, can or cannot pull an image; `undefined` if there is no such tenant. */
   explain(reference: string, tenant: string | undefined): Promise<Explanation | undefined>;
   /**
    * Returns a function that applies another configuration (see `planReload`), after which `config` is that one. Until
@@ -416,6 +416,6 @@ function logOutage(log: Log, upstream: string, outage: Outage | undefined): void
   const { sinceMs, failure } = outage;
   log.warn(
     { upstream, since: new Date(sinceMs).toISOString(), reason: failure.message },
-    'an upstream does not answer: what is stored of it is served as it was, and nothing new can be pulled',
+    'an upstream does not answer: what is stored of it is still served, but nothing new can be pulled',
   );
 }

@@ -39,7 +39,7 @@ export interface MeantImage {
   readonly reference: string;
   /** The platforms that are needed; `undefined` for all. */
   readonly platforms: readonly Platform[] | undefined;
-  /** Those that an option or a list of images names for it, rather than a default; none for all. */
+  /** Those that an option or a list names for the image, rather than a default; empty if none, or all, were named. */
   readonly givenPlatforms: readonly Platform[];
 }
 
@@ -304,7 +304,10 @@ export class Prepull {
     } catch (error) {
       if (signal.aborted) return false;
       lastPulls.note(name, failureText(error));
-      log.warn({ image: name, ...failureDetail(error) }, 'could not be pulled ahead and will be retried');
+      log.warn(
+        { image: name, ...failureDetail(error) },
+        'an image could not be pulled ahead and will be retried',
+      );
       meter.count('prepull_images_total', { outcome: 'failed' });
       return false;
     }

@@ -29,8 +29,8 @@ export async function s3SettingsOf(
 }
 
 /**
- * Why there are no keys for S3 in the environment or the file, whichever the configuration names; `undefined` if there are,
- * or if only the network can tell.
+ * Why there are no keys for S3 in the environment or the file, whichever the configuration names; `undefined` if there
+ * are some, or if they come from the network.
  */
 export async function keysTrouble(
   config: S3Config,

@@ -392,7 +392,7 @@ function clusterProblem({ problems, recalledAtMs }: Parts['tenants']): string | 
   if (problems.length === 0) return undefined;
   const seen =
     recalledAtMs === undefined ? '' : `; using its state of ${new Date(recalledAtMs).toISOString()}`;
-  return `cannot be watched at the moment: ${problems.length} (see entrepot tenants)${seen}`;
+  return `parts of the cluster that cannot be watched at the moment: ${problems.length} (see entrepot tenants)${seen}`;
 }
 
 function serverDocument(

@@ -9,10 +9,10 @@ let folder: string;
 beforeEach(async () => void (folder = await makeTempFolder('start')));
 afterEach(() => removeFolder(folder));
 
-it('files that are read at the start are known by their content, and so are those in a folder', async () => {
+it('a change of a file that is read only at the start is detected by its content, also in a folder', async () => {
   const [s3, postgres, providers] = ['s3.pem', 'postgres.pem', 'providers'].map(name => join(folder, name));
   await mkdir(String(providers));
-  // A mounted ConfigMap has one, too.
+  // As in a mounted ConfigMap.
   await mkdir(join(String(providers), 'folder'));
   for (const file of [s3, postgres, join(String(providers), 'a.yaml')]) await writeFile(String(file), 'text');
   const config = await loadConfig({

@@ -30,7 +30,7 @@ export class StartFiles {
     this.#files = files;
   }
 
-  /** Call it when the server reads them. */
+  /** Call this when the server reads them. */
   static async read(config: Config): Promise<StartFiles> {
     const read = filesOf(config).map(async ([key, path]) => ({ key, path, content: await contentOf(path) }));
     return new StartFiles(await Promise.all(read));
@@ -45,10 +45,10 @@ export class StartFiles {
   }
 }
 
-/** A hash of a file, or of the files in a folder; of what cannot be read, the reason counts. */
+/** A hash of a file, or of the files in a folder; for a file that cannot be read, of the reason. */
 async function contentOf(path: string): Promise<string> {
   const names = await readdir(path).catch((): string[] => []);
-  // Of what is no folder, or cannot be listed, there are none.
+  // Empty if it is not a folder, or cannot be listed.
   const paths = names.length === 0 ? [path] : names.sort().map(name => join(path, name));
   const hash = createHash('sha256');
   for (const each of paths) {

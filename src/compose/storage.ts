@@ -138,7 +138,7 @@ export async function openStorage(
   // An index that names blobs has a bucket of its own: another one must not become it by mistake.
   const mayTakeOver = takesBucketOver && (await metadata.readTotals()).blobs === 0;
   if (mayTakeOver || !isClaimed) {
-    // Before it is this store's: its objects would be garbage to an index that knows none.
+    // Before the bucket is this store's: its objects would be garbage to an index that knows none of them.
     if (mayTakeOver) await stopCollectingDuringRebuild(metadata, { during });
     await s3.claim({ takesOver: mayTakeOver });
     await metadata.putSetting(BLOBS_IN, IN_BUCKET);
@@ -201,8 +201,8 @@ export interface Stored extends Storage {
 }
 
 /**
- * Opens a store for a command that only looks at what is stored: without the other parts, and without a thread, which
- * both take longer to start than most stores to be read.
+ * Opens a store for a command that only looks at what is stored: without the other parts and without a thread, since
+ * starting either takes longer than reading most stores.
  */
 export async function openStored(
   config: StorageConfig,

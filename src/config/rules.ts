@@ -119,7 +119,7 @@ function adminsDiffer({ server: { admins } }: ParsedFile): Problem[] {
   const names = admins.map(({ name }) => name);
   return names.flatMap((name, index) =>
     names.indexOf(name) < index
-      ? [{ path: ['server', 'admins', index, 'name'], value: name, message: 'is there twice' }]
+      ? [{ path: ['server', 'admins', index, 'name'], value: name, message: 'is used twice' }]
       : [],
   );
 }

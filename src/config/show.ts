@@ -6,7 +6,7 @@ import { fileSchema, type ParsedEndpoint, type ParsedFile, type ParsedUpstream }
 
 /**
  * The effective configuration as an equivalent YAML file, with defaults and presets. Passwords are not included, only
- * their sources; what the query of an endpoint's URL says, which may be a secret, is replaced by `***`.
+ * their sources; query values in the URLs of endpoints, which may be secrets, are replaced by `***`.
  */
 export function showConfig(config: Config): string {
   return formatYaml(shownConfig(config));
@@ -21,7 +21,7 @@ export function shownConfig(config: Config): object {
   return writtenConfig({ ...config, notifications: { endpoints } });
 }
 
-/** The URL with the names of its parameters. Without a name, a parameter is a value. */
+/** The URL with only the names of its query parameters. One without a name is all value. */
 function withoutQueryValues(url: string): string {
   const at = url.indexOf('?');
   if (at === -1) return url;
@@ -34,7 +34,7 @@ function withoutQueryValues(url: string): string {
   return `${url.slice(0, at)}?${shown.join('&')}`;
 }
 
-/** The document of an equivalent file, with everything that is in it. */
+/** The document of an equivalent file, with query values. */
 export function writtenConfig(config: Config): object {
   const shown = z.encode(fileSchema, parsedFileOf(config));
   const off = Object.keys(PRESETS).filter(name => !config.upstreams.has(name));

@@ -2,8 +2,8 @@ import type { Config } from './config.ts';
 import type { Problem } from './problems.ts';
 
 /**
- * The options that are set and have no effect beside others. They are warnings and no errors, so that a file that works
- * today works with the next version.
+ * Options that are set but have no effect because of others. They are warnings rather than errors, so that a file that
+ * works today also works with the next version.
  */
 export function optionsWithoutEffect({ hosted, upstreams, origin }: Config): readonly Problem[] {
   const problems: Problem[] = [...upstreams.values()].flatMap(({ name, caFile, insecure }) =>
@@ -17,7 +17,7 @@ export function optionsWithoutEffect({ hosted, upstreams, origin }: Config): rea
   );
   if (hosted.anonymous !== 'none' && hosted.prefixes.length === 0) {
     const message =
-      'has no effect without hosted.prefixes: it is about repositories below these, and not about those of tenants';
+      'has no effect without hosted.prefixes, since it is for repositories below these, not for those of tenants: remove it';
     problems.push({ path: ['hosted', 'anonymous'], value: hosted.anonymous, message });
   }
   return problems.map(problem => ({ ...problem, source: origin.sourceOf(problem.path) }));

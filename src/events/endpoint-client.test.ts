@@ -83,7 +83,7 @@ async function* inPieces() {
   }
 }
 
-it('events share connections, whatever the endpoint says besides the status', async () => {
+it('events share connections even if the endpoint sends a body', async () => {
   receiver.answer = () => ({ status: 200, body: Readable.from(inPieces()) });
   const client = clientOf();
   for (let sent = 0; sent < 10; sent += 1) await client.send([EVENT]);
@@ -92,7 +92,7 @@ it('events share connections, whatever the endpoint says besides the status', as
   expect(receiver.connections).toBeLessThanOrEqual(2);
 });
 
-it('an answer without an end is not read for long', async () => {
+it('an endless answer is not read for long', async () => {
   const endless = new Readable({ read: () => endless.push(Buffer.alloc(4096)) });
   receiver.answer = () => ({ status: 200, body: endless });
   const closed = new Promise(resolve => endless.on('error', () => {}).once('close', resolve));

@@ -107,7 +107,7 @@ export class EndpointClient {
         isIdempotent: true,
         signal,
       });
-      await readAway(response.body);
+      await drain(response.body);
       requireSuccess(response.status);
       return response.status;
     } catch (error) {
@@ -125,8 +125,8 @@ export class EndpointClient {
   }
 }
 
-/** What an endpoint says besides the status is for nobody. Once that is read, the connection can be used again. */
-async function readAway(body: Readable): Promise<void> {
+/** Discards the body, which nobody needs. Once it is read, the connection can be used again. */
+async function drain(body: Readable): Promise<void> {
   const closed = new Promise<void>(resolve => body.once('close', resolve));
   discard(body);
   await closed;

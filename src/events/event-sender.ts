@@ -200,7 +200,7 @@ export class EventSender {
     let count = 0;
     for (let some = -1; some !== 0 && !this.#isClosing; count += some)
       some = await outbox.dropBefore(clock.nowMs() - KEPT_WAITING_MS);
-    if (count > 0) log.error({ endpoint: name, count }, 'events were dropped that have waited for a week');
+    if (count > 0) log.error({ endpoint: name, count }, 'events that had waited for a week were dropped');
   }
 
   async #pause(ms: number): Promise<void> {

@@ -10,7 +10,7 @@ export interface Received {
   readonly body: string;
 }
 
-/** A status, a redirect, a status with what follows, or no answer at all. */
+/** A status, a redirect, a status with a body, or no answer at all. */
 export type ReceiverAnswer =
   | number
   | { readonly location: string }
@@ -64,7 +64,7 @@ export class Receiver {
     if (answer === 'hang') return;
     if (answer === 'reset') req.socket.destroy();
     else if (typeof answer === 'number') res.writeHead(answer).end();
-    // The client may close the connection before.
+    // The client may close the connection before the body ends.
     else if ('status' in answer) pipeline(answer.body, res.writeHead(answer.status), () => {});
     else res.writeHead(307, { location: answer.location }).end();
   }

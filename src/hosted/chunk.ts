@@ -5,9 +5,9 @@ import { OciError } from '../oci/errors.ts';
 import { parseContentRange, uploadRange } from './content-range.ts';
 import { BODY_IDLE_MS, takeIn } from './request-body.ts';
 
-/** A request of a client. */
+/** A client's request. */
 export interface Arrived {
-  /** In which it arrived: what it does belongs to that. */
+  /** The Presence in which it arrived, to which its effects belong. */
   readonly during: Presence;
 }
 

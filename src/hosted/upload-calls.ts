@@ -12,8 +12,9 @@ export interface UploadState {
 }
 
 /**
- * What is done with an upload that has begun, wherever its bytes are. As in `Uploads`. Whatever changes it rejects with
- * PresenceEnded, and does nothing, if it is late: the client may have sent the same to another process since, and more.
+ * What requests do with an upload that has begun, wherever its bytes are. As in `Uploads`. A change rejects with
+ * PresenceEnded, and does nothing, if that in which its request arrived has ended: the client may have sent the request to
+ * another process since, and gone on.
  */
 export interface UploadCalls {
   status(requester: Requester, repository: Repository, id: string): Promise<UploadState>;

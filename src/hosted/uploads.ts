@@ -301,7 +301,7 @@ export class Uploads implements UploadCalls {
     const using = () =>
       this.#sessions.use(id, async session => {
         const upload = await found(session);
-        // Only now: from here on, nobody else changes the upload, however late this goes on.
+        // Not earlier: from here on, nobody else can change the upload, however long this takes.
         await this.#options.metadata.requirePresence(during);
         try {
           return await work(session, upload);

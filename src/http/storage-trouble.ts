@@ -17,11 +17,11 @@ const PASSING: ReadonlySet<string> = new Set([
   'INDEX_AWAY',
   'PRESENCE_ENDED',
 ]);
-/** Includes CORRUPT, which SQLite reports for a failing disk, too; a client cannot repair a damaged index either. */
+/** Includes CORRUPT, which SQLite also reports for a failing disk; nor can a client repair a damaged index. */
 const PASSING_OF_SQLITE = /^SQLITE_(?:BUSY|CANTOPEN|CORRUPT|IOERR|LOCKED|NOMEM|READONLY)/;
 /**
- * A write that others kept from its locks for as long as it is repeated, a statement that took too long, a server without
- * memory or with damaged files, and tables that are missing or not permitted, as while a backup is restored.
+ * A write that got no lock however often it was repeated, a statement that took too long, a server that is out of memory or
+ * has damaged files, and tables that are missing or inaccessible, as while a backup is restored.
  */
 const PASSING_OF_POSTGRES = /^(?:3F000|40001|40P01|42501|42P01|53200|55P03|57014|XX00[12])$/;
 

@@ -8,11 +8,11 @@ const REASONS: Readonly<Record<string, string>> = {
   EISDIR: 'it is a folder',
   ENOTDIR: 'a part of its path is not a folder',
   ENOSPC: 'the disk is full',
-  EDQUOT: 'the quota of the disk is used up',
+  EDQUOT: 'the disk quota is used up',
   EROFS: 'the disk is read-only',
 };
 
-/** The reason of `error` in words, with its code; the message of any other error. */
+/** Why a system call failed, in words and with its code; the message of any other error. */
 export function fileTrouble(error: unknown): string {
   const code = errorCode(error) ?? '';
   const reason = REASONS[code];

@@ -56,7 +56,7 @@ export function leasesSuite(makePlace: () => Promise<LeasesPlace>): void {
       expect((await leaseOf(leases, 'fill-1')).left).toEqual({ epoch: second.epoch, mayWrite: false });
     });
 
-    test('that is held is shown to whoever tries to acquire it', async () => {
+    test('that is held is described to a process that tries to acquire it', async () => {
       const lease = await leaseOf(leases, 'fill-1');
       for (const each of [leases, others]) {
         const seen: unknown[] = [];

@@ -47,8 +47,8 @@ export interface LeaseState {
 export interface Leases {
   /**
    * Acquires the Lease `key` if it is free or its process is dead: killed, or without a heartbeat for 5 s. `undefined`
-   * if a process holds it, including this one, which has to share work by itself: before that, `onHeld` is called with its
-   * state, as far as the attempt has shown it. Held until `release`, `setAside`, or the end of this process.
+   * if a process holds it, including this one, which has to share work by itself; `onHeld` is called first, with the state
+   * that the attempt found. Held until `release`, `setAside`, or the end of this process.
    */
   acquireLease(key: string, onHeld?: (held: LeaseState) => void): Promise<Lease | undefined>;
   /** Ends Leases whose work is done. */

@@ -2,7 +2,7 @@ import { open, stat } from 'node:fs/promises';
 import { absentAsUndefined } from './error-code.ts';
 import { fileTrouble } from './file-trouble.ts';
 
-/** It is not a regular file, or is too large. */
+/** A file that is not a regular one, or is too large. */
 export class UnreadableFile extends Error {
   override readonly name = 'UnreadableFile';
   /** What is wrong, without the path, with which the message begins. */
@@ -45,7 +45,7 @@ export async function requireTextFile(path: string, maxBytes: number): Promise<s
   }
 }
 
-/** What is wrong with a file, as what follows its path, by the error of `requireTextFile`. */
+/** What is wrong with a file, to follow its path in a message. `error` is that of `requireTextFile`. */
 export function textFileTrouble(error: unknown): string {
   return error instanceof UnreadableFile ? error.reason : `cannot be read: ${fileTrouble(error)}`;
 }

@@ -224,7 +224,7 @@ export const METRICS = {
   },
   notifications_dropped: {
     kind: 'gauge',
-    help: 'Events that were dropped, since too many were waiting for the endpoint, or for a week',
+    help: 'Events that were dropped because too many were waiting for the endpoint, or because they had waited for a week',
     labels: ['endpoint'],
     ofAll: 'own',
   },

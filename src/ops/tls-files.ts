@@ -43,7 +43,7 @@ export interface TlsMaterial {
  */
 const LOOK_EVERY_MS = 2_000;
 
-/** Bundles of all public CAs have some hundred KiB. */
+/** A bundle of all public CAs is a few hundred KiB. */
 const MAX_FILE_BYTES = 1 << 20;
 
 /** How many days before its end the certificate is reported; most are renewed after two thirds of their life. */

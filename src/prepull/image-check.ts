@@ -38,9 +38,9 @@ export async function missingOfImage(
 }
 
 /**
- * What is missing of a single image that is for none of `platforms`, by its config, as a text; `undefined` if it is for one
- * of them, since nobody has it for the others. Also `undefined` for an index, which lists its platforms itself, if the config
- * is not stored, and if that names no platform, as that of a chart.
+ * The text for `missingText` if a single image is for none of `platforms`, according to its config. `undefined` if it is for
+ * one of them, since there is no such image for the others; for an index, which lists its platforms itself; and if the
+ * config is not stored, or names no platform, as for a chart.
  */
 export async function unsuitedImage(
   { metadata, blobs }: HeldContent,
@@ -60,7 +60,7 @@ export async function unsuitedImage(
   return `an image for ${platforms.map(formatPlatform).join(' or ')} (this one is for ${formatPlatform(own)})`;
 }
 
-/** At most `shown` of what is missing, as a sentence that also tells what is there and damaged. */
+/** At most `shown` of what is missing, as a sentence that also says what is stored but damaged. */
 export async function missingText(
   { metadata }: Pick<HeldContent, 'metadata'>,
   all: readonly string[],

@@ -117,11 +117,11 @@ it.each([
   const wrong = imageOf([{ ...layer, size }]);
   upstream.add('first', imageOf([layer]), 'whole');
   for (const one of [wrong.manifest, wrong.config, layer]) upstream.add('first', one);
-  // Found stored, in which no request tells the size.
+  // Found in the store: no response tells the size.
   await pull('first', 'whole');
   await expect(pull('first', wrong.manifest.digest)).rejects.toMatchObject({
     code: 'UPSTREAM_INVALID',
-    message: `${layer.digest} has 300000 bytes, and its manifest says ${size}`,
+    message: `${layer.digest} has 300000 bytes, but its manifest says ${size}`,
   });
 });
 

@@ -163,7 +163,7 @@ class ImagePull {
     if (reader.size !== size) {
       await reader.close();
       throw new OciError('UPSTREAM_INVALID', {
-        message: `${digest} has ${reader.size} bytes, and its manifest says ${size}`,
+        message: `${digest} has ${reader.size} bytes, but its manifest says ${size}`,
       });
     }
     const isHeld = outcome !== 'miss' && outcome !== 'joined';

@@ -50,7 +50,7 @@ const FAILURE_MS = 10_000;
  */
 const PROCESSES = { max: 8, maxPerAsker: 4, maxWaitingPerAsker: 1_000 } as const;
 
-/** Some providers, each with its images, are a few KiB. */
+/** A few providers, each with its images, take a few KiB. */
 const MAX_CONFIG_FILE_BYTES = 1 << 20;
 
 const CONFIG_FILE = /\.(?:json|ya?ml)$/;

@@ -442,7 +442,7 @@ describe('the tenants', () => {
     for (const credential of [id, other.id]) expect(tenants.holders(credential)).toEqual([]);
   });
 
-  test('of namespaces are bound to them even if that cannot be stored at first', async () => {
+  test('of namespaces are bound to them even if the bindings cannot be stored at first', async () => {
     const clock = new ManualClock();
     await open({ clock });
     const storing = vi.spyOn(store, 'putKnownTenants').mockRejectedValue(new Error('the index is away'));

@@ -48,10 +48,10 @@ export interface TenantsParts {
   readonly clock?: Clock;
 }
 
-/** After a failure. What could not be read may be that a login has ended, and nobody says so again. */
+/** After a failure. The change that could not be read may end a login, and is not announced again. */
 const RELOAD_AGAIN_MS = 1_000;
 
-/** After bindings to namespaces that could not be stored: the index may be away, or full, for long. */
+/** After bindings to namespaces could not be stored: the index may be unreachable, or its disk full, for a long time. */
 const BIND_AGAIN = { firstMs: 1_000, maxMs: 60_000 } as const;
 
 /**
@@ -439,8 +439,11 @@ export class TenantDirectory implements Tenants {
     } catch (error) {
       this.#bindFailures += 1;
       const delayMs = Math.round(jittered(backoffMs(BIND_AGAIN, this.#bindFailures)));
-      log.error({ err: error, tenants, delayMs }, 'tenants could not be bound to their namespaces');
-      // That binds those again which nobody else has bound by then.
+      log.error(
+        { err: error, tenants, delayMs },
+        'binding tenants to their namespaces failed and will be retried',
+      );
+      // The reload binds those again that nobody else has bound by then.
       this.#reloadAgain(delayMs);
     }
   }

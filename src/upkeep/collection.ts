@@ -29,7 +29,7 @@ export interface CollectionRun extends RunOptions {
   readonly gracePeriodMs?: number;
   /** Collect even if the index may be incomplete: what it does not know is then garbage. */
   readonly force?: boolean;
-  /** In which it was decided to collect. Default: the present one. */
+  /** The Presence in which it was decided to collect. Default: the current one. */
   readonly during?: Presence;
   /** Under which it runs. */
   readonly lease?: Lease;
@@ -45,7 +45,7 @@ const MAX_STRAYS = 60;
 /** How long an object is kept after its row was removed, for those who are reading it. */
 const READ_ON_MS = 3_600_000;
 const OBJECTS_AT_ONCE = 100;
-/** If the bucket does not let so many objects go, it lets none go. */
+/** A bucket that refuses to remove this many objects probably removes none. */
 const MAX_LEFT = 1_000;
 
 /** What a collection removed, or in a dry run would remove. */
@@ -143,7 +143,7 @@ export class Collection {
       if (count > 0) await sleep(PAUSE_MS);
       some = (await metadata.outbox?.dropBefore(beforeMs)) ?? 0;
     }
-    if (count > 0) log.error({ count }, 'events were dropped that have waited for a week');
+    if (count > 0) log.error({ count }, 'events that had waited for a week were dropped');
   }
 
   #expireUploads({ dryRun, signal }: RunOptions): Promise<Tally> {

@@ -114,7 +114,7 @@ function imageName({ name, digest }: HostedImage): string {
   return `${IMAGES}/${name.replaceAll('/', '@')}/${digestAlgorithm(digest)}-${digestHex(digest)}`;
 }
 
-/** `undefined` for whatever others have put there. */
+/** `undefined` for anything that others have put there. */
 function imageOf({ name }: FoundRecord): HostedImage | undefined {
   const [, folder = '', file = '', ...more] = name.split('/');
   const repository = folder.replaceAll('@', '/');

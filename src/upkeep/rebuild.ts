@@ -71,8 +71,8 @@ const MAX_REMEMBERED = 100_000;
  *
  * May be interrupted anywhere and run again. Until it has ended, a lost index says of itself that it lacks something: nothing
  * is collected, and records stay as they are. Images are added in the order of their records, each as a whole, and how far
- * that has come is written along: what was deleted in between does not come back. All of it belongs to one Presence: after
- * others considered this process dead, another one may have rebuilt the index, and more has happened since.
+ * that has come is recorded with them: what was deleted in between does not come back. All of it belongs to one Presence: once
+ * others consider this process dead, another one may rebuild the index, and clients may change it.
  */
 export async function rebuildIndex(stores: RebuiltStores, run: RebuildRun): Promise<RebuildReport> {
   const { metadata } = stores;
@@ -92,7 +92,7 @@ export async function rebuildIndex(stores: RebuiltStores, run: RebuildRun): Prom
   const blobs = await addBlobs(stores, counting);
   const images = await new ImageRebuild(stores, counting, isLost ? (before ?? '') : undefined).run();
   if (isLost) {
-    // A bucket that was taken over, and in which nothing is.
+    // An empty bucket that was taken over.
     const isEmpty = before === '' && blobs.added + blobs.known + images.manifests + found.damaged === 0;
     await (isEmpty
       ? resumeCollecting(metadata, { during })
@@ -121,7 +121,7 @@ async function addBlobs(
       const isAdded = await (key === undefined
         ? metadata.putBlob(digest, size, undefined, { during })
         : metadata.putFoundBlob({ digest, key }, size, { during }));
-      // Another one may have been pushed meanwhile, or this one given up.
+      // The blob may have been pushed meanwhile, or this object given up.
       if (isAdded) {
         report.added += 1;
         report.addedBytes += size;
@@ -218,7 +218,7 @@ class ImageRebuild {
     const view = await viewOf(bytes, mediaType);
     if (view !== undefined)
       return { name, digest, record, content: contentOf({ digest, mediaType, bytes }, view) };
-    this.#run.onDamaged('manifest', digest, `it is no ${mediaType}`);
+    this.#run.onDamaged('manifest', digest, `it is not a valid ${mediaType}`);
     return undefined;
   }
 

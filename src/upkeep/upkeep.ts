@@ -54,7 +54,7 @@ export class Upkeep {
   }
 
   collect(run?: Parameters<Collection['run']>[0] & Waiting): Promise<CollectionReport | undefined> {
-    // Before it waits for others.
+    // Taken before waiting for others.
     const { presence: during } = this.#metadata;
     return this.#alone('collection', run, async lease => {
       const report = await this.#collection.run({ during, lease, ...run });

@@ -2,7 +2,7 @@ import { expect, it } from 'vitest';
 import { Changes } from '../../lib/changes.ts';
 import { shareUnfinished } from './unfinished-news.ts';
 
-it('tells the other processes what making room has freed before whoever wanted it looks again', () => {
+it('tells the other processes what making room has freed before the write that needed it measures again', () => {
   const told: number[] = [];
   const roomMade = new Changes();
   const spool = {

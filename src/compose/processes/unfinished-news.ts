@@ -6,7 +6,7 @@ const TELL_EVERY_MS = 1_000;
 
 /**
  * Lets each process of a server count the unfinished downloads and uploads of all: each tells the others by how many
- * bytes its own have grown or shrunk. What a process has not told when it is killed is counted by the next collection.
+ * bytes its own have grown or shrunk. What a killed process had not told yet is counted by the next collection.
  */
 export function shareUnfinished(
   spool: Pick<Spool, 'unfinishedBytes' | 'countUnfinished'> & {
@@ -25,7 +25,7 @@ export function shareUnfinished(
     if (unfinishedBytes !== knownBytes) news.tell(unfinishedBytes - knownBytes);
     knownBytes = unfinishedBytes;
   };
-  // Whoever wanted room looks for it at once, perhaps in another process.
+  // The write that needed room measures again at once, perhaps in another process.
   const stop = spool.space.onRoomMade(tell);
   const timer = setInterval(tell, TELL_EVERY_MS).unref();
   return {
