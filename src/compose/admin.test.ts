@@ -3,7 +3,7 @@ import http from 'node:http';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { z } from 'zod';
-import { imageOf, randomBlob } from '../../test/support/content.ts';
+import { imageOf, indexOf, randomBlob } from '../../test/support/content.ts';
 import { FakeUpstream } from '../../test/support/fake-upstream.ts';
 import { freePort } from '../../test/support/programs.ts';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
@@ -372,6 +372,27 @@ describe('/admin/v1 for everybody on this machine', () => {
     expect(overview.now.backoffs).toBe(1);
     expect(overview.days.at(-1)).toMatchObject({ day: new Date().toISOString().slice(0, 10) });
     expect(overview.days.at(-1).pulls).toBeGreaterThan(0);
+  });
+
+  it.each([
+    ['the usual platform', {}, ['linux/amd64']],
+    ['the platforms that are asked for', { platforms: ['linux/arm64'] }, ['linux/arm64']],
+    ['all platforms', { platforms: 'all' }, ['linux/amd64', 'linux/arm64']],
+  ])('pulls an image of several platforms for %s', async (name, options, expected) => {
+    const repository = name.replaceAll(' ', '-');
+    const layers = [randomBlob(1_000, name)];
+    const platforms = ['amd64', 'arm64'].map(architecture => ({ os: 'linux', architecture }));
+    upstream.add(repository, indexOf(platforms.map(platform => imageOf(layers, { platform }))), '1');
+    const reference = `${UPSTREAM}/${repository}:1`;
+    const headers = { 'x-entrepot-token': await tokenOf(open) };
+    const body = { image: reference, ...options };
+    const { text } = await ask(opsOf(open), 'POST', `${ADMIN_PATH}/actions/pull`, headers, body);
+    const { id } = ADMIN_OPERATIONS.pull.answer.parse(JSON.parse(text));
+    await expect.poll(async () => (await taskOf(id)).state).toBe('done');
+    expect(await taskOf(id)).toMatchObject({ result: { blobs: expected.length + 1, heldBlobs: 0 } });
+    const { entries } = await read(`/images?q=${repository}`);
+    const complete = entries[0].platforms.filter((each: { complete: boolean }) => each.complete);
+    expect(complete.map((each: { platform: string }) => each.platform)).toEqual(expected);
   });
 
   it.each([

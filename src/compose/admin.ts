@@ -10,6 +10,7 @@ import { ClientAddresses } from '../http/client-address.ts';
 import { SlotsFull } from '../lib/fair-slots.ts';
 import type { Log } from '../lib/log.ts';
 import { PacedLines } from '../lib/paced-lines.ts';
+import { ANY_NODE } from '../prepull/pod-placement.ts';
 import { wantedImages } from '../prepull/wanted-images.ts';
 import { AccessReview } from '../tenants/kubernetes/access-review.ts';
 import { testEndpoint } from './event-delivery.ts';
@@ -104,7 +105,7 @@ async function pull(
   { image, platforms, tenant: name, ...options }: PullOrder,
 ): Promise<PulledAhead> {
   const tenant = name === undefined ? undefined : parts.tenants.find(name);
-  const wanted = { name: image, placements: [], platforms: new Set<string>() };
+  const wanted = { name: image, placements: [ANY_NODE], platforms: new Set<string>() };
   const usual = meantImage(parts, wanted, tenant);
   const meant =
     platforms === undefined ? usual : { ...usual, platforms: platforms === 'all' ? undefined : platforms };
