@@ -385,6 +385,17 @@ test('a signature is refused with its image, also if it signs a child of it', as
   }
 });
 
+test('a dry run asks the store once for each blob, however many images name it', async () => {
+  const names = ['one', 'two', 'three'].map(name => `docker.io/library/${name}:v1`);
+  const images = [];
+  for (const name of names) images.push(await sender.hold(name, amd64));
+  const tar = await exported(images, sender.stores);
+  const stat = vi.spyOn(receiver.metadata, 'statBlob');
+  await inspectArchive(readArchive(inPieces(tar)), receiver.options());
+  const asked = stat.mock.calls.map(([digest]) => digest);
+  expect(asked.toSorted()).toEqual([amd64.config, ...amd64.layers].map(({ digest }) => digest).toSorted());
+});
+
 test('all reasons are reported, for the archive and for each image', async () => {
   const images = [await sender.hold(NAME, amd64), await sender.hold('docker.io/library/other:v1', arm64)];
   const tar = await exported(images, sender.stores);

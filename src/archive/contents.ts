@@ -114,7 +114,9 @@ export async function settleAll(
   const leftOut = await leftOutOf(index, options);
   const readings = new OneReadingEach();
   const named: Settled[] = [];
-  const refused = imagesWithout(index, placed);
+  const places = new PlacesOfManifests();
+  const refused = new RefusedContent(taker);
+  for (const image of imagesWithout(index, placed)) refused.add(image);
   const unplaced: { image: BundleImage; tree: ContentTree }[] = [];
   for (const { image, place } of placed) {
     const tree = await unlessRefused(image, refuse, async () => {
@@ -123,19 +125,22 @@ export async function settleAll(
       return whole;
     });
     if (tree === undefined) refused.add(image);
-    else if (place !== undefined) named.push({ image, place, tree });
-    else unplaced.push({ image, tree });
+    else if (place !== undefined) {
+      named.push({ image, place, tree });
+      places.add(place, tree);
+    } else unplaced.push({ image, tree });
   }
   for (const { image, tree } of unplaced) {
     const found = await unlessRefused(image, refuse, () => {
-      const subject = tree.manifests[0]?.view.subject?.digest;
-      const refusedOne = [...refused].find(other => holds(other, subject, taker));
-      const places = beside({ image, tree, subject }, named, refusedOne);
-      for (const { place } of places) readings.add(place, tree);
-      return places;
+      const repositories = besideSubject(image, tree, { places, refused });
+      for (const repository of repositories) readings.add({ repository }, tree);
+      return repositories;
     });
     if (found === undefined) refused.add(image);
-    else named.push(...found);
+    for (const repository of found ?? []) {
+      named.push({ image, place: { repository }, tree });
+      places.add({ repository }, tree);
+    }
   }
   return named;
 }
@@ -163,45 +168,72 @@ class OneReadingEach {
   }
 }
 
-interface Referrer {
-  readonly image: BundleImage;
-  readonly tree: ContentTree;
-  readonly subject: Digest | undefined;
+/** The repositories that have each manifest. */
+class PlacesOfManifests {
+  readonly #places = new Map<Digest, Map<string, Repository>>();
+
+  add({ repository }: ImagePlace, tree: ContentTree): void {
+    for (const { manifest } of tree.manifests) {
+      const places = this.#places.get(manifest.digest) ?? new Map<string, Repository>();
+      this.#places.set(manifest.digest, places.set(repositoryText(repository), repository));
+    }
+  }
+
+  with(digest: Digest): readonly Repository[] {
+    return [...(this.#places.get(digest)?.values() ?? [])];
+  }
 }
 
-/** Whether an image has this digest, or is an index with it, as far as can be read. */
-function holds({ descriptor }: BundleImage, digest: Digest | undefined, taker: BlobTaker): boolean {
-  if (descriptor.digest === digest) return true;
-  const bytes = taker.manifestBytes(descriptor.digest);
-  try {
-    const children = bytes === undefined ? [] : parseManifest(bytes, descriptor.mediaType).manifests;
-    return children.some(child => child.digest === digest);
-  } catch (error) {
-    if (error instanceof OciError) return false;
-    throw error;
+/** Refused images, by their digests and those of their children, as far as can be read. Each is read once. */
+class RefusedContent {
+  readonly #taker: BlobTaker;
+  readonly #roots = new Set<Digest>();
+  readonly #images = new Map<Digest, BundleImage>();
+
+  constructor(taker: BlobTaker) {
+    this.#taker = taker;
+  }
+
+  add(image: BundleImage): void {
+    const { digest } = image.descriptor;
+    if (this.#roots.has(digest)) return;
+    this.#roots.add(digest);
+    for (const each of [digest, ...this.#childrenOf(image)]) {
+      if (!this.#images.has(each)) this.#images.set(each, image);
+    }
+  }
+
+  with(digest: Digest): BundleImage | undefined {
+    return this.#images.get(digest);
+  }
+
+  #childrenOf({ descriptor }: BundleImage): readonly Digest[] {
+    const bytes = this.#taker.manifestBytes(descriptor.digest);
+    try {
+      const children = bytes === undefined ? [] : parseManifest(bytes, descriptor.mediaType).manifests;
+      return children.map(({ digest }) => digest);
+    } catch (error) {
+      if (error instanceof OciError) return [];
+      throw error;
+    }
   }
 }
 
 /** An artifact, such as a signature, belongs to every repository with its subject. */
-function beside(
-  { image, tree, subject }: Referrer,
-  named: readonly Settled[],
-  refused: BundleImage | undefined,
-): readonly Settled[] {
-  const places = new Map<string, Repository>();
-  for (const other of named) {
-    if (other.tree.manifests.some(({ manifest }) => manifest.digest === subject)) {
-      places.set(repositoryText(other.place.repository), other.place.repository);
-    }
+function besideSubject(
+  { descriptor }: BundleImage,
+  { manifests }: ContentTree,
+  { places, refused }: { readonly places: PlacesOfManifests; readonly refused: RefusedContent },
+): readonly Repository[] {
+  const subject = manifests[0]?.view.subject?.digest;
+  const repositories = subject === undefined ? [] : places.with(subject);
+  if (repositories.length > 0) return repositories;
+  const refusedOne = subject && refused.with(subject);
+  if (refusedOne !== undefined) {
+    const of = refusedOne.name ?? refusedOne.descriptor.digest;
+    throw new ArchiveError(`${descriptor.digest} belongs to ${of}, which is refused`);
   }
-  if (places.size === 0 && refused !== undefined) {
-    const of = refused.name ?? refused.descriptor.digest;
-    throw new ArchiveError(`${image.descriptor.digest} belongs to ${of}, which is refused`);
-  }
-  if (places.size === 0) {
-    throw new ArchiveError(`${image.descriptor.digest} has no full name: give it one with --rename`);
-  }
-  return [...places.values()].map(repository => ({ image, place: { repository }, tree }));
+  throw new ArchiveError(`${descriptor.digest} has no full name: give it one with --rename`);
 }
 
 /** Decides about a blob that the archive does not contain: missing, or taken from the store. */

@@ -241,6 +241,8 @@ class Look implements BlobTaker {
   readonly #carried = new Map<Digest, number>();
   readonly #manifests = new Map<Digest, Uint8Array>();
   readonly #configs = new Map<Digest, Uint8Array>();
+  /** Of what the store was asked for, once: any number of images may name the same blob. */
+  readonly #heldSizes = new Map<Digest, Promise<number | undefined>>();
   #manifestsBytes = 0;
   #configsBytes = 0;
 
@@ -278,8 +280,16 @@ class Look implements BlobTaker {
   async keepAsBlob(): Promise<void> {}
 
   async isHeld(digest: Digest, size: number): Promise<boolean> {
+    const known = this.#heldSizes.get(digest) ?? this.#heldSize(digest);
+    this.#heldSizes.set(digest, known);
+    return (await known) === size;
+  }
+
+  /** `undefined` if it is not stored as the index says. */
+  async #heldSize(digest: Digest): Promise<number | undefined> {
     const { metadata, blobs } = this.#options;
-    return (await metadata.statBlob(digest))?.size === size && (await blobs.stat(digest))?.size === size;
+    const size = (await metadata.statBlob(digest))?.size;
+    return size !== undefined && (await blobs.stat(digest))?.size === size ? size : undefined;
   }
 
   #keepManifest(digest: Digest, bytes: Uint8Array): void {
