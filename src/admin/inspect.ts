@@ -41,7 +41,7 @@ export async function inspectImage(
   const surveyed = await survey.image(repository, meant, digest === undefined ? tag : undefined);
   if (isEvicted(repository, surveyed)) {
     const was = digest === undefined ? `; the tag last meant ${meant}` : '';
-    throw new NotStored(`${typed}: not stored any more${was}`);
+    throw new NotStored(`${typed}: no longer stored${was}`);
   }
   const manifests = await confirmedByFiles(surveyed, { metadata, blobs });
   const pins = await metadata.listPins(repository);

@@ -71,7 +71,7 @@ export const ADMIN_OPERATIONS = {
   overview: {
     ...read,
     path: '/overview',
-    summary: 'What is wrong, what was saved, and what goes on',
+    summary: 'What is wrong, what was saved, and what is in progress',
     answer: overviewSchema,
   },
   status: { ...read, path: '/status', summary: 'As entrepot status', answer: statusSchema },

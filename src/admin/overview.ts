@@ -27,7 +27,7 @@ export interface OverviewNeeds {
 /** For how long it is believed which Secrets have an error: of ten thousand tenants, all have to be looked at. */
 const SECRETS_FOR_MS = 10_000;
 
-/** What is wrong, what was saved, and what goes on. */
+/** What is wrong, what was saved, and what is in progress. */
 export class Overview {
   readonly #needs: OverviewNeeds;
   #secrets: { readonly atMs: number; readonly problems: OverviewDocument['problems'] } | undefined;

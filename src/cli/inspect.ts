@@ -66,7 +66,7 @@ function text(typed: string, { image, manifests, isPinned, bytesThere }: FoundIm
 }
 
 function stateText(blob: SurveyedBlob, bytesThere = 0): string {
-  return `${stateOfBlob(blob)}${bytesThere === 0 ? '' : `, ${sizeText(bytesThere)} of it there`}`;
+  return `${stateOfBlob(blob)}${bytesThere === 0 ? '' : `, ${sizeText(bytesThere)} of it stored`}`;
 }
 
 function missingText({ missingBytes, missingManifests }: HeldImage): string {

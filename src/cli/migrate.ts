@@ -34,7 +34,7 @@ export const migrateCommand: Command = {
     {
       flags: '--prepare',
       description:
-        'copy only blobs, which take longest, while the server goes on; run it again without this when that is stopped',
+        'copy only blobs, which take longest, while the server keeps running; then stop the server, and run this again without the option',
     },
     {
       flags: '--while-serving',

@@ -46,7 +46,7 @@ export const notify: Command = {
   examples: [
     ['entrepot notify ci', 'exit code 0 if the endpoint accepts the event'],
     ['entrepot notify ci --waiting', 'what waits, and which event is refused'],
-    ['entrepot notify ci --skip 0d5a6b0e-3c0b-4b5e-9c57-0f3a3c1f7f10', 'go on without this event'],
+    ['entrepot notify ci --skip 0d5a6b0e-3c0b-4b5e-9c57-0f3a3c1f7f10', 'continue without this event'],
     ['entrepot notify ci --skip all', 'drop everything that waits for ci'],
   ],
   run: async (input, io) => {

@@ -222,11 +222,11 @@ storage: {url: https://s3.example}
     ],
     [
       'cluster: {listen: "0.0.0.0:5002", advertise: "0.0.0.0:5002", keyFile: k}',
-      /cluster\.advertise: "0\.0\.0\.0:5002": nobody can be reached at this address/,
+      /cluster\.advertise: "0\.0\.0\.0:5002": no replica can be reached at this address/,
     ],
     [
       'cluster: {listen: "0.0.0.0:5002", advertise: "10.0.0.1:0", keyFile: k}',
-      /cluster\.advertise: "10\.0\.0\.1:0": nobody can be reached at this address/,
+      /cluster\.advertise: "10\.0\.0\.1:0": no replica can be reached at this address/,
     ],
     [
       'cluster: {listen: "0.0.0.0:5002", advertise: replica-1, keyFile: k}',
@@ -234,7 +234,7 @@ storage: {url: https://s3.example}
     ],
     [
       'cluster: {listen: "0.0.0.0:5002", advertise: "[::]:5002", keyFile: k}',
-      /cluster\.advertise: "\[::\]:5002": nobody can be reached at this address/,
+      /cluster\.advertise: "\[::\]:5002": no replica can be reached at this address/,
     ],
     [
       'cluster: {listen: "0.0.0.0:5002", advertise: "10.0.0.1:5002", keyFile: k}\nserver: {processes: 2}',

@@ -393,14 +393,14 @@ function replicasShareEverything({ cluster, index, storage, server }: ParsedFile
     problems.push({
       path: ['cluster', 'keyFile'],
       value: keyFile,
-      message: 'either keyFile or tls is required: by one of them replicas know each other',
+      message: 'either keyFile or tls is required, by which replicas recognize each other',
     });
   }
   if (UNSPECIFIED.includes(cluster.advertise.host) || cluster.advertise.port === 0) {
     problems.push({
       path: ['cluster', 'advertise'],
       value: formatAddress(cluster.advertise),
-      message: 'nobody can be reached at this address: expected that of this replica, as others see it',
+      message: 'no replica can be reached at this address: expected that of this one, as others see it',
     });
   }
   if (server.processes !== 1) {

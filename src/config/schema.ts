@@ -131,7 +131,7 @@ const upstream = section(
     connectionsPerBlob: count(1, MAX_CONNECTIONS_PER_BLOB)
       .prefault(4)
       .describe(
-        'How many connections download a large layer at most, if that turns out to be faster than one; 1 for always one',
+        'Maximum number of connections that download a large layer, if several prove faster than one; 1 for always one',
       ),
     ...repositoryOptions,
     freshFor: durationOrForever.prefault('1m').describe(description(repositoryOptions.freshFor)),
@@ -241,7 +241,7 @@ const s3 = section({
   credentialsFile: path
     .optional()
     .describe(
-      "Credentials file as of AWS's tools, for credentials: file; read again when it may have changed",
+      "Credentials file in the format of AWS's tools, for credentials: file; read again when it may have changed",
     ),
   redirect: flag
     .prefault(false)
@@ -292,10 +292,10 @@ const postgres = section({
   passwordEnv: word.optional().describe('Environment variable that holds the password'),
   tls: postgresTls
     .optional()
-    .describe('Connect by TLS and verify the certificate, of which the name must be that of the host'),
+    .describe('Connect with TLS and verify the certificate, whose name must be that of the host'),
   poolSize: count(2, MAX_POOL_SIZE)
     .prefault(10)
-    .describe('Number of connections of each process; one more shows that it lives, and upkeep takes two'),
+    .describe('Number of connections of each process, besides one for heartbeats and two for upkeep'),
   schema: schemaName.prefault('entrepot').describe('Schema of the tables; one for each store'),
 });
 
@@ -325,7 +325,7 @@ const cluster = section({
     ),
   tls: clusterTls
     .optional()
-    .describe('Certificates in place of a key; a DNS name of it must be in those of all'),
+    .describe('Certificates in place of a key; those of all replicas must have a DNS name in common'),
 });
 
 const intervalOrNever = z.union([interval, z.literal(false, { error: 'expected false' })]);
@@ -385,7 +385,7 @@ const pulls = section({
   completeRanged: nowOrAfter
     .prefault('30s')
     .describe(
-      'When the rest of a layer is downloaded of which clients request only ranges: never, now, or this long after the ' +
+      'When the rest of a layer is downloaded if clients request only ranges of it: never, now, or this long after the ' +
         'last request, if they have read at least a quarter of it',
     ),
 });
@@ -468,7 +468,7 @@ const kubernetes = section({
     .optional()
     .describe(
       'A non-resource URL such as /entrepot/admin: whoever may get it by the rules of the cluster (RBAC) may see ' +
-        '/admin/v1 with a Kubernetes token, and who may also post to it may change things',
+        '/admin/v1 with a Kubernetes token, and whoever may also post to it may change things',
     ),
 });
 
@@ -519,7 +519,9 @@ const notifications = section({
     .array(endpoint)
     .max(MAX_ENDPOINTS, { error: `expected at most ${MAX_ENDPOINTS} endpoints` })
     .prefault([])
-    .describe('Who is told of events: at least once, and in order (see docs/notifications.md)'),
+    .describe(
+      'Endpoints that are notified of events: at least once, and in order (see docs/notifications.md)',
+    ),
 });
 
 const log = section({
@@ -534,7 +536,7 @@ export const fileSchema = section(
   {
     server: server.prefault({}).describe('Ports and names'),
     storage: storage.prefault({}).describe('Where content is stored'),
-    index: index.prefault({}).describe('Where is recorded what is known of content'),
+    index: index.prefault({}).describe('Where the index of the content is stored'),
     cluster: cluster
       .optional()
       .describe('Other replicas, on other machines, with the same index and bucket (see docs/replicas.md)'),

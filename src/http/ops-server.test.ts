@@ -138,12 +138,12 @@ describe('the ops port', () => {
   });
 
   it('is ready although there are problems, which it lists', async () => {
-    let problems = ['the disk is full', 'cannot be watched at the moment: 1'];
+    let problems = ['the disk is full', 'parts of the cluster that cannot be watched at the moment: 1'];
     const port = await start({ problems: async () => problems });
     const reply = await request(port, '/readyz');
     expect([reply.status, reply.body.toString()]).toEqual([
       200,
-      'ok\nthe disk is full\ncannot be watched at the moment: 1\n',
+      'ok\nthe disk is full\nparts of the cluster that cannot be watched at the moment: 1\n',
     ]);
     problems = [];
     expect((await request(port, '/readyz')).body.toString()).toBe('ok\n');

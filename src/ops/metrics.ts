@@ -59,7 +59,7 @@ export const METRICS = {
   http_client_errors_total: { kind: 'counter', help: 'Requests that could not be parsed', labels: ['code'] },
   http_refusals_total: {
     kind: 'counter',
-    help: 'Requests that were refused or failed, by the code in the error: DENIED, MANIFEST_UNKNOWN, TOOMANYREQUESTS and so on. Without what every client asks to find out how to go on',
+    help: 'Requests that were refused or failed, by the code in the error: DENIED, MANIFEST_UNKNOWN, TOOMANYREQUESTS and so on. Not counted: requests without credentials that are asked to log in, and HEAD requests for unknown blobs',
     labels: ['upstream', 'code'],
   },
   http_bodies_open: { kind: 'gauge', help: 'Bodies being sent' },
@@ -230,7 +230,7 @@ export const METRICS = {
   },
   notifications_overlooked_total: {
     kind: 'counter',
-    help: 'Events that no endpoint is told of: too many within a second, or the index could not be written',
+    help: 'Events that no endpoint gets: too many within a second, or the index could not be written',
   },
 
   backoffs: {

@@ -15,7 +15,7 @@ export interface Transferred {
 export interface Traffic extends Transferred {
   /** Manifests that clients were given by GET, hosted ones as well. */
   readonly pulls: number;
-  /** Answers with content that was stored, or that was being fetched for somebody else. */
+  /** Answers with content that was stored, or that was being fetched for another client. */
   readonly hits: number;
   /** Answers for which content was fetched. */
   readonly misses: number;

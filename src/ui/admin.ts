@@ -51,7 +51,7 @@ export async function send<Document>(path: string, body: object, method = 'POST'
 }
 
 /** Such as the form of a proxy that wants a login of its own. */
-const NOT_JSON = 'something else than the server has answered: load the page again';
+const NOT_JSON = 'something other than the server answered: reload the page';
 
 async function answerTo(path: string, request: RequestInit): Promise<Response> {
   try {

@@ -131,7 +131,7 @@ const CONNECTIONS: Readonly<Record<typeof connection.value, string>> = {
   connecting: 'Connecting…',
   live: 'Live',
   lost: 'No connection: trying again',
-  refused: 'You are not logged in any more',
+  refused: 'You are no longer logged in',
 };
 
 function Connection() {

@@ -363,7 +363,7 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
     expect(await login.count()).toBe(1);
     await page.route('**/admin/v1/tenants?name=*', route => route.fulfill({ body: 'a proxy is here' }));
     await page.reload();
-    await dialog.getByRole('alert').getByText('something else than the server has answered').waitFor();
+    await dialog.getByRole('alert').getByText('something other than the server answered').waitFor();
   });
 
   test('shows an event that an endpoint of notifications refuses, and goes on without it', async () => {
@@ -560,7 +560,7 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
       await own.stop();
       await writeFile(password, 'the-second');
       again = await own.startAgain();
-      await ops.page.getByText('You are not logged in any more').waitFor();
+      await ops.page.getByText('You are no longer logged in').waitFor();
       const requests = ops.urls.length;
       // Longer than between two attempts to reach a server that is not there.
       await ops.page.waitForTimeout(4_000);
@@ -597,11 +597,11 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
       await own.stop();
       await writeFile(password, 'the-second');
       again = await own.startAgain();
-      await stranger.page.getByText('You are not logged in any more').waitFor();
+      await stranger.page.getByText('You are no longer logged in').waitFor();
       const { shown } = dialog;
       await stranger.page.getByRole('button', { name: 'Log in again' }).click();
       await expect.poll(() => dialog.shown).toBe(shown + 1);
-      await stranger.page.getByText('You are not logged in any more').waitFor();
+      await stranger.page.getByText('You are no longer logged in').waitFor();
       dialog.answers.push(['ops', 'the-second']);
       await stranger.page.getByRole('button', { name: 'Log in again' }).click();
       await stranger.page.getByText('Live', { exact: true }).waitFor();
@@ -664,7 +664,7 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
     const own = await Entrepot.start({ prepull: { from: [list] }, offline: true });
     try {
       await page.goto(`${own.ops}/ui/#/air-gap`);
-      await page.getByText('No bundle was made or taken in').waitFor();
+      await page.getByText('No bundle was exported or imported').waitFor();
       await page
         .getByRole('navigation', { name: 'Pages: Images of the lists' })
         .getByRole('button', { name: 'Next' })

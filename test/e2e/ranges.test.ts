@@ -120,7 +120,7 @@ it('how much is there of a layer that is not stored is said by inspect', async (
   const reference = `${UPSTREAM}/app:there`;
   await until('the range to be saved', 20_000, async () => {
     const { stdout } = await entrepot.command('inspect', reference);
-    return /layer +\S+ +4.0 MiB +missing, 1.0 MiB of it there/.test(stdout);
+    return /layer +\S+ +4.0 MiB +missing, 1.0 MiB of it stored/.test(stdout);
   });
   const inspected = JSON.parse((await entrepot.command('inspect', '--json', reference)).stdout);
   expect(inspected).toMatchObject({

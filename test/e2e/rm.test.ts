@@ -192,7 +192,7 @@ it('shows no evicted image, and frees with --purge what only its Links would kee
     expect((await small.command('images')).stdout).not.toContain(name);
     expect(await small.command('inspect', name)).toMatchObject({
       code: 1,
-      stderr: `entrepot: ${name}: not stored any more; the tag last meant ${image.manifest.digest}\n`,
+      stderr: `entrepot: ${name}: no longer stored; the tag last meant ${image.manifest.digest}\n`,
     });
     for (const repository of ['team/one', 'team/two']) await pushImage(small.url, repository, 'v1', image);
     expect((await small.command('rm', 'team/one:v1', '--purge')).stdout).toMatch(

@@ -40,9 +40,7 @@ export const imagesSchema = pageSchema(imageSchema).extend({
   examined: amount.describe('How many names were examined for this page'),
   partial: z
     .boolean()
-    .describe(
-      'The order is only that of the images that were looked at so far: ask for the first page again',
-    ),
+    .describe('The order is only that of the images examined so far: request the first page again'),
 });
 export type ImagesDocument = z.output<typeof imagesSchema>;
 

@@ -8,7 +8,7 @@ export const daySchema = z.object({
   day: z.iso.date().describe('In UTC'),
   pulls: amount.describe('Manifests that clients were given by GET, hosted ones as well'),
   hits: amount.describe(
-    'Answers with mirrored content that was stored, or was being fetched for somebody else',
+    'Answers with mirrored content that was stored, or was being fetched for another client',
   ),
   misses: amount.describe('Answers with mirrored content that was fetched for them'),
   sentBytes: bytes.describe('Mirrored content that was sent to clients'),
@@ -16,7 +16,7 @@ export const daySchema = z.object({
 });
 export type DayDocument = z.output<typeof daySchema>;
 
-/** What is wrong, what was saved, and what goes on. */
+/** What is wrong, what was saved, and what is in progress. */
 export const overviewSchema = z.object({
   version: z.string(),
   pid: z.int(),

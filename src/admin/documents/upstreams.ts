@@ -12,7 +12,7 @@ const budgetSchema = z.object({
   exhaustedAt: time
     .nullable()
     .describe(
-      'When nothing remains, if it goes on as in the last minutes; null if it lasts, or if that is not known',
+      'When nothing will remain, at the rate of the last minutes; null if it lasts, or if that is not known',
     ),
 });
 export type BudgetDocument = z.output<typeof budgetSchema>;

@@ -55,7 +55,7 @@ describe('a BucketWatch', () => {
     watch.succeeded();
     expect(watch.problem).toBeUndefined();
     expect(lines.map(line => line.slice(0, 40))).toEqual([
-      'error: the bucket cannot do what it is a',
+      'error: the bucket cannot handle requests',
       'info: the bucket can be used again',
     ]);
   });

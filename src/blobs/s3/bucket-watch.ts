@@ -15,7 +15,7 @@ const QUIET_MS = 30_000;
 const MEANINGS: Readonly<Record<Trouble, string>> = {
   noCredentials: 'cannot be asked, since this server has no credentials for it',
   unreachable: 'cannot be reached',
-  busy: 'cannot do what it is asked',
+  busy: 'cannot handle requests at the moment',
   refused: 'refuses the credentials or the permissions of this server',
   missing: 'has lost the bucket, or everything in it',
 };

@@ -45,7 +45,8 @@ const PAGE_ENTRIES = 50;
 /** A search through a large list is answered in steps: how many of them make a page, if little is found. */
 const MAX_STEPS = 20;
 
-const PARTIAL = 'This order is of the images that were looked at so far; it changes until all of them were.';
+const PARTIAL =
+  'Only the images examined so far are in order; the order changes until all have been examined.';
 
 /** The number of a page and the cursor it begins after, as they are in the address: `3.CURSOR`. */
 function placeOf(text: string): { readonly number: number; readonly cursor: string } {
@@ -130,7 +131,7 @@ export function List<Entry>(props: ListProps<Entry>) {
               next === null &&
               (search === '' ? empty : <p class="faint">Nothing matches “{search}”.</p>)}
             {entries.length === 0 && next !== null && (
-              <p class="faint">Nothing on this page; there is more.</p>
+              <p class="faint">Nothing on this page, but there are more.</p>
             )}
           </>
         )}

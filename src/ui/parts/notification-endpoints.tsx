@@ -64,7 +64,7 @@ const COLUMNS: readonly Column<EndpointDocument>[] = [
   { key: 'dropped', label: 'Dropped', isNumber: true, cell: ({ dropped }) => numberText(dropped) },
   {
     key: 'skip',
-    label: 'Try, or go on',
+    label: 'Test, or skip',
     cell: ({ name, refused }) => (
       <div class="actions">
         <ActionButton label="Test" about={name} kind="quiet" act={() => test(name)} />

@@ -7,7 +7,7 @@ const TROUBLES: Readonly<Record<NonNullable<NonNullable<StoreStatus['bucket']>['
   {
     noCredentials: 'this server has no credentials for it',
     unreachable: 'it cannot be reached',
-    busy: 'it cannot do what it is asked',
+    busy: 'it cannot handle requests at the moment',
     refused: 'it refuses the credentials or the permissions of this server',
     missing: 'the bucket, or everything in it, is gone',
   };

@@ -73,7 +73,7 @@ async function copy(text: string): Promise<void> {
     announce('Copied');
   } catch {
     // Without https, browsers have no clipboard for pages beyond loopback.
-    announce('This browser does not let the page copy: select the text instead', 'failed');
+    announce('The browser does not allow the page to copy: select the text instead', 'failed');
   }
 }
 

@@ -51,7 +51,7 @@ export function AirGapScreen() {
         </section>
         <section class="card">
           <h2>Across the gap</h2>
-          <CommandLine label="At the site: list what is there" text="entrepot have -o HAVE.json" />
+          <CommandLine label="At the site: list what it has" text="entrepot have -o HAVE.json" />
           <CommandLine
             label="Here: bundle the rest"
             text="entrepot export --have HAVE.json --from images.txt -o bundle.tar"
@@ -101,8 +101,8 @@ export function AirGapScreen() {
           keyOf={({ id }) => id}
           columns={BUNDLE_COLUMNS}
           empty={
-            <Empty title="No bundle was made or taken in">
-              <p>The commands above do that; what they did is listed here.</p>
+            <Empty title="No bundle was exported or imported">
+              <p>Use the commands above; bundles are then listed here.</p>
             </Empty>
           }
         />

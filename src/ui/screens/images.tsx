@@ -100,7 +100,7 @@ export function ImagesScreen() {
           columns={COLUMNS}
           empty={
             ['source', 'state', 'platform'].some(name => param(name) !== '') ? (
-              <Empty title="No image is like that" />
+              <Empty title="No image matches" />
             ) : (
               <Empty title="Nothing is stored yet">
                 <p>
@@ -264,7 +264,7 @@ const PARTS: readonly Column<Part>[] = [
     cell: ({ state, bytesThere = 0 }) => (
       <>
         <Badge tone={state === 'damaged' ? 'bad' : state === 'missing' ? 'warn' : 'good'}>{state}</Badge>
-        {bytesThere > 0 && ` ${bytesText(bytesThere)} of it there`}
+        {bytesThere > 0 && ` ${bytesText(bytesThere)} of it stored`}
       </>
     ),
   },

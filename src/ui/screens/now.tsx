@@ -59,8 +59,8 @@ export function NowScreen() {
       <section class="card">
         <h2>Held in parts</h2>
         <p class="faint small">
-          Layers of which clients have requested ranges, and downloads that were interrupted. A pull takes
-          what is there and downloads the rest.
+          Layers of which clients have requested ranges, and downloads that were interrupted. A pull uses
+          these parts and downloads the rest.
         </p>
         <List<PartialStatus>
           name="partial"
@@ -69,7 +69,7 @@ export function NowScreen() {
           updates={{ fills: (page, { gone }) => (gone.length > 0 ? undefined : page) }}
           keyOf={({ kind, repository, digest }) => `${kind} ${repository} ${digest}`}
           columns={PARTIALS}
-          empty={<Empty title="All that is there is complete" />}
+          empty={<Empty title="Everything stored is complete" />}
         />
       </section>
       <section class="card">
@@ -85,7 +85,7 @@ export function NowScreen() {
           updates={{ backoffs: () => undefined }}
           keyOf={({ id }) => id}
           columns={BACKOFFS}
-          empty={<Empty title="No upstream is being spared" />}
+          empty={<Empty title="No failures are remembered" />}
         />
       </section>
     </>

@@ -90,7 +90,7 @@ export function UpkeepScreen() {
               <p class={eviction.due ? 'warn' : 'faint'}>
                 {eviction.due
                   ? `The limit is exceeded by ${bytesText(eviction.overBytes)}. ${DUE[store.next?.length === 0 ? 'stuck' : 'going']}`
-                  : 'No limit is exceeded. When one is, what was used longest ago goes first:'}
+                  : 'No limit is exceeded. When one is, the least recently used is evicted first:'}
               </p>
               <Table
                 name="next"
@@ -115,9 +115,9 @@ export function UpkeepScreen() {
 
 /** What happens while a limit is exceeded. */
 const DUE = {
-  going: 'This goes now:',
+  going: 'Being evicted now:',
   stuck:
-    'Nothing can be evicted: hosted and pinned images stay, and what else is on the disk is not ours. Make room, or raise the limit.',
+    'Nothing can be evicted: hosted and pinned images stay, and anything else on the disk is not part of the store. Make room, or raise the limit.',
 } as const;
 
 /** Why it is not known what is evicted next, by whether the index is lost. */
