@@ -49,8 +49,8 @@ const CREDENTIALS = /^(basic|bearer) +([\w.~+/=-]{1,6000})$/i;
 
 /**
  * Decides who may use the administration API. On this machine everybody may, unless the configuration says otherwise;
- * from elsewhere only who logs in. Pages of other web sites may not, whoever's browser they run in: not by their origin,
- * and not by a name of their own that leads here; and changes need a token that only a page of ours can have read.
+ * from elsewhere only those who log in. Pages of other web sites may not, whatever browser they run in: neither from their
+ * own origin nor by a name of theirs that resolves to this server; and changes need a token that only our page can read.
  */
 export class AdminAccess {
   readonly #options: AdminAccessOptions;

@@ -92,7 +92,7 @@ it('ends a stream when its client may not read any more, and no other', async ()
   expect(others.map(({ readableEnded }) => readableEnded)).toEqual([false, false]);
 });
 
-it('takes a path for what it says, however a proxy might have read it', async () => {
+it('takes a path literally, however a proxy might have read it', async () => {
   const { ask } = await serve(new Set());
   expect((await ask('/admin/v1/openapi.json')).resume().statusCode).toBe(200);
   for (const path of [
@@ -112,7 +112,7 @@ it('names the parameter that is missing or invalid', async () => {
   expect(await messageFor('/admin/v1/images?limit=many')).toBe('parameter limit: not a number');
 });
 
-it('answers whoever needs no judgement while the cluster judges any number of made-up tokens', async () => {
+it('answers clients that need no token review while the cluster reviews any number of made-up tokens', async () => {
   let judge: ((value?: unknown) => void) | undefined;
   const judging = new Promise(resolve => void (judge = resolve));
   const { ask } = await serve(new Set(), { judge: () => judging });
@@ -125,7 +125,7 @@ it('answers whoever needs no judgement while the cluster judges any number of ma
   for (const answer of await Promise.all(madeUp)) expect(answer.resume().statusCode).toBe(401);
 });
 
-it('does what is asked in the presence in which it was asked, however long the cluster judges', async () => {
+it('acts in the Presence in which the request arrived, however long the cluster reviews its token', async () => {
   const [before, after] = [new Presence(), new Presence()];
   let presence = before;
   const judge = async () => {

@@ -80,7 +80,7 @@ export interface AdminSiteOptions {
 const MAX_BODY_BYTES = 64 * 1024;
 /**
  * Of admitted requests in progress, for commands, for this machine and for each kind of login. People and scripts send one
- * after the other; each may hold a page of a list. Whoever has yet to be judged takes no room from those who were.
+ * after the other; each may hold a page of a list. Clients that are yet to be identified take no room from those that were.
  */
 const MAX_RUNNING = 64;
 /** How long a client may take to receive an answer. */

@@ -36,7 +36,7 @@ const EACH_MS = 1_000;
 const ALIVE_EACH_MS = 15_000;
 /** Entries of a list in one event; of more, the client asks for the list. */
 const MAX_LISTED = 200;
-/** Open pages and scripts. Of more, the oldest one of who has most is ended: nobody can take it from others. */
+/** Open pages and scripts. Beyond that, the oldest one of the user with the most is ended, so that nobody can shut others out. */
 const MAX_CLIENTS = 100;
 /** What may wait for one client that reads slowly: some seconds' worth. It can begin again at any time. */
 const MAX_WAITING_BYTES = 1024 * 1024;
@@ -55,8 +55,8 @@ type Noted = 'images' | 'tenants' | 'notifications' | 'audit';
 
 /**
  * The stream of changes. Once a second what has changed is compared with what was sent last, so that a client gets one
- * event of each kind at most, however much happens; while nobody follows, nothing is looked at. Events are not kept: who
- * was away is told to ask for everything.
+ * event of each kind at most, however much happens; while nobody follows, nothing is looked at. Events are not kept: a
+ * client that was away is told to ask for everything.
  */
 export class AdminEvents {
   readonly #options: EventsOptions;
@@ -90,7 +90,7 @@ export class AdminEvents {
     }
     if (this.#clients.size >= MAX_CLIENTS) this.#endOne();
     const { 'last-event-id': lastId } = req.headers;
-    // Another second is not worth asking for everything.
+    // A client that missed less than a second need not ask for everything again.
     const isCurrent = this.#timer !== undefined && lastId === this.#idText();
     res.write(isCurrent ? ': go on\n\n' : `id: ${this.#idText()}\nevent: reset\ndata: {}\n\n`);
     this.#clients.set(res, who);

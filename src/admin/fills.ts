@@ -49,7 +49,7 @@ export class FillList {
     const seen = new Map<string, Seen>();
     const fills = downloads.map(download => {
       const id = downloadId(download);
-      // When its turn comes, what is there already is found.
+      // What is stored of it already is only found when its turn comes.
       const marks = (download.state === 'queued' ? undefined : this.#seen.get(id)?.marks) ?? [];
       const fill = fillOf(download, rateOf(marks, bytesThere(download), nowMs));
       seen.set(id, { fill, marks });

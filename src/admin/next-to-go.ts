@@ -21,8 +21,8 @@ export interface NextParts {
 
 /**
  * What eviction would remove first, for people. On a large store it takes seconds to find out, if there is little that can
- * be removed: the search is one for all who look, goes on when they have waited enough, and what it found is believed for
- * a while.
+ * be removed: one search serves all who ask, continues after they have waited long enough, and its result is kept for a
+ * while.
  */
 export class NextToGo {
   readonly #parts: NextParts;

@@ -54,7 +54,7 @@ export async function notificationsDocument({
 }
 
 /**
- * Removes one event that waits for an endpoint, or all that wait now. The endpoint may get it all the same if it is being
+ * Removes one event that waits for an endpoint, or all that wait now. The endpoint may get it nevertheless if it is being
  * sent. Throws AdminProblem if there is no such endpoint or event.
  */
 export async function skipEvents(

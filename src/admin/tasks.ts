@@ -44,7 +44,7 @@ interface Task {
 
 type TaskListener = (task: TaskDocument, who: Administrator) => void;
 
-/** What the administration API has begun: it goes on when nobody looks, and can be cancelled. */
+/** What the administration API has begun: it continues when nobody watches it, and can be cancelled. */
 export class AdminTasks {
   /** In the order in which they began. */
   readonly #tasks = new Map<string, Task>();

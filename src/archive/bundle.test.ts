@@ -62,7 +62,7 @@ async function exported(...args: Parameters<typeof planBundle>): Promise<Buffer>
   return gathered((await planBundle(...args)).tar());
 }
 
-test('the same bytes with two media types keep in each repository the type that they had where they came from', async () => {
+test('the same bytes with two media types keep, in each repository, the type that they had at the sender', async () => {
   const image = imageOf([randomBlob(5_000, 'untyped')], { isUntyped: true });
   const artifact = readAs(image.manifest, OCI_ARTIFACT_MANIFEST);
   const { digest } = image.manifest;
@@ -296,7 +296,7 @@ test('a delta bundle contains only what the receiver lacks', async () => {
   await stranger.remove();
 });
 
-test('images whose manifests exceed the limit of an import make no bundle', async () => {
+test('images whose manifests exceed the limit of an import cannot be bundled', async () => {
   const images: ExportImage[] = [];
   for (let n = 0; n < 17; n += 1) {
     const annotations = { padding: String(n).padEnd(4_000_000, 'x') };

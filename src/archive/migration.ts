@@ -30,7 +30,7 @@ const BLOBS_AT_ONCE = 8;
 /** Rows that are written in one transaction. A page with more may come from the source. */
 const BYTES_PER_WRITE = 1024 * 1024;
 const ROWS_PER_WRITE = 1_000;
-/** After this, what is being stored is left, and begun anew by the next run: S3 may be silent for minutes. */
+/** After this, what is being stored is abandoned, and the next run starts it again: S3 may be silent for minutes. */
 const STOPS_WITHIN_MS = 5_000;
 /** A process that has died while it moved the same blob is noticed after some seconds. */
 const LEASE_POLL_MS = 100;
@@ -60,8 +60,8 @@ export interface MigrationProgress {
 
 /**
  * Moves a store to an empty one, whatever the kinds of both: blobs, each verified, and then the index as it is at one
- * moment. Blobs that are moved have rows at once, so that an interrupted migration goes on where it was; all other rows are
- * written anew each time, and until they all are, `MOVING_FROM` says that the store must not be used.
+ * moment. Blobs that are moved have rows at once, so that an interrupted migration continues where it was; all other rows are
+ * written again each time, and until they all are, `MOVING_FROM` says that the store must not be used.
  */
 export class StoreMigration {
   readonly #parts: MigrationParts;
@@ -234,7 +234,7 @@ export class StoreMigration {
     return false;
   }
 
-  /** Without what was moved while it was whole, and what is recorded anew. */
+  /** The rows except those of content that was moved intact, or recorded as damaged by this run. */
   async #stillDamaged(rows: readonly IndexRow[]): Promise<readonly IndexRow[]> {
     const left: IndexRow[] = [];
     for (const row of rows) {

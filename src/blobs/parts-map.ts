@@ -112,7 +112,7 @@ function isOutside(size: number): (extent: Extent) => boolean {
   return ({ start, end }) => start >= end || end > size;
 }
 
-/** Numbers that are checked when they are read: what is torn, or older below, is none. */
+/** Numbers with a checksum: on reading, what is torn, or mixed with older bytes, does not count. */
 function sealed(magic: Buffer, numbers: readonly number[]): Uint8Array {
   const head = Buffer.alloc(MAGIC_BYTES + numbers.length * NUMBER_BYTES);
   magic.copy(head);

@@ -14,7 +14,7 @@ export interface RecordStore {
   put(name: string, bytes: Uint8Array): Promise<void>;
   /** `undefined` if there is none. Rejects with RecordTooLarge if it has more than `maxBytes`. */
   read(name: string, maxBytes: number): Promise<Uint8Array | undefined>;
-  /** Removes a record, durably; one that is gone is no error. */
+  /** Removes a record, durably; one that is gone is not an error. */
   remove(name: string): Promise<void>;
   /**
    * The records whose names begin with the part `folder` and come after the name `after`, in ASCII order. What is put or

@@ -208,7 +208,7 @@ export interface SavedParts {
   readonly size: number;
   /** The bytes that were there at the last `refresh`; another object if these have changed. */
   readonly extents: KnownExtents;
-  /** What it had announced then; another array if it has announced something since, be it the same. */
+  /** What it had announced then; another array if it has announced something since, even the same. */
   readonly coming: readonly ComingRange[];
   /** Looks again. False if they are removed, which may be because they were wrong: they must not be used any more. */
   refresh(): Promise<boolean>;

@@ -102,7 +102,7 @@ function whyKept(gracedBytes: number | undefined): string {
         '`entrepot gc --grace-period 0s` frees it (not during a push)';
 }
 
-/** `evicted` is `undefined` if another process is evicting. What was collected is reported all the same. */
+/** `evicted` is `undefined` if another process is evicting. What was collected is reported nevertheless. */
 export function reportText(
   report: GarbageReport,
   { dryRun, gracedBytes }: { readonly dryRun: boolean; readonly gracedBytes: number | undefined },

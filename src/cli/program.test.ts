@@ -291,7 +291,7 @@ describe('entrepot hosts', () => {
         'upstreams: {docker.io: {hostAlias: hub.example}}\n',
       'https://hub.example',
     ],
-  ])('takes for Docker what %s gives', async (_, yaml, url) => {
+  ])('uses for Docker what %s gives', async (_, yaml, url) => {
     const file = join(folder, 'hub.yaml');
     writeFileSync(file, yaml);
     expect((await run('hosts', 'docker', '--config', file)).out).toContain(`"${url}"`);
@@ -447,7 +447,7 @@ describe('entrepot hosts', () => {
     expect([code, err]).toEqual([1, `entrepot: ${folder} is not a file\n`]);
   });
 
-  it('refuses a CA where nodes use no TLS, rather than to leave it out', async () => {
+  it('refuses a CA where nodes use no TLS, rather than leaving it out', async () => {
     const to = ['--server', 'http://r.example', '--ca', 'ca.pem', ...NO_CONFIG];
     const { code, err } = await run('hosts', 'containerd', '--upstream', 'docker.io', ...to);
     expect([code, err]).toEqual([2, expect.stringMatching(/^entrepot: --ca: .*http:\/\/r\.example/)]);

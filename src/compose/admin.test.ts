@@ -301,7 +301,7 @@ describe('/admin/v1 for everybody on this machine', () => {
     expect((await ask(opsOf(open), 'GET', `${ADMIN_PATH}/events`, headers)).status).toBe(403);
   });
 
-  it('is not for who comes through a proxy', async () => {
+  it('is not for clients that come through a proxy', async () => {
     for (const header of ['x-forwarded-for', 'forwarded']) {
       const reply = await ask(opsOf(open), 'GET', `${ADMIN_PATH}/status`, { [header]: 'for=192.0.2.1' });
       expect(reply.status).toBe(403);

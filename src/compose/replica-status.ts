@@ -7,7 +7,7 @@ import type { ReplicaAbout } from '../replicas/about-request.ts';
 import type { OtherReplica } from '../replicas/replica-watch.ts';
 import type { Parts } from './parts.ts';
 
-/** What this process says of itself to other replicas; `undefined` if it is none. */
+/** What this process tells other replicas about itself; `undefined` if it is not a replica. */
 export function aboutOwn(
   { mirror, replica }: Pick<Parts, 'mirror' | 'replica'>,
   startedAtMs: number,
@@ -17,7 +17,7 @@ export function aboutOwn(
   return { id: replica, startedAtMs, downloads: downloads.map(({ digest }) => digest) };
 }
 
-/** All replicas that are known, this one first; none if this process is none. */
+/** All known replicas, this one first; empty if this process is not a replica. */
 export function replicaStatus(
   parts: Pick<Parts, 'config' | 'mirror' | 'replica' | 'replicas'>,
   startedAtMs: number,

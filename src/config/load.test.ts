@@ -179,7 +179,7 @@ hosted: {prefixes: [library]}
     ]);
   });
 
-  it('is told where an option is that it has in the wrong section', async () => {
+  it('is told where an option in the wrong section belongs', async () => {
     const problems = await problemsOf(`connectionsPerBlob: 8
 pulls: {connectionsPerBlob: 8, freshFor: 1m}
 upstreams:

@@ -93,7 +93,7 @@ export class Announcements {
     else noted.count += 1;
   }
 
-  /** The one that counts events like this, of which there is none yet at first; `undefined` if there is no room for it. */
+  /** The entry that counts events like this one, made if necessary; `undefined` if there is no room for it. */
   #notedLike(event: RegistryEvent): Noted | undefined {
     const key = keyOf(event);
     let noted = this.#noted.get(key);

@@ -2,7 +2,7 @@ import { matchesName } from '../lib/name-pattern.ts';
 import type { EventKind, RegistryEvent } from '../oci/event.ts';
 import { repositoryText } from '../oci/repository.ts';
 
-/** Which events an endpoint is told of. */
+/** Which events an endpoint gets. */
 export interface EventFilter {
   /** Default: all. */
   readonly events?: readonly Exclude<EventKind, 'test'>[] | undefined;

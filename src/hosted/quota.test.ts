@@ -141,7 +141,7 @@ describe('a quota', () => {
     await expect(pushIndex('5')).rejects.toMatchObject(OVER);
   });
 
-  it('that was lowered below what is stored lets a manifest that is there have another tag', async () => {
+  it('that was lowered below what is stored lets a stored manifest get another tag', async () => {
     let limit = 8 * KIB;
     const publication = new Publication({
       metadata,

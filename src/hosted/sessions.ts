@@ -39,7 +39,7 @@ export class Session {
 
   /**
    * Makes it the blob `digest`. A failure ends the session, too, and leaves the bytes in the store; but while the store is
-   * unavailable the session goes on.
+   * unavailable the session continues.
    */
   async commit(digest: Digest, blobs: Pick<BlobStore, 'put'>): Promise<StoredBlob> {
     this.#state = 'broken';

@@ -54,7 +54,7 @@ async function openIdle(port: number, count: number): Promise<ReturnType<typeof 
 const extra = async (path: string) => (path === '/debug/tenants' ? { tenants: [] } : undefined);
 
 describe('the ops port', () => {
-  it('disconnects who sends requests without waiting for the answers', async () => {
+  it('disconnects a client that sends requests without waiting for the answers', async () => {
     const port = await start({ notReady: () => new Promise(() => {}) });
     const probe = 'GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n';
     const client = connect(port);

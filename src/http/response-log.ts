@@ -15,7 +15,7 @@ import { storageTrouble } from './storage-trouble.ts';
  */
 const NO_UPSTREAM = 'none';
 
-/** Who is told of responses, if anybody wants to know. */
+/** Listeners for responses; all are optional. */
 export interface ResponseNews {
   /** Called for every manifest that was sent to a client. */
   readonly noteEvent?: NoteEvent;

@@ -24,7 +24,7 @@ test.each([
   'XX001',
   'SQLITE_CANTOPEN',
   'SQLITE_CORRUPT',
-])('%s may pass: the client is told to come back, and the log what it was', code => {
+])('%s may pass: the client is told to retry, and the log says what it was', code => {
   const cause = new Error('cannot write to the index', { cause: failed(code) });
   for (const error of [failed(code), cause]) {
     const trouble = storageTrouble(error);

@@ -148,7 +148,7 @@ test('without the folder, the error names both', async () => {
   );
 });
 
-test('a folder, and a disk without room, are named as what cannot be written', async () => {
+test('the error for a folder, and for a full disk, names what cannot be written', async () => {
   await expect(writeFileAtomic(folder, [Buffer.from('x')])).rejects.toThrow(
     `${folder} cannot be written: it is a folder`,
   );

@@ -1,4 +1,4 @@
-/** Something that changes: whoever waits for it looks again each time. */
+/** Something that changes: those that wait for it look again each time. */
 export class Changes {
   readonly #listeners = new Set<() => void>();
 

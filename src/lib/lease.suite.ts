@@ -34,7 +34,7 @@ export function leasesSuite(makePlace: () => Promise<LeasesPlace>): void {
       await place.remove();
     });
 
-    test('is one process’s until it lets go or leaves, and each has a greater epoch', async () => {
+    test('belongs to one process until that gives it up or ends, and each has a greater epoch', async () => {
       const first = await leaseOf(leases, 'fill-1');
       expect(first).toMatchObject({ key: 'fill-1', left: undefined });
       expect(await leases.acquireLease('fill-1')).toBeUndefined();

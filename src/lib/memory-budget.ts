@@ -67,7 +67,7 @@ interface Waiter {
   readonly admit: () => void;
 }
 
-/** Of what there is too little. */
+/** Which limit is reached. */
 type Lack = 'share' | 'group' | 'total';
 
 /** Bytes by name; names without bytes are removed. */

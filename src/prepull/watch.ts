@@ -28,7 +28,7 @@ export interface WatchOptions<Image extends { readonly name: string }> {
   readonly named: () => Promise<Named<Image>>;
   /** Pulls the images and returns those that failed. */
   readonly pull: (images: readonly Image[]) => Promise<readonly Image[]>;
-  /** Called with an error that ended an attempt; the next one is made all the same. */
+  /** Called with an error that ended an attempt; the next one is made nevertheless. */
   readonly failed: (error: unknown) => void;
   /** Called after each attempt with the number of images and files that will be retried. */
   readonly failing?: (count: number) => void;

@@ -564,7 +564,7 @@ describe('issued credentials', () => {
     await cli.close();
   }, 20_000);
 
-  test('that were revoked end even if the index cannot be read when that is told', async () => {
+  test('that were revoked end even if the index cannot be read when that is announced', async () => {
     const clock = new ManualClock();
     await issuer().addTenant('t');
     const { id } = await issuer().issue(request);

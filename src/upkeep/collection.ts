@@ -133,7 +133,7 @@ export class Collection {
     }
   }
 
-  /** Senders do so, too, but of endpoints that are not configured any more there is none. */
+  /** Senders do so, too, but endpoints that are no longer configured have none. */
   async #dropOldMessages({ signal }: RunOptions): Promise<void> {
     const { metadata, log } = this.#options;
     const beforeMs = Date.now() - KEPT_WAITING_MS;

@@ -21,7 +21,7 @@ const COUNT_UNFINISHED_EACH_MS = 60_000;
 export interface EvictionOptions extends Stores, Ingests {
   /** For blobs, manifests and unfinished transfers together; `undefined` for no limit. */
   readonly maxBytes: number | undefined;
-  /** Called for everything that is removed. Default: nobody is told. */
+  /** Called for everything that is removed. Default: none. */
   readonly noteEvent?: NoteEvent | undefined;
   /** Of garbage collection: in a dry run, what it would have freed before does not count again. */
   readonly gracePeriodMs: number;

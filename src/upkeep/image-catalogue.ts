@@ -24,7 +24,7 @@ const MAX_IMAGES = 200_000;
 
 /**
  * All images ordered by what only a look at each can tell. It is made when somebody asks, in the survey's thread; made
- * anew when it is old, while the old order is still shown; and forgotten when nobody has asked for a while.
+ * again when it is old, while the old order is still shown; and forgotten when nobody has asked for a while.
  */
 export class ImageCatalogue {
   readonly #survey: Survey;

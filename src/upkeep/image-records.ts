@@ -4,7 +4,7 @@
  * `images/<repository, with @ for />/<algorithm>-<hex>`.
  *
  * There are none of mirrored repositories: what a client may read of those has to be proved upstream again, which brings the
- * manifests along. And none of tenants, logins and Grants, so that nobody gets a right of them who has lost it since.
+ * manifests along. Nor are there any of tenants, logins and Grants, so that nobody regains a right that was revoked since.
  */
 import { type FoundRecord, type RecordStore, RecordTooLarge } from '../blobs/record-store.ts';
 import { unreadableReason } from '../blobs/unreadable.ts';

@@ -71,7 +71,7 @@ async function rebuilt() {
   return { index, report, damaged };
 }
 
-test('what others have put among the records is neither read nor removed', async () => {
+test('files that others put among the records are neither read nor removed', async () => {
   const digest = await push(APP, 'v1', 'app');
   await keeping.run();
   const others = ['Team', 'team@', 'team@@app', 'a b', '..'].map(
@@ -211,7 +211,7 @@ test('it is known how many images wait for their records, and for how long one h
   expect(await keeping.lag()).toEqual({ waiting: 0, seconds: 0 });
 });
 
-test('records of another index, or none, are kept anew of all images', async () => {
+test('if the records are of another index, or missing, those of all images are written again', async () => {
   await push(APP, 'v1', 'one');
   await keeping.run();
   store.records.clear();

@@ -24,7 +24,7 @@ export interface RecordLag {
 }
 
 /**
- * Keeps the records of hosted images, behind the index: which of them are to be kept anew is in the index, so that none is
+ * Keeps the records of hosted images up to date with the index, which lists those that have to be written again, so that none is
  * forgotten, however often it fails. One process at a time does this. While the index may be incomplete, records stay as they
  * are: they may say what it lacks.
  */
@@ -63,7 +63,7 @@ export class RecordKeeping {
 
   /**
    * Keeps the records of all images that are not recorded, each in its turn: one that fails keeps no other waiting. Rejects
-   * with the first error at the end, or as soon as none of a step can be kept; the next run goes on behind that. Pauses for as
+   * with the first error at the end, or as soon as none of a step can be kept; the next run continues after that. Pauses for as
    * long as it works: pushes use the same disk.
    */
   async run(signal?: AbortSignal): Promise<void> {

@@ -1,7 +1,7 @@
 import { z } from '../../config/fields.ts';
 import { bytes, amount, arrayOf, time } from './parts.ts';
 
-/** Something that takes long, and goes on when nobody looks. */
+/** A long operation, which continues when nobody watches it. */
 export const taskSchema = z.object({
   id: z.string(),
   action: z.enum(['pull', 'rm', 'gc', 'scrub']),

@@ -68,7 +68,7 @@ const stsAnswer = (until: string) =>
 
 const inMs = (ms: number) => new Date(Date.now() + ms).toISOString();
 
-test('of the environment, the variables must be set', async () => {
+test('keys from the environment need both variables', async () => {
   const keys = { accessKeyId: 'id', secretAccessKey: 'secret' };
   expect(await open({ from: 'env', keys }).current()).toEqual(keys);
   await expect(open({ from: 'env' }).current()).rejects.toThrow(
@@ -89,7 +89,7 @@ test('a file has the keys of its default profile, or of its only one', async () 
   await expect(read()).rejects.toThrow('no credentials for S3 (storage.s3.credentials: file)');
 });
 
-test('a file that cannot be read is named, with what it has to be, and is no fault of S3', async () => {
+test('a file that cannot be read is named, with what it must contain, and is not a fault of S3', async () => {
   const path = join(folder, 'absent');
   const failure = await open({ from: 'file', file: path })
     .current()
@@ -130,7 +130,7 @@ test('a web identity is exchanged for the keys of its role, once for all who ask
   });
 });
 
-test('keys that are about to end are renewed, and used on while they cannot be', async () => {
+test('keys that are about to expire are renewed, and stay in use while that fails', async () => {
   const role = {
     Code: 'Success',
     AccessKeyId: 'id',

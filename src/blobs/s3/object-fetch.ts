@@ -36,7 +36,7 @@ export interface FetchOptions extends StoredObject {
   readonly wrong: (actual: string | undefined) => Error;
 }
 
-/** What a reader that goes on straight from the bucket may have had before. */
+/** What a reader that continues directly from the bucket may have had before. */
 export type BytesBefore = Pick<BlobReader, 'read'> & { readonly length: number };
 
 /** What readers can rely on: `there`, that the object is. */
@@ -45,8 +45,8 @@ type Begun = 'there' | 'missing';
 /**
  * One transfer of an object into the spool, which becomes a local copy once its digest is right. Before that, nobody has the
  * end of it. Of all processes on the store one fetches, under a Lease, and the others follow its file. Readers follow at their
- * own pace, come and go, and go on straight from the bucket if there is no room for the bytes here, or whoever fetched them
- * has died.
+ * own pace, come and go, and continue directly from the bucket if there is no room for the bytes here, or the process that
+ * fetched them has died.
  */
 export class ObjectFetch {
   readonly size: number;
@@ -83,7 +83,7 @@ export class ObjectFetch {
     return this.#begun !== 'missing' && (this.#state === 'fetching' || this.#state === 'verified');
   }
 
-  /** Opens a reader. `direct` makes the one that goes on straight from the bucket; `left` is called when it is closed. */
+  /** Opens a reader. `direct` makes the one that continues directly from the bucket; `left` is called when it is closed. */
   open(direct: (before: BytesBefore) => BlobReader, left: () => void): BlobReader {
     this.#readers += 1;
     return new FetchReader(this, direct, () => {
@@ -174,7 +174,7 @@ export class ObjectFetch {
     const opening = spool.ingest(lease, { digest, anew: true, isCopy: true });
     opening.catch(() => {});
     if (!(await beginning(stream, opening))) {
-      // Who has begun to read what another process sent has to be told.
+      // Readers that have begun with what another process fetched must get an error.
       if (this.#begun !== undefined) throw new S3Failure('the object was removed while it was read');
       this.#begun = 'missing';
       await this.#end('left');
@@ -255,7 +255,7 @@ export class ObjectFetch {
     return true;
   }
 
-  /** No reader goes on that may have had other bytes, from a process that has died. */
+  /** A reader that may have had other bytes, from a process that has died, does not continue. */
   async #end(state: 'verified' | 'left'): Promise<void> {
     if (await this.#bytes.isConsistent().catch(() => false)) this.#state = state;
     else this.#fail(this.#options.wrong(undefined));
@@ -353,7 +353,7 @@ class FetchReader implements BlobReader {
     this.#left();
   }
 
-  /** As of the fetch; `undefined`, too, if the reader goes on straight from the bucket. */
+  /** As of the fetch; `undefined`, too, if the reader continues directly from the bucket. */
   async #readableFrom(position: number): Promise<number | undefined> {
     if (this.#direct !== undefined) return undefined;
     return this.#fetch.readableFrom(position, this.#closing.signal);

@@ -166,7 +166,7 @@ describe('blobs in a bucket', () => {
     await bucket.close();
   });
 
-  test('an upload whose completion was answered by nobody, or with an error in the body, is looked at', async () => {
+  test('an upload whose completion got no answer, or an error in the body, is checked', async () => {
     const bytes = randomBytes(2 * PART_BYTES);
     for (const fault of [{ lost: true } as const, { errorInBody: 'InternalError' }]) {
       failing(fault, 1, isCompletion);
@@ -179,7 +179,7 @@ describe('blobs in a bucket', () => {
     });
   });
 
-  test('a completion that is answered with 200 and an error that passes is asked for again', async () => {
+  test('a completion that is answered with 200 and a transient error is requested again', async () => {
     const bytes = randomBytes(2 * PART_BYTES);
     failing({ errorInBody: 'InternalError', isUndone: true }, 2, isCompletion);
     await keep(stores, 'fill-1', bytes);
@@ -282,14 +282,14 @@ describe('blobs in a bucket', () => {
     }
   });
 
-  test('a body that never goes on ends in an error, after some attempts', async () => {
+  test('a body that never continues fails after some attempts', async () => {
     const digest = await keep(stores, 'fill-1', randomBytes(100_000));
     fake.fault = request => (isGet(request) ? { cutAt: 0 } : undefined);
     await expect(read(digest)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
     expect(fake.count('GET')).toBe(5);
   });
 
-  test('other bytes than asked are not taken', async () => {
+  test('bytes of another range than requested are rejected', async () => {
     const digest = await keep(stores, 'fill-1', randomBytes(100_000));
     const reader = await blobs.open(digest);
     fake.fault = request => (isGet(request) ? { ignoresRange: true } : undefined);
@@ -313,7 +313,7 @@ describe('blobs in a bucket', () => {
     expect(blobs.hasReaders(digest)).toBe(false);
   });
 
-  test('an object that is missing is damage; a bucket that is missing, or silent, is none', async () => {
+  test('a missing object is damage; a bucket that is missing, or silent, is not', async () => {
     const digest = await keep(stores, 'fill-1', randomBytes(1_000));
     fake.hasBucket = false;
     const unavailable = { code: 'UNAVAILABLE', headers: { 'Retry-After': '5' } };
@@ -330,7 +330,7 @@ describe('blobs in a bucket', () => {
     expect(await blobs.rehash(digest, { bytesPerSecond: 0 })).toBeUndefined();
   });
 
-  test('a bucket that was emptied has lost no single blob', async () => {
+  test('an emptied bucket does not count as the loss of single blobs', async () => {
     const digest = await keep(stores, 'fill-1', randomBytes(1_000));
     fake.objects.clear();
     await expect(blobs.open(digest)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
@@ -377,7 +377,7 @@ describe('blobs in a bucket', () => {
     expect(await blobs.rehash(digest, { bytesPerSecond: 0, key: found?.key })).toBe(digest);
   });
 
-  test('the list goes on over its pages, and leaves out what is no blob', async () => {
+  test('a list continues over its pages, and omits what is not a blob', async () => {
     fake.pageSize = 2;
     const digests = [];
     for (const name of ['a', 'b', 'c', 'd', 'e'])

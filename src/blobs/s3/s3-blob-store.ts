@@ -487,7 +487,7 @@ export class S3BlobStore implements BlobStore {
       await lease.confirm();
       return upload.key;
     } catch (error) {
-      // If this fails, too, the Lease ends all the same, and with it the announcement.
+      // Even if this fails, too, the Lease ends, and with it the announcement.
       await upload.drop();
       throw error;
     }

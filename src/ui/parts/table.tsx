@@ -146,7 +146,7 @@ export function Filter({
   readonly onChange: (text: string) => void;
   readonly found?: string;
   readonly placeholder?: string;
-  /** Whether there is nothing to look through; what was typed can be taken back all the same. */
+  /** Whether there is nothing to search; what was typed can still be cleared. */
   readonly isEmpty?: boolean;
   /** At the other end of the line. */
   readonly children?: ComponentChildren;

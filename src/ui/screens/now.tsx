@@ -1,4 +1,4 @@
-// What goes on: each download, other replicas, who waits, what upstreams have refused and until when, unfinished pushes.
+// What is in progress: each download, other replicas, who waits, what upstreams have refused and until when, unfinished pushes.
 import { useRef } from 'preact/hooks';
 import type { BackoffDocument } from '../../admin/documents/backoffs.ts';
 import type { EventData } from '../../admin/documents/events.ts';
