@@ -8,7 +8,15 @@ import { CollectingStopped, requireCollecting } from './collecting-stopped.ts';
 import { removeContents } from './removal.ts';
 import { abandonIngest } from './unfinished.ts';
 import { inSteps, PAUSE_MS } from './steps.ts';
-import { Counter, type Ingests, type RunOptions, type Stores, type StrayFile, type Tally } from './stores.ts';
+import {
+  Counter,
+  type Ingests,
+  type RunOptions,
+  type Stores,
+  type StrayFile,
+  type StrayFiles,
+  type Tally,
+} from './stores.ts';
 
 export interface CollectionOptions extends Stores, Ingests {
   /** Content that was created or used within this time is kept, needed or not: its manifest may follow. */
@@ -241,7 +249,6 @@ export class Collection {
 
   /** Files whose row was never written, or was removed without them: a crash came in between. */
   async #removeStrays(sinceMs: number, run: CollectionRun): Promise<Tally> {
-    const { survey } = this.#options;
     const counter = new Counter('files', run);
     const ratio = new StrayRatio();
     // The first ones wait until there are too many, or until all files were seen.
@@ -253,7 +260,7 @@ export class Collection {
         counter.add(await this.#removeStep(step));
       });
     };
-    for await (const page of everything(after => survey.strayFiles(sinceMs, after))) {
+    for await (const page of this.#strayFiles(sinceMs)) {
       run.signal?.throwIfAborted();
       for (const { files, seen } of page) {
         ratio.add(files.length, seen);
@@ -268,6 +275,15 @@ export class Collection {
     }
     await remove(waiting);
     return counter.tally;
+  }
+
+  async *#strayFiles(sinceMs: number): AsyncGenerator<readonly StrayFiles[]> {
+    const { survey } = this.#options;
+    try {
+      yield* everything(after => survey.strayFiles(sinceMs, after));
+    } finally {
+      await survey.endStrayFiles();
+    }
   }
 
   /** Returns those that were removed, or given up. */

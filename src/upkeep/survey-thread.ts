@@ -90,6 +90,10 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
     return this.#ask('strayFiles', parameters);
   }
 
+  async endStrayFiles(): Promise<void> {
+    if (this.#thread.isRunning) await this.#ask('endStrayFiles', []).catch(() => {});
+  }
+
   unfinished(...parameters: Parameters<StoreSurvey['unfinished']>) {
     return this.#ask('unfinished', parameters);
   }

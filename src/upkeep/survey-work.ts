@@ -76,9 +76,14 @@ export function threadWork({ survey, spool, blobs, openRows }: SurveyedStores): 
     yield files;
   }
 
+  const endStrayFiles = async () => {
+    await walk?.return?.();
+    walk = undefined;
+  };
+
   const strayFiles: StoreSurvey['strayFiles'] = async (madeBeforeMs, after) => {
     if (after === undefined || walk === undefined) {
-      await walk?.return?.();
+      await endStrayFiles();
       walk = oldFiles(madeBeforeMs);
     }
     const { value, done } = await walk.next();
@@ -114,6 +119,7 @@ export function threadWork({ survey, spool, blobs, openRows }: SurveyedStores): 
     image: (repository, digest, tag) => survey.image(repository, digest, tag),
     orderedImages: (order, after) => catalogue.page(order, after),
     strayFiles,
+    endStrayFiles,
     unfinished: async () => {
       const files: FoundIngest[] = [];
       for await (const file of spool.list()) files.push(file);

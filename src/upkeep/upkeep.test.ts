@@ -1,7 +1,18 @@
 import { execFileSync } from 'node:child_process';
-import { mkdir, mkdtemp, rm, stat, symlink, truncate, utimes, writeFile } from 'node:fs/promises';
+import {
+  mkdir,
+  mkdtemp,
+  readdir,
+  readlink,
+  rm,
+  stat,
+  symlink,
+  truncate,
+  utimes,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import { remove } from '../blobs/blob-store.suite.ts';
@@ -704,6 +715,20 @@ describe('scrub', () => {
     });
     expect(await heldFiles()).toEqual(image.blobs.toSorted());
     expect(await upkeep().collect()).toMatchObject({ strays: { items: 0 } });
+  });
+
+  test('a collection that ends early keeps no folder of files without a row open', async () => {
+    const digests = Array.from({ length: 600 }, (_, at) => digestOf(Buffer.from(`stray ${at}`)));
+    for (const digest of digests) {
+      await mkdir(dirname(pathOf(digest)), { recursive: true });
+      await writeFile(pathOf(digest), 'stray');
+    }
+    await expect(upkeep().collect()).rejects.toBeInstanceOf(CollectingStopped);
+    const descriptors = await readdir('/proc/self/fd');
+    const targets = await Promise.all(
+      descriptors.map(descriptor => readlink(join('/proc/self/fd', descriptor)).catch(() => '')),
+    );
+    expect(targets.filter(target => target.startsWith(join(folder, 'blobs')))).toEqual([]);
   });
 
   test('a rebuild of the index stops garbage collection until it is forced, and the refusal says so', async () => {
