@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { writeFile } from 'node:fs/promises';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
 import * as zlib from 'node:zlib';
@@ -47,6 +47,19 @@ test('an archive can be read from a named pipe, and the signal ends waiting for 
     const stopping = new AbortController();
     setImmediate(() => stopping.abort());
     await expect(namesIn(stopping.signal)).rejects.toThrow('aborted');
+  } finally {
+    await removeFolder(folder);
+  }
+});
+
+test('what the system cannot look up in a folder is not taken for absent', async () => {
+  const folder = await makeTempFolder('deep');
+  try {
+    let path = folder;
+    // As long as a path may be, so that it can be opened, and nothing in it.
+    while (path.length < 4_090) path = join(path, 'x'.repeat(Math.min(255, 4_094 - path.length)));
+    await mkdir(path, { recursive: true });
+    await expect(openArchive(path).next()).rejects.toThrow(/"oci-layout" cannot be read: ENAMETOOLONG/);
   } finally {
     await removeFolder(folder);
   }

@@ -1,9 +1,10 @@
-import { createReadStream } from 'node:fs';
+import { createReadStream, type Stats } from 'node:fs';
 import { lstat, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import * as zlib from 'node:zlib';
+import { errorCode } from '../lib/error-code.ts';
 import { fileTrouble } from '../lib/file-trouble.ts';
 import { readPipe } from '../lib/named-pipe.ts';
 import { ArchiveError } from './archive-error.ts';
@@ -83,7 +84,7 @@ async function* readFolder(folder: string): AsyncGenerator<ArchiveEntry, void> {
 
 async function* readFile(folder: string, name: string): AsyncGenerator<ArchiveEntry, void> {
   const path = join(folder, name);
-  const found = await lstat(path).catch(() => undefined);
+  const found = await lookUp(path, name);
   if (found === undefined) return;
   if (!found.isFile())
     throw new ArchiveError(`${quote(name)} is not a file; an image layout may contain only files`);
@@ -98,11 +99,30 @@ async function* bytesOf(path: string): AsyncGenerator<Uint8Array, void> {
 /** The names in a folder of the layout; none if it does not exist. Links are refused, since they could lead outside. */
 async function namesIn(folder: string, name: string): Promise<string[]> {
   const path = join(folder, name);
-  const found = await lstat(path).catch(() => undefined);
+  const found = await lookUp(path, name);
   if (found?.isSymbolicLink()) {
     throw new ArchiveError(`${quote(name)} is a link; an image layout may contain only folders and files`);
   }
-  return found?.isDirectory() ? (await readdir(path)).sort() : [];
+  if (found?.isDirectory() !== true) return [];
+  const names = await readdir(path).catch((error: unknown) => {
+    throw unreadable(name, error);
+  });
+  return names.sort();
+}
+
+/** What is at `path`, itself and not what a link leads to; `undefined` if nothing is. */
+async function lookUp(path: string, name: string): Promise<Stats | undefined> {
+  try {
+    return await lstat(path);
+  } catch (error) {
+    const code = errorCode(error);
+    if (code === 'ENOENT' || code === 'ENOTDIR') return undefined;
+    throw unreadable(name, error);
+  }
+}
+
+function unreadable(name: string, error: unknown): ArchiveError {
+  return new ArchiveError(`${quote(name)} cannot be read: ${fileTrouble(error)}`, { cause: error });
 }
 
 /**
