@@ -172,7 +172,7 @@ it('gives everybody a token of his own, which ends with the process', async () =
     'X-Entrepot-Token',
   );
   expect(() => access.requireChange(sent(access.token(who)), { ...who, rights: 'read' })).toThrow(
-    'change nothing',
+    'but not change anything',
   );
   const operator = await access.admit(requestWith({}), 'socket');
   expect(() => access.requireChange(requestWith({}), operator)).not.toThrow();

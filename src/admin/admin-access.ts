@@ -85,14 +85,14 @@ export class AdminAccess {
   /** Throws AdminProblem unless `who` may change something, and it is he who wants to. */
   requireChange(req: IncomingMessage, who: Administrator): void {
     if (who.rights !== 'full') {
-      throw new AdminProblem('forbidden', `${who.name} may see everything, and change nothing`);
+      throw new AdminProblem('forbidden', `${who.name} may see everything, but not change anything`);
     }
     if (who.by === 'socket') return;
     const given = req.headers[TOKEN_HEADER];
     if (typeof given === 'string' && isEqual(given, this.token(who))) return;
     throw new AdminProblem(
       'foreign',
-      'changes need the token of GET /admin/v1/session in the header X-Entrepot-Token, which is another one after a restart',
+      'changes need the token from GET /admin/v1/session in the header X-Entrepot-Token; after a restart, get a new one',
     );
   }
 
@@ -152,7 +152,7 @@ export class AdminAccess {
       const whence = address.proxied
         ? 'a request from an address in server.trustedProxies is one of that proxy, not of the machine of the server'
         : 'the administration API can only be used on the machine of the server';
-      return new AdminProblem('forbidden', `${whence}: for others, set server.admins`);
+      return new AdminProblem('forbidden', `${whence}: to allow others, set server.admins`);
     }
     this.#requireEncryption(address);
     const challenges = [

@@ -148,7 +148,7 @@ it.each([
     'the disk is full, so nothing can be changed: make room on it, or let upkeep do so (entrepot gc)',
   ],
   ['SQLITE_IOERR_READ', 503, 'the registry cannot access its storage at the moment: try again'],
-  ['ERR_ASSERTION', 500, 'internal error: the log says more'],
+  ['ERR_ASSERTION', 500, 'internal error: see the log'],
 ])('says what is wrong with the disk if it fails with %s', async (code, status, message) => {
   const failure = new Error('written for programmers', {
     cause: Object.assign(new Error('a cause'), { code }),

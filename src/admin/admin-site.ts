@@ -331,7 +331,7 @@ function problemOf(error: unknown): AdminProblem {
   if (error instanceof IndexAway) return new AdminProblem('unavailable', error.message);
   const message = storageProblem(error);
   if (message !== undefined) return new AdminProblem('unavailable', message);
-  return new AdminProblem('internal', 'internal error: the log says more');
+  return new AdminProblem('internal', 'internal error: see the log');
 }
 
 /** What to say if it is the disk, or the index on it, that fails; `undefined` if it is not. */

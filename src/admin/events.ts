@@ -173,7 +173,10 @@ export class AdminEvents {
       if (text !== '') this.#send(text);
       else if (performance.now() - this.#aliveAtMs >= ALIVE_EACH_MS) this.#send(': alive\n\n');
     } catch (error) {
-      this.#options.log.warn({ err: error }, 'the state for open pages could not be read and is read again');
+      this.#options.log.warn(
+        { err: error },
+        'the state for open pages could not be read and will be read again',
+      );
     }
   }
 

@@ -172,7 +172,7 @@ export class StoreMigration {
     }
     const stored = await blobs.put(digest, ingest);
     if (!(await metadata.putBlob(digest, reader.size, undefined, stored))) {
-      throw new Error(`the new store has lost ${digest} at once: is it used by something else?`);
+      throw new Error(`the new store lost ${digest} as soon as it was stored: is something else using it?`);
     }
     this.#lacking.delete(digest);
     this.#copied += 1;

@@ -35,7 +35,7 @@ export const backup: Command = {
     'is reported and left out, and the exit code is 1, also if the damage was found earlier, until a hosted or pinned ' +
     'blob is replaced. The index is first copied within the store, which needs as much ' +
     'free space as the index takes. Uploads in progress are left out. If the blobs are in a bucket, the file has only the ' +
-    'index, which names their objects: protect the bucket by its own means. Refused if the index is in PostgreSQL ' +
+    'index, which names their objects: protect the bucket separately. Refused if the index is in PostgreSQL ' +
     '(index.postgres): back up the database with pg_dump, and then the folder or bucket.',
   arguments: [{ name: '<file>', description: 'file to write; - is standard output' }],
   options: [

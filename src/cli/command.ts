@@ -38,7 +38,7 @@ export interface Option {
 
 /**
  * 0: done. 1: failed. 2: wrong usage or configuration, and nothing was done. As in shells: 130 and 143: stopped by
- * Ctrl-C or SIGTERM; 141: the reader of the output has gone.
+ * Ctrl-C or SIGTERM; 141: the reader of the output is gone.
  */
 export type ExitCode = number;
 

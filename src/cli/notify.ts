@@ -54,13 +54,13 @@ export const notify: Command = {
     const skip = textOption(input, 'skip');
     const isWaiting = input.options['waiting'] === true;
     if (skip !== undefined && isWaiting)
-      throw new CommandError('--waiting and --skip: one of them', EXIT.usage);
+      throw new CommandError('--waiting and --skip are mutually exclusive', EXIT.usage);
     const config = await configInForce(input, io);
     const { endpoints } = config.notifications;
     const endpoint = endpoints.find(each => each.name === name);
     if (endpoint === undefined) {
       const known = endpoints.map(each => each.name).join(', ') || 'none';
-      throw new CommandError(`notifications.endpoints has no ${name}: there are ${known}`, EXIT.usage);
+      throw new CommandError(`notifications.endpoints has no ${name} (configured: ${known})`, EXIT.usage);
     }
     if (isWaiting) return showWaiting(input, io, { config, name });
     if (skip !== undefined) return skipEvent(input, io, { config, name, event: skip });

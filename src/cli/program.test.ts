@@ -459,7 +459,7 @@ describe('entrepot hosts', () => {
     const to = ['--upstream', 'docker.io', '--server', 'http://localhost:5000', '--config', file];
     expect((await run('hosts', kind, ...to)).code).toBe(0);
     const { code, err } = await run('hosts', kind, ...to, '--resolve');
-    expect([code, err]).toEqual([2, expect.stringContaining('by its name')]);
+    expect([code, err]).toEqual([2, expect.stringContaining('by its host name')]);
   });
 
   it.each([

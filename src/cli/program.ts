@@ -68,7 +68,7 @@ const TEXT: ProgramText = {
   examples: EXAMPLES,
   exitCodes:
     '0 done, 1 failed, 2 wrong usage or configuration, 130 stopped by Ctrl-C,\n' +
-    '141 the reader of the output has gone, 143 stopped by SIGTERM',
+    '141 the reader of the output is gone, 143 stopped by SIGTERM',
 };
 
 /**

@@ -30,8 +30,8 @@ export const rebuild: Command = {
   description:
     'For a store whose index is lost or damaged, if there is no backup: verifies every blob that the index does not ' +
     'know against its digest, and adds it, which saves downloading it again. An index.db that cannot be opened ' +
-    'is moved aside first (index.db.damaged-…); of an index in PostgreSQL, the schema has to be repaired or dropped by the ' +
-    'means of the database. Then adds the manifests, tags and pins of hosted repositories, of which there are copies in the ' +
+    'is moved aside first (index.db.damaged-…); of an index in PostgreSQL, the schema has to be repaired or dropped with the ' +
+    'tools of the database. Then adds the manifests, tags and pins of hosted repositories, of which there are copies in the ' +
     'store that are at most some seconds old. What was mirrored is proved upstream again when it is pulled; what was ' +
     'imported has to be imported again, and tenants and logins of `entrepot tenant add` created again. A server that has the lost index open has to be restarted. Deletes nothing. If it ' +
     'finds blobs that the index does not know, garbage collection stops until `entrepot gc --force`. Exit code 1 if something ' +

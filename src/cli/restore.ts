@@ -49,8 +49,8 @@ export const restore: Command = {
   summary: 'create the store from a backup',
   description:
     'Restores the store from a file of `entrepot backup` to storage.path, which must be empty or absent, while no ' +
-    'server runs on it. Every blob is verified against its digest, and a truncated or damaged backup is refused; then, ' +
-    'and if it is stopped, nothing is left behind. A backup of a store whose blobs are in a bucket has only the index: with ' +
+    'server runs on it. Every blob is verified against its digest, and a truncated or damaged backup is refused. A ' +
+    'restore that is refused or interrupted leaves nothing behind. A backup of a store whose blobs are in a bucket has only the index: with ' +
     'the same bucket configured, blobs whose objects are missing are reported and recorded as damaged. Refused if the index ' +
     'is in PostgreSQL (index.postgres): restore the database from its own backup.',
   arguments: [{ name: '<file>', description: 'a file of `entrepot backup`; - is standard input' }],

@@ -13,8 +13,8 @@ import { actAsOwner } from './store-owner.ts';
 
 /** Why a command that copies whole stores does nothing. */
 export const INDEX_IN_DATABASE =
-  'the index of this store is in a database (index.postgres), which this command does not copy: back up the database by ' +
-  'its own means (pg_dump), and then the folder of storage.path, or the bucket';
+  'the index of this store is in a database (index.postgres), which this command does not copy: back up the database with ' +
+  'its own tools (pg_dump), and then the folder of storage.path, or the bucket';
 
 /**
  * The configuration of the store that a command works on. From now on this process acts as the owner of the store. If

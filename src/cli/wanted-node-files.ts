@@ -68,13 +68,16 @@ export async function wantedNodeFiles(
   if (upstreams.length === 0) throw new CommandError(notes.join('\n'), EXIT.usage);
   const isEncrypted = namedUrl.startsWith('https:');
   if (caFile !== undefined && !isEncrypted) {
-    throw new CommandError(`--ca: nodes reach Entrepot without TLS, at ${namedUrl}`, EXIT.usage);
+    throw new CommandError(
+      `--ca: nodes reach Entrepot at ${namedUrl}, without TLS, and need no CA`,
+      EXIT.usage,
+    );
   }
   const ca = isEncrypted ? await nodeCa(config, caFile) : undefined;
   if (kind === 'stargz' && ca !== undefined) notes.push(TRUSTS_ITS_SYSTEM);
   if (resolves && (mirrorsHub || kind === 'stargz') && isAlias(config, namedUrl)) {
     throw new CommandError(
-      `--resolve: ${namedUrl} means a registry by its name, not by its address`,
+      `--resolve: ${namedUrl} means a registry by its host name, which an address cannot replace`,
       EXIT.usage,
     );
   }

@@ -135,7 +135,7 @@ export class Announcements {
       this.#meter.count('notifications_overlooked_total', {}, overlooked);
       this.#log.warn(
         { count: overlooked },
-        'too much happens at once: endpoints are not told of some events',
+        'too much happens at once: some events are not sent to endpoints',
       );
     }
     const messages = noted.flatMap(one => this.#messagesOf(one));
@@ -144,7 +144,10 @@ export class Announcements {
         await this.#outbox.put(messages.slice(at, at + MESSAGES_PER_WRITE));
     } catch (error) {
       this.#meter.count('notifications_overlooked_total', {}, noted.length);
-      this.#log.warn({ err: error, count: messages.length }, 'endpoints are not told of some events');
+      this.#log.warn(
+        { err: error, count: messages.length },
+        'some events could not be recorded and are not sent to endpoints',
+      );
     }
   }
 

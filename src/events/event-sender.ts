@@ -155,7 +155,7 @@ export class EventSender {
     if (isRefusal && others.length > 0) {
       log.debug(
         { endpoint: name, reason: message },
-        'an endpoint of notifications refuses events: fewer follow',
+        'an endpoint of notifications refuses events: fewer are sent at a time',
       );
       return;
     }

@@ -281,6 +281,6 @@ function unsupported({ kind }: Pick<Route, 'kind'>): OciError {
 /** The same answer as of a registry of the distribution project in its read-only mode. */
 function readOnly(): OciError {
   return new OciError('UNSUPPORTED', {
-    message: 'this registry takes no pushes and deletes nothing for now (hosted.readOnly)',
+    message: 'this registry accepts no pushes and deletions for now (hosted.readOnly)',
   });
 }

@@ -322,7 +322,7 @@ describe('entrepot notify', () => {
     });
     expect(await server.command('notify', 'other')).toMatchObject({
       code: 2,
-      stderr: 'entrepot: notifications.endpoints has no other: there are ci\n',
+      stderr: 'entrepot: notifications.endpoints has no other (configured: ci)\n',
     });
   });
 });

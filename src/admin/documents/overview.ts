@@ -56,7 +56,7 @@ export const overviewSchema = z.object({
   serverNames: arrayOf(z.string()).describe('server.serverNames'),
   upstreams: arrayOf(z.string()).describe('The registries that are mirrored, as image names begin'),
   hostedPrefixes: arrayOf(z.string()).describe(
-    'hosted.prefixes: what names of images that live here begin with',
+    'hosted.prefixes: what the names of images that are hosted here begin with',
   ),
 });
 export type OverviewDocument = z.output<typeof overviewSchema>;

@@ -74,7 +74,7 @@ export function openS3Stores(
     check: async log => {
       // A failure is logged by the watch.
       if ((await within(whyUnreachable(mark), CHECK_MS)) !== LATE) return;
-      log.error({}, `${name} has not answered for ${CHECK_MS / 1000} s; it is not waited for`);
+      log.error({}, `${name} has not answered for ${CHECK_MS / 1000} s: starting without its answer`);
     },
     close: async () => {
       watch.close();

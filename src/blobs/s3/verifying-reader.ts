@@ -67,7 +67,8 @@ export class VerifyingReader implements BlobReader {
     const step = new Uint8Array(Math.min(STEP_BYTES, end - this.#hashed));
     while (this.#hashed < end) {
       const count = await before.read(step.subarray(0, end - this.#hashed), this.#hashed);
-      if (count === 0) throw new Error(`what was read of the blob is there no more from ${this.#hashed} on`);
+      if (count === 0)
+        throw new Error(`what was read of the blob is no longer stored from byte ${this.#hashed} on`);
       this.#add(step.subarray(0, count));
     }
   }
