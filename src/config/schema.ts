@@ -177,7 +177,7 @@ const admin = section({
   passwordEnv: word.optional().describe('Environment variable that holds the password'),
   rights: oneOf('read', 'full')
     .prefault('full')
-    .describe('read: may see everything but secrets; full: may change it, too'),
+    .describe('read: may see everything but secrets; full: may also make changes'),
 });
 
 /** Each takes memory for its own; more of them than cores gain nothing. */
@@ -228,7 +228,7 @@ const s3 = section({
     .describe("URL of the service, without the bucket; by default that of AWS's S3 in the region"),
   region: word.prefault('us-east-1').describe('Region that requests are signed for'),
   bucket: bucketName.describe('Bucket, which must exist'),
-  prefix: keyPrefix.prefault('').describe('What all keys begin with, such as entrepot/; one for each store'),
+  prefix: keyPrefix.prefault('').describe('Prefix of all keys, such as entrepot/; each store needs its own'),
   pathStyle: flag
     .prefault(false)
     .describe('Name the bucket in the path rather than in the host, as most services other than AWS need'),
@@ -281,7 +281,9 @@ const postgresTls = section({
 });
 
 const postgres = section({
-  url: postgresUrl.optional().describe('postgresql://USER@HOST:PORT/DATABASE, in place of these four keys'),
+  url: postgresUrl
+    .optional()
+    .describe('postgresql://USER@HOST:PORT/DATABASE, in place of host, port, database and user'),
   host: word.optional().describe('Host of the server, or of a pooler in front of it'),
   port: count(1, 65_535).optional().describe('Its port; 5432 by default'),
   database: word.optional().describe('Database, which must exist; entrepot by default'),
@@ -296,7 +298,7 @@ const postgres = section({
   poolSize: count(2, MAX_POOL_SIZE)
     .prefault(10)
     .describe('Number of connections of each process, besides one for heartbeats and two for upkeep'),
-  schema: schemaName.prefault('entrepot').describe('Schema of the tables; one for each store'),
+  schema: schemaName.prefault('entrepot').describe('Schema of the tables; each store needs its own'),
 });
 
 const index = section({
@@ -509,7 +511,7 @@ const endpoint = section(
     timeout: durationUpTo(MAX_TIMEOUT_MS).prefault('5s').describe('How long it may take to answer'),
     eventsPerRequest: count(1, MAX_EVENTS_PER_REQUEST)
       .optional()
-      .describe('How many events one request may have: by default 100, and 1 with cloudevents'),
+      .describe('How many events one request may contain: by default 100, and 1 with cloudevents'),
   },
   { timeout: 'timeoutMs' },
 );
