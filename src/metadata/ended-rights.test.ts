@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
 import { EndCounts } from './ended-rights.ts';
 
-it('knows how many ends there were at an earlier moment, and of none after the index has lost some', () => {
+it('knows how many ends there were at an earlier moment, and knows none once the index has lost some', () => {
   let nowMs = 0;
   const counts = new EndCounts(() => nowMs);
   counts.note(5);
@@ -9,7 +9,7 @@ it('knows how many ends there were at an earlier moment, and of none after the i
   counts.note(7);
   nowMs = 11_000;
   expect([0, 2_000, 12_000].map(agoMs => counts.before(agoMs))).toEqual([7, 5, 0]);
-  // Now the next two ends have the numbers of two that were lost.
+  // The next two ends now get the numbers of two that were lost.
   counts.note(5);
   nowMs = 12_000;
   expect([0, 2_000].map(agoMs => counts.before(agoMs))).toEqual([5, 0]);

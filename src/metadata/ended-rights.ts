@@ -45,7 +45,7 @@ export class EndCounts {
   note(ends: number): void {
     const { ends: last = 0 } = this.#samples.at(-1) ?? {};
     if (ends === last) return;
-    // A failover has lost some: the next ones get their numbers, and must not seem to have been there before.
+    // A failover has lost some. The next ones get the same numbers, and must not seem to have been there before.
     if (ends < last) this.#samples = [];
     this.#samples.push({ ends, atMs: this.#nowMs() });
     if (this.#samples.length > MAX_SAMPLES) this.#samples = this.#samples.slice(MAX_SAMPLES / 2);

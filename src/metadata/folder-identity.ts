@@ -79,7 +79,7 @@ export class FolderIdentity {
           '(storage.path)',
       );
     }
-    // Only now: an index with an id is not new to the next start.
+    // Only now, since an index with an id would not be new to the next start.
     const id = known ?? (await metadata.initSetting(STORE_ID, randomUUID()));
     await reportStop(metadata, log);
     if (before !== id) await writeFileAtomic(statePath(this.#folder), [bytesOf({ ...this.#state, id })]);

@@ -45,7 +45,7 @@ export interface AddRecordedOptions {
   readonly atMs: number;
   /** Whether images that the index has get the tags and pins of their records, too. */
   readonly completesKnown: boolean;
-  /** A setting that is written along: how far a rebuild has come. */
+  /** A setting that is written in the same transaction: how far a rebuild has come. */
   readonly setting?: { readonly name: string; readonly value: string } | undefined;
   /** As in `During`. */
   readonly during?: Presence | undefined;

@@ -93,7 +93,7 @@ test('every column of the index moves, or is known to stay behind', async () => 
 });
 
 describe('the tables of an index in SQLite', () => {
-  test('are not filled any more when another process has the Lease', async () => {
+  test('are no longer filled once another process has the Lease', async () => {
     const { side, path } = await openSide();
     const [store, other] = side.stores;
     const lease = await leaseOf(store, 'migration');

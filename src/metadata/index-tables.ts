@@ -34,8 +34,8 @@ export interface IndexSource extends IndexReading {
 }
 
 /**
- * An index that is being filled under a Lease, and that nothing else uses. Whatever is written rejects with LeaseLost if
- * another process has the Lease by now: the index may be in use since. The caller closes it.
+ * An index that is being filled under a Lease, and that nothing else uses. Each write rejects with LeaseLost once another
+ * process has the Lease, since the index may then be in use. The caller closes it.
  */
 export interface IndexTarget extends IndexReading {
   /** Removes all rows but those of `settings` and blobs. */

@@ -87,7 +87,7 @@ export function isLocked(path: string): boolean {
 }
 
 function stateOf(path: string): 'locked' | 'free' | 'absent' {
-  // For a folder that does not exist, the driver has an error of its own, without a code.
+  // If the folder does not exist, the driver throws an error without a code.
   if (!existsSync(path)) return 'absent';
   let lock: Database | undefined;
   try {

@@ -156,8 +156,8 @@ export interface BlobProof extends During {
   /** The Lease under which its bytes were written; absent if they were found. */
   readonly lease?: Lease | undefined;
   /**
-   * Whether the bytes are in the BlobStore. Called within the write, so that no removal can come in between. Default: they
-   * are.
+   * Whether the bytes are in the BlobStore. Called within the write, so that no removal can come in between. If absent, they
+   * are known to be there.
    */
   readonly isThere?: () => boolean;
   /** The key of its object, which was announced; absent for a file. */
@@ -283,8 +283,8 @@ export interface MetadataStore extends Leases, ImageRecords {
   /** The last one. For a moment after others considered this process dead it is over, and no other has begun. */
   readonly presence: Presence;
   /**
-   * Rejects with PresenceEnded if `presence` has ended. For what is done under a Lease without a transaction; costs nothing if
-   * it is this process's and certain.
+   * Rejects with PresenceEnded if `presence` has ended. For work under a Lease that makes no transaction. Costs nothing if the
+   * presence is this process's own and certain to last.
    */
   requirePresence(presence: Presence): Promise<void>;
 

@@ -68,7 +68,7 @@ function readingOf(on: Rows): IndexReading {
   };
 }
 
-/** The index in a database, which exists, on a connection of its own. `lease`: the one under which it is filled. */
+/** The index in an existing database, on a connection of its own. `lease`: the one under which it is filled. */
 export function openPostgresTarget(settings: PostgresSettings, lease: Lease): IndexTarget {
   const database = new Database({ ...settings, poolSize: 1 });
   const writer = new Writer(database);

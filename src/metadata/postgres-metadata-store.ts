@@ -95,7 +95,7 @@ export interface PostgresOptions {
   readonly folder: StoreFolder;
   /** Whether a thread opens it whose process has it open already: `countProcesses` does not count it. */
   readonly isThread?: boolean;
-  /** Whether this process serves as the replica of the folder. Default: no. */
+  /** Whether this process is the server of the folder's replica, rather than a command. Default: no. */
   readonly serves?: boolean;
   /** Called once a second while it is open. */
   readonly onBeat?: () => void;

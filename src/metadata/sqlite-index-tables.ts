@@ -89,7 +89,7 @@ function toIndexRow(row: SqliteRow, columns: IndexTable['columns']): IndexRow {
   );
 }
 
-/** The index in the file `path`, which exists, on a connection of its own. `lease`: the one under which it is filled. */
+/** The index in the existing file `path`, on a connection of its own. `lease`: the one under which it is filled. */
 export async function openSqliteTarget(path: string, lease: Lease): Promise<IndexTarget> {
   return new SqliteTarget(await Connection.open(path), lease);
 }

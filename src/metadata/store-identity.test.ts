@@ -192,7 +192,7 @@ describe('no garbage is collected until the operator decides', () => {
   describe.each(['putSetting', 'initSetting'] as const)(
     'though the process that found it ended before %s',
     write => {
-      /** The index at `path` is opened by a process that ends before it can record anything there. */
+      /** Opens the index at `path` by a process that ends before it can record anything there. */
       async function endEarly(
         path: string,
         settle: (metadata: MetadataStore) => Promise<unknown>,

@@ -65,11 +65,11 @@ interface Miss {
   readonly linkedSize: number | undefined;
   /** By `Clock.monotonicMs`. */
   readonly startedMs: number;
-  /** Absent if it was not asked yet. */
+  /** Absent if they have not been requested yet. */
   readonly readings?: Promise<FillReadings> | undefined;
 }
 
-/** What a Fill begins with. */
+/** What the index says about a blob when a Fill of it begins. */
 interface FillReadings {
   /** The size in the Link, or in a manifest of the repository. */
   readonly namedSize: number | undefined;
@@ -166,7 +166,7 @@ export class BlobSource {
     const { right, settled, linkedSize, storedSize } = read;
     const isMissing = storedSize === undefined && want === undefined;
     const readings = isMissing ? this.#readForFill(repository, digest, linkedSize) : undefined;
-    // If it fails, whoever needs it is told.
+    // A failure is reported to whoever awaits it.
     readings?.catch(() => {});
     const held = await this.#openHeld(repository, digest, right, { size: storedSize, want });
     if (held === undefined) {
@@ -299,7 +299,7 @@ export class BlobSource {
     }
   }
 
-  /** Ranges that are kept in `opened`. Rejects with the error of the disk if that has no room for the first bytes. */
+  /** Ranges that are kept in `opened`. Rejects with the disk's error if there is no room for the first bytes. */
   async #openKept(
     miss: Miss,
     { size, wanted, asker }: WantedRanges,
@@ -342,7 +342,7 @@ export class BlobSource {
     return { digest, reader, outcome, stored: true, upstreamMs };
   }
 
-  /** Ranges for which there is no room. `full`: the error that says so. */
+  /** Ranges that there is no room to keep. `full`: the error that says so. */
   async #openUnkept(miss: Miss, ranges: WantedRanges, full: unknown): Promise<ServedBlob> {
     const { digest, startedMs } = miss;
     const reader = this.#fills.readRangesDirectly({ digest, ...ranges }, full);
@@ -353,8 +353,8 @@ export class BlobSource {
   }
 
   /**
-   * Waits a while for the first byte, so that a failure gets its own status. Resolves with the whole blob if no ranges of it
-   * can be had. When it does that or rejects, the reader is closed.
+   * Waits a while for the first byte, so that a failure gets its own status. Resolves with the whole blob if ranges of it
+   * cannot be had, otherwise with `undefined`. Closes the reader if it resolves with the whole blob or rejects.
    */
   async #begun(
     { repository, digest, right }: Miss,
@@ -441,8 +441,8 @@ export class BlobSource {
   }
 
   /**
-   * All at once, and for all clients that want the blob at once: each question may be a round trip. Nothing is allowed
-   * or refused because of the answers, which may so be older than a client's request.
+   * Reads both at the same time, and once for all clients that want the blob at the moment: each query may be a round trip.
+   * The answers may be older than a client's request, since nothing is allowed or refused because of them.
    */
   async #readForFill(
     repository: Repository,

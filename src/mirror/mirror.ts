@@ -353,8 +353,8 @@ export class Mirror implements PullSource {
   }
 
   /**
-   * For `entrepot explain`: what a pull of the tag or digest with this right would do. `lack`: what is missing of the
-   * stored image, if anything is.
+   * For `entrepot explain`: what a pull of the tag or digest with this right would do. `lack` returns what is missing of
+   * the stored image, `undefined` if nothing is.
    */
   async explain(
     repository: Repository,

@@ -11,7 +11,7 @@ import type { PullRule } from './freshness.ts';
 export interface OutlookParts extends PlanParts {
   readonly asking: Pick<UpstreamRequests, 'foresee'>;
   readonly isOffline: boolean;
-  /** What is missing of the image, which is stored; `undefined` if nothing is. */
+  /** Returns what is missing of the stored image; `undefined` if nothing is. */
   readonly lack: () => Promise<string | undefined>;
 }
 
@@ -117,7 +117,7 @@ async function restLines(prospect: Prospect, lackOf: OutlookParts['lack']): Prom
   if (rule.pullPolicy !== 'Never') return [`missing content is fetched ${asked}`];
   const lack = await lackOf();
   return lack === undefined
-    ? ['nothing of it is missing']
+    ? ['nothing is missing']
     : [`${lack}, and ${notAsked(prospect)}: a pull that needs it fails`];
 }
 

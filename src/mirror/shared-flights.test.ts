@@ -80,7 +80,7 @@ it('when the process that asks ends, the next one asks', async () => {
   expect(await lost).toBe('late');
 });
 
-it('a question of a process that stands still is asked again by the next one, which others wait for', async () => {
+it('a question of a process that hangs is asked again by the next one, for which others wait', async () => {
   vi.useFakeTimers({ toFake: ['performance', 'setTimeout', 'clearTimeout'] });
   try {
     const [slow, next] = [new Work(), new Work()];
@@ -92,7 +92,7 @@ it('a question of a process that stands still is asked again by the next one, wh
     const answers = [other, third].map(process => flightsOf(process).run('key', packing, next.ask));
     await setImmediate();
     expect(next.count).toBe(1);
-    // It was only slow: who has waited for it before still does.
+    // It was only slow: those who were already waiting for it still get its answer.
     slow.end('late');
     expect([await asking, await waiting]).toEqual(['late', 'late of another']);
     next.end('digest');

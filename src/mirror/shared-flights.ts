@@ -129,7 +129,7 @@ interface Asking {
 
 /** Decides for all processes who asks; each is named by an object. */
 export class FlightBoard {
-  /** Of a key, the newest last: nobody else waits for those before it, whose leaders have led for too long. */
+  /** By key, the newest flight last. Nobody joins those before it: their leaders have taken too long. */
   readonly #flights = new Map<string, Asking[]>();
 
   /** The calls of one process. */

@@ -25,8 +25,8 @@ export class NamelessCertificate extends Error {
 
 /**
  * Each side shows a certificate of a CA that both trust, and with a DNS name that both have: a CA may certify others, too, and
- * addresses of replicas may be of any kind. All may be replaced while the process runs; a connection that exists stays until
- * what is sent over it has ended.
+ * addresses of replicas may be of any kind. All may be replaced while the process runs; an existing connection stays until
+ * what is being sent over it is complete.
  */
 export class ClusterCertificates implements ClusterTls {
   #material: ClusterMaterial;

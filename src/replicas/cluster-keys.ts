@@ -28,9 +28,9 @@ export class UnusableKeys extends Error {
 }
 
 /**
- * What replicas share: connections are made with the first key, and accepted with any. So all replicas can be given another
- * key one after the other: first as a further one, then as the first, then alone. They may be replaced while the process runs;
- * a connection that exists stays until what is sent over it has ended.
+ * What replicas share: connections are made with the first key, and accepted with any. So replicas can be given another key
+ * one after the other: first as a further one, then as the first, then alone. Keys may be replaced while the process runs;
+ * an existing connection stays until what is being sent over it is complete.
  */
 export class ClusterKeys implements ClusterTls {
   #keys: readonly [first: ClusterKey, ...others: ClusterKey[]];
@@ -42,7 +42,7 @@ export class ClusterKeys implements ClusterTls {
     this.#keys = keysIn(text);
   }
 
-  /** From now on these are used. Throws UnusableKeys, and changes nothing then. */
+  /** Uses the keys in `text` from now on. Throws UnusableKeys, and then changes nothing. */
   renew(text: string): void {
     this.#keys = keysIn(text);
     this.#version += 1;

@@ -10,7 +10,7 @@ export interface ClusterTls {
   admits(socket: TLSSocket): boolean;
   /** Whether a request has failed because one side does not trust the other; `isSecured`: after the handshake. */
   isDistrust(failure: unknown, isSecured: boolean): boolean;
-  /** Increases when keys or certificates are replaced: a connection that began before may rely on what is not valid any more. */
+  /** Increases when keys or certificates are replaced: an older connection may rely on some that are no longer valid. */
   readonly version: number;
   /** Calls `renewed` when `version` has increased. */
   follow(renewed: () => void): void;

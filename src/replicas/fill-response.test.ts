@@ -30,7 +30,7 @@ test('a replica that takes nothing any more, as one that is suspended, does not 
   const suspended = connect(port, '127.0.0.1').pause();
   suspended.write('GET / HTTP/1.1\r\nHost: replica\r\n\r\n');
   await once(server, 'request');
-  // Until the network has taken what it takes.
+  // Until the network accepts no more.
   for (let before = -1, rounds = 0; rounds < 1_000; rounds = sentBytes === before ? rounds + 1 : 0) {
     before = sentBytes;
     await setImmediate();

@@ -7,7 +7,7 @@ export const REPOSITORIES_HEADER = 'entrepot-repositories';
 
 /** Each takes up to 300 bytes of a header. To whom others belong, upstream is asked again. */
 const MAX_REPOSITORIES = 16;
-/** A replica takes bytes as fast as its disk. One that is suspended must not keep a file open that is removed meanwhile. */
+/** A replica takes bytes as fast as its disk. A suspended one must not keep a file open that is removed meanwhile. */
 const TAKEN_WITHIN_MS = 90_000;
 /** For each body that is sent; larger ones make hardly any difference. */
 const BUFFER_BYTES = 128 * 1024;
@@ -47,7 +47,7 @@ export async function sendFill(
   try {
     await fill.begun(leaving.signal);
     res.writeHead(200, headersOf(fill));
-    // Otherwise they come with the first bytes.
+    // Otherwise the headers are sent with the first bytes.
     if (fill.length <= from) res.flushHeaders();
     const buffer = Buffer.allocUnsafeSlow(BUFFER_BYTES);
     for (let position = from; ; ) {

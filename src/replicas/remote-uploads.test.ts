@@ -151,7 +151,7 @@ describe('an upload', () => {
     const blob = randomBlob(MIB, 'refused');
     const { id } = await one.uploads.begin(ANONYMOUS, APP);
     const late = chunkOf(blob, 5, 10);
-    // As much as a client may send; to another replica each character takes six.
+    // As much as a client may send; in the header to another replica, each character takes six.
     const invalid = { ...late, contentRange: '"'.repeat(30_000) };
     for (const [chunk, expected] of [
       [late, 'RANGE_INVALID'],
@@ -249,7 +249,7 @@ describe('an upload', () => {
     }
   });
 
-  it('is waited for while it is stored, as long as its replica lives', async () => {
+  it('is waited for while it is being stored, as long as its replica is alive', async () => {
     const suspended = createServer(KEYS.forServer, req => void req.resume());
     const port = await listen(suspended, { host: '127.0.0.1', port: 0, setting: 'cluster.listen' });
     const client = new ReplicaClient(KEYS, { clock });
@@ -301,7 +301,7 @@ describe('an upload', () => {
     expect(await one.metadata.isLinked(APP, blob.digest)).toBe(true);
   });
 
-  it('is neither appended to nor cancelled by a request that is late', async () => {
+  it('is neither appended to nor cancelled by a late request', async () => {
     const [one, two] = [await replica(), await replica()];
     const blob = randomBlob(MIB, 'late');
     const { id } = await one.uploads.begin(ANONYMOUS, APP);

@@ -16,9 +16,9 @@ import { pathOfUpload, type RemoteUploadCall, type UploadAnswer } from './upload
  * (`BODY_IDLE_MS`), so that it decides as long as it lives.
  */
 const TAKEN_WITHIN_MS = 90_000;
-/** How much later than that it may be noticed, and how often one that has taken a whole body is looked for in the index. */
+/** How often that is checked, and how often the index is asked whether a replica that has taken a whole body is alive. */
 const LOOK_MS = 10_000;
-/** Of a Content-Range: what is longer is none, and stays so. Headers of a client may be longer than those of a replica. */
+/** Anything longer is not a valid Content-Range, and neither is its beginning. Clients may send longer headers than replicas. */
 const MAX_RANGE_CHARACTERS = 100;
 /** How long an answer to a request without a body may take. Clients wait for 20 s. */
 const ANSWERED_WITHIN_MS = 15_000;
@@ -125,9 +125,8 @@ function ask(to: ClientRequest, clock: Clock): () => void {
 }
 
 /**
- * Passes the body of a client on, no faster than it is taken; if the client leaves, nothing is taken any more, or all is
- * taken by a replica that is dead by then, breaks the request off. Returns a function that stops this and leaves the body as
- * it is.
+ * Passes the body of a client on, no faster than it is taken. Breaks the request off if the client leaves, if the replica stops
+ * taking bytes, or if it has taken everything but is dead. Returns a function that stops this and leaves the body as it is.
  */
 function pass(
   body: Readable,
@@ -144,16 +143,16 @@ function pass(
     if (bytesWritten > sentBytes) movedAtMs = clock.monotonicMs();
     sentBytes = bytesWritten;
     if (clock.monotonicMs() - movedAtMs < TAKEN_WITHIN_MS) timer = clock.after(LOOK_MS, look).unref();
-    else to.destroy(new Error(`nothing of the body was taken for ${TAKEN_WITHIN_MS / 1000} s`));
+    else to.destroy(new Error(`it took nothing of the body for ${TAKEN_WITHIN_MS / 1000} s`));
   };
   let timer = clock.after(LOOK_MS, look).unref();
   let isOver = false;
-  // What follows may take longer: the blob is stored. One that seems dead does not store it even if it goes on.
+  // What follows may take longer, since the blob is stored. A replica that seems dead does not store it even if it resumes.
   const lookForLife = async () => {
     const lives = await isAlive().catch(() => true);
     if (isOver) return;
     if (lives) timer = clock.after(LOOK_MS, () => void lookForLife()).unref();
-    else to.destroy(new Error('it has taken the body, and shows no life any more'));
+    else to.destroy(new Error('it has taken the whole body, but no longer seems to be alive'));
   };
   to.once('finish', () => {
     timer.cancel();

@@ -85,7 +85,7 @@ export class ReplicaClient implements Replicas {
     return readJsonBody<ReplicaAbout>(response);
   }
 
-  /** Makes connections to the replica at this address, over which downloads are then asked for without delay. Never rejects. */
+  /** Makes connections to the replica at this address, so that downloads can be requested without delay. Never rejects. */
   prepare(address: string): Promise<void> {
     return this.#connections.prepare(address);
   }
@@ -96,7 +96,7 @@ export class ReplicaClient implements Replicas {
 
   /**
    * The response to what `write` writes, if it is one of success; otherwise rejects with ReplicaAway. A request that changes
-   * something has a connection of its own: over another, which the other side might just have closed, it would be lost, and it
+   * something gets a new connection: over an existing one, which the other side might just have closed, it could be lost, and it
    * cannot be sent twice.
    */
   #ask(address: string, asked: ReplicaRequest, write: (to: ClientRequest) => void): Promise<IncomingMessage> {

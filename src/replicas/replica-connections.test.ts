@@ -25,7 +25,7 @@ let connections: ReplicaConnections;
 let accepted: number;
 /** The paths that it was asked for. */
 let paths: string[];
-/** What it does with a request; by default, it answers. */
+/** What the server does with a request; by default, it answers. */
 let behave: (req: IncomingMessage, res: ServerResponse) => void;
 
 beforeEach(async () => {
@@ -49,7 +49,7 @@ afterEach(() => {
   server.closeAllConnections();
 });
 
-/** The text of a response, after whose end its connection can be used again. */
+/** Reads a response to its end, after which its connection can be used again. */
 async function textOf(response: Promise<IncomingMessage>): Promise<string> {
   const message = (await response).setEncoding('utf8');
   const chunks: string[] = [];
@@ -61,7 +61,7 @@ async function textOf(response: Promise<IncomingMessage>): Promise<string> {
 
 const get = (path: string) => textOf(connections.get(address, { path }));
 
-it('those that were prepared are used, and used again', async () => {
+it('those that were prepared are used, and reused', async () => {
   await connections.prepare(address);
   const prepared = accepted;
   expect(prepared).toBeGreaterThan(1);
@@ -72,7 +72,7 @@ it('those that were prepared are used, and used again', async () => {
   expect(accepted).toBe(prepared);
 });
 
-it('one that the other side closes when it is used is replaced by another', async () => {
+it('one that the other side closes just when it is used is replaced by another', async () => {
   await get('/before');
   behave = req => {
     behave = (_req, res) => void res.end('at last');
@@ -83,7 +83,7 @@ it('one that the other side closes when it is used is replaced by another', asyn
   expect(accepted).toBe(2);
 });
 
-it('one over which nothing comes any more is replaced by another', async () => {
+it('one over which nothing arrives any more is replaced by another', async () => {
   await get('/before');
   const asked = new Latch();
   behave = () => {
@@ -103,7 +103,7 @@ it('a new one that breaks is not replaced', async () => {
   expect(paths).toEqual(['/now']);
 });
 
-it('what may be sent only once has a new one', async () => {
+it('a request that may be sent only once gets a new one', async () => {
   await get('/before');
   behave = req => void req.socket.destroy();
   const sent = connections.send(address, { method: 'POST', path: '/now' }, to => to.end());
@@ -112,7 +112,7 @@ it('what may be sent only once has a new one', async () => {
   expect(accepted).toBe(2);
 });
 
-/** Two replicas that trust each other; each can be given what the other one does not trust, and what it does again. */
+/** Two replicas that trust each other; each can be given keys or certificates that the other one does or does not trust. */
 interface Pair {
   readonly asking: ClusterTls;
   readonly answering: ClusterTls;
@@ -174,7 +174,7 @@ it.each([
     const waiting = textOf(kept.get(at, { path: '/ingests/fill-1/1?from=0' }));
     await arrived.opened;
     await about();
-    // One is idle now, and one is in use.
+    // One connection is idle now, and one is in use.
     renew('answering', 'second');
     await expect(about()).rejects.toMatchObject(distrusted);
     held.open();

@@ -9,28 +9,28 @@ import type { ClusterTls } from './cluster-tls.ts';
 /** A replica is a round trip away, or it is not there. */
 const CONNECT_WITHIN_MS = 3_000;
 const ALIVE_EACH_MS = 1_000;
-/** How many to each replica are ready for clients that come with a new image: each asks for three blobs or four at once. */
+/** How many are kept ready to each replica, for clients that pull a new image: each requests three or four blobs at once. */
 const READY = 4;
-/** Further ones are those of downloads that have ended. */
+/** Those beyond `READY` are left over from downloads that have ended. */
 const MAX_IDLE = 16;
-/** `prepare` uses those that are ready more often. */
+/** Longer than the interval at which `prepare` uses those that are ready. */
 const IDLE_MS = 30_000;
-/** How long a server keeps a connection without a request: longer, so that none is closed that is just being used. */
+/** How long a server keeps an idle connection: longer than clients do, so that it closes none that is just being used. */
 export const KEEP_ALIVE_MS = 2 * IDLE_MS;
 
-/** What is asked, without a body. */
+/** A request, without its body. */
 export type ReplicaRequest = Pick<RequestOptions, 'method' | 'headers' | 'signal'> & {
   readonly path: string;
 };
 
 /**
- * Connections to other replicas, by address. To make one takes three round trips; where cores are scarce, each of the two
- * processes waits for one as often.
+ * Connections to other replicas, by address. Making one takes three round trips; where cores are scarce, both processes wait
+ * for a core in each of them.
  */
 export class ReplicaConnections {
   readonly #tls: ClusterTls;
   readonly #clock: Clock;
-  /** Of connections for one request each. */
+  /** For connections that serve one request each. */
   readonly #single: Agent;
   readonly #kept: Agent;
 
@@ -59,8 +59,8 @@ export class ReplicaConnections {
   }
 
   /**
-   * The same for a GET, over a connection that is there, if there is one. That may be dead without a word, or the other side
-   * may be closing it: if no response comes, it is asked again over one of its own.
+   * The same for a GET, over an existing connection if there is one. That may be dead unnoticed, or the other side may be
+   * closing it: if no response comes, the request is sent again over a new one.
    */
   async get(address: string, asked: ReplicaRequest): Promise<IncomingMessage> {
     const first = this.#request(address, asked, this.#kept);
@@ -72,7 +72,7 @@ export class ReplicaConnections {
     }
   }
 
-  /** Makes connections for `get`, or sees to it that they stay. Resolves when they are there; never rejects. */
+  /** Makes connections for `get`, or keeps existing ones open. Resolves when they are there; never rejects. */
   async prepare(address: string): Promise<void> {
     const using = Array.from({ length: READY }, async () => {
       const asked = this.#request(address, { path: ABOUT_PATH }, this.#kept);
@@ -100,14 +100,15 @@ export class ReplicaConnections {
     write: (to: ClientRequest) => void,
     signal?: AbortSignal,
   ): Promise<IncomingMessage> {
-    // A new one has to be there by then; then upstream is waited for. Of one that was kept, nothing else shows that it works.
+    // A new connection must be made in this time; after that, upstream may take longer. Over a kept one, the response must come:
+    // nothing else shows that it works.
     const late = () => asked.destroy(new Error(`no connection within ${CONNECT_WITHIN_MS / 1000} s`));
     const timer = this.#clock.after(CONNECT_WITHIN_MS, late);
     let isSecured = false;
     asked.once('socket', socket => {
       // Node sets it for connections without TLS only. Otherwise a body waits for the acknowledgement of its headers: 40 ms.
       socket.setNoDelay(true);
-      // So that one that vanishes without a word is noticed after some seconds.
+      // So that one that vanishes silently is noticed after some seconds.
       socket.setKeepAlive(true, ALIVE_EACH_MS);
       if (asked.reusedSocket) return;
       socket.once('secureConnect', () => {
@@ -136,12 +137,12 @@ export class ReplicaConnections {
   }
 }
 
-/** A request over connections that were made with this version of the keys or certificates. */
+/** A request for connections that were made with this version of the keys or certificates. */
 interface VersionedOptions extends RequestOptions {
   readonly clusterVersion?: number;
 }
 
-/** Knows how connections are made, since Node uses none again for a request that says so itself. */
+/** Adds the TLS options itself, since Node does not reuse connections for requests that have such options of their own. */
 class ClusterAgent extends Agent {
   readonly #tls: ClusterTls;
 

@@ -145,7 +145,7 @@ it('a replica that cannot be reached is not waited for', async () => {
   expect(new Set(await Promise.all(answers))).toEqual(new Set(['an answer']));
 });
 
-it('no more questions wait for other replicas than leave them connections for all else', async () => {
+it('so few questions wait for other replicas that connections for everything else remain', async () => {
   const waiting: ((flight: SharedFlight) => void)[] = [];
   const calls = new ReplicaFlights({
     replica: 'a',

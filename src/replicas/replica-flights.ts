@@ -11,8 +11,8 @@ import {
 /** How long a list of the replicas is used: one that is gone may still be asked for that long after it left the index. */
 const PLACES_VALID_MS = 1_000;
 /**
- * Questions about which other replicas decide, at a time. Each takes a connection until it is answered, of which downloads and
- * pushes need some: clients that ask slow upstreams for one tag after the other must not take all. Further ones are not shared.
+ * How many questions about which other replicas decide may be open. Each takes a connection until it is answered, and downloads
+ * and pushes need some: clients that ask slow upstreams for one tag after the other must not take all. Further ones are not shared.
  */
 const MAX_ELSEWHERE = 512;
 
@@ -33,7 +33,7 @@ export class ReplicaFlights implements FlightCalls {
   readonly board = new FlightBoard();
   readonly #options: ReplicaFlightsOptions;
   readonly #own: FlightCalls;
-  /** Questions that others decide about, from this replica. */
+  /** Open questions of this replica about which others decide. */
   #elsewhere = 0;
   #places: { readonly atMs: number; readonly list: Promise<readonly ReplicaPlace[]> } | undefined;
 

@@ -38,7 +38,7 @@ test('those who do not prove that they are replicas shut none out, and are not k
   await server.close();
 });
 
-// What is waited for ends after 10 s.
+// A handshake times out only after 10 s, later than this test.
 test('a connection without a handshake does not delay the end of the port', { timeout: 9_000 }, async () => {
   const server = await open();
   const client = connect(server.port, '127.0.0.1');

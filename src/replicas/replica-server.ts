@@ -27,8 +27,9 @@ const HEADERS_WITHIN_MS = 10_000;
 /** Connections of clients of another replica are a few for each of its downloads. */
 const MAX_CONNECTIONS = 4_096;
 /**
- * Of these, connections that have not proved yet that they come from a replica, which is a matter of milliseconds. Anybody can open
- * them, and each takes 60 KB: so that they neither fill memory nor shut other replicas out, the oldest one goes.
+ * How many of these may not have proved yet that they come from a replica, which takes milliseconds. Anybody can open such
+ * connections, and each takes 60 KB. Beyond this number the oldest is closed, so that they neither fill memory nor shut replicas
+ * out.
  */
 const MAX_UNPROVED = 256;
 
@@ -68,7 +69,7 @@ export class ReplicaServer {
       const [oldest] = this.#unproved.values();
       if (this.#unproved.size > MAX_UNPROVED) oldest?.destroy();
     });
-    // Those that are not admitted are closed by now.
+    // Connections that are not admitted are already closed.
     server.on('secureConnection', (connection: Socket) => this.#unproved.delete(addressOf(connection)));
   }
 
@@ -119,7 +120,7 @@ function addressOf({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress} ${remotePort}`;
 }
 
-/** Tells connections that began with keys or certificates that have been replaced. */
+/** Recognizes connections that began with keys or certificates that have been replaced. */
 class ConnectionVersions {
   readonly #tls: ClusterTls;
   /** By the address of the other side. */
@@ -136,7 +137,7 @@ class ConnectionVersions {
     connection.once('close', () => this.#versions.delete(from));
   }
 
-  /** Ends the connection after the response if it is an old one then. */
+  /** Ends the connection after the response if keys or certificates have been replaced by then. */
   endAfter({ socket }: IncomingMessage, res: ServerResponse): void {
     const from = addressOf(socket);
     res.once('close', () => {

@@ -9,7 +9,7 @@ import type { ReplicaAbout } from './about-request.ts';
 const LOOK_EACH_MS = 10_000;
 /** How soon one that did not answer is asked again. */
 const LOOK_AGAIN_MS = 5_000;
-/** One that was killed is still listed for up to 6 s, which is no mistake that anybody could mend. */
+/** One that was killed is still listed for up to 6 s, which is nothing that anybody could fix. */
 const SURE_AFTER_MS = 8_000;
 
 /** Why another replica cannot be asked: no connection, another key or certificate, or something else answers at its address. */
@@ -150,7 +150,7 @@ export class ReplicaWatch {
     const [places, gone] = await Promise.all([listReplicas(), listGoneReplicas()]).catch(() => []);
     if (places === undefined || gone === undefined) return;
     this.#noteGone(gone);
-    // One that is gone may be listed because of a command on its machine.
+    // One that is gone may still be listed because of a command on its machine.
     const there = places.filter(({ id }) => !gone.some(one => one.id === id));
     for (const [id, seen] of this.#seen)
       if (!there.some(place => isAt(place, id, seen))) this.#forget(id, seen);

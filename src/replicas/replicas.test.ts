@@ -335,7 +335,7 @@ describe('a blob that clients of three replicas want', () => {
     await expectIdle();
   });
 
-  it('is received by one that tried to acquire its Lease at the same moment, without another question', async () => {
+  it('is received by one that tried to acquire its Lease at the same moment, without another query', async () => {
     const [a, b] = [await Replica.start(), await Replica.start()];
     const blob = await mirrored(a);
     const go = pauseAt(6 * MIB);
@@ -350,7 +350,7 @@ describe('a blob that clients of three replicas want', () => {
     await expectIdle();
   });
 
-  it('is looked for in all places at once, and its holder is asked before there is a file for it', async () => {
+  it('is looked for in all places at once, and requested from its holder before there is a file for it', async () => {
     const [a, b] = [await Replica.start(), await Replica.start()];
     const blob = await mirrored(a);
     const go = pauseAt(6 * MIB);
@@ -388,7 +388,7 @@ describe('a blob that clients of three replicas want', () => {
     await expectIdle();
   });
 
-  it('is looked for once, for all clients that want it at the same moment', async () => {
+  it('is looked for once for all clients that want it at the same moment', async () => {
     const [a, b] = [await Replica.start(), await Replica.start()];
     const blob = await mirrored(a);
     const go = pauseAt(6 * MIB);
@@ -403,7 +403,7 @@ describe('a blob that clients of three replicas want', () => {
     await expectIdle();
   });
 
-  it('is asked for from where an earlier file of it ends', async () => {
+  it('is requested from where an earlier file of it ends', async () => {
     const [a, b] = [await Replica.start(), await Replica.start()];
     const blob = await mirrored(a);
     const go = pauseAt(6 * MIB);

@@ -26,9 +26,9 @@ const LAYERS = 8;
 const IMAGES = 20;
 /** What is behind a pull or push: uses that are written, uploads that are completed. */
 const SETTLED_MS = 6_000;
-/** After so long, replicas have found each other and have connections ready. */
+/** By then, replicas have found each other and have connections ready. */
 const ACQUAINTED_MS = 12_000;
-/** Of which first bytes are measured one after the other. */
+/** How many blobs are measured one after the other. */
 const SINGLE_BLOBS = 60;
 const SERVER_HEADER = 'x-replica';
 
@@ -185,8 +185,8 @@ export async function questions(): Promise<string> {
 }
 
 /**
- * First bytes through replicas that follow another one, a blob at a time: what they take where nothing waits for a core. With
- * many nodes, the same steps wait for cores in addition (`LOOP_DELAY`).
+ * First bytes through replicas that follow another one, one blob at a time: how long they take if nothing waits for a core. With
+ * many nodes, the same steps also wait for cores (`LOOP_DELAY`).
  */
 export async function firstBytes(): Promise<string> {
   if (!HAS_POSTGRES || !hasPrograms('haproxy'))
@@ -249,7 +249,7 @@ function askedAtOnce(_fleet: Fleet, turns: readonly HttpConnection[], ask: Ask):
   return Promise.all(turns.map(ask));
 }
 
-/** By all but the first when that has the first half. */
+/** The others ask when the first one has received half of the blob. */
 async function askedLate(
   { upstream }: Fleet,
   [first, ...others]: readonly HttpConnection[],

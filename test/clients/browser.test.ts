@@ -526,14 +526,14 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
     watched.faults.splice(0, Infinity, ...watched.faults.filter(fault => !expected.test(fault)));
   });
 
-  test('speaks of no replicas of a server that has none, also if it cannot be asked any more', async () => {
+  test('does not mention replicas if the server has none, even when it can no longer be asked', async () => {
     const isMeant = (each: { url(): string }) => each.url().endsWith('/replicas');
     const known = page.waitForResponse(isMeant);
     await show('now');
     await (await known).finished();
     await page.route('**/admin/v1/replicas', route => route.abort());
     const asked = page.waitForEvent('requestfailed', isMeant);
-    // Each new stream makes the page ask for everything again.
+    // With each new stream, the page requests everything again.
     await page.evaluate(`for (const hidden of [true, false]) {
       Object.defineProperty(document, 'hidden', { configurable: true, value: hidden });
       document.dispatchEvent(new Event('visibilitychange'));

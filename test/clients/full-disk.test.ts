@@ -90,7 +90,7 @@ describe.skipIf(!isRoot || !hasPrograms('mount', 'umount'))('a full disk', () =>
   test('tells operators that it is full, and that collecting garbage was of no use', async () => {
     const filler = join(store, 'filler');
     const { bavail, bsize } = await statfs(store);
-    // The server may have taken a part of that meanwhile.
+    // The server may have used some of that meanwhile.
     await writeFile(filler, Buffer.alloc(bavail * bsize)).catch((error: unknown) => {
       if (errorCode(error) !== 'ENOSPC') throw error;
     });

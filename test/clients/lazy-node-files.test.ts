@@ -16,12 +16,12 @@ import { type Login, writeSecret } from '../support/tenants.ts';
 
 const REPOSITORY = 'team/lazy';
 const image = estargzImage(100, 80_000, 'node files');
-/** Files that are in no request together. */
+/** Files that no request fetches together. */
 const [FIRST = '', LAST = ''] = [image.names.at(0), image.names.at(-1)];
 
 const TEAM_A: Login = ['team-a', 'password-of-team-a'];
 
-/** An address of this machine to which programs do not connect without TLS by themselves, as they do to loopback. */
+/** An address of this machine other than loopback: programs do not connect to it without TLS by default. */
 const outside = Object.values(networkInterfaces())
   .flatMap(addresses => addresses ?? [])
   .find(({ family, internal }) => family === 'IPv4' && !internal)?.address;
@@ -60,7 +60,7 @@ describe.skipIf(!canPullLazily || !hasPrograms('skopeo', ...REGISTRY_PROGRAMS))(
       expect(await layerReaders()).toEqual(['Go-http-client']);
     });
 
-    test('what is mounted cannot be read while Entrepot is down, and can when it is back', async () => {
+    test('what is mounted cannot be read while Entrepot is down, but can be once it is back', async () => {
       await serve();
       const root = await mountOn(await startNode());
       await expectFile(root, FIRST);
@@ -103,7 +103,7 @@ describe.skipIf(!canPullLazily || !hasPrograms('skopeo', ...REGISTRY_PROGRAMS))(
   },
 );
 
-/** Has Entrepot mirror the registry. */
+/** Starts an Entrepot that mirrors the registry. */
 async function serve(config: EntrepotConfig = {}, address = '127.0.0.1'): Promise<void> {
   const all = `${address}:${ports.all}`;
   const listen = [all, { address: `${address}:${ports.own}`, upstream: registry.host }];
@@ -162,7 +162,7 @@ async function expectFile(root: string, name: string): Promise<void> {
   expect(bytes.equals(image.contentOf(name))).toBe(true);
 }
 
-/** Who got ranges of the layer from the registry since the last question, by the first word of the user agent. */
+/** Who got ranges of the layer from the registry since the last call, by the first word of the user agent. */
 async function layerReaders(): Promise<readonly string[]> {
   const requests = (await registry.requests()).filter(
     ({ method, path, status }) => method === 'GET' && path.includes(image.layer.digest) && status < 300,

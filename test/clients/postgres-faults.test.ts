@@ -116,7 +116,7 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
     await survey.close();
   });
 
-  test('is surveyed however soon statements of its role end', async () => {
+  test('is surveyed even if the statement timeout of its role is short', async () => {
     await sql(settings, `ALTER ROLE CURRENT_USER SET statement_timeout = '100ms'`);
     const database = new Database(settings, { isForSurvey: true });
     try {
@@ -210,7 +210,7 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
     await expect.poll(grants, { interval: 1 }).toBe(0);
   });
 
-  test('that lacks its last writes after a failover is not taken for what is remembered of it', async () => {
+  test('that lacks its last writes after a failover is not answered from what was remembered before', async () => {
     const server = await Postgres.start();
     try {
       const place = server.settings();
@@ -225,7 +225,7 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
       await store.notify('secrets');
       await server.crash();
       await server.begin();
-      // Another state of the same version: as many writes were made since as had been lost.
+      // A different state with the same version: as many writes were made since as had been lost.
       await sql(place, 'DELETE FROM @grants');
       await expect.poll(() => heard).toBe(1);
       await expect.poll(grants, { interval: 1 }).toBe(0);
@@ -382,7 +382,7 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
       expect(await watcher.countProcesses()).toBe(1);
     });
 
-    test('removes a silent one as soon as any if the clock of the database was set back since it was seen', async () => {
+    test('removes a silent one as soon as usual if the clock of the database was set back since its last heartbeat', async () => {
       await silence(-3_600, 'true');
       await beat();
       expect(await watcher.countProcesses()).toBe(2);
@@ -442,7 +442,7 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
         expect(await watcher.listGoneReplicas()).toEqual([]);
       });
 
-      test('tells nothing of one that stops, or of a command', async () => {
+      test('does not report one that stops, or a command', async () => {
         await serving.close();
         await open({ clock: new ManualClock(), replica: 'command:5003' });
         await silence(60, `replica = 'command:5003'`);
@@ -450,7 +450,7 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
         expect(await watcher.listGoneReplicas()).toEqual([]);
       });
 
-      test('tells nothing more of one that goes on', async () => {
+      test('no longer reports one that resumes', async () => {
         await goesSilent();
         await servingClock.pass(1_000);
         await servingClock.timer(1_000);
@@ -458,7 +458,7 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
         await goesSilent();
       });
 
-      test('tells nothing more of one when another one has taken its place, but a command has not', async () => {
+      test('no longer reports one once another server has taken its place, which a command does not', async () => {
         await goesSilent();
         const command = await open({ replica: address });
         expect(await watcher.listGoneReplicas()).toEqual([gone]);

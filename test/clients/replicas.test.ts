@@ -264,7 +264,7 @@ describe.skipIf(!HAS_PGBOUNCER).each(['no pooler', 'pgbouncer'])('replicas with 
     expect((await get(one!.url + path)).status).toBe(404);
   });
 
-  test('say which of them was killed, until it is back, and nothing of one that stops', async () => {
+  test('report which of them was killed, until it is back, but not one that stops', async () => {
     const [one, two, three] = replicas;
     const status = async () => (await one!.command('status')).stdout;
     const problems = async () =>

@@ -143,7 +143,7 @@ it('is rebuilt by a rebuild that is killed again and again, and what is deleted 
     expect(isUnfinished ? { ...expected, ...there } : there).toEqual(expected);
     await deleteOne(chance, there, expected);
     await entrepot.stop();
-    // It was faster than this test.
+    // The rebuild was faster than this test.
     if (interruptions === 0) await loseIndex();
   }
   expect(interruptions).toBeGreaterThan(0);

@@ -105,8 +105,8 @@ describe.skipIf(!HAS_POSTGRES)('replicas', () => {
       expect(await pull(replicas[at]!)).toBe(blob.digest);
     }
     expect(interrupted).toBeGreaterThan(0);
-    // What was sent for a Lease goes when that has ended. An upload that was begun at the moment of the kill is empty, and known
-    // to nobody.
+    // What was sent under a Lease is removed when that has ended. An upload that was begun at the moment of the kill is empty, and
+    // nobody knows of it.
     const unfinished = () => [...s3.uploads].filter(([, { parts }]) => parts.size > 0).map(([id]) => id);
     let said = '';
     const isCollected = async (): Promise<boolean> => {

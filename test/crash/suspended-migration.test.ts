@@ -1,4 +1,4 @@
-// A migration stands still right before a write to the new store, loses its Lease, and goes on after another one has taken over.
+// A migration is suspended right before a write to the new store, loses its Lease, and resumes after another one has taken over.
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { PostgresSettings } from '../../src/metadata/postgres/postgres-settings.ts';
@@ -10,7 +10,7 @@ import { runCommand } from '../support/run-command.ts';
 import { TcpGate } from '../support/tcp-gate.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 
-/** No criterion, only an end for what hangs. */
+/** Not what is tested: it only ends what hangs. */
 const HANG_MS = 120_000;
 
 describe.skipIf(!HAS_POSTGRES)('a migration that was suspended', { timeout: 600_000 }, () => {
@@ -18,7 +18,7 @@ describe.skipIf(!HAS_POSTGRES)('a migration that was suspended', { timeout: 600_
   let postgres: Postgres;
   let gate: TcpGate;
   let settings: PostgresSettings;
-  /** The new store, with its index beyond the gate, and without it. */
+  /** Configurations of the new store, with its index reached through the gate, and without it. */
   let beyond: string;
   let newFile: string;
   let oldFile: string;
@@ -49,7 +49,7 @@ describe.skipIf(!HAS_POSTGRES)('a migration that was suspended', { timeout: 600_
     await postgres?.remove();
   });
 
-  /** Runs `meanwhile` while a migration stands still at `message`, and others consider it dead; returns how it has ended. */
+  /** Runs `meanwhile` while a migration is suspended at `message` and others consider it dead; returns how it ended. */
   async function suspendAt(message: RegExp, meanwhile: () => Promise<void>) {
     const held = gate.hold(message);
     const running = await Daemon.start({
@@ -85,7 +85,7 @@ describe.skipIf(!HAS_POSTGRES)('a migration that was suspended', { timeout: 600_
       ?.value;
   const isSuspended = { code: 1, logs: expect.stringContaining('suspended for so long') };
 
-  it('empties no index that is in use since', async () => {
+  it('does not empty an index that has been in use since', async () => {
     const migrated = await suspendAt(/TRUNCATE/, async () => {
       await migrateAgain();
       await inNew('tenant', 'add', 'team-b');
@@ -94,7 +94,7 @@ describe.skipIf(!HAS_POSTGRES)('a migration that was suspended', { timeout: 600_
     expect(migrated).toMatchObject(isSuspended);
   });
 
-  it('brings back no tag that was removed since', async () => {
+  it('does not bring back a tag that was removed since', async () => {
     const migrated = await suspendAt(/INSERT INTO \S+tags /, async () => {
       await migrateAgain();
       await inNew('rm', 'team/app:v1');
@@ -104,7 +104,7 @@ describe.skipIf(!HAS_POSTGRES)('a migration that was suspended', { timeout: 600_
     expect(migrated).toMatchObject(isSuspended);
   });
 
-  it('does not begin in a store that is complete since', async () => {
+  it('does not begin in a store that has been completed since', async () => {
     const migrated = await suspendAt(/INSERT INTO \S+settings [^]*moving-from/, async () => {
       await migrateAgain();
       await inNew('tenant', 'add', 'team-b');
@@ -114,7 +114,7 @@ describe.skipIf(!HAS_POSTGRES)('a migration that was suspended', { timeout: 600_
     expect(migrated).toMatchObject(isSuspended);
   });
 
-  it('does not say of a store into which another one is moving that it is complete', async () => {
+  it('does not mark a store as complete into which another migration is moving', async () => {
     const toNothing = /INSERT INTO \S+settings [^]*moving-from[^]{0,8}(?:\0{4}|\{""\})/;
     const migrated = await suspendAt(toNothing, () => migrateAgain('--prepare'));
     expect(await movingFrom()).not.toBe('');

@@ -189,7 +189,7 @@ describe.skipIf(!HAS_POSTGRES)('a replica that was suspended', { timeout: 600_00
     }
   }
 
-  /** Suspends a process at the message, makes others find that it shows no life, and lets it go on after `meanwhile`. */
+  /** Suspends a process at the message, makes others consider it dead, and resumes it after `meanwhile`. */
   async function suspendAt(
     message: HeldMessage,
     pid: () => number,
@@ -266,7 +266,7 @@ describe.skipIf(!HAS_POSTGRES)('a replica that was suspended', { timeout: 600_00
     return rows[0]?.key;
   };
 
-  /** Resolves when the image of the repository is recorded beside the blobs, for which its manifest is read. */
+  /** Resolves when the image of the repository is recorded beside the blobs; this reads its manifest. */
   const recorded = ({ manifest: { digest } }: Image) =>
     until('its record to be kept', HANG_MS, async () => {
       const isWaiting = `SELECT 1 FROM @unrecorded WHERE repository = '${repository}' AND digest = '${digest}'`;
@@ -700,7 +700,7 @@ describe.skipIf(!HAS_POSTGRES)('a replica that was suspended', { timeout: 600_00
       const blob = newBlob();
       expect((await pushBlob(other, blob)).status).toBe(201);
       const key = `entrepot/${await keyOf(blob)}`;
-      // As it is in an index that is lost.
+      // As if the index had been lost.
       const isBlob = `digest = '${blob.digest}'`;
       await sql(
         settings,
@@ -715,7 +715,7 @@ describe.skipIf(!HAS_POSTGRES)('a replica that was suspended', { timeout: 600_00
         expect(s3.objects.has(key)).toBe(false);
       });
       expect(await keyOf(blob)).toBeUndefined();
-      // Or that others were collected that it was just verifying.
+      // Or that objects were collected that it was just verifying.
       const logs = expect.stringMatching(/suspended for so long|was removed while it was read/);
       expect(rebuilt).toMatchObject({ code: 1, logs });
     });

@@ -228,7 +228,7 @@ describe('a backup that was made beside a running server', () => {
       return (await exited)[0] as number;
     };
 
-    it('is not restored there a second time, even if that was suspended', async () => {
+    it('gets no second restore, even if the first one is suspended', async () => {
       process.kill(restoring.pid ?? 0, 'SIGSTOP');
       const again = await restoreInto(store, file);
       expect(again).toMatchObject({ code: 1, stderr: expect.stringContaining('another entrepot restore') });
@@ -379,7 +379,7 @@ describe('a store that has lost its index', () => {
     await broken.remove();
   });
 
-  it('because it is damaged keeps it while another rebuild is about to move it aside, even if that is suspended', async () => {
+  it('because it is damaged leaves it alone while another rebuild is about to move it aside, even if that is suspended', async () => {
     const store = join(entrepot.folder, 'broken');
     await mkdir(store);
     await writeFile(join(store, 'index.db'), Buffer.alloc(8_192, 'no index'));

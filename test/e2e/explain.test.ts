@@ -39,7 +39,7 @@ async function explained(...args: string[]): Promise<string> {
   return stdout;
 }
 
-/** Damages the layer, which a scrub finds; its digest. */
+/** Damages the layer, lets a scrub find that, and returns its digest. */
 async function damagedLayer(): Promise<string> {
   const digest = image.layers[0]?.digest ?? '';
   const kept = await keptBlobs(join(entrepot.folder, 'store'));
@@ -153,7 +153,7 @@ describe('an imported image', () => {
     const told = await explained(`${UP}/app:v1`);
     expect(told).toContain('it is served as is, and upstream is not asked (offline)');
     expect(told).not.toMatch(/upstream is asked|is fetched/);
-    expect(told).toContain('- nothing of it is missing\n');
+    expect(told).toContain('- nothing is missing\n');
     expect((await pull('app/manifests/v1')).status).toBe(200);
     const layer = await damagedLayer();
     expect(await explained(`${UP}/app:v1`)).toContain(

@@ -94,7 +94,7 @@ describe('a client like stargz-snapshotter', () => {
   });
 });
 
-it('ranges for which the store has no room are sent all the same, and nothing else is asked of upstream', async () => {
+it('ranges for which the store has no room are sent nevertheless, and nothing else is requested from upstream', async () => {
   upstream = await FakeUpstream.start();
   const storage = { maxBytes: '1MiB' };
   entrepot = await Entrepot.start({ upstreams: { [UPSTREAM]: { url: upstream.url } }, storage });

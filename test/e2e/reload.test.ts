@@ -142,7 +142,7 @@ it('upstreams, prefixes, tenants, limits and the log level change without a rest
   expect((await begin('team-b/app', TEAM)).status).toBe(404);
 });
 
-it('a file that is read at the start is named among what needs a restart when it has changed', async () => {
+it('a reload names a changed file that is read only at the start among what needs a restart', async () => {
   const configFile = join(folder, 'providers.yaml');
   const provider = {
     name: 'none',

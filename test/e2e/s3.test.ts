@@ -176,7 +176,7 @@ describe('with blobs in a bucket', () => {
     expect(isStored(layer)).toBe(false);
   });
 
-  it('an object that S3 does not let go keeps no other in the bucket, and goes when S3 does', async () => {
+  it('an object that S3 refuses to delete keeps no other in the bucket, and is removed when S3 allows it', async () => {
     const [locked, free] = [imageOf([randomBlob(9, 'locked')]), imageOf([randomBlob(9, 'free')])];
     await push('team/app', locked);
     await push('team/other', free);
@@ -488,7 +488,7 @@ describe('with blobs in a bucket', () => {
     entrepot = await entrepot.startAgain(config());
   });
 
-  it('the start of a store says what its bucket lacks, and nothing of a registry that runs', async () => {
+  it('the first start of a store says what its bucket lacks, and does not speak of a running registry', async () => {
     const { s3: section } = config().storage as { readonly s3: object };
     const failureOf = async (changes: object): Promise<string> =>
       Entrepot.start(config({ s3: { ...section, ...changes } })).then(
@@ -504,7 +504,7 @@ describe('with blobs in a bucket', () => {
     expect(refused).not.toContain('are answered with 503');
   });
 
-  it('config check warns of a file without keys', async () => {
+  it('config check warns of a credentials file without keys', async () => {
     expect(await entrepot.command('config', 'check')).toMatchObject({ code: 0, stderr: '' });
     await rm(join(folder, 'keys'));
     const { code, stderr } = await entrepot.command('config', 'check');

@@ -25,11 +25,11 @@ export async function buildSnapshotter(): Promise<void> {
   if (SNAPSHOTTER !== undefined && !existsSync(SNAPSHOTTER)) await run(BUILD, [SNAPSHOTTER]);
 }
 
-/** It fetches what is read, and nothing ahead; nobody asks for its metrics. */
+/** It fetches only what is read, nothing in advance, and serves no metrics. */
 const CONFIG = 'noprefetch = true\nno_background_fetch = true\nno_prometheus = true\n';
 
 export interface LazyNodeOptions {
-  /** Adds to the configuration of the snapshotter: `config.toml` in the folder that is passed. */
+  /** Changes the snapshotter's configuration: `config.toml` in the folder that is passed. */
   readonly configure?: (folder: string) => Promise<void>;
   /** Of the snapshotter. */
   readonly env?: Readonly<Record<string, string>>;

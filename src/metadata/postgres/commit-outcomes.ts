@@ -18,9 +18,9 @@ export const TRANSACTION = `
 const NOW_MS = '(extract(epoch FROM clock_timestamp()) * 1000)::bigint';
 
 /**
- * Names this run of the server: before any transaction in it, so that others see the name while that commits. A standby that has
- * taken over may lack the last writes, and count the next ones as those: no version comes again under which processes remember
- * something. There are fewer writes than milliseconds.
+ * Names this run of the server, before any transaction in it, so that others see the name while that commits. A standby that has
+ * taken over may lack the last writes, and would give the next ones the same versions. So versions jump to the time in
+ * milliseconds, which they cannot have reached: processes may still remember answers under the lost ones.
  */
 export const NAME_RUN = `
   BEGIN READ WRITE;

@@ -19,7 +19,7 @@ function refusal(code: string, message: string): Buffer {
 const refusing = (code: string, message: string, before = Buffer.alloc(0)) =>
   answering(Buffer.concat([before, refusal(code, message)]));
 
-/** What a server says to those who connect, one after the other; the last to all who follow. */
+/** What a server says to those who connect, one after the other; the last answer also goes to all who follow. */
 async function answering(...answers: readonly Buffer[]): Promise<Database> {
   const left = [...answers];
   server = createServer(socket => {
@@ -75,7 +75,7 @@ test('what others keep locked for as long as it is tried is told with its place'
   await database.close();
 });
 
-test('what was suspended in the middle of a transaction is tried once more, however long that took', async () => {
+test('a transaction in which the process was suspended is tried once more, however long that took', async () => {
   const silent = refusal('25P03', 'terminating connection due to idle-in-transaction timeout');
   for (const [answers, outcome] of [
     [[silent, refusal('42501', 'the next attempt')], 'the next attempt'],

@@ -105,8 +105,8 @@ export class Database implements Rows {
   /**
    * Calls `attempt` with a connection, again after a conflict or on a dead connection, for some seconds. Rejects with
    * IndexLocked if the last was a conflict, and with IndexAway if the database cannot be reached, at once if that has been so
-   * for a while. Of a suspension in the middle of it, another attempt says what has become. `outcome` is called when a connection was lost: what the attempt has led to all the same, `undefined` if
-   * nothing.
+   * for a while. After a suspension in the middle of an attempt, there is another one, however long it took. `outcome` is called
+   * when a connection was lost, and returns what the attempt has led to nevertheless; `undefined` if nothing.
    */
   retrying<T>(
     kind: Work,
@@ -144,7 +144,7 @@ export class Database implements Rows {
         if (isAway(error)) {
           const known = await outcome();
           if (known !== undefined) return known.result;
-          // However long that took, it is tried once more: others may have considered this process dead, which ends it.
+          // However long that took, it is tried once more: if others have considered this process dead, the attempt says so.
           const isFinal: boolean = isOver && (wasSuspended || !wasSilent(error));
           wasSuspended ||= wasSilent(error);
           if (isFinal || this.#closing.signal.aborted) throw this.#awayError();

@@ -12,7 +12,7 @@ const CONNECT_TIMEOUT_MS = 5_000;
 /** Poolers and firewalls forget connections after minutes; a burst is over sooner. */
 const IDLE_TIMEOUT_MS = 30_000;
 
-/** Passwords are far shorter; tokens in place of one have some KiB. */
+/** Passwords are far shorter; tokens in place of one have a few KiB. */
 const MAX_PASSWORD_FILE_BYTES = 1 << 20;
 
 /** Object ids of types, which never change (pg_type). */

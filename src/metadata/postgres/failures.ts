@@ -50,8 +50,8 @@ export function isConflict(error: unknown): error is Error {
 }
 
 /**
- * Whether the server ended a transaction in which this process was silent for long. It was suspended, and the database is
- * there.
+ * Whether the server ended a transaction because this process was silent for too long: the process was suspended, and the
+ * database can be reached.
  */
 export function wasSilent(error: unknown): boolean {
   return errorCode(error) === '25P03';

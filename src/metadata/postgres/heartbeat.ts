@@ -204,7 +204,7 @@ export class Heartbeat {
     if (sender !== undefined && !(await leases.isPresent(session, sender))) throw new PresenceEnded();
   }
 
-  /** The same outside of a write, as it is at that moment. */
+  /** Like `requirePresence`, but outside a write, for this moment. */
   async confirmPresence(presence: Presence): Promise<void> {
     const { sender } = presence;
     const isCertain = this.#isSeen && sender === undefined;
@@ -233,7 +233,7 @@ export class Heartbeat {
     return lease;
   }
 
-  /** `left` if another process has just taken, after work that was left, what this one wanted. */
+  /** `left` if the Lease had been left behind and another process has just taken it over. */
   #take(key: string): Promise<leases.Taking> {
     // Without a heartbeat, for which those who acquire Leases at once would wait in line.
     return this.#writer.write(async session => {
@@ -245,7 +245,7 @@ export class Heartbeat {
     }, DURABLE);
   }
 
-  /** True if the holder of a Lease was found to be dead, and was removed. */
+  /** Removes the holder of a Lease if it is dead; returns whether it was. */
   async #isGone(holder: string | undefined): Promise<boolean> {
     if (holder === undefined || holder === this.#self.id || !isDead(this.#folder.path, holder)) return false;
     await this.#write(session => leases.removeGone(session, [holder]), DURABLE);

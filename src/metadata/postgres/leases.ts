@@ -84,7 +84,7 @@ export async function isPresent(on: PostgresSession, name: string): Promise<bool
   );
 }
 
-/** Whether the process has a row, and the Presence with the name `sender` lasts, if there is one. */
+/** Whether the process has a row and, if `sender` is given, the Presence of that name has not ended. */
 export async function arePresent(on: Rows, id: string, sender: string | undefined): Promise<boolean> {
   const rows = await on.rows('SELECT 1 FROM @processes WHERE id = $1 OR presence::text = $2', [
     id,
@@ -114,8 +114,8 @@ export async function hasOthers(on: Rows, id: string): Promise<boolean> {
 
 /**
  * Removes processes that show no life; their Leases end. Returns their addresses. One that is in the middle of a write is
- * left to a later call: a heartbeat must not wait for it. Those that were seen at a time to come, before the clock was set back,
- * count as seen now.
+ * left to a later call: a heartbeat must not wait for it. A heartbeat in the future, from before the clock was set back, counts
+ * as one of now.
  */
 export async function removeSuspended(on: PostgresSession): Promise<readonly string[]> {
   const rows = await on.rows<{ address: string }>(
@@ -205,17 +205,17 @@ function stateOf({ epoch, process_id: processId, holder, elsewhere }: LeaseRow):
   };
 }
 
-/** What an attempt to acquire a Lease has led to. */
+/** The result of an attempt to acquire a Lease. */
 export type Taking =
   | { readonly taken: Pick<Lease, 'epoch' | 'left'> }
-  /** By a process with a row, which may be this one. */
+  /** A process with a row holds it, which may be this one. */
   | { readonly held: NamedLeaseState }
   /** Nobody holds it, but this process has no row, or somebody has left work behind. */
   | 'left';
 
 /**
- * Takes a Lease of which the index knows nothing: every replica that wants a new image asks this at the same moment, and all
- * but one wait for its commit.
+ * Takes a Lease of which the index knows nothing. Every replica that wants a new image tries this at the same moment, and all but
+ * one wait for that one's commit.
  */
 export async function takeNewLease(
   on: PostgresSession,
@@ -228,7 +228,7 @@ export async function takeNewLease(
     [key, id],
   );
   if (taken !== undefined) return { taken: { epoch: taken.epoch, left: undefined } };
-  // Another statement, which sees the row that the first one may have waited for. Then there is nothing to make durable.
+  // Another statement, so that it sees the row that the first one may have waited for. Nothing was written, so no sync is needed.
   const row = await on.row<LeaseRow>(
     `SELECT l.epoch, l.process_id, p.address AS holder,
       CASE WHEN p.folder <> $2 THEN p.replica END AS elsewhere, set_config('synchronous_commit', 'off', true)
@@ -238,7 +238,7 @@ export async function takeNewLease(
   return row === undefined ? 'left' : { held: stateOf(row) };
 }
 
-/** Takes a Lease after the work of another holder. `undefined` if a process with a row holds it, including this one. */
+/** Takes a Lease that may have been left behind. `undefined` if a process with a row holds it, including this one. */
 export async function takeLease(
   on: PostgresSession,
   key: string,
@@ -282,7 +282,7 @@ export async function requireLease(
   if (row === undefined) throw new LeaseLost(key);
 }
 
-/** The same for a connection that belongs to no process: nobody has acquired the Lease since, or given it back. */
+/** Like `requireLease`, for a connection that belongs to no process: the Lease was neither acquired again nor released. */
 export async function requireNotTaken(on: PostgresSession, { key, epoch }: LeaseName): Promise<void> {
   const row = await on.row('SELECT 1 FROM @leases WHERE epoch = $1 FOR SHARE', [epoch]);
   if (row === undefined) throw new LeaseLost(key);

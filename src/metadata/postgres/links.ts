@@ -13,11 +13,11 @@ export type LinkKind = 'manifest' | 'blob';
  */
 const MAX_NAMES_SEARCHED = 200;
 
-// Of the digest $3 in the repository $2 of the upstream $1.
+// Both are about the digest $3 in the repository $2 of the upstream $1.
 const LINKED_SIZE = `
   SELECT l.size FROM @repositories r JOIN @links l ON l.repository_id = r.id
   WHERE r.upstream = $1 AND r.name = $2 AND l.digest = $3 ORDER BY l.kind LIMIT 1`;
-/** Behind `namersOf('$3')`. */
+/** Follows `namersOf('$3')`. */
 const SIZE_BY_MANIFEST = `
   SELECT (
     SELECT n.size FROM @reading_references n

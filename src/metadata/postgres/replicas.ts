@@ -2,7 +2,7 @@ import type { GoneReplica, ReplicaPlace } from '../metadata-store.ts';
 import type { ProcessIdentity } from './leases.ts';
 import type { PostgresSession, Rows } from './session.ts';
 
-// The replicas, by the rows of their processes, and by those of their servers, which outlast a death.
+// The replicas, from the rows of their processes, and from those of their servers, which remain when a server dies.
 
 /** For how long a replica is reported that disappeared: longer than anybody takes to respond to an alert. */
 const TOLD_FOR_HOURS = 1;

@@ -1,6 +1,6 @@
 /**
- * Servers that serve as replicas, from their start until they stop. A trigger notes when one has shown life last whose process
- * is removed, so that programs of the version before do it, too: who stops removes its row along with that of its process.
+ * The servers of replicas, from their start until they stop. When the row of a process is removed, a trigger notes when its server
+ * was last seen alive; so it does if a program of the previous version removes it. A server that stops removes both rows.
  */
 export const SCHEMA_8 = `
 CREATE TABLE @serving_replicas (

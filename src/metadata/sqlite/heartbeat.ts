@@ -143,7 +143,7 @@ export class Heartbeat {
     return lease;
   }
 
-  /** True if the holder of a Lease was found to be dead, and was removed. */
+  /** Removes the holder of a Lease if it is dead; returns whether it was. */
   async #isDead(holder: string | undefined): Promise<boolean> {
     if (holder === undefined || holder === this.#id || !isDead(this.#folder, holder)) return false;
     await this.#write(() => {
@@ -200,7 +200,7 @@ export class Heartbeat {
     if (this.seemsDead() || presence.isOver) throw new PresenceEnded();
   }
 
-  /** The same outside of a write, as it is at that moment. */
+  /** Like `requirePresence`, but outside a write, for this moment. */
   async confirmPresence(presence: Presence): Promise<void> {
     if (this.#clock.monotonicMs() - this.#shownAtMs >= SURE_MS)
       await this.#connection.read(() => this.requirePresence(presence));

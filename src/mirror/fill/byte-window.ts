@@ -1,11 +1,11 @@
 import { Changes } from '../../lib/changes.ts';
 
 /**
- * Bytes on their way from one writer to one reader, each of which is read once, in order. The writer waits while too many
- * are unread.
+ * Bytes on their way from one writer to one reader, which reads each of them once and in order. The writer waits while too
+ * many are unread.
  */
 export class ByteWindow {
-  /** Told when bytes come. */
+  /** Told when bytes arrive. */
   readonly changes = new Changes();
   readonly #maxBytes: number;
   readonly #dropped = new Changes();
@@ -13,19 +13,19 @@ export class ByteWindow {
   #start: number;
   #end: number;
 
-  /** For the bytes from `start` on; at most `maxBytes`, and one piece, are kept. */
+  /** For the bytes from `start` on; at most `maxBytes` and one more piece are kept. */
   constructor(start: number, maxBytes: number) {
     this.#start = start;
     this.#end = start;
     this.#maxBytes = maxBytes;
   }
 
-  /** Where the bytes begin that are not dropped. */
+  /** Position of the first byte that has not been dropped. */
   get start(): number {
     return this.#start;
   }
 
-  /** Where the next bytes will be. */
+  /** Position of the next byte to be written. */
   get end(): number {
     return this.#end;
   }
@@ -39,7 +39,7 @@ export class ByteWindow {
     await this.#dropped.until(() => this.#end - this.#start <= this.#maxBytes || undefined, signal);
   }
 
-  /** Gives up the bytes before `position`, which will not be read again. */
+  /** Drops the bytes before `position`, which will not be read again. */
   dropBefore(position: number): void {
     for (let [first] = this.#pieces; first !== undefined; [first] = this.#pieces) {
       const dropped = Math.min(position - this.#start, first.byteLength);

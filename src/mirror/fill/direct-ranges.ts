@@ -18,22 +18,22 @@ export interface DirectRangesOptions
   > {
   /** The bytes that will be read. */
   readonly wanted: readonly Extent[];
-  /** Called when nothing is requested any more. */
+  /** Called when the reader is closed. */
   readonly ended: () => void;
 }
 
 /**
  * Reads ranges of a blob straight from upstream, since there is no room to keep them: one after the other, for one reader.
- * Like all ranges they are passed on unverified.
+ * Like all ranges of a blob that is not stored, they are passed on unverified.
  */
 export class DirectRanges implements BlobReader {
   readonly size: number;
   readonly #options: DirectRangesOptions;
-  /** What is requested: what is wanted, with small gaps. */
+  /** What is requested: what is wanted, and small gaps between. */
   readonly #plan: Extents;
   readonly #startedAtMs: number;
   #stream: RangeStream | undefined;
-  /** What earlier streams have brought. */
+  /** What earlier streams have received. */
   #receivedBytes = 0;
   #isClosed = false;
 
@@ -44,7 +44,7 @@ export class DirectRanges implements BlobReader {
     this.#startedAtMs = options.asking.clock.nowMs();
   }
 
-  /** How far it is. */
+  /** How far it has come. */
   get download(): DownloadState {
     const { digest, asker } = this.#options;
     return {
@@ -62,13 +62,13 @@ export class DirectRanges implements BlobReader {
     };
   }
 
-  /** Resolves when the first byte is there. Rejects with the failure of the request for it, which may be RangesUnusable. */
+  /** Resolves when the first byte is there. Rejects with the failure of its request, which may be RangesUnusable. */
   async begin(): Promise<void> {
     const [first] = this.#options.wanted;
     if (first !== undefined) await this.#streamAt(first.start).reach(first.start);
   }
 
-  /** Only what was wanted. */
+  /** Only positions in the wanted ranges. */
   async read(buffer: Uint8Array, position: number): Promise<number> {
     if (position >= this.size) return 0;
     try {
@@ -85,7 +85,7 @@ export class DirectRanges implements BlobReader {
     this.#options.ended();
   }
 
-  /** The request that brings the byte at `position`: the one that runs, or another one from there on. */
+  /** The stream that brings the byte at `position`: the running one, or a new one from there on. */
   #streamAt(position: number): RangeStream {
     if (this.#isClosed) throw new Error('the reader was closed');
     if (this.#stream?.brings(position) === true) return this.#stream;
@@ -93,7 +93,7 @@ export class DirectRanges implements BlobReader {
     this.#receivedBytes += this.#stream?.receivedBytes ?? 0;
     const planned = this.#plan.next(position);
     if (planned === undefined || planned.start > position)
-      throw new Error(`internal error: byte ${position} was read, which is in no requested range`);
+      throw new Error(`internal error: byte ${position} was read, but is in no requested range`);
     this.#stream = new RangeStream(this.#options, { start: position, end: planned.end });
     return this.#stream;
   }
@@ -106,7 +106,7 @@ export class DirectRanges implements BlobReader {
   }
 }
 
-/** One request for a range, with the bytes of it that were not read yet. */
+/** One request for a range, with those of its bytes that have not been read yet. */
 class RangeStream {
   readonly #extent: Extent;
   readonly #window: ByteWindow;
@@ -153,7 +153,7 @@ class RangeStream {
   /** Resolves when the byte at `position` is there. Rejects if it will not come. */
   async reach(position: number): Promise<void> {
     await this.#window.changes.until(() => {
-      // While bytes are skipped that were requested with others, there has to be room for the next ones.
+      // Skipped gaps are dropped as they arrive: otherwise there would be no room for what follows them.
       this.#window.dropBefore(position);
       if (this.#window.end > position) return true;
       if (this.#request.isOver)

@@ -47,7 +47,7 @@ export class DirectReader implements BlobReader {
   readonly #closing = new AbortController();
   /** How many bytes the Fill has. */
   readonly #keptBytes: number;
-  /** What was received behind that but not read yet. */
+  /** What was received after those bytes but not read yet. */
   readonly #window: ByteWindow;
   readonly #startedAtMs: number;
   #isQueued = true;

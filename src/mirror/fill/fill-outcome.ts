@@ -9,7 +9,7 @@ import type { FillSharing } from './fill-sharing.ts';
 import type { Fill } from './fill.ts';
 import type { Keeping } from './keeping.ts';
 
-/** Log messages about failures that whoever waits for the blob is told, too. */
+/** Log messages about failures, which are also reported to whoever waits for the blob. */
 export const DOWNLOAD_FAILED = 'a download failed';
 export const DOWNLOAD_UNSTORED = 'a download is passed on but not stored';
 export const BLOB_UNSTORED = 'a verified blob could not be stored';

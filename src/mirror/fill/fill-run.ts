@@ -61,11 +61,11 @@ export interface SeenLease {
 export interface FillStarter extends FillRequest {
   /** Set if it is a prefetch, for which no client waits. */
   readonly isAhead: boolean;
-  /** Set if it was read while the request was on its way here. */
+  /** The Lease, if it was just read for this request. */
   readonly seen?: SeenLease | undefined;
 }
 
-/** What a run goes on with: whose the Lease was at the last look, or `over` when there is nothing more to do. */
+/** What a run continues with: the Lease as it was last read, or `over` if there is nothing more to do. */
 type Next = LeaseState | 'over' | undefined;
 
 /**
@@ -238,9 +238,9 @@ export class FillRun {
     }
   }
 
-  /** `seen`: the Lease as it was read just now; absent if it was not. */
+  /** `seen`: the Lease as it was just read; absent if it was not read. */
   async #bring(seen: SeenLease | undefined): Promise<void> {
-    // Whoever follows another replica does so at once: an attempt to acquire its Lease is a write.
+    // If another replica has the Lease, it is followed at once: an attempt to acquire the Lease would be a write.
     let next: Next = seen === undefined ? await this.#look() : seen.lease;
     while (next !== 'over')
       next = next?.elsewhere === undefined ? await this.#contend() : await this.#followElsewhere(next);
@@ -251,7 +251,7 @@ export class FillRun {
     return this.#replicaFollower && this.#metadata.readLease(this.key);
   }
 
-  /** Follows another replica as long as it has the Lease, which is returned unless the blob is stored then. */
+  /** Follows another replica as long as it has the Lease. Returns `over` if the blob is then stored, otherwise the Lease. */
   async #followElsewhere({ elsewhere: address, epoch, holder }: LeaseState): Promise<Next> {
     const { key } = this;
     const follower = this.#replicaFollower;
@@ -264,8 +264,8 @@ export class FillRun {
   }
 
   /**
-   * Tries to acquire the Lease and downloads under it; if another process of this replica has it, follows that for a while.
-   * Returns whose it is then.
+   * Tries to acquire the Lease, and downloads under it. If another process of this replica has it, follows that process for a
+   * while. Returns `over` if the blob is then stored, otherwise the Lease.
    */
   async #contend(): Promise<Next> {
     const seen: { lease?: LeaseState } = {};

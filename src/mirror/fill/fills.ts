@@ -31,7 +31,7 @@ import { unfinishedBlobs } from './unfinished-blobs.ts';
 
 /** How long an endpoint that sent wrong bytes of a blob is avoided for that blob. */
 const WRONG_BYTES_MEMORY = { maxEntries: 1_000, maxAgeMs: 10 * 60_000 };
-/** How long it is not said again that ranges of a blob cannot be kept: lazy clients make hundreds of requests. */
+/** How long the log does not repeat that ranges of a blob cannot be kept: lazy clients make hundreds of requests. */
 const UNKEPT_MEMORY = { maxEntries: 1_000, maxAgeMs: 10 * 60_000 };
 /** How many downloads of other processes are listed, each of which costs two reads. */
 const MAX_FOREIGN = 100;
@@ -60,7 +60,7 @@ export class Fills {
   readonly #runs = new Map<string, FillRun>();
   readonly #direct = new Set<DirectReader | DirectRanges>();
   readonly #followed = new Map<string, FollowedFill>();
-  /** Blobs of which ranges could not be kept, as the log has said. */
+  /** Blobs of which ranges could not be kept, which the log has reported. */
   readonly #unkept = new Lru<object>(UNKEPT_MEMORY);
   readonly #wrongEndpoints = new Lru<Set<number>>(WRONG_BYTES_MEMORY);
   /** By upstream. */
@@ -77,7 +77,7 @@ export class Fills {
     return run?.fill.state === 'failed' ? undefined : run;
   }
 
-  /** Starts a run; call only if `find` returns none. `seen`: what `see` has just returned, if it was called. */
+  /** Starts a run; call only if `find` returns none. `seen`: what `see` has just returned, if called. */
   start(digest: Digest, request: FillRequest, seen?: SeenLease): FillRun {
     return this.#start(digest, { ...request, isAhead: false, seen });
   }
@@ -115,7 +115,7 @@ export class Fills {
     return followed.fill.size === request.namedSize ? followed.readAlong(request, wanted) : undefined;
   }
 
-  /** Which process downloads the blob, if it may be in another replica; asks nothing, and is `undefined`, if there is none. */
+  /** Reads the Lease of the blob, which another replica may have. `undefined`, without a query, if there are no replicas. */
   async see(upstream: string, digest: Digest): Promise<SeenLease | undefined> {
     const { replicas, metadata } = this.#world;
     return replicas && { lease: await metadata.readLease(fillKey(upstream, digest)) };
@@ -166,17 +166,17 @@ export class Fills {
     return reader;
   }
 
-  /** Makes a reader for ranges that cannot be kept, and says why: `full`. */
+  /** Makes a reader for ranges that cannot be kept, and logs why: `full`. */
   readRangesDirectly(
     ranges: Pick<DirectRangesOptions, 'digest' | 'size' | 'wanted' | 'asker'>,
     full: unknown,
   ): DirectRanges {
     const { keeping, log } = this.#world;
-    // A limit of our own that is reached is no fault of the disk.
+    // Reaching a limit of our own is not a fault of the disk.
     if (!(full instanceof StorageFull)) keeping.failed(full);
     const { digest } = ranges;
     const level = this.#unkept.get(digest) === undefined ? 'warn' : 'debug';
-    log[level]({ err: full, digest }, 'ranges of a blob cannot be kept: they are passed on');
+    log[level]({ err: full, digest }, 'ranges of a blob cannot be kept, so they are only passed on');
     this.#unkept.set(digest, {});
     const ended = () => void this.#direct.delete(reader);
     const reader = new DirectRanges({ ...this.#world, ...ranges, ended });

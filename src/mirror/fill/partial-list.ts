@@ -13,7 +13,7 @@ const MAX_LISTED = 100;
 
 /** A blob of which some is on disk, and which nobody downloads as a whole. For people. */
 export interface PartialState {
-  /** Of downloads only those that were interrupted and can continue. */
+  /** A `download` is listed only if it was interrupted and can continue. */
   readonly kind: UnfinishedBlob['kind'];
   readonly digest: Digest;
   /**

@@ -88,8 +88,8 @@ export class Partials {
 
   /**
    * The PartialBlob for requesters like `asker`, whose right is proved, or who will be asked about upstream; made if there
-   * is none. `undefined` if there can be none for a blob of this size, or upstream is known to ignore ranges. Rejects with
-   * the error of the disk, as in `isStorageClosed`, if that has no room.
+   * is none. `undefined` if there can be none for a blob of this size, or if upstream is known to ignore ranges. Rejects with
+   * the disk's error, as in `isStorageClosed`, if there is no room.
    */
   async open(asker: RangeAsker, digest: Digest, size: number): Promise<PartialUse | undefined> {
     const { upstream } = asker.repository;
@@ -116,7 +116,7 @@ export class Partials {
     }
   }
 
-  /** As `open`, but `undefined` if the disk has no room: for a Fill, which can do without. */
+  /** As `open`, but `undefined` if the disk has no room: for a Fill, which does not need it. */
   async openIfRoom(asker: RangeAsker, digest: Digest, size: number): Promise<PartialUse | undefined> {
     return unlessFull(this.open(asker, digest, size));
   }
@@ -391,7 +391,7 @@ export class Partials {
   }
 }
 
-/** What was opened; `undefined` if the disk has no room. */
+/** Resolves with what was opened, or `undefined` if the disk has no room. */
 async function unlessFull<T>(opening: Promise<T | undefined> | undefined): Promise<T | undefined> {
   try {
     return await opening;

@@ -33,7 +33,7 @@ export interface RangeReaderOptions {
   readonly along: Along | undefined;
   /** Looks for a download that has begun since, or has come near, or whether the blob is stored by now. */
   readonly findWhole: () => Promise<Along | 'stored' | undefined>;
-  /** Opens another reader of the same bytes, after a failure that `endsKeeping`. */
+  /** Opens another reader of the same bytes after a failure for which `endsKeeping` is true. */
   readonly instead: (failure: unknown) => Promise<BlobReader>;
 }
 
@@ -257,7 +257,7 @@ export class RangeReader implements BlobReader {
   }
 }
 
-/** Whether ranges of the blob can no longer be had, or kept, so that everybody who reads them needs another reader. */
+/** Whether ranges of the blob can no longer be had or kept, so that all who read them need another reader. */
 export function endsKeeping(failure: unknown): boolean {
   return failure instanceof RangesUnusable || failure instanceof LeaseLost || isStorageClosed(failure);
 }

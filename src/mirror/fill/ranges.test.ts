@@ -1069,7 +1069,7 @@ describe('ranges for which there is no room', () => {
   const full = Object.assign(new Error('disk full'), { code: 'ENOSPC' });
   const noParts = (spool: Spool): Spool => replacing(spool, { parts: () => Promise.reject(full) });
 
-  it('are requested from upstream alone, and passed on without being kept', async () => {
+  it('are the only ones requested from upstream, and are passed on without being kept', async () => {
     const world = await startWorld({}, { spool: noParts });
     const blob = await layer(world, 8 * MIB, 'no-parts');
     const wanted = [
@@ -1097,7 +1097,7 @@ describe('ranges for which there is no room', () => {
     expect(told.filter(message => message.includes('cannot be kept'))).toHaveLength(2);
   });
 
-  it('are so, too, if the index accepts no Lease', async () => {
+  it('are passed on, too, if the index accepts no Lease', async () => {
     const world = await startWorld();
     const blob = await layer(world, 8 * MIB, 'no-lease');
     vi.spyOn(world.metadata, 'acquireLease').mockRejectedValue(full);
@@ -1129,13 +1129,13 @@ describe('ranges for which there is no room', () => {
     await until(() => world.mirror.downloads.length === 0 && world.mirror.queue.running === 0);
   });
 
-  it('come with the whole blob if upstream ignores ranges', async () => {
+  it('are read from the whole blob if upstream ignores ranges', async () => {
     const world = await startWorld({ ranges: false }, { spool: noParts });
     const blob = await layer(world, 4 * MIB, 'no-ranges');
     expect(await readRanges(world, blob, { start: MIB, end: 2 * MIB })).toBe('miss');
   });
 
-  it('are refused by upstream with its own status', async () => {
+  it('are refused with the status of upstream', async () => {
     const world = await startWorld({}, { spool: noParts });
     const blob = await layer(world, 4 * MIB, 'refused');
     upstream.misbehave({ kind: 'blob', method: 'GET', status: 404 });

@@ -32,7 +32,7 @@ export interface ReplicaFollowerOptions {
   readonly signal: AbortSignal;
 }
 
-/** What a holder sends, and where it goes. */
+/** What a holder sends, and the ingest that it is written to. */
 interface Received {
   readonly ingest: Ingest;
   readonly bytes: RemoteBytes;
@@ -136,7 +136,7 @@ export class ReplicaFollower {
     return this.#settled();
   }
 
-  /** Asks the holder for what is not here. Usually that is all of it, so the question is on its way while that is looked up. */
+  /** Asks the holder for what is missing here. That is usually everything, so it is requested while the ingest is looked up. */
   async #begin(remote: RemoteFill, signal: AbortSignal): Promise<Received> {
     const { replicas } = this.#options;
     if (this.#received === undefined) {
@@ -148,7 +148,7 @@ export class ReplicaFollower {
         ingest = await this.#ingestOf(remote);
         if (ingest.offset === 0) return { ingest, bytes: await asking };
       } finally {
-        if (ingest?.offset !== 0) leaving.abort(new ReplicaAway('the rest is asked for'));
+        if (ingest?.offset !== 0) leaving.abort(new ReplicaAway('only the rest is requested'));
       }
     }
     const ingest = await this.#ingestOf(remote);

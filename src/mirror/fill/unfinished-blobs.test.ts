@@ -26,7 +26,7 @@ it('counts what is there of each blob once, from wherever it came', async () => 
   expect([...found]).toEqual([[ranged, 150]]);
 });
 
-it('is what the spool has of downloads and ranges, and not of uploads', async () => {
+it('lists what the spool has of downloads and ranges, but not uploads', async () => {
   const spool = new MemorySpool(new MemoryIngests());
   const digest = digestOf(Buffer.from('blob'));
   for (const key of [fillKey('up.example', digest), 'upload-1'])

@@ -3,7 +3,7 @@ import { Extents, type KnownExtents } from '../../lib/extents.ts';
 import type { Digest } from '../../oci/digest.ts';
 import { digestInFillKey, digestInPartsKey } from './fill-key.ts';
 
-/** Something in the spool of a blob that is not stored, from whichever process. */
+/** What the spool has of a blob that is not stored, from any process. */
 export interface UnfinishedBlob {
   /** `ranges` that clients have requested, or a `download` of all of it, which may be running. */
   readonly kind: 'ranges' | 'download';
@@ -11,7 +11,7 @@ export interface UnfinishedBlob {
   readonly found: FoundIngest;
 }
 
-/** Everything that the spool has of blobs that are not stored: uploads and copies are not among it. */
+/** All that the spool has of blobs that are not stored, without uploads and copies. */
 export async function* unfinishedBlobs(spool: Pick<Spool, 'list'>): AsyncGenerator<UnfinishedBlob, void> {
   for await (const found of spool.list()) {
     const ranged = digestInPartsKey(found.key);
@@ -33,7 +33,7 @@ export async function extentsThere(
 }
 
 /**
- * How many bytes are there of each of these blobs, for whomever they are. Those of which nothing is there are absent.
+ * How many bytes of each of these blobs are there, for any requester. Blobs of which nothing is there are absent.
  */
 export async function bytesThereOf(
   spool: Pick<Spool, 'list' | 'savedParts'>,
