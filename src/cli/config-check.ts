@@ -26,18 +26,18 @@ export const configCheck: Command = {
   run: async (input, io) => {
     try {
       const config = await configInForce(input, io);
-      const { bucketWarnings, checkFiles, imageWarnings, listWarnings, nodeConfigWarnings, secretWarnings } =
-        await import('../compose/check-files.ts');
-      await checkFiles(config, silentLog);
+      const checks = await import('../compose/check-files.ts');
+      await checks.checkFiles(config, silentLog);
       const upstreams = [...config.upstreams.keys()];
       const text = `The configuration is valid. It mirrors ${upstreams.join(', ')}.\n`;
       const warnings = [
         ...optionsWithoutEffect(config),
-        ...(await secretWarnings(config)),
-        ...(await bucketWarnings(config)),
-        ...(await nodeConfigWarnings(config)),
-        ...imageWarnings(config),
-        ...(await listWarnings(config)),
+        ...(await checks.certificateWarnings(config)),
+        ...(await checks.secretWarnings(config)),
+        ...(await checks.bucketWarnings(config)),
+        ...(await checks.nodeConfigWarnings(config)),
+        ...checks.imageWarnings(config),
+        ...(await checks.listWarnings(config)),
       ];
       for (const warning of warnings) io.err(warningLine(problemText(warning)));
       printResult(

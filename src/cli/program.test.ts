@@ -202,6 +202,23 @@ describe('entrepot config', () => {
     ]);
   });
 
+  it('warns of a certificate that clients refuse, or will soon', async () => {
+    const tls = fileURLToPath(new URL('../../test/support/tls', import.meta.url));
+    const file = join(folder, 'expired.yaml');
+    writeFileSync(file, `server: {tls: {certFile: ${tls}/server.pem, keyFile: ${tls}/server.key}}\n`);
+    expect((await run('config', 'check', '--config', file)).err).toBe('');
+    vi.useFakeTimers({ toFake: ['Date'], now: new Date('2200-01-01') });
+    try {
+      const { code, err } = await run('config', 'check', '--config', file);
+      expect(code).toBe(0);
+      expect(err).toMatch(
+        /expired\.yaml:1: server\.tls\.certFile: .*: has expired: clients refuse it \(.*2126 GMT\)/,
+      );
+    } finally {
+      vi.useRealTimers();
+    }
+  });
+
   it('lists the problems of an invalid one, and ends with 2', async () => {
     const file = join(folder, 'wrong.yaml');
     writeFileSync(file, 'storag: {}\n');

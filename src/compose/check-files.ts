@@ -8,7 +8,7 @@ import { absentAsUndefined } from '../lib/error-code.ts';
 import { fileTrouble } from '../lib/file-trouble.ts';
 import { type Log, silentLog } from '../lib/log.ts';
 import type { RepositoryResolver } from '../oci/repository-resolver.ts';
-import { readTls, type TlsPaths, UnusableTls } from '../ops/tls-files.ts';
+import { certificateTrouble, readTls, type TlsPaths, UnusableTls } from '../ops/tls-files.ts';
 import { InvalidImageList, wantedImages } from '../prepull/wanted-images.ts';
 import { unusableSecrets } from '../tenants/file-secret-source.ts';
 import { NodeConfig } from '../tenants/node-config.ts';
@@ -64,6 +64,21 @@ export async function secretWarnings({ tenants, origin }: Config): Promise<reado
         warnings.push({ path, value: file, message, source });
       }
     }
+  }
+  return warnings;
+}
+
+/** Certificates that clients or other replicas refuse, or will soon. The server starts with them. Their files have been checked. */
+export async function certificateWarnings({ server, cluster, origin }: Config): Promise<readonly Problem[]> {
+  const warnings: Problem[] = [];
+  for (const [section, tls] of [
+    ['server', server.tls],
+    ['cluster', cluster?.tls],
+  ] as const) {
+    const message = tls && certificateTrouble(await readTls(tls));
+    const path = [section, 'tls', 'certFile'];
+    if (message !== undefined)
+      warnings.push({ path, value: tls?.certFile, message, source: origin.sourceOf(path) });
   }
   return warnings;
 }

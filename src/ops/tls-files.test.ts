@@ -3,10 +3,10 @@ import { createServer } from 'node:https';
 import { connect } from 'node:tls';
 import { rename, symlink, unlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
-import { silentLog } from '../lib/log.ts';
-import { TlsFiles } from './tls-files.ts';
+import { type Log, silentLog } from '../lib/log.ts';
+import { certificateTrouble, TlsFiles } from './tls-files.ts';
 
 const LOOK_EVERY_MS = 20;
 
@@ -91,6 +91,30 @@ describe('the certificate of a server', () => {
     await new Promise(resolve => setTimeout(resolve, LOOK_EVERY_MS * 10));
     expect([renewals, files.material]).toEqual([[], first]);
     files.close();
+  });
+
+  it('is reported once when it will end soon, and once when it has ended, also while the server runs', async () => {
+    const DAY_MS = 86_400_000;
+    const nowMs = Date.now();
+    const told: string[] = [];
+    const log: Log = { ...silentLog, warn: (_, message) => void told.push(message) };
+    vi.useFakeTimers({ toFake: ['Date'], now: nowMs });
+    try {
+      const files = await TlsFiles.open(paths, log);
+      const troubles = [];
+      for (const day of [0, 22, 24, 25, 31, 32]) {
+        vi.setSystemTime(nowMs + day * DAY_MS);
+        await files.look(() => {});
+        troubles.push(certificateTrouble(files.material)?.replace(/ \(.*/, ''));
+      }
+      const [soon, ended] = ['expires soon', 'has expired: clients refuse it'];
+      expect(troubles).toEqual([undefined, undefined, soon, soon, ended, ended]);
+      expect(told).toEqual([`the certificate ${soon}`, `the certificate ${ended}`]);
+      vi.setSystemTime(nowMs - DAY_MS);
+      expect(certificateTrouble(files.material)).toMatch(/^is not valid yet: clients refuse it \(.* GMT\)$/);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   it('is refused at the start if it is invalid, or does not match the key', async () => {

@@ -56,6 +56,8 @@ export class TlsFiles {
   readonly #log: Log;
   readonly #lookEveryMs: number;
   #current: TlsMaterial;
+  /** What the log has said about the time of the current certificate. */
+  #told: CertificateTime = 'valid';
   #complaint: string | undefined;
   #timer: NodeJS.Timeout | undefined;
 
@@ -68,9 +70,9 @@ export class TlsFiles {
 
   /** Rejects if there is no usable pair: files that are missing, not PEM, or do not match. */
   static async open(paths: TlsPaths, log: Log, lookEveryMs: number = LOOK_EVERY_MS): Promise<TlsFiles> {
-    const material = await readTls(paths);
-    warnOfEnd(material, paths, log);
-    return new TlsFiles(paths, material, log, lookEveryMs);
+    const files = new TlsFiles(paths, await readTls(paths), log, lookEveryMs);
+    files.#warnOfTime();
+    return files;
   }
 
   get material(): TlsMaterial {
@@ -101,20 +103,61 @@ export class TlsFiles {
   async look(renew: (material: TlsMaterial) => void): Promise<void> {
     try {
       const material = await readTls(this.#paths);
-      if (isSame(material, this.#current)) return;
-      renew(material);
-      this.#current = material;
-      this.#complaint = undefined;
-      this.#log.info({ certFile: this.#paths.certFile }, 'the certificate was reloaded');
-      warnOfEnd(material, this.#paths, this.#log);
+      if (!isSame(material, this.#current)) {
+        renew(material);
+        this.#current = material;
+        this.#told = 'valid';
+        this.#complaint = undefined;
+        this.#log.info({ certFile: this.#paths.certFile }, 'the certificate was reloaded');
+      }
     } catch (error) {
       const complaint = error instanceof Error ? error.message : String(error);
       if (complaint !== this.#complaint) {
         this.#log.error({ err: error }, 'the certificate cannot be reloaded: the last good one stays in use');
       }
       this.#complaint = complaint;
+    } finally {
+      this.#warnOfTime();
     }
   }
+
+  /** Once for each: that it expires soon, and that it has. */
+  #warnOfTime(): void {
+    const time = certificateTime(this.#current);
+    if (time !== this.#told && time !== 'valid') {
+      const { validFrom, validTo } = certificateOf(this.#current.cert);
+      this.#log.warn(
+        { certFile: this.#paths.certFile, validFrom, validTo },
+        `the certificate ${TIME_TEXTS[time]}`,
+      );
+    }
+    this.#told = time;
+  }
+}
+
+/** Whether a certificate is valid now, and will be for a while. */
+type CertificateTime = 'valid' | 'early' | 'ending' | 'expired';
+
+const TIME_TEXTS: Readonly<Record<Exclude<CertificateTime, 'valid'>, string>> = {
+  early: 'is not valid yet: clients refuse it',
+  ending: 'expires soon',
+  expired: 'has expired: clients refuse it',
+};
+
+function certificateTime({ cert }: TlsMaterial): CertificateTime {
+  const { validFrom, validTo } = certificateOf(cert);
+  const leftMs = Date.parse(validTo) - Date.now();
+  if (leftMs < 0) return 'expired';
+  if (Date.parse(validFrom) > Date.now()) return 'early';
+  return leftMs < WARN_DAYS * DAY_MS ? 'ending' : 'valid';
+}
+
+/** What is wrong with the time of a certificate, such as `expires soon (Feb  1 00:00:00 2026 GMT)`; `undefined` if nothing is. */
+export function certificateTrouble(material: TlsMaterial): string | undefined {
+  const time = certificateTime(material);
+  if (time === 'valid') return undefined;
+  const { validFrom, validTo } = certificateOf(material.cert);
+  return `${TIME_TEXTS[time]} (${time === 'early' ? validFrom : validTo})`;
 }
 
 /** Reads a certificate and its key, and CAs if there are some. Rejects with UnusableTls if files are missing, not PEM, or do not match. */
@@ -174,12 +217,5 @@ async function readPem<T>(
         ? 'is encrypted with a passphrase: an unencrypted key is required'
         : `is not ${kind} in PEM`,
     };
-  }
-}
-
-function warnOfEnd({ cert }: TlsMaterial, { certFile }: TlsPaths, log: Log): void {
-  const { validTo } = new X509Certificate(cert);
-  if (Date.parse(validTo) - Date.now() < WARN_DAYS * DAY_MS) {
-    log.warn({ certFile, validTo }, 'the certificate expires soon or has expired');
   }
 }
