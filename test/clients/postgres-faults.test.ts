@@ -6,7 +6,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { LeaseLost } from '../../src/lib/lease.ts';
 import { leaseOf } from '../../src/lib/lease.suite.ts';
-import { silentLog } from '../../src/lib/log.ts';
+import { type Log, silentLog } from '../../src/lib/log.ts';
 import { ManualClock } from '../../src/lib/manual-clock.fixture.ts';
 import { IndexAway } from '../../src/metadata/index-away.ts';
 import type { MetadataStore } from '../../src/metadata/metadata-store.ts';
@@ -53,11 +53,11 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
   });
 
   async function open(
-    more: { at?: PostgresSettings; clock?: ManualClock; replica?: string; serves?: boolean } = {},
+    more: { at?: PostgresSettings; clock?: ManualClock; replica?: string; serves?: boolean; log?: Log } = {},
   ): Promise<MetadataStore> {
-    const { at = settings, clock, replica, serves = false } = more;
+    const { at = settings, clock, replica, serves = false, log = silentLog } = more;
     const store = await openPostgresMetadataStore(at, {
-      log: silentLog,
+      log,
       folder: { path: join(folder, replica ?? ''), id: replica ?? 'folder', replica },
       serves,
       ...(clock && { clock }),
@@ -93,6 +93,23 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
       const fromMs = performance.now();
       await expect(store.putBlob(BLOB, 4)).rejects.toThrow(IndexAway);
       expect(performance.now() - fromMs).toBeLessThan(20_000);
+    });
+
+    test('the log says once that the database is away, with its address, and once that it is back', async () => {
+      const logged: unknown[] = [];
+      const tell: Log['warn'] = (fields, message) => void logged.push({ ...fields, message });
+      await open({ at: { ...settings, port: link.port }, log: { ...silentLog, warn: tell, info: tell } });
+      await link.shut();
+      await expect.poll(() => logged.length, { timeout: 10_000 }).toBe(1);
+      // Until another heartbeat has failed.
+      await new Promise(resolve => setTimeout(resolve, 2_500));
+      await link.reopen();
+      await expect.poll(() => logged.length, { timeout: 10_000 }).toBe(2);
+      const reason = expect.stringContaining(`at 127.0.0.1:${link.port}`);
+      expect(logged).toEqual([
+        { reason, message: 'the database of the index cannot be reached; retrying every second' },
+        { message: 'the database of the index can be reached again' },
+      ]);
     });
 
     test('during a question: it is asked again', async () => {

@@ -349,13 +349,21 @@ export class Heartbeat {
       this.#onBeat();
     } catch (error) {
       // Logged once: it may be away for a while.
-      if (!this.#isClosed && !this.#isFailing) {
-        this.#log.warn({ err: error }, 'the heartbeat cannot be written; retrying every second');
-      }
+      if (!this.#isClosed && !this.#isFailing) this.#tellFailure(error);
       this.#isFailing = true;
     } finally {
       this.#schedule();
     }
+  }
+
+  #tellFailure(error: unknown): void {
+    const { away } = this.#database;
+    if (away === undefined) {
+      this.#log.warn({ err: error }, 'the heartbeat cannot be written; retrying every second');
+      return;
+    }
+    const message = 'the database of the index cannot be reached; retrying every second';
+    this.#log.warn({ reason: away.operatorText }, message);
   }
 
   /** Whether this process may tell who is dead: it has written its heartbeats for as long, until just now. */
