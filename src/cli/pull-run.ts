@@ -1,3 +1,4 @@
+import { OciError } from '../oci/errors.ts';
 import { pullAll } from '../prepull/pull-all.ts';
 import type { WantedImage } from '../prepull/wanted-images.ts';
 import type { Parts } from '../compose/parts.ts';
@@ -60,10 +61,16 @@ export class PullRun {
       progress.end('done', pulledText(pulled));
       return true;
     } catch (error) {
-      progress.end('failed', error instanceof Error ? error.message : String(error));
+      progress.end('failed', failureOf(error));
       return false;
     }
   }
+}
+
+/** For the operator: with what upstream answered. */
+function failureOf(error: unknown): string {
+  if (error instanceof OciError) return error.story;
+  return error instanceof Error ? error.message : String(error);
 }
 
 function pulledText({ digest, blobs, heldBlobs, fetchedBytes, isHosted }: BroughtImage): string {

@@ -9,6 +9,7 @@ import { openStored, STORE_CONTENTS } from '../compose/storage.ts';
 import type { Config } from '../config/config.ts';
 import { syncFolder } from '../lib/atomic-file.ts';
 import { absentAsUndefined, errorCode } from '../lib/error-code.ts';
+import { namedTrouble } from '../lib/file-trouble.ts';
 import { silentLog } from '../lib/log.ts';
 import { readFileOrPipe } from '../lib/named-pipe.ts';
 import { makeFolder } from '../lib/make-folder.ts';
@@ -102,6 +103,14 @@ async function readBackup(config: Config, run: RestoreRun): Promise<ExitCode> {
   }
 }
 
+async function openFile(file: string, signal: AbortSignal): Promise<AsyncIterable<Uint8Array>> {
+  try {
+    return await readFileOrPipe(file, signal);
+  } catch (error) {
+    throw namedTrouble(`${file} cannot be read`, error);
+  }
+}
+
 /** The caller holds the lock. */
 async function readBackupAlone(config: Config, { file, input, io, signal }: RestoreRun): Promise<ExitCode> {
   const { path, s3 } = config.storage;
@@ -109,7 +118,7 @@ async function readBackupAlone(config: Config, { file, input, io, signal }: Rest
   const view = new ProgressView(io, progressForm({ json: false }));
   const item = view.begin(file === '-' ? 'standard input' : file);
   try {
-    const source = file === '-' ? addAbortSignal(signal, process.stdin) : await readFileOrPipe(file, signal);
+    const source = file === '-' ? addAbortSignal(signal, process.stdin) : await openFile(file, signal);
     const isOfBucket = s3 !== undefined;
     const summary = await fill(path, source, {
       isOfBucket,

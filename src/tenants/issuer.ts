@@ -122,7 +122,13 @@ export class Issuer {
     // Including those that have ended by the clock, which may be wrong.
     if (meant.length > 0) await this.#put(meant.map(endedLongAgo), asked);
     const live = meant.filter(one => this.#isLive(one));
-    if (live.length === 0) throw new UnknownTenant(`${tenant} has no such credential`);
+    if (live.length === 0) {
+      throw new UnknownTenant(
+        credentialId === undefined
+          ? `${tenant} has no credentials that are still valid`
+          : `${tenant} has no such credential`,
+      );
+    }
     return live;
   }
 

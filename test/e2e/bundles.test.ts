@@ -257,6 +257,7 @@ describe('entrepot pull', () => {
     const { code, stderr } = await connected.command('pull', '--serialize', ...images);
     expect(code).toBe(1);
     expect(stderr).toContain('1 of 4 images are stored; 3 failed');
+    expect(stderr).toMatch(/org\/none:1: upstream has no such content.* responded 404\)/);
     expect(await succeed(connected, 'check', `${UPSTREAM}/org/sidecar:2`)).toBe('');
   });
 

@@ -52,6 +52,7 @@ it('a file that cannot be used is named with its option, and why, in words', asy
     const env = { ENTREPOT_STORAGE__PATH: join(folder, 'store') };
     await mkdir(join(folder, 'taken'));
     for (const [words, said] of [
+      [['restore', 'nofile'], 'nofile cannot be read: it does not exist (ENOENT)'],
       [['pull', '--from', 'nofile'], '--from: nofile cannot be read: it does not exist (ENOENT)'],
       [
         ['export', 'app:1', '--from', 'taken', '-o', 'x'],

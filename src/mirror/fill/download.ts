@@ -329,7 +329,7 @@ class Download {
     if (!hasSkipped && (failure.kind === 'invalid' || this.#fruitless >= FRUITLESS_BEFORE_NEXT_ENDPOINT)) {
       skipEndpoints.add(failure.endpoint ?? this.#endpoint);
     }
-    const delayMs = jittered(backoffMs(BACKOFF, this.#fruitless));
+    const delayMs = Math.round(jittered(backoffMs(BACKOFF, this.#fruitless)));
     log.info(
       { digest, offset: this.#options.length(), delayMs, reason: failure.message },
       'a download was interrupted and will be resumed',
