@@ -94,10 +94,11 @@ export class LocalCopies {
    */
   async keep(digest: Digest, spooled: Ingest): Promise<boolean> {
     const size = spooled.offset;
-    if (!(spooled instanceof FileIngest) || !(await this.mayKeep(size))) return false;
+    const maxBytes = await this.#maxBytes();
+    if (!(spooled instanceof FileIngest) || size > maxBytes) return false;
     await this.#files.put(digest, spooled);
     this.#kept = { copies: this.#kept.copies + 1, bytes: this.#kept.bytes + size };
-    await this.#trimIfFull();
+    this.#trimIfFull(maxBytes);
     return true;
   }
 
@@ -144,8 +145,7 @@ export class LocalCopies {
   }
 
   /** In the background: nobody waits for room that is only about to be exceeded by a single blob. */
-  async #trimIfFull(): Promise<void> {
-    const maxBytes = await this.#maxBytes();
+  #trimIfFull(maxBytes: number): void {
     const isFull = this.#known.bytes > maxBytes || this.#kept.bytes > maxBytes * RECOUNT_SHARE;
     if (!isFull && this.#counted !== undefined) return;
     this.#isTrimDue = true;

@@ -2,13 +2,14 @@ import { randomBytes } from 'node:crypto';
 import { rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setImmediate as nextTick } from 'node:timers/promises';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { FakeS3, type S3Fault, type S3Request } from '../../../test/support/fake-s3.ts';
 import { Latch } from '../../../test/support/latch.ts';
 import { makeTempFolder, removeFolder } from '../../../test/support/temp-folder.ts';
 import { type BlobReader, HOLD_BACK_BYTES } from '../../lib/blob-reader.ts';
+import { steadyLease } from '../../lib/lease.suite.ts';
 import { silentLog } from '../../lib/log.ts';
-import type { Digest } from '../../oci/digest.ts';
+import { type Digest, digestOf } from '../../oci/digest.ts';
 import { OciError } from '../../oci/errors.ts';
 import { blobStoreSuite, keep } from '../blob-store.suite.ts';
 import { openFileStores } from '../file-stores.ts';
@@ -322,6 +323,18 @@ describe('the first level', () => {
     const sent = bytes.length - HOLD_BACK_BYTES;
     expect(await readUntilFailure(reader)).toEqual({ sent, code: 'UNAVAILABLE' });
     await full.close();
+  });
+
+  test('stores a blob in the bucket even if the disk neither takes a copy nor lets the ingest go', async () => {
+    const bytes = randomBytes(100 * KIB);
+    const digest = digestOf(bytes);
+    const ingest = await stores.spool.ingest(steadyLease('upload-1'), { digest });
+    await ingest.write([bytes]);
+    place.maxBytes = 0;
+    vi.spyOn(ingest, 'abort').mockRejectedValue(new Error('EROFS: read-only file system'));
+    const { key } = await blobs.put(digest, ingest);
+    expect([...fake.objects.keys()]).toContainEqual(expect.stringContaining(key!));
+    await ingest.close();
   });
 
   test('lets readers go on when the disk becomes full on the way', async () => {

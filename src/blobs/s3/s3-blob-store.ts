@@ -252,11 +252,12 @@ export class S3BlobStore implements BlobStore {
 
   async keepLocally(digest: Digest, spooled: Ingest): Promise<void> {
     try {
-      if ((await this.#local?.copies.keep(digest, spooled)) === true) return;
+      if ((await this.#local?.copies.keep(digest, spooled)) !== true) await spooled.abort();
     } catch (error) {
       this.#log.warn({ err: error, digest }, 'a blob could not be kept on the disk');
+      // The blob is stored all the same; upkeep finds what is left here.
+      await spooled.abort().catch(() => {});
     }
-    await spooled.abort();
   }
 
   async localUsage(): Promise<LocalUsage> {
