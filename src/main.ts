@@ -5,6 +5,8 @@ import { runProgram } from './cli/program.ts';
 const io = {
   out: (text: string) => void process.stdout.write(text),
   err: (text: string) => void process.stderr.write(text),
+  // Moves up, and clears to the end of the screen (ECMA-48).
+  clear: (lines: number) => void process.stderr.write(`\u001B[${lines}A\u001B[J`),
 };
 
 // `entrepot hosts … | head` closes the pipe early: no message is needed, but it is no success either.

@@ -14,6 +14,10 @@ test('columns are as wide as their widest cell, and no line ends in spaces', () 
   ).toBe('NAME          SIZE\nnginx:latest  1\na\n');
 });
 
+test('a row is one line, whatever its cells have', () => {
+  expect(columnsText(['NAME'], [['a\nb\u001B[2J']])).toBe('NAME\na\\u000ab\\u001b[2J\n');
+});
+
 test.each([
   [0, '0 B'],
   [1023, '1023 B'],

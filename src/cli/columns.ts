@@ -1,10 +1,11 @@
 /** Text for terminals: columns, numbers and times. */
+import { plainText } from '../ops/fields-text.ts';
 
 const DAY_MS = 86_400_000;
 
-/** Rows below their headings, each column as wide as its widest cell. */
+/** Rows below their headings, each of one line, each column as wide as its widest cell. */
 export function columnsText(headings: readonly string[], rows: readonly (readonly string[])[]): string {
-  const all = [headings, ...rows];
+  const all = [headings, ...rows].map(row => row.map(plainText));
   const widths = headings.map((_, at) => Math.max(...all.map(row => row[at]?.length ?? 0)));
   const line = (row: readonly string[]) =>
     row

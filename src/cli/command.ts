@@ -59,6 +59,8 @@ export interface Io {
   out(text: string): void;
   /** Standard error: everything else. */
   err(text: string): void;
+  /** Clears the last lines of standard error, if that is a terminal. */
+  clear?(lines: number): void;
 }
 
 /** An error that the user can correct; shown as one sentence, without a stack. */

@@ -50,6 +50,22 @@ describe('the command line', () => {
     expect((await run('config', 'shwo')).err).toContain('Did you mean show?');
   });
 
+  it('passes no control characters of what it shows on to a terminal', async () => {
+    const file = join(folder, 'images.txt');
+    writeFileSync(file, 'docker.io/a:\u001B[2J\u0007\u009B2J\r1\n');
+    vi.stubEnv('ENTREPOT_STORAGE__PATH', join(folder, 'controls'));
+    const shown = await Promise.all([
+      run('pull', '--from', file, ...NO_CONFIG),
+      run('pull', 'docker.io/a:\u001B[2J', ...NO_CONFIG),
+      run('\u001B[2J'),
+    ]);
+    vi.unstubAllEnvs();
+    for (const { out, err } of shown) {
+      expect(out + err).toContain(String.raw`\u001b[2J`);
+      expect((out + err).replaceAll('\n', '')).not.toMatch(/\p{Cc}/u);
+    }
+  });
+
   it('lists every exit code in its help', async () => {
     const [, codes = ''] = (await run('--help')).out.split('Exit codes:');
     expect(codes.match(/\d+/g)?.map(Number)).toEqual(Object.values(EXIT));

@@ -3,6 +3,7 @@ import type { Command, ExitCode, Io } from './command.ts';
 import { exitCodeOf, failureText } from './failure.ts';
 import { Parser, type ProgramText } from './parser.ts';
 import { readVersion } from '../compose/version.ts';
+import { terminalText } from '../ops/fields-text.ts';
 import { version } from './version.ts';
 
 /** `tree` returns all commands of the program. */
@@ -75,14 +76,24 @@ const TEXT: ProgramText = {
  * Runs a command line (without node and the script) and returns the exit code. An error of the command becomes a
  * message. The process may run another one afterwards: the command has closed everything that it opened.
  */
-export async function runProgram(typed: readonly string[], io: Io): Promise<ExitCode> {
+export async function runProgram(typed: readonly string[], streams: Io): Promise<ExitCode> {
   const argv = withHelpOption(typed);
+  const io = withoutControls(streams);
   try {
     return await new Parser(TEXT, await commandsFor(argv), io).run(argv);
   } catch (error) {
     io.err(`entrepot: ${await failureText(error)}\n`);
     return exitCodeOf(error);
   }
+}
+
+/** Names and platforms of images, and what upstreams say, come from strangers: terminals would obey control characters in them. */
+function withoutControls(io: Io): Io {
+  return {
+    out: text => io.out(terminalText(text)),
+    err: text => io.err(terminalText(text)),
+    clear: lines => io.clear?.(lines),
+  };
 }
 
 /** Turns `help tenant add` and `tenant help add` into `tenant add --help`; unknown words are left to be refused. */

@@ -9,6 +9,7 @@ function viewOf(form: ProgressForm, screen = { columns: 160, rows: 40 }) {
   const io = {
     out: (text: string) => void (written.out += text),
     err: (text: string) => void (written.err += text),
+    clear: (lines: number) => void (written.err += `\u001B[${lines}A\u001B[J`),
   };
   return {
     view: new ProgressView(

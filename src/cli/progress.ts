@@ -134,9 +134,8 @@ export class ProgressView {
       this.#io.err(`  ${item.name}: ${figuresText(item)}\n`);
   }
 
-  /** Clears the bars: moves up by the number of lines, and clears to the end of the screen (ECMA-48). */
   #clear(): void {
-    if (this.#drawnLines > 0) this.#io.err(`\u001B[${this.#drawnLines}A\u001B[J`);
+    if (this.#drawnLines > 0) this.#io.clear?.(this.#drawnLines);
     this.#drawnLines = 0;
   }
 }

@@ -13,6 +13,14 @@ const CONTROL = /[\u007f-\u009f]/g;
 /** With those that JSON escapes anyway. */
 const ANY_CONTROL = /\p{Cc}/gu;
 
+/** Without line ends and tabs. */
+const UNSHOWN = /(?![\t\n]|\r\n)\p{Cc}/gu;
+
+/** A text of several lines for people or programs: control characters in it are escaped. */
+export function terminalText(text: string): string {
+  return text.replace(UNSHOWN, escaped);
+}
+
 /** A value for people: a text without quotes, but with control characters escaped as well. */
 export function plainText(value: unknown): string {
   if (Array.isArray(value)) return value.map(plainText).join(', ');
