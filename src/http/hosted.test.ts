@@ -66,7 +66,7 @@ function ask({ path, method, body }: Asked): Promise<Reply> {
   });
 }
 
-/** Other processes consider this one dead, and it shows life again: what began before has not to be done any more. */
+/** Other processes consider this one dead before it comes back: what began before must not be done any more. */
 function seemDead(): void {
   if (!(bench.metadata instanceof MemoryMetadataStore)) throw new Error('this is no index in memory');
   bench.metadata.seemDead();

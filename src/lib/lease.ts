@@ -73,9 +73,9 @@ export class LeaseLost extends Error {
 }
 
 /**
- * A time in which a process shows life without a break. It ends when others consider the process dead, which a suspended
- * process cannot know; when it has shown life again for a moment, another one begins. What was begun before must not be
- * done then, since others may have done it, or the opposite, meanwhile.
+ * A period in which others consider a process alive without a break. It ends when they consider the process dead, which a
+ * suspended process cannot know; another one begins when they have considered it alive again for a moment. What was begun
+ * before must then not be done, since others may have done it, or the opposite, meanwhile.
  */
 export class Presence {
   /** By which the index tells other processes whether it lasts; `undefined` if it does not. */

@@ -267,9 +267,9 @@ export interface ReplicaPlace {
   readonly address: string;
 }
 
-/** A replica that has not stopped by itself: it was killed, or cannot reach the database. */
+/** A replica that disappeared without shutting down: it was killed, or cannot reach the database. */
 export interface GoneReplica extends ReplicaPlace {
-  /** When it has shown life last, epoch ms. */
+  /** When it was last seen alive, epoch ms. */
   readonly goneSinceMs: number;
 }
 
@@ -598,7 +598,7 @@ export interface MetadataStore extends Leases, ImageRecords {
    */
   listGoneReplicas(): Promise<readonly GoneReplica[]>;
   /**
-   * Ends the Lease of another replica at whose address nobody listens any more, unless its process has shown life within 2 s:
+   * Ends the Lease of another replica at whose address nobody listens any more, unless its process had a heartbeat within 2 s:
    * both together are no pause. True if it did. Only for work of which each step that others see checks the epoch in the
    * index: `Lease.confirm` of a process that lives after all may not tell it for some seconds.
    */

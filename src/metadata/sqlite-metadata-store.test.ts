@@ -460,7 +460,7 @@ test('nothing is written any more that began before others considered this proce
     ];
   };
   look(database => database.prepare('DELETE FROM processes').run());
-  // Neither before it knows, nor when it shows life again, and at first nothing that it is asked then, either.
+  // Neither before it knows, nor when it has a heartbeat again; and at first nothing that it is asked then, either.
   for (const write of writes(during)) await expect(write()).rejects.toBeInstanceOf(PresenceEnded);
   await clock.pass(BEAT_MS);
   await expect.poll(() => during.isOver).toBe(true);

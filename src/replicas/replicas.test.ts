@@ -231,7 +231,7 @@ describe('a blob that clients of three replicas want', () => {
     await expectIdle();
   });
 
-  it('is downloaded on by another one as soon as nobody listens at its replica and that shows no life', async () => {
+  it('is continued by another one as soon as nobody listens at its replica and that has no heartbeat', async () => {
     const [a, b, c] = await startThree();
     const blob = await mirrored(a);
     const go = pauseAt(6 * MIB);

@@ -343,7 +343,7 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
     expect(await stopped.statBlob(BLOB)).toBeUndefined();
   });
 
-  test('a replica at whose address nobody listens loses a Lease if it shows no life for two seconds, no sooner', async () => {
+  test('a replica at whose address nobody listens loses a Lease after two seconds without a heartbeat, no sooner', async () => {
     // Without heartbeats.
     const replica = (address: string) => open({ replica: address, clock: new ManualClock() });
     const [gone, other] = [await replica('gone:5003'), await replica('other:5003')];

@@ -341,7 +341,10 @@ export class Heartbeat {
       );
       returned.forEach(epoch => this.#unreturned.delete(epoch));
       for (const address of suspended) {
-        this.#log.info({ process: address }, 'another process on this index shows no life: its leases end');
+        this.#log.info(
+          { process: address },
+          'another process on this index seems to be dead: its leases end',
+        );
       }
       if (this.#isFailing) this.#log.info({}, 'the database of the index can be reached again');
       this.#isFailing = false;

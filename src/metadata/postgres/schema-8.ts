@@ -1,6 +1,6 @@
 /**
  * The servers of replicas, from their start until they stop. When the row of a process is removed, a trigger notes when its server
- * was last seen alive; so it does if a program of the previous version removes it. A server that stops removes both rows.
+ * was last seen alive, even if a program of the previous version removes it. A server that stops removes both rows.
  */
 export const SCHEMA_8 = `
 CREATE TABLE @serving_replicas (
