@@ -141,10 +141,11 @@ export class StoreMigration {
     const { signal, from, to } = this.#parts;
     signal.throwIfAborted();
     // Named, so that a copy in front of a bucket is neither made nor trusted.
-    const reader = await from.blobs.open(digest, [{ start: 0, end: size }]);
-    if (reader === undefined) return this.#lacks('blob', digest, 'it is missing');
+    let reader: BlobReader | undefined;
     let lease: Lease | undefined;
     try {
+      reader = await from.blobs.open(digest, [{ start: 0, end: size }]).catch(asUnreadable);
+      if (reader === undefined) return this.#lacks('blob', digest, 'it is missing');
       if (reader.size !== size) return this.#lacks('blob', digest, 'it has the wrong size');
       lease = await this.#acquireLease(`import-${digestAlgorithm(digest)}-${digestHex(digest)}`);
       const ingest = await to.spool.ingest(lease, { digest, anew: true });
@@ -155,11 +156,10 @@ export class StoreMigration {
         await ingest.close();
       }
     } catch (error) {
-      const reason = unreadableReason(error);
-      if (reason === undefined) throw error;
-      this.#lacks('blob', digest, reason);
+      if (!(error instanceof Unreadable)) throw error;
+      this.#lacks('blob', digest, error.message);
     } finally {
-      await reader.close();
+      await reader?.close();
       if (lease !== undefined) await to.metadata.release(lease);
     }
   }
@@ -190,7 +190,7 @@ export class StoreMigration {
       for (let position = 0; position < size; ) {
         signal.throwIfAborted();
         [buffer, other] = [other, buffer];
-        const count = await reader.read(buffer, position);
+        const count = await reader.read(buffer, position).catch(asUnreadable);
         await writing;
         writing = ingest.write([buffer.subarray(0, count)]);
         // Whoever awaits it gets the failure; until then it must not count as unhandled.
@@ -261,6 +261,16 @@ export class StoreMigration {
   #lacks(kind: LackingContent['kind'], digest: Digest, reason: string): void {
     this.#lacking.set(digest, { kind, digest, reason });
   }
+}
+
+/** A blob of the old store is damaged; the message says how. The same failures of the new store end the migration. */
+class Unreadable extends Error {
+  override readonly name = 'Unreadable';
+}
+
+function asUnreadable(error: unknown): never {
+  const reason = unreadableReason(error);
+  throw reason === undefined ? error : new Unreadable(reason, { cause: error });
 }
 
 /** The digests of the blobs in an index, which are asked for in their order. */

@@ -1,0 +1,58 @@
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { imageOf, randomBlob } from '../../test/support/content.ts';
+import { steadyLease } from '../lib/lease.suite.ts';
+import type { IndexSource, IndexTarget } from '../metadata/index-tables.ts';
+import { openSqliteSource, openSqliteTarget } from '../metadata/sqlite-index-tables.ts';
+import { ArchiveWorld } from './archive.fixture.ts';
+import { StoreMigration } from './migration.ts';
+
+const image = imageOf([randomBlob(1_000, 'layer')]);
+
+let old: ArchiveWorld;
+let made: ArchiveWorld;
+let index: IndexSource;
+let target: IndexTarget;
+let migration: StoreMigration;
+
+beforeEach(async () => {
+  [old, made] = [
+    await ArchiveWorld.open({ isIndexOnDisk: true }),
+    await ArchiveWorld.open({ isIndexOnDisk: true }),
+  ];
+  await old.hold('docker.io/library/app:v1', image);
+  index = await openSqliteSource(join(old.folder, 'index.db'));
+  target = await openSqliteTarget(join(made.folder, 'index.db'), steadyLease('migration'));
+  migration = new StoreMigration({
+    from: { blobs: old.blobs, index },
+    to: { ...made.stores, index: target },
+    signal: new AbortController().signal,
+  });
+});
+
+afterEach(async () => {
+  await Promise.all([index.close(), target.close()]);
+  await Promise.all([old.remove(), made.remove()]);
+});
+
+const failure = (code: string) => Object.assign(new Error(code), { code });
+
+it('ends if the new store cannot be written, and takes no content of the old one for damaged', async () => {
+  vi.spyOn(made.spool, 'ingest').mockRejectedValue(failure('EACCES'));
+  await expect(migration.copyBlobs()).rejects.toThrow('EACCES');
+  expect(migration.lacking).toEqual([]);
+});
+
+it('goes on without a blob that the old store cannot open', async () => {
+  const { digest } = image.layers[0]!;
+  const open = old.blobs.open.bind(old.blobs);
+  vi.spyOn(old.blobs, 'open').mockImplementation(async (...parameters) => {
+    if (parameters[0] === digest) throw failure('EIO');
+    return open(...parameters);
+  });
+  await migration.copyBlobs();
+  expect(migration.lacking).toEqual([
+    { kind: 'blob', digest, reason: 'its file cannot be read from the disk' },
+  ]);
+  expect(migration.copied.blobs).toBe(1);
+});
