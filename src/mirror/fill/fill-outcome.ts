@@ -58,7 +58,9 @@ export class FillOutcome {
     this.#note('download-failed', asError(error).message);
     const downloadedBytes = fill.length > 0 ? fill.length : undefined;
     const isPassedOn = this.#whyUnstored !== undefined;
-    log.warn({ err: error, downloadedBytes }, isPassedOn ? DOWNLOAD_UNSTORED : DOWNLOAD_FAILED);
+    // A stack says where it was noticed, not what upstream has done.
+    const why = error instanceof UpstreamFailure ? { reason: error.message } : { err: error };
+    log.warn({ ...why, downloadedBytes }, isPassedOn ? DOWNLOAD_UNSTORED : DOWNLOAD_FAILED);
   }
 
   /** The blob is verified and stored. */

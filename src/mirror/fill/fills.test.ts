@@ -21,6 +21,7 @@ import {
 import { Bucket, ObjectBlobStore } from '../../blobs/object-blob-store.fixture.ts';
 import type { Spool } from '../../blobs/spool.ts';
 import { HOLD_BACK_BYTES } from '../../lib/blob-reader.ts';
+import { type Log, silentLog } from '../../lib/log.ts';
 import { steadyLease } from '../../lib/lease.suite.ts';
 import { type Lease, LeaseLost } from '../../lib/lease.ts';
 import { ManualClock } from '../../lib/manual-clock.fixture.ts';
@@ -609,6 +610,20 @@ describe('an interrupted download', () => {
     expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
     expect(downloads().map(({ headers }) => headers.range)).toEqual([`bytes=${3 * MIB - 4096}-`]);
   }, 20_000);
+
+  it('that fails is logged with what upstream did, and without a stack', async () => {
+    const told: object[] = [];
+    const warn: Log['warn'] = (fields, message) => void told.push({ ...fields, message });
+    const log: Log = { ...silentLog, warn, child: () => log };
+    const world = await start({}, { log });
+    const blob = added(1_000, 'logged');
+    upstream.misbehave({ kind: 'blob', status: 503 });
+    await expect(world.pull(blob.digest)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    await idle(world);
+    expect(told).toEqual([
+      { reason: expect.stringContaining('responded 503'), message: 'a download failed' },
+    ]);
+  });
 
   it('that fails before it began gives every waiting client upstream’s kind of error', async () => {
     const world = await start();
