@@ -1,5 +1,7 @@
 import { beforeEach, expect, test, vi } from 'vitest';
 import { MemoryRecordStore } from '../blobs/memory-record-store.fixture.ts';
+import { type Lease, LeaseLost } from '../lib/lease.ts';
+import { steadyLease } from '../lib/lease.suite.ts';
 import { MemoryIndex, type MemoryMetadataStore } from '../metadata/memory-metadata-store.fixture.ts';
 import { stopCollecting } from '../metadata/store-identity.ts';
 import { type Digest, digestOf } from '../oci/digest.ts';
@@ -235,6 +237,17 @@ test('a sweep removes records of images that the index does not have', async () 
   expect(imagesKept()).toEqual(['team@app']);
   await other.sweep();
   expect([imagesKept(), manifestsKept()]).toEqual([[], 0]);
+});
+
+test('a sweep removes nothing once others have taken over its collection, as a rebuild does', async () => {
+  const { index } = await rebuilt();
+  await push(APP, 'v1', 'one');
+  await keeping.run();
+  const other = new RecordKeeping({ metadata: index, records: store });
+  const lease: Lease = { ...steadyLease('collection'), confirm: () => Promise.reject(new LeaseLost('it')) };
+  await expect(other.sweep({ lease })).rejects.toBeInstanceOf(LeaseLost);
+  expect([imagesKept(), manifestsKept()]).toEqual([['team@app'], 1]);
+  expect(await index.listUnrecorded(1)).toEqual([]);
 });
 
 test('bytes that are intact in the record replace damaged ones of the index', async () => {

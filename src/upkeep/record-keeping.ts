@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { RecordStore } from '../blobs/record-store.ts';
+import type { Lease } from '../lib/lease.ts';
 import type { HostedImage, UnrecordedImage } from '../metadata/image-record.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { mayBeIncomplete } from '../metadata/store-identity.ts';
@@ -103,18 +104,23 @@ export class RecordKeeping {
     return first !== undefined;
   }
 
-  /** Removes records of images that the index does not have, and then is as `run`. */
-  async sweep(signal?: AbortSignal): Promise<void> {
+  /**
+   * Removes records of images that the index does not have, and then is as `run`. `lease`: of the collection that it is a
+   * part of; a rebuild that has taken over still needs them.
+   */
+  async sweep({ signal, lease }: { readonly signal?: AbortSignal | undefined; readonly lease?: Lease } = {}) {
     if (await mayBeIncomplete(this.#metadata)) return;
     for await (const image of this.#records.images()) {
       signal?.throwIfAborted();
       if ((await this.#metadata.readImageRecord(image)) === undefined) {
+        await lease?.confirm();
         await this.#metadata.noteUnrecorded([image]);
       }
     }
     await this.run(signal);
     for await (const digest of this.#records.manifests()) {
       signal?.throwIfAborted();
+      await lease?.confirm();
       await this.#removeUnneeded(digest);
     }
   }

@@ -58,7 +58,7 @@ export class Upkeep {
     const { presence: during } = this.#metadata;
     return this.#alone('collection', run, async lease => {
       const report = await this.#collection.run({ during, lease, ...run });
-      if (run?.dryRun !== true) await this.#sweepRecords(run?.signal);
+      if (run?.dryRun !== true) await this.#sweepRecords({ signal: run?.signal, lease });
       return report;
     });
   }
@@ -101,8 +101,8 @@ export class Upkeep {
     return this.#scrub.finishedAtMs();
   }
 
-  async #sweepRecords(signal: AbortSignal | undefined): Promise<void> {
-    await this.#alone('records', {}, () => this.#records.sweep(signal));
+  async #sweepRecords(run: Parameters<RecordKeeping['sweep']>[0]): Promise<void> {
+    await this.#alone('records', {}, () => this.#records.sweep(run));
   }
 
   #alone<T>(
