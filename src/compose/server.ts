@@ -19,7 +19,7 @@ import { networkFileSystem, storageFault } from '../metadata/storage-probe.ts';
 import { mayBeIncomplete, stopText, whyNotCollected } from '../metadata/store-identity.ts';
 import type { Audit } from '../ops/audit.ts';
 import type { Metrics } from '../ops/metrics.ts';
-import { TlsFiles } from '../ops/tls-files.ts';
+import { certificateTrouble, TlsFiles } from '../ops/tls-files.ts';
 import { TransferTotals } from '../ops/transfer-totals.ts';
 import { LastPulls } from '../prepull/last-pulls.ts';
 import { DiskWatch } from '../upkeep/disk-watch.ts';
@@ -140,6 +140,7 @@ export async function startServer(config: Config, options: ServerOptions): Promi
       addresses,
       totals,
       startedAtMs,
+      certificate,
     });
     opened.add(ops);
     // Before the first push, so that quotas cannot be exceeded.
@@ -259,6 +260,7 @@ async function openOps(
     readonly addresses: readonly string[];
     readonly totals: TransferTotals;
     readonly startedAtMs: number;
+    readonly certificate: TlsFiles | undefined;
   },
 ): Promise<Pick<OpsServer, 'url' | 'close'> & Pick<Admin, 'onRefusal'>> {
   const { metadata, tenants, quota, mirror, disk, delivery, lastPulls } = parts;
@@ -295,6 +297,7 @@ async function openOps(
     const ofStore = async () => [await collectingProblem(metadata), await recordsProblem(parts)];
     const own = [
       (loss === undefined ? await ofStore() : [loss]).flatMap(problem => problem ?? []),
+      certificateProblem(server.certificate) ?? [],
       disk.problem ?? [],
       parts.blobs.bucket?.problem ?? [],
       parts.replicas?.watch.problems ?? [],
@@ -386,6 +389,11 @@ async function recordsProblem({ metadata, upkeep }: Parts): Promise<string | und
     `records of hosted images have not been written for ${formatDuration(Math.floor(lag.seconds / 60) * 60_000)} (${lag.waiting} wait; ` +
     'the log says why): if the index were lost, a rebuild would not bring back what was pushed since'
   );
+}
+
+function certificateProblem(certificate: TlsFiles | undefined): string | undefined {
+  const trouble = certificate && certificateTrouble(certificate.material);
+  return trouble && `the certificate of server.tls ${trouble}`;
 }
 
 function clusterProblem({ problems, recalledAtMs }: Parts['tenants']): string | undefined {

@@ -7,7 +7,15 @@ import { stringify } from 'yaml';
 import { get } from '../support/client.ts';
 import { distrust } from '../support/distrustful-client.ts';
 import { Entrepot, STARTER } from '../support/entrepot.ts';
-import { answers, Daemon, freePort, type RunResult, tryRun } from '../support/programs.ts';
+import {
+  answers,
+  Daemon,
+  freePort,
+  hasPrograms,
+  type RunResult,
+  tryRun,
+  until,
+} from '../support/programs.ts';
 import { canPreload } from '../support/preload-library.ts';
 import { type Fault, SyscallShim } from '../support/syscall-shim.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
@@ -50,6 +58,29 @@ describe('a port with TLS', () => {
       expect.objectContaining({ reason: expect.stringContaining('does not trust the certificate') }),
     );
   });
+
+  it.skipIf(!hasPrograms('openssl'))(
+    'is ready though its certificate expires soon, and says so',
+    async () => {
+      const [certFile, keyFile] = [join(folder, 'soon.pem'), join(folder, 'soon.key')];
+      const kind = ['-x509', '-newkey', 'ed25519', '-nodes', '-days', '2', '-subj', '/CN=soon'];
+      await tryRun('openssl', ['req', ...kind, '-keyout', keyFile, '-out', certFile]);
+      const port = await freePort();
+      const listen = `127.0.0.1:${port}`;
+      const entrepot = await Entrepot.start({ server: { listen, tls: { certFile, keyFile } } }, { folder });
+      try {
+        const ready = () => get(`${entrepot.ops}/readyz`);
+        const soon = /^ok\nthe certificate of server\.tls expires soon \(.* GMT\)\n$/;
+        expect(await ready()).toMatchObject({ status: 200, text: expect.stringMatching(soon) });
+        await copyFile(tlsFile('server.pem'), certFile);
+        await copyFile(tlsFile('server.key'), keyFile);
+        process.kill(entrepot.pid, 'SIGHUP');
+        await until('the other certificate', 30_000, async () => (await ready()).text === 'ok\n');
+      } finally {
+        await entrepot.stop();
+      }
+    },
+  );
 });
 
 const upstreams = { 'up.example': {} };
