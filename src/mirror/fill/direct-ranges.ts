@@ -8,9 +8,6 @@ import type { DownloadState } from './download-state.ts';
 import { planRanges } from './plan-ranges.ts';
 import { RangeRequest, type RangeRequestOptions, RangesUnusable } from './range-request.ts';
 
-/** How much may be buffered for a slow client. */
-const MAX_AHEAD_BYTES = 256 * 1024;
-
 export interface DirectRangesOptions
   extends Pick<
     RangeRequestOptions,
@@ -18,6 +15,8 @@ export interface DirectRangesOptions
   > {
   /** The bytes that will be read. */
   readonly wanted: readonly Extent[];
+  /** How much may be buffered for a slow client. */
+  readonly aheadBytes: () => number;
   /** Called when the reader is closed. */
   readonly ended: () => void;
 }
@@ -115,9 +114,9 @@ class RangeStream {
   readonly #closing = new AbortController();
 
   constructor(options: Omit<DirectRangesOptions, 'wanted' | 'ended'>, extent: Extent) {
-    const { asking, links, queue, meter, log, digest, size, asker } = options;
+    const { asking, links, queue, meter, log, digest, size, asker, aheadBytes } = options;
     this.#extent = extent;
-    this.#window = new ByteWindow(extent.start, MAX_AHEAD_BYTES);
+    this.#window = new ByteWindow(extent.start, aheadBytes);
     this.#request = new RangeRequest({
       asking,
       links,

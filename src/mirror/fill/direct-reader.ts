@@ -14,8 +14,6 @@ import type { DownloadState } from './download-state.ts';
 import { type Fill, wrongBytes } from './fill.ts';
 import { type PullTurns, waiterOf } from './pull-queue.ts';
 
-/** How much may be buffered for a slow client, besides the end that is held back. */
-const MAX_AHEAD_BYTES = 256 * 1024;
 /** The part that the Fill has is hashed in steps of this size, so that the event loop is not blocked. */
 const HASH_STEP_BYTES = 1024 * 1024;
 
@@ -30,6 +28,8 @@ export interface DirectOptions {
   readonly size: number;
   /** In whose name upstream is asked for the rest. */
   readonly contender: Contender;
+  /** How much may be buffered for a slow client, besides the end that is held back. */
+  readonly aheadBytes: () => number;
   /** Called when nothing is requested any more. */
   readonly ended: () => void;
 }
@@ -55,13 +55,13 @@ export class DirectReader implements BlobReader {
   #failure: { readonly cause: unknown } | undefined;
 
   constructor(options: DirectOptions) {
-    const { fill, size } = options;
+    const { fill, size, aheadBytes } = options;
     this.#options = options;
     this.size = size;
     this.#digest = fill.digest;
     this.#hash = createHash(digestAlgorithm(fill.digest));
     this.#keptBytes = fill.length;
-    this.#window = new ByteWindow(fill.length, HOLD_BACK_BYTES + MAX_AHEAD_BYTES);
+    this.#window = new ByteWindow(fill.length, () => HOLD_BACK_BYTES + aheadBytes());
     this.#startedAtMs = options.asking.clock.nowMs();
     void this.#run();
   }

@@ -15,6 +15,7 @@ import type { Digest } from '../../oci/digest.ts';
 import { OciError } from '../../oci/errors.ts';
 import type { Repository } from '../../oci/repository.ts';
 import type { Right } from '../../oci/requester.ts';
+import { aheadBytes } from './byte-window.ts';
 import { ConnectionTrials } from './connection-trials.ts';
 import type { Contender } from './contender.ts';
 import { DirectRanges, type DirectRangesOptions } from './direct-ranges.ts';
@@ -65,6 +66,8 @@ export class Fills {
   readonly #wrongEndpoints = new Lru<Set<number>>(WRONG_BYTES_MEMORY);
   /** By upstream. */
   readonly #trials = new Map<string, ConnectionTrials>();
+  /** For each of those that are read directly. */
+  readonly #aheadBytes = () => aheadBytes(this.#direct.size);
   #isClosing = false;
 
   constructor(world: FillWorld) {
@@ -161,7 +164,14 @@ export class Fills {
   /** Makes a reader for a Fill that ended because the disk is full. */
   readDirectly(fill: Fill, size: number, contender: Contender): DirectReader {
     const ended = () => void this.#direct.delete(reader);
-    const reader = new DirectReader({ ...this.#world, fill, size, contender, ended });
+    const reader = new DirectReader({
+      ...this.#world,
+      fill,
+      size,
+      contender,
+      aheadBytes: this.#aheadBytes,
+      ended,
+    });
     this.#direct.add(reader);
     return reader;
   }
@@ -179,7 +189,7 @@ export class Fills {
     log[level]({ err: full, digest }, 'ranges of a blob cannot be kept, so they are only passed on');
     this.#unkept.set(digest, {});
     const ended = () => void this.#direct.delete(reader);
-    const reader = new DirectRanges({ ...this.#world, ...ranges, ended });
+    const reader = new DirectRanges({ ...this.#world, ...ranges, aheadBytes: this.#aheadBytes, ended });
     this.#direct.add(reader);
     return reader;
   }
