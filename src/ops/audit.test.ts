@@ -1,4 +1,5 @@
-import { mkdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { execFileSync } from 'node:child_process';
+import { constants, mkdir, open, readFile, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
@@ -35,6 +36,24 @@ describe('the audit log', () => {
 
   it('fails at once if its file cannot be written', () => {
     expect(() => createAudit({ output: 'file', auditFile: join(folder, 'none', 'x') })).toThrow(/ENOENT/);
+  });
+
+  it('waits for no reader of a named pipe', async () => {
+    const [auditFile, moved] = [join(folder, 'audit.jsonl'), join(folder, 'audit.1')];
+    const audit = createAudit({ output: 'file', auditFile });
+    await rename(auditFile, moved);
+    execFileSync('mkfifo', [auditFile]);
+    expect(() => createAudit({ output: 'file', auditFile })).toThrow(/ENXIO/);
+    expect(() => audit?.reopen()).toThrow(/ENXIO/);
+    audit?.record({ action: 'after' });
+    audit?.flush();
+    expect(await readFile(moved, 'utf8')).toContain('after');
+    const reader = await open(auditFile, constants.O_RDONLY | constants.O_NONBLOCK);
+    audit?.reopen();
+    audit?.record({ action: 'later' });
+    audit?.flush();
+    expect((await reader.read()).buffer.toString()).toContain('later');
+    await reader.close();
   });
 
   it('continues in a new file after its own was moved, and in the old one if no new one can be opened', async () => {

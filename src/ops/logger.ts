@@ -1,4 +1,4 @@
-import { openSync } from 'node:fs';
+import { constants, openSync } from 'node:fs';
 import { type DestinationStream, type Logger as PinoLogger, pino } from 'pino';
 import { PinoPretty } from 'pino-pretty';
 import type { Log } from '../lib/log.ts';
@@ -15,6 +15,9 @@ const STANDARD_OUTPUT = 1;
 
 /** PIPE_BUF of Linux: pipes take up to this many bytes at once or not at all (POSIX, write). */
 const WHOLE_BYTES = 4096;
+
+/** Opening a named pipe must not wait for a reader, since nothing else would happen meanwhile (fifo(7)). */
+const APPENDING = constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | constants.O_NONBLOCK;
 
 /** For new log files: who did what is nobody else's business. */
 const PRIVATE_MODE = 0o600;
@@ -103,7 +106,7 @@ function sinkOf({ output, file, isShared = false }: LoggerOptions, onLost: (line
   if (output !== undefined) {
     return { write: text => void output.write(text), flush: () => {}, close: () => {} };
   }
-  const fd = file === undefined ? STANDARD_OUTPUT : openSync(file, 'a', PRIVATE_MODE);
+  const fd = file === undefined ? STANDARD_OUTPUT : openSync(file, APPENDING, PRIVATE_MODE);
   return new LineSink(fd, onLost, isShared ? WHOLE_BYTES : undefined);
 }
 
