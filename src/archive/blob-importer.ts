@@ -5,6 +5,7 @@ import { removeStrays } from '../blobs/stray-removal.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
 import type { Lease } from '../lib/lease.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { whyNotCollected } from '../metadata/store-identity.ts';
 import { type Digest, digestAlgorithm, digestHex, digestOf } from '../oci/digest.ts';
 import { MAX_MANIFEST_BYTES } from '../oci/manifest.ts';
 import { ArchiveError } from './archive-error.ts';
@@ -104,13 +105,15 @@ export class BlobImporter implements BlobTaker {
 
   /**
    * Removes what was added and belongs to nothing, except for blobs in `used`, and for what another import may have
-   * found stored. Call after the Lease of this import is released, which keeps it.
+   * found stored. Nothing while no garbage is collected: a rebuild may need files that were there before, and that the index
+   * did not know. Call after the Lease of this import is released, which keeps it.
    */
   async discard(used: ReadonlySet<Digest> = new Set()): Promise<void> {
     await Promise.allSettled(this.#settling);
     const { blobs, metadata } = this.#options;
     const unused = [...this.#added.keys()].filter(digest => !used.has(digest));
     for (const digest of unused) this.#added.delete(digest);
+    if ((await whyNotCollected(metadata)) !== undefined) return;
     for (let at = 0; at < unused.length; at += DISCARDS_PER_STEP) {
       const step = unused.slice(at, at + DISCARDS_PER_STEP);
       const contents = step.map(digest => ({ kind: 'blob' as const, digest }));

@@ -5,8 +5,10 @@ import { Chance, SEED } from '../../test/support/chance.ts';
 import { type Image, imageOf, randomBlob } from '../../test/support/content.ts';
 import { surveyOfFolder } from '../upkeep/survey.fixture.ts';
 import { PresenceEnded } from '../lib/lease.ts';
+import { steadyLease } from '../lib/lease.suite.ts';
 import { MemoryIndex } from '../metadata/memory-metadata-store.fixture.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { stopCollecting } from '../metadata/store-identity.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { SurveyThread } from '../upkeep/survey-thread.ts';
 import { upkeepOf } from '../upkeep/upkeep.fixture.ts';
@@ -84,6 +86,21 @@ async function earlier(work: () => Promise<unknown>): Promise<void> {
     vi.useRealTimers();
   }
 }
+
+test('a refused import leaves files that an incomplete index does not know: a rebuild may need them', async () => {
+  const ingest = await world.spool.ingest(steadyLease('upload-1'), { digest: base.digest });
+  for (const piece of base.slice()) await ingest.write([piece]);
+  await world.blobs.put(base.digest, ingest);
+  await ingest.close();
+  await stopCollecting(world.metadata, 'the index is new');
+  const importing = world.import(await tarOf(layoutFiles(app, NAME)), {
+    placeOf: () => {
+      throw new Error('no such registry');
+    },
+  });
+  await expect(importing).rejects.toBeInstanceOf(ArchiveError);
+  expect(await world.blobs.stat(base.digest)).toEqual({ size: base.size });
+});
 
 test('what an import has linked stays until it is pinned, even if nothing else may be evicted', async () => {
   const metadata = before('publish', () => upkeep().evict());

@@ -39,8 +39,9 @@ export interface ImportReport {
 
 /**
  * Imports the images of an archive: all or none. Throws ArchiveError with the reason for a refusal, and then leaves
- * nothing behind, unless this process was suspended for so long that content was removed which it had linked: the names
- * then exist until it is run again. If it is run again after an interruption, stored content is not written again.
+ * nothing behind, unless no garbage is collected, or this process was suspended for so long that content was removed which
+ * it had linked: the names then exist until it is run again. If it is run again after an interruption, stored content is not
+ * written again.
  */
 export async function importArchive(
   entries: AsyncIterable<ArchiveEntry>,
