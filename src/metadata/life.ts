@@ -1,4 +1,14 @@
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fstatSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 import { errorCode } from '../lib/error-code.ts';
 import { PRIVATE_FOLDER_MODE } from '../lib/private-folder.ts';
@@ -51,19 +61,46 @@ export class Life {
  * Rejects with the error of `refusal` if another process has the lock.
  */
 export async function whileLocked<T>(path: string, refusal: () => Error, act: () => Promise<T>): Promise<T> {
-  const lock = new Database(path, { timeout: 0 });
-  try {
-    lockWhole(lock);
-  } catch (error) {
-    lock.close();
-    throw isBusy(error) ? refusal() : error;
-  }
+  const release = lockNew(path);
+  if (release === undefined) throw refusal();
   try {
     return await act();
   } finally {
-    rmSync(path, { force: true });
-    lock.close();
+    release();
   }
+}
+
+/** Creates and locks the file `path`; `undefined` if another process has the lock. The function removes and releases it. */
+function lockNew(path: string): (() => void) | undefined {
+  const file = openSync(path, 'a');
+  const lock = new Database(path, { timeout: 0 });
+  const release = () => {
+    lock.close();
+    // Not before: the kernel releases a process's locks on a file when any descriptor of it is closed.
+    closeSync(file);
+  };
+  try {
+    lockWhole(lock);
+    // Otherwise another process has removed the file since, and a third one may have locked the next.
+    if (isFileAt(path, file)) {
+      return () => {
+        rmSync(path, { force: true });
+        release();
+      };
+    }
+  } catch (error) {
+    if (!isBusy(error)) {
+      release();
+      throw error;
+    }
+  }
+  release();
+  return undefined;
+}
+
+/** Whether the open `file` is still the one at `path`. */
+function isFileAt(path: string, file: number): boolean {
+  return statSync(path, { throwIfNoEntry: false })?.ino === fstatSync(file).ino;
 }
 
 /** Nothing is written, so there is nothing to undo: a journal file would need space on a full disk. */
