@@ -1,5 +1,5 @@
 // Starts that cannot succeed: what a person reads who has to put it right. And one that is stopped.
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readlink, writeFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:net';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
@@ -92,15 +92,17 @@ it('a stop during the start is not lost: the server ends when it has started', a
   };
   await writeFile(configFile, stringify(config));
   expect((await runCommand('tenant', 'add', 'team-a', '--config', configFile)).code).toBe(0);
-  const other = new Database(join(folder, 'store', 'index.db'));
+  const index = join(folder, 'store', 'index.db');
+  const other = new Database(index);
   other.exec('BEGIN IMMEDIATE');
   try {
-    // It opens the audit log before it waits for the index.
     const server = await Daemon.start({
       program: process.execPath,
       args: [...STARTER, 'serve', '--config', configFile],
       isReady: async () => existsSync(auditFile),
     });
+    // Signals do not count when it opens the audit log, but when it waits for the index.
+    await until('the index to be opened', 20_000, async () => (await openFiles(server.pid)).includes(index));
     process.kill(server.pid, 'SIGTERM');
     await until(
       'the stop to begin',
@@ -114,3 +116,9 @@ it('a stop during the start is not lost: the server ends when it has started', a
     other.close();
   }
 });
+
+async function openFiles(pid: number): Promise<readonly string[]> {
+  const open = `/proc/${pid}/fd`;
+  // Some are closed meanwhile.
+  return Promise.all((await readdir(open)).map(number => readlink(join(open, number)).catch(() => '')));
+}

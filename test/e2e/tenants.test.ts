@@ -1,5 +1,6 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { isDeepStrictEqual } from 'node:util';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { codeOf, type GetOptions, type Got, get } from '../support/client.ts';
 import { imageOf, randomBlob } from '../support/content.ts';
@@ -293,9 +294,12 @@ async function expectHidden(login: Login | undefined): Promise<void> {
         await getAs(login, other, { ...otherOptions, leaveAtByte }),
       ] as const;
     let [refused, unknown] = await askBoth();
+    const answers = () => [bare(refused, 'acme/private'), bare(unknown, 'acme/nothing')] as const;
     // What is remembered of an upstream that is away may end between the two, which then say so in other words.
-    if (refused.status === 503 && refused.bytes !== unknown.bytes) [refused, unknown] = await askBoth();
-    expect([what, bare(refused, 'acme/private')]).toEqual([what, bare(unknown, 'acme/nothing')]);
+    for (let again = 0; again < 2 && refused.status === 503; again += 1)
+      if (!isDeepStrictEqual(...answers())) [refused, unknown] = await askBoth();
+    const [one, another] = answers();
+    expect([what, one]).toEqual([what, another]);
     const given = [GIVES_CONTENT.has(refused.status), refused.headers['cache-status']];
     expect([what, ...given]).toEqual([what, false, undefined]);
   }
