@@ -95,6 +95,22 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
       expect(performance.now() - fromMs).toBeLessThan(20_000);
     });
 
+    test('and is not found again for a while as a Lease is acquired: nobody keeps that Lease', async () => {
+      const clock = new ManualClock();
+      const store = await open({ at: { ...settings, port: link.port }, clock });
+      link.cutAtCommit('after', { swallows: true });
+      await expect(store.acquireLease('fill-1')).rejects.toThrow(IndexAway);
+      expect(await sql(settings, 'SELECT key FROM @leases')).toEqual([{ key: 'fill-1' }]);
+      link.goOn();
+      await expect
+        .poll(async () => {
+          await clock.pass(1_000);
+          return sql(settings, 'SELECT key FROM @leases');
+        })
+        .toEqual([]);
+      expect(await store.acquireLease('fill-1')).toBeDefined();
+    });
+
     test('the log says once that the database is away, with its address, and once that it is back', async () => {
       const logged: unknown[] = [];
       const tell: Log['warn'] = (fields, message) => void logged.push({ ...fields, message });
@@ -757,6 +773,12 @@ class Link {
   cutAtCommit(when: 'before' | 'after', { swallows = false } = {}): void {
     this.#cut = when;
     this.#swallowsAtCut = swallows;
+  }
+
+  /** Passes on again what comes on new connections, after a cut that swallows. */
+  goOn(): void {
+    this.#isSwallowing = false;
+    this.cutAll();
   }
 
   cutAll(): void {

@@ -68,7 +68,10 @@ export class Heartbeat {
   readonly #life: Life;
   #presence: OwnPresence;
   readonly #held = new Map<number, OwnLease>();
-  /** Leases that were given back but still have a row, because the database could not be reached. */
+  /**
+   * Leases that were given back, or are not known to be taken, and may still have a row, because the database could not be
+   * reached.
+   */
   readonly #unreturned = new Map<number, GivenBack>();
   /** When the last heartbeat that was written began, by `Clock.monotonicMs`. */
   #shownAtMs = Number.NEGATIVE_INFINITY;
@@ -234,15 +237,27 @@ export class Heartbeat {
   }
 
   /** `left` if the Lease had been left behind and another process has just taken it over. */
-  #take(key: string): Promise<leases.Taking> {
-    // Without a heartbeat, for which those who acquire Leases at once would wait in line.
-    return this.#writer.write(async session => {
-      const taking = await leases.takeNewLease(session, key, this.#self);
-      if (taking !== 'left') return taking;
-      if (!(await leases.hasJoined(session, this.#self.id))) await this.#rejoin(session);
-      const taken = await leases.takeLease(session, key, this.#self.id);
-      return taken === undefined ? 'left' : { taken };
-    }, DURABLE);
+  async #take(key: string): Promise<leases.Taking> {
+    let last: leases.Taking | undefined;
+    try {
+      return await this.#writer.write(
+        async session => (last = await this.#takeWithin(session, key)),
+        DURABLE,
+      );
+    } catch (error) {
+      // It may be committed nevertheless. Then the index would have this process hold it as long as it runs.
+      if (isTaken(last)) this.#unreturned.set(last.taken.epoch, 'released');
+      throw error;
+    }
+  }
+
+  /** Call within a write. It has no heartbeat, for which those who acquire Leases at once would wait in line. */
+  async #takeWithin(session: PostgresSession, key: string): Promise<leases.Taking> {
+    const taking = await leases.takeNewLease(session, key, this.#self);
+    if (taking !== 'left') return taking;
+    if (!(await leases.hasJoined(session, this.#self.id))) await this.#rejoin(session);
+    const taken = await leases.takeLease(session, key, this.#self.id);
+    return taken === undefined ? 'left' : { taken };
   }
 
   /** Removes the holder of a Lease if it is dead; returns whether it was. */
@@ -427,6 +442,10 @@ export class Heartbeat {
       ? leases.releaseLeases(session, epochs, this.#self.id)
       : leases.setLeasesAside(session, epochs, this.#self.id);
   }
+}
+
+function isTaken(taking: leases.Taking | undefined): taking is Extract<leases.Taking, { taken: unknown }> {
+  return typeof taking === 'object' && 'taken' in taking;
 }
 
 function isHeld(taking: leases.Taking): taking is Extract<leases.Taking, { held: unknown }> {
