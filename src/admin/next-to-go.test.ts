@@ -69,12 +69,14 @@ it('lists what nothing refers to any more before any image', async () => {
   expect(next?.map(({ digest }) => digest)).toEqual([digests[1], digests[0]]);
 });
 
-it('leaves out what nothing refers to while the index may be incomplete, as eviction does', async () => {
+it('leaves out what nothing refers to after a rebuild, and all while the index may be incomplete, as eviction does', async () => {
   const survey = new PagedSurvey([digests.slice(0, 1)]);
   survey.forgotten = digests.slice(1, 2);
-  const rebuilt = { ...metadata, readSetting: async () => 'the index was rebuilt' };
+  const rebuilt = { ...metadata, readSetting: async () => 'rebuilt' };
   const next = await nextToGo({ metadata: rebuilt, survey });
   expect(next?.map(({ digest }) => digest)).toEqual([digests[0]]);
+  const isNew = { ...metadata, readSetting: async () => 'the index is new' };
+  expect(await nextToGo({ metadata: isNew, survey })).toEqual([]);
 });
 
 it('leaves out what a running import may be about to link, as eviction does', async () => {

@@ -2,6 +2,7 @@ import type { BlobStore } from '../blobs/blob-store.ts';
 import { type Clock, systemClock } from '../lib/clock.ts';
 import type { Log } from '../lib/log.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { mayBeIncomplete } from '../metadata/store-identity.ts';
 import { everything, type Survey } from '../metadata/survey.ts';
 import { repositoryText } from '../oci/repository.ts';
 import { unlinkedSinceMs } from '../upkeep/eviction.ts';
@@ -64,6 +65,7 @@ export class NextToGo {
 
 /** What eviction would remove first; many pages may have nothing to evict. */
 async function nextToGo({ metadata, survey, blobs }: NextParts): Promise<readonly NextStatus[]> {
+  if (await mayBeIncomplete(metadata)) return [];
   const nowMs = Date.now();
   const sinceMs = await unlinkedSinceMs(metadata, nowMs);
   const unlinked =

@@ -9,6 +9,7 @@ import { remove } from '../blobs/blob-store.suite.ts';
 import { Bucket, ObjectBlobStore } from '../blobs/object-blob-store.fixture.ts';
 import type { Ingest, Spool } from '../blobs/spool.ts';
 import { isLeased, type Lease } from '../lib/lease.ts';
+import { stopCollecting } from '../metadata/store-identity.ts';
 import { type Digest, digestHex, digestOf } from '../oci/digest.ts';
 import { ANONYMOUS, type Requester } from '../oci/requester.ts';
 
@@ -70,6 +71,18 @@ describe('an upload', () => {
     await expectHeld(blob);
     expect(await bench.ingests()).toEqual([]);
     await expect(offset(id)).rejects.toMatchObject({ code: 'BLOB_UPLOAD_UNKNOWN' });
+  });
+
+  it('without a row, because the disk is full, leaves no bytes, unless a rebuild of the index may need them', async () => {
+    const blob = randomBlob(1000, 'without a row');
+    const full = Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
+    vi.spyOn(bench.metadata, 'putBlob').mockRejectedValue(full);
+    const push = async () => complete(await begin(), blob.digest, bytesOf(blob));
+    await expect(push()).rejects.toMatchObject({ code: 'INSUFFICIENT_STORAGE' });
+    expect(await bench.blobs.stat(blob.digest)).toBeUndefined();
+    await stopCollecting(bench.metadata, 'the index is new');
+    await expect(push()).rejects.toMatchObject({ code: 'INSUFFICIENT_STORAGE' });
+    expect(await bench.blobs.stat(blob.digest)).toEqual({ size: 1000 });
   });
 
   it('is acknowledged when first its bytes are in place, and then its row is committed', async () => {

@@ -53,6 +53,7 @@ import type {
   Topic,
   Upload,
 } from './metadata-store.ts';
+import { meansIncomplete, STOPPED } from './store-identity.ts';
 import type { Survey } from './survey.ts';
 
 /** How many Grants one call of `endGrantsBefore` looks at. */
@@ -665,6 +666,7 @@ export class MemoryMetadataStore implements MetadataStore {
 
   ifStray(digests: readonly Digest[], act: (digest: Digest) => void) {
     return this.#write(() => {
+      if (meansIncomplete(this.#tables.settings.get(STOPPED))) return [];
       const strays = digests.filter(digest => removals.isStray(this.#tables, digest));
       for (const digest of strays) act(digest);
       return strays;

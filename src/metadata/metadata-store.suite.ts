@@ -9,6 +9,12 @@ import { MIN_COUNTED_BYTES } from '../oci/counted-bytes.ts';
 import type { RecordedImage } from './image-record.ts';
 import { acquireImportLease } from './import-lease.ts';
 import type { MetadataStore, Topic } from './metadata-store.ts';
+import {
+  resumeCollecting,
+  stopCollecting,
+  stopCollectingAfterRebuild,
+  stopCollectingDuringRebuild,
+} from './store-identity.ts';
 
 /** A place where metadata is stored. Each call of `open` is another process's view of it. */
 export interface MetadataPlace {
@@ -1364,6 +1370,18 @@ export function metadataStoreSuite(makePlace: () => Promise<MetadataPlace>): voi
       await store.removeBlob(BLOB);
       expect(await store.ifStray([BLOB], takeAway)).toEqual([BLOB]);
       expect([taken, await store.ifStray([], takeAway)]).toEqual([[stray, BLOB], []]);
+    });
+
+    test('no bytes are removed while the index may be incomplete: a rebuild may need what it does not know', async () => {
+      const ifStray = () => store.ifStray([BLOB], () => {});
+      await stopCollecting(store, 'the index is new');
+      expect(await ifStray()).toEqual([]);
+      await stopCollectingDuringRebuild(store);
+      expect(await ifStray()).toEqual([]);
+      await stopCollectingAfterRebuild(store);
+      expect(await ifStray()).toEqual([BLOB]);
+      await resumeCollecting(store);
+      expect(await ifStray()).toEqual([BLOB]);
     });
 
     describe('objects', () => {

@@ -77,6 +77,7 @@ import * as tenants from './postgres/tenants.ts';
 import * as uploads from './postgres/uploads.ts';
 import { type WriteOptions, Writer } from './postgres/writer.ts';
 import { BLOB_MEMORY, MANIFEST_MEMORY, PullMemory } from './pull-memory.ts';
+import { meansIncomplete, STOPPED } from './store-identity.ts';
 
 /** The pause between two transactions that remove the rows of a removed repository. */
 const SWEEP_PAUSE_MS = 20;
@@ -669,6 +670,7 @@ class PostgresMetadataStore implements MetadataStore {
   ifStray(digests: readonly Digest[], act: (digest: Digest) => void) {
     // It writes nothing, so there is nothing to wait for at its commit.
     return this.#write({ alone: digests, bearsOnPulls: false, outlivesPower: false }, async session => {
+      if (meansIncomplete(await settings.readSetting(session, STOPPED))) return [];
       const strays = await removals.strayDigests(session, digests);
       if (strays.length > 0) await session.confirmLocks();
       for (const digest of strays) act(digest);

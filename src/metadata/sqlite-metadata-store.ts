@@ -46,6 +46,7 @@ import { LastUsed, type Use } from './last-used.ts';
 import { damagedManifest, ManifestCheck } from './manifest-check.ts';
 import { BLOB_MEMORY, MANIFEST_MEMORY, PullMemory } from './pull-memory.ts';
 import type { Reserve } from './reserve.ts';
+import { meansIncomplete, STOPPED } from './store-identity.ts';
 import { Notifications } from './sqlite/notifications.ts';
 import { Blobs } from './sqlite/blobs.ts';
 import { Connection, isFull } from './sqlite/connection.ts';
@@ -777,6 +778,9 @@ class SqliteMetadataStore implements MetadataStore {
 
   ifStray(digests: readonly Digest[], act: (digest: Digest) => void) {
     return this.#writeAside(() => {
+      if (meansIncomplete(this.#settings.read(STOPPED))) {
+        return [];
+      }
       const strays = digests.filter(digest => this.#removals.isStray(digest));
       for (const digest of strays) act(digest);
       return strays;

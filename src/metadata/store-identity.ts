@@ -30,7 +30,7 @@ export const IN_BUCKET = 'bucket';
 /** The setting of a store that another one is being moved to: the id of that one; '' or absent if it is complete. */
 export const MOVING_FROM = 'moving-from';
 /** The setting in the index with the reason for which no garbage is collected, or what follows; '' or absent if it is. */
-const STOPPED = 'collecting-stopped';
+export const STOPPED = 'collecting-stopped';
 
 /** Stored in place of a reason after a rebuild: it is not known which blobs are needed. */
 const REBUILT = 'rebuilt';
@@ -266,14 +266,21 @@ export async function reportStop(metadata: Pick<MetadataStore, 'readSetting'>, l
 export async function whyNotCollected(
   metadata: Pick<MetadataStore, 'readSetting'>,
 ): Promise<CollectingStop | undefined> {
-  const stored = await metadata.readSetting(STOPPED);
-  return stored === undefined || stored === '' ? undefined : stopFor(stored);
+  return stopOf(await metadata.readSetting(STOPPED));
 }
 
 /** Whether the index may lack something that is in the store, and nobody has dealt with it yet. */
 export async function mayBeIncomplete(metadata: Pick<MetadataStore, 'readSetting'>): Promise<boolean> {
-  const stop = await whyNotCollected(metadata);
-  return stop !== undefined && !stop.isExpected;
+  return meansIncomplete(await metadata.readSetting(STOPPED));
+}
+
+/** The same by the value of the setting STOPPED. */
+export function meansIncomplete(stopped: string | undefined): boolean {
+  return stopOf(stopped)?.isExpected === false;
+}
+
+function stopOf(stored: string | undefined): CollectingStop | undefined {
+  return stored === undefined || stored === '' ? undefined : stopFor(stored);
 }
 
 /**

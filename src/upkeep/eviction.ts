@@ -1,6 +1,6 @@
 import type { FoundIngest } from '../blobs/spool.ts';
 import type { Content, MetadataStore } from '../metadata/metadata-store.ts';
-import { whyNotCollected } from '../metadata/store-identity.ts';
+import { mayBeIncomplete, whyNotCollected } from '../metadata/store-identity.ts';
 import { settleUses } from './clock.ts';
 import { everything, type Found, type SizedContent } from '../metadata/survey.ts';
 import type { NoteEvent } from '../oci/event.ts';
@@ -58,6 +58,8 @@ export interface EvictionReport extends Tally {
  * it was stored or used since an import began that is still running, and while no garbage is collected. A push links a
  * blob in the transaction that writes its row, and a download holds a Lease until then; what it links for others later
  * is downloaded again if it is gone.
+ *
+ * While the index may be incomplete, no stored content is evicted: hosted images that it has lost may have the same blobs.
  */
 export class Eviction {
   readonly #options: EvictionOptions;
@@ -109,7 +111,7 @@ export class Eviction {
     if (counter.bytes < excessStored) {
       await this.#removeUnlinked(excessStored, { counter, nowMs: sinceMs, run });
     }
-    if (counter.bytes < excessStored) {
+    if (counter.bytes < excessStored && !(await mayBeIncomplete(metadata))) {
       for await (const contents of everything(after => survey.evictable(sinceMs, after))) {
         run.signal?.throwIfAborted();
         await this.#remove(contents, excessStored, {

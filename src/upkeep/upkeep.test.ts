@@ -26,7 +26,7 @@ import { steadyLease } from '../lib/lease.suite.ts';
 import { acquireImportLease } from '../metadata/import-lease.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { Database } from '../metadata/sqlite/driver.ts';
-import { stopCollecting } from '../metadata/store-identity.ts';
+import { stopCollecting, stopCollectingAfterRebuild } from '../metadata/store-identity.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { type Digest, digestHex, digestOf } from '../oci/digest.ts';
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
@@ -442,7 +442,7 @@ describe('eviction', () => {
 
   test.each([
     ['an import runs, which may be about to link it', () => acquireImportLease(metadata)],
-    ['the index may be incomplete', () => stopCollecting(metadata, 'a doubt')],
+    ['nothing is collected after a rebuild', () => stopCollectingAfterRebuild(metadata)],
   ])('leaves content without a Link to the grace period while %s', async (_, begin) => {
     const imported = await storeBlob('imported');
     await metadata.putBlob(imported, 8);
@@ -452,6 +452,15 @@ describe('eviction', () => {
     expect(await upkeep({ maxBytes: 1 }).evict()).toMatchObject({ items: 1, stuckAt: 'maxBytes' });
     expect(await heldFiles()).toEqual([imported]);
     expect(await metadata.statBlob(mirrored)).toBeUndefined();
+  });
+
+  test('keeps all stored content while the index may be incomplete: hosted images that it lacks may have the same blobs', async () => {
+    const mirrored = await pushBlob(MIRRORED, 'mirrored');
+    await tick();
+    await stopCollecting(metadata, 'a doubt');
+    expect(await upkeep({ maxBytes: 1 }).evict()).toMatchObject({ items: 0, stuckAt: 'maxBytes' });
+    expect(await heldFiles()).toEqual([mirrored]);
+    expect(await metadata.statBlob(mirrored)).toBeDefined();
   });
 
   test('keeps hosted, shared, pinned and read content, and reports if nothing else is left', async () => {
