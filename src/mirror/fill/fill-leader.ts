@@ -1,7 +1,6 @@
 import type { BlobStore } from '../../blobs/blob-store.ts';
 import type { Ingest, Spool } from '../../blobs/spool.ts';
-import { isStorageClosed, isStorageFull } from '../../blobs/storage-full.ts';
-import { removeStrays } from '../../blobs/stray-removal.ts';
+import { isStorageClosed } from '../../blobs/storage-full.ts';
 import { type Lease, LeaseLost } from '../../lib/lease.ts';
 import type { Meter } from '../../lib/meter.ts';
 import type { MetadataStore } from '../../metadata/metadata-store.ts';
@@ -144,7 +143,6 @@ export class FillLeader {
       await metadata.putBlob(digest, length, first, stored);
     } catch (error) {
       await ingest.abort().catch(() => {});
-      if (isStorageFull(error)) await removeStrays(blobs, metadata, [digest]).catch(() => {});
       return error instanceof LeaseLost ? outcome.storedByAnother() : outcome.unstored(error);
     }
     pieces.obsolete();

@@ -1,6 +1,7 @@
 import type { BlobStore } from '../../blobs/blob-store.ts';
 import type { Spool } from '../../blobs/spool.ts';
-import { isStorageClosed } from '../../blobs/storage-full.ts';
+import { isStorageClosed, isStorageFull } from '../../blobs/storage-full.ts';
+import { removeStrays } from '../../blobs/stray-removal.ts';
 import { type Lease, LeaseLost, type LeaseState } from '../../lib/lease.ts';
 import type { Log } from '../../lib/log.ts';
 import type { LoopLoad } from '../../lib/loop-load.ts';
@@ -88,6 +89,7 @@ export class FillRun {
   /** Like `done`, with the reason if the blob can be read but is not stored. */
   readonly unstored: Promise<Error | undefined>;
   readonly #metadata: MetadataStore;
+  readonly #blobs: BlobStore;
   readonly #quota: FillQuota;
   /** Of its ingest and Lease. */
   readonly key: string;
@@ -121,6 +123,7 @@ export class FillRun {
   ) {
     const { repository, right, isAhead } = starter;
     this.#metadata = world.metadata;
+    this.#blobs = world.blobs;
     this.#quota = world.quota;
     this.#startedAtMs = world.asking.clock.nowMs();
     this.key = fillKey(repository.upstream, digest);
@@ -303,6 +306,13 @@ export class FillRun {
     } finally {
       this.#led = undefined;
       await (led === 'done' ? this.#metadata.release(lease) : this.#metadata.setAside(lease));
+      if (led === 'done') await this.#removeUnstored();
     }
+  }
+
+  /** Without a row, the bytes would take space until garbage is collected. The Lease, under which they stay, has ended. */
+  async #removeUnstored(): Promise<void> {
+    if (!isStorageFull(this.#outcome.whyUnstored)) return;
+    await removeStrays(this.#blobs, this.#metadata, [this.fill.digest]).catch(() => {});
   }
 }

@@ -27,6 +27,7 @@ import { type Lease, LeaseLost } from '../../lib/lease.ts';
 import { ManualClock } from '../../lib/manual-clock.fixture.ts';
 import { UpstreamRequests } from '../upstream-requests.ts';
 import { IndexLost } from '../../metadata/index-lost.ts';
+import { stopCollecting } from '../../metadata/store-identity.ts';
 import { Connection } from '../../metadata/sqlite/connection.ts';
 import { type Digest, digestHex } from '../../oci/digest.ts';
 
@@ -964,6 +965,20 @@ describe('a full disk', () => {
       for (const each of pulled) expect(each).toMatchObject(whole(blob));
     });
   }
+
+  it('that accepts no row keeps no bytes, unless a rebuild of the index may need them', async () => {
+    const world = await start();
+    const blob = added(1000, 'no row');
+    const full = Object.assign(new Error('disk full'), { code: 'ENOSPC' });
+    vi.spyOn(world.metadata, 'putBlob').mockRejectedValue(full);
+    expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+    await idle(world);
+    expect(await world.blobs.stat(blob.digest)).toBeUndefined();
+    await stopCollecting(world.metadata, 'the index is new');
+    expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+    await idle(world);
+    expect(await world.blobs.stat(blob.digest)).toEqual({ size: 1000 });
+  });
 
   it('that accepts not even a row gives nothing that only a mirror serves, whatever the status of `url`', async () => {
     const mirror = await FakeUpstream.start();
