@@ -24,7 +24,7 @@ import { Authenticator, type ServiceAccounts } from './authenticator.ts';
 import type { Explanation } from './explanation.ts';
 import type { LoginNews } from './failed-logins.ts';
 import type { Grants } from '../grants/grants.ts';
-import { HostedRights, type HostedRules } from './hosted-rights.ts';
+import { HostedRights, type HostedRules, type PushPlace } from './hosted-rights.ts';
 import { Identification } from './identification.ts';
 import { type Identity, requesterOfIdentity } from './identity.ts';
 import { MirroredRights, type UpstreamRule } from './mirrored-rights.ts';
@@ -113,6 +113,11 @@ export class Access {
   /** Whether somebody can log in. If not, no client is challenged, and credentials are ignored. */
   get isOpen(): boolean {
     return this.#parts.authenticator.isOpen;
+  }
+
+  /** Where somebody may push; `undefined` if nobody may anywhere. */
+  get pushPlace(): PushPlace | undefined {
+    return this.#parts.hosted.pushPlace();
   }
 
   async authenticate(sender: Sender): Promise<Subject> {
@@ -217,11 +222,15 @@ export class Access {
     repository: Repository,
     wanted: readonly Action[],
   ): Promise<readonly Action[]> {
-    // A mirror refuses everything but pulls. With the scope, that is what the client is told; without it, it would be
-    // asked to log in.
+    // What nobody may do here, such as push to a mirror: with the scope, that is what the client is told; without it, it
+    // would be asked to log in.
     if (repository.upstream !== '') return wanted;
     const principal = subject.principal(repository);
-    return wanted.filter(action => this.#parts.hosted.refusal(principal, repository, action) === undefined);
+    const { hosted } = this.#parts;
+    return wanted.filter(action => {
+      const refusal = hosted.refusal(principal, repository, action);
+      return refusal === undefined || refusal.code === 'UNSUPPORTED';
+    });
   }
 
   /**

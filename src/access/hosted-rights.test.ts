@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, it } from 'vitest';
-import { AccessWorld, type AccessWorldOptions, SERVER } from '../../test/support/access-world.ts';
-import type { Login } from '../../test/support/tenants.ts';
+import { AccessWorld, type AccessWorldOptions, SENDER, SERVER } from '../../test/support/access-world.ts';
+import { basic, type Login } from '../../test/support/tenants.ts';
 import { OciError } from '../oci/errors.ts';
 import { ACTIONS, type Action } from './subject.ts';
 
@@ -121,6 +121,78 @@ describe('a hosted prefix', () => {
       expect(await refusal(undefined, 'tools/app', 'pull')).toBeUndefined();
     },
   );
+});
+
+describe('a registry that accepts no pushes for now', () => {
+  it('says so to all who could push otherwise, and to nobody else', async () => {
+    await open({ anonymous: 'push', prefixes: ['tools'], readOnly: true });
+    const said = 'this registry accepts no pushes and deletions for now (hosted.readOnly)';
+    for (const action of ['push', 'delete'] as const) {
+      expect(await refusal(TEAM_A, 'team-a/app', action)).toContain(said);
+      expect(await refusal(undefined, 'tools/app', action)).toMatch(/^\[405,.*hosted\.readOnly/);
+      expect(await refusal(TEAM_B, 'team-a/app', action)).not.toContain(said);
+    }
+    expect(await refusal(TEAM_A, 'team-a/app', 'pull')).toBeUndefined();
+    expect(await told('team-a/app')).toContain(`push, delete: no (${said})`);
+  });
+
+  it('gives tokens to push, so that clients print the reason instead of asking for a login', async () => {
+    await open({ readOnly: true });
+    const scopes = [{ type: 'repository', name: 'team-a/app', actions: ['pull', 'push'] }];
+    const { access } = await world.access.login(
+      { ...SENDER, ...basic(TEAM_A) },
+      { password: undefined, service: undefined, scopes, resolve: name => ({ upstream: '', name }) },
+    );
+    expect(access).toEqual(scopes);
+  });
+});
+
+describe('the place to push to', () => {
+  const tools = { prefixes: ['tools'] };
+  it.each<[string, AccessWorldOptions, AccessWorld['access']['pushPlace']]>([
+    [
+      'a prefix to which everybody may',
+      { ...tools, anonymous: 'push' },
+      { prefix: 'tools', needsLogin: false },
+    ],
+    ["else a tenant's", { ...tools, anonymous: 'pull' }, { prefix: 'team-a', needsLogin: true }],
+    [
+      'of a tenant that may',
+      { ...tools, configured: { 'team-a': { push: false } } },
+      { prefix: 'team-b', needsLogin: true },
+    ],
+    [
+      'nowhere if no tenant may',
+      { configured: { 'team-a': { push: false }, 'team-b': { push: false } } },
+      undefined,
+    ],
+    ['nowhere if nobody may for now', { ...tools, anonymous: 'push', readOnly: true }, undefined],
+  ])('is %s', async (_where, options, place) => {
+    await open(options);
+    expect(world.access.pushPlace).toEqual(place);
+  });
+
+  it.each(['none', 'pull', 'push'] as const)(
+    'is without tenants where hosted.anonymous says (%s)',
+    async anonymous => {
+      world = await AccessWorld.open({ ...tools, anonymous });
+      const place = { prefix: 'tools', needsLogin: false };
+      expect(world.access.pushPlace).toEqual(anonymous === 'push' ? place : undefined);
+      await world.put('team-a', { [SERVER]: TEAM_A });
+      expect(world.access.pushPlace).toBeDefined();
+    },
+  );
+
+  it('is not that of an earlier tenant, or of one that is suspended', async () => {
+    world = await AccessWorld.open({ ...tools, anonymous: 'push' });
+    await world.metadata.putKnownTenants([
+      { name: 'tools', uid: 'first' },
+      { name: 'team-a', uid: 'first' },
+    ]);
+    await world.tenants.reload();
+    await world.put('team-a', { [SERVER]: TEAM_A }, { uid: 'second' });
+    expect(world.access.pushPlace).toBeUndefined();
+  });
 });
 
 /** What is told of it to team-a. */

@@ -18,6 +18,16 @@ export interface HostedRules {
   readonly anonymous: 'none' | 'pull' | 'push';
   /** Repositories of tenants, or patterns, that every tenant may pull. */
   readonly shared: readonly string[];
+  /** Whether every push and deletion is refused for now. */
+  readonly readOnly: boolean;
+}
+
+/** Where somebody may push. */
+export interface PushPlace {
+  /** The first component of the names of repositories. */
+  readonly prefix: string;
+  /** Whether only after logging in. */
+  readonly needsLogin: boolean;
 }
 
 /** Rights to hosted repositories: a tenant owns those below its name. */
@@ -76,8 +86,27 @@ export class HostedRights {
     return `only ${owner.name} may, with its own login`;
   }
 
+  /** Where somebody may push, if possible without a login; `undefined` if nobody may anywhere. */
+  pushPlace(): PushPlace | undefined {
+    // Otherwise each of many tenants would be asked for.
+    if (this.#rules.readOnly) return undefined;
+    const isOpenTo = (principal: Principal, prefix: string): boolean =>
+      this.refusal(principal, { upstream: '', name: `${prefix}/any` }, 'push') === undefined;
+    const open = this.#rules.prefixes.find(prefix => isOpenTo(principalFor(undefined), prefix));
+    if (open !== undefined) return { prefix: open, needsLogin: false };
+    const tenant = this.#tenants
+      .list()
+      .find(one => one.suspended === undefined && isOpenTo(principalFor(one), one.name));
+    return tenant && { prefix: tenant.name, needsLogin: true };
+  }
+
   /** The error if the action is not allowed; `undefined` if it is. */
   refusal(principal: Principal, repository: Repository, action: Action): OciError | undefined {
+    const refusal = this.#refusal(principal, repository, action);
+    return refusal ?? (action !== 'pull' && this.#rules.readOnly ? readOnly() : undefined);
+  }
+
+  #refusal(principal: Principal, repository: Repository, action: Action): OciError | undefined {
     const owner = this.#tenants.find(ownerOf(repository));
     if (owner === undefined) return this.#unowned(principal, repository, action);
     if (principal.as === 'tenant' && principal.tenant.name === owner.name) {
@@ -145,6 +174,13 @@ function verdicts(whyNot: (action: Action) => string | undefined): readonly stri
 export function ownerOf({ name }: Repository): string {
   const slash = name.indexOf('/');
   return slash === -1 ? name : name.slice(0, slash);
+}
+
+/** The same answer as of a registry of the distribution project in its read-only mode. */
+function readOnly(): OciError {
+  return new OciError('UNSUPPORTED', {
+    message: 'this registry accepts no pushes and deletions for now (hosted.readOnly)',
+  });
 }
 
 function denied(repository: Repository, message: string): OciError {

@@ -190,7 +190,8 @@ export class RequestSubject implements Subject {
   }
 
   #askToLogIn(refusal: OciError, scope: Scope): OciError {
-    if (!this.#parts.authenticator.isOpen) return refusal;
+    // What nobody may do (UNSUPPORTED) needs no login.
+    if (!this.#parts.authenticator.isOpen || refusal.code === 'UNSUPPORTED') return refusal;
     // Otherwise the message of every challenge, so that it does not reveal whether something exists.
     const message = refusal.code === 'DENIED' ? { message: refusal.message } : {};
     const demand = { ...this.#demand(scope), ...message, cause: refusal.cause };

@@ -1,3 +1,4 @@
+import type { Access } from '../access/access.ts';
 import type { Explanation } from '../access/explanation.ts';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import type { Spool } from '../blobs/spool.ts';
@@ -29,6 +30,7 @@ export interface AdminParts {
   readonly survey: StoreSurvey;
   readonly resolver: RepositoryResolver;
   readonly tenants: Tenants;
+  readonly access: Pick<Access, 'isOpen' | 'pushPlace'>;
   readonly issuer: Issuer;
   readonly quota: PrefixQuota;
   /** By name. */

@@ -28,6 +28,8 @@ const idle: Observed = {
     },
     now: { downloading: 0, queued: 0, readers: 0, backoffs: 0, tasks: 0 },
     firstBytes: [],
+    canLogIn: false,
+    push: null,
     today: null,
   },
   upstreams: [],

@@ -60,7 +60,7 @@ export class Overview {
   /** What of it changes by itself. */
   async now(): Promise<EventData<'overview'>> {
     const { parts, server, live, tasks } = this.#needs;
-    const { config, metadata, spool, mirror } = parts;
+    const { config, metadata, spool, mirror, access } = parts;
     const { inAll, reports } = await live.traffic();
     const downloads = allDownloads(reports);
     const queued = downloads.filter(({ state }) => state === 'queued').length;
@@ -98,6 +98,8 @@ export class Overview {
         tasks: tasks.running,
       },
       firstBytes: firstBytesDocument(reports),
+      canLogIn: access.isOpen,
+      push: (isHosting(config) && access.pushPlace) || null,
     };
   }
 
@@ -118,6 +120,11 @@ function clientUrl(
   if (externalUrl !== undefined) return externalUrl;
   const host = serverNames[0] ?? address.replace(/^(?:0\.0\.0\.0|\[::\])(?=:)/, hostname());
   return `${tls === undefined ? 'http' : 'https'}://${host}`;
+}
+
+/** Whether hosted repositories can be reached: at a listener of an upstream they cannot. */
+function isHosting({ server }: AdminParts['config']): boolean {
+  return server.listen.some(({ upstream }) => upstream === undefined);
 }
 
 /** The days in order, with what serving processes have not saved yet; this process's own report is the first. */

@@ -37,7 +37,6 @@ export function openRegistryServer(
     onRefusal,
     listeners: listenersOf(config, tls),
     mayNameArch: repository => mayNameArch(config, repository),
-    isReadOnly: () => config.hosted.readOnly,
     trustedProxies: config.server.trustedProxies,
     externalUrl: config.server.externalUrl,
     serverNames: config.server.serverNames,

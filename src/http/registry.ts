@@ -31,8 +31,6 @@ export interface RegistryParts {
   readonly hosted: PullSource;
   /** The write side of hosted repositories; without it, every write is UNSUPPORTED. */
   readonly hostedHandlers?: HostedHandlers | undefined;
-  /** Whether every write is refused for now. Default: no. */
-  readonly isReadOnly?: (() => boolean) | undefined;
   /** `/token`; without it, there is no such path. */
   readonly token?: ((exchange: Exchange) => Promise<void>) | undefined;
   /** Called for every request when it has ended. */
@@ -154,7 +152,6 @@ export class Registry {
     const handlers = this.#parts.hostedHandlers;
     // Access refuses writes to mirrors; this is a second check.
     if (handlers === undefined || call.repository.upstream !== '') throw unsupported(route);
-    if (this.#parts.isReadOnly?.() === true) throw readOnly();
     const { method } = call.exchange;
     switch (route.kind) {
       case 'manifest': {
@@ -276,11 +273,4 @@ function requireOwnSite({ siteProblem }: Exchange): void {
 
 function unsupported({ kind }: Pick<Route, 'kind'>): OciError {
   return new OciError('UNSUPPORTED', { headers: { Allow: allowedMethods(kind) } });
-}
-
-/** The same answer as of a registry of the distribution project in its read-only mode. */
-function readOnly(): OciError {
-  return new OciError('UNSUPPORTED', {
-    message: 'this registry accepts no pushes and deletions for now (hosted.readOnly)',
-  });
 }

@@ -305,6 +305,25 @@ describe.skipIf(!hasPrograms(BROWSER))('the page in Chromium', () => {
     }
   });
 
+  test('offers commands to push and to log in only where somebody can', async () => {
+    const own = await Entrepot.start({ hosted: { prefixes: ['hosted'], anonymous: 'pull' } });
+    try {
+      await page.goto(`${own.ops}/ui/#/overview`);
+      await page.getByText('Live', { exact: true }).waitFor();
+      expect(await valueOf('Hosts').textContent()).toBe('hosted/…');
+      await page.getByText('entrepot hosts containerd').waitFor();
+      expect(await page.getByText(/docker (?:push|login)/).count()).toBe(0);
+      expect((await own.command('tenant', 'add', 'team-a')).code).toBe(0);
+      const push = page.getByLabel('Push to it, after logging in', { exact: true });
+      await push.waitFor();
+      expect(await push.textContent()).toBe(`docker push ${own.host}/team-a/REPOSITORY:TAG`);
+      await page.getByText(`docker login ${own.host}`).waitFor();
+      await page.goto('about:blank');
+    } finally {
+      await own.remove();
+    }
+  });
+
   test('does not say that an endpoint accepts while another process sends to it', async () => {
     const ci = { name: 'ci', waiting: 3, oldest: null, dropped: 0, reason: null, refused: null, first: [] };
     await page.route('**/admin/v1/notifications', route =>

@@ -117,6 +117,28 @@ describe.each([1, 2])('with %i serving processes', processes => {
   });
 });
 
+it('says where somebody may push, and follows changes of that', async () => {
+  const hosted = { prefixes: ['tools'], anonymous: 'pull' };
+  await start({ hosted, server: { serverNames: ['registry.example:5000'] } });
+  expect(await read('/overview')).toMatchObject({ canLogIn: false, push: null });
+  const events = listen();
+  await until('the stream', 20_000, async () => events.heard().includes('event: reset'));
+  expect((await entrepot.command('tenant', 'add', 'team-a')).code).toBe(0);
+  const push = { prefix: 'team-a', needsLogin: true };
+  await until('the event', 20_000, async () => events.heard().includes(`"push":${JSON.stringify(push)}`));
+  events.close();
+  expect(await read('/overview')).toMatchObject({ canLogIn: true, push });
+  await entrepot.stop();
+  entrepot = await entrepot.startAgain({ hosted: { ...hosted, readOnly: true } });
+  expect(await read('/overview')).toMatchObject({ canLogIn: true, push: null });
+});
+
+it('says of no place to push to if its ports are those of upstreams', async () => {
+  const server = { listen: [{ address: '127.0.0.1:0', upstream: UPSTREAM }] };
+  await start({ hosted: { prefixes: ['tools'], anonymous: 'push' }, server });
+  expect(await read('/overview')).toMatchObject({ push: null });
+});
+
 it('says what the commands say', async () => {
   await start({ tenants: [{ name: 'team-a' }] });
   await act<TaskDocument>('pull', { image: `${UPSTREAM}/org/app:1` });

@@ -15,7 +15,12 @@ import { type Credential, nameCredential } from '../../src/oci/credential.ts';
 import type { Repository } from '../../src/oci/repository.ts';
 import { Issuer } from '../../src/tenants/issuer.ts';
 import { openTenants } from '../../src/tenants/tenant-directory.ts';
-import type { SecretReading, SecretSink, SecretSource } from '../../src/tenants/secret-source.ts';
+import type {
+  SecretReading,
+  SecretSink,
+  SecretSource,
+  TenantReading,
+} from '../../src/tenants/secret-source.ts';
 import type { TenantOptions, Tenants } from '../../src/tenants/tenant.ts';
 import { basic, type Login } from './tenants.ts';
 
@@ -46,6 +51,7 @@ export interface AccessWorldOptions
   /** The prefixes of repositories that no tenant owns. */
   readonly prefixes?: readonly string[];
   readonly anonymous?: 'none' | 'pull' | 'push';
+  readonly readOnly?: boolean;
   readonly accounts?: Readonly<Record<string, ServiceAccount>>;
   readonly log?: Log;
 }
@@ -137,6 +143,7 @@ export class AccessWorld {
         anonymous: options.anonymous ?? 'none',
         shared: options.shared ?? [],
         prefixes: options.prefixes ?? [],
+        readOnly: options.readOnly ?? false,
       },
       serverNames: [SERVER],
       unknownCredentials: options.unknownCredentials ?? 'refuse',
@@ -160,13 +167,13 @@ export class AccessWorld {
     );
   }
 
-  /** Sets the tenant's only Secret: logins by registry; and what its accounts may do. */
+  /** Sets the tenant's only Secret: logins by registry; what its accounts may do; and the UID of its namespace. */
   async put(
     tenant: string,
     logins: Readonly<Record<string, Login>>,
-    { accountsMayPush = false } = {},
+    { accountsMayPush = false, uid }: { readonly accountsMayPush?: boolean; readonly uid?: string } = {},
   ): Promise<void> {
-    this.#secrets.put(tenant, logins, accountsMayPush);
+    this.#secrets.put(tenant, logins, { accountsMayPush, ...(uid !== undefined && { uid }) });
     await new Promise(resolve => setImmediate(resolve));
   }
 
@@ -221,8 +228,12 @@ class ScriptedSecrets implements SecretSource {
 
   async close(): Promise<void> {}
 
-  put(tenant: string, logins: Readonly<Record<string, Login>>, accountsMayPush: boolean): void {
-    this.#sink?.put(tenant, { secrets: [readingOf(logins)], accountsMayPush });
+  put(
+    tenant: string,
+    logins: Readonly<Record<string, Login>>,
+    namespace: Pick<TenantReading, 'accountsMayPush' | 'uid'>,
+  ): void {
+    this.#sink?.put(tenant, { secrets: [readingOf(logins)], ...namespace });
   }
 
   break(tenant: string, logins: Readonly<Record<string, Login>>): void {

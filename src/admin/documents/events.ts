@@ -27,7 +27,16 @@ export const eventSchemas = {
   queue: queueSchema.describe('Its new state'),
   replicas: replicasSchema.describe('Their new state'),
   overview: overviewSchema
-    .pick({ ready: true, problems: true, saved: true, store: true, now: true, firstBytes: true })
+    .pick({
+      ready: true,
+      problems: true,
+      saved: true,
+      store: true,
+      now: true,
+      firstBytes: true,
+      canLogIn: true,
+      push: true,
+    })
     .extend({ today: daySchema.nullable().describe('The last of its days, perhaps a new one') })
     .describe('Its new state'),
   backoffs: z.object({ total: amount }).describe('Failures of upstreams were remembered or forgotten'),

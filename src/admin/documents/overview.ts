@@ -58,5 +58,13 @@ export const overviewSchema = z.object({
   hostedPrefixes: arrayOf(z.string()).describe(
     'hosted.prefixes: what the names of images that are hosted here begin with',
   ),
+  canLogIn: z.boolean().describe('Whether logging in is possible'),
+  push: z
+    .object({
+      prefix: z.string().describe('What the names of the images begin with'),
+      needsLogin: z.boolean().describe('Whether only after logging in'),
+    })
+    .nullable()
+    .describe('Where somebody may push; null if nobody may'),
 });
 export type OverviewDocument = z.output<typeof overviewSchema>;

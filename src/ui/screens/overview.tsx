@@ -195,17 +195,24 @@ function Days({ days }: { readonly days: readonly DayDocument[] }) {
   );
 }
 
-function PointHere({ clientUrl, upstreams, hostedPrefixes, version, started }: OverviewDocument) {
+function PointHere({
+  clientUrl,
+  upstreams,
+  hostedPrefixes,
+  canLogIn,
+  push,
+  version,
+  started,
+}: OverviewDocument) {
   const host = shellWord(hostOf(clientUrl));
   const example = exampleImage(upstreams);
-  const prefix = hostedPrefixes[0];
   return (
     <section class="card">
       <h2>Use it</h2>
       <dl class="facts">
         <dt>Mirrors</dt>
         <dd>{upstreams.join(', ') || 'no registry'}</dd>
-        {prefix !== undefined && (
+        {hostedPrefixes.length > 0 && (
           <>
             <dt>Hosts</dt>
             <dd>{hostedPrefixes.map(each => `${each}/…`).join(', ')}</dd>
@@ -219,10 +226,13 @@ function PointHere({ clientUrl, upstreams, hostedPrefixes, version, started }: O
       {example !== undefined && (
         <CommandLine label="Pull through it" text={`docker pull ${host}/${example}`} />
       )}
-      {prefix !== undefined && (
-        <CommandLine label="Push to it" text={`docker push ${host}/${shellWord(prefix)}/REPOSITORY:TAG`} />
+      {canLogIn && <CommandLine label="Log in" text={`docker login ${host}`} />}
+      {push !== null && (
+        <CommandLine
+          label={push.needsLogin ? 'Push to it, after logging in' : 'Push to it'}
+          text={`docker push ${host}/${shellWord(push.prefix)}/REPOSITORY:TAG`}
+        />
       )}
-      <CommandLine label="Log in" text={`docker login ${host}`} />
       <p class="faint small">
         Entrepot {version}, started <Ago at={started} />
       </p>
