@@ -17,6 +17,7 @@ import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
 import type { Completion } from './fill/completion.ts';
 import type { Contender } from './fill/contender.ts';
 import type { DirectRanges } from './fill/direct-ranges.ts';
+import { type Fill, wrongBytes } from './fill/fill.ts';
 import type { FillRun, SeenLease } from './fill/fill-run.ts';
 import type { Fills } from './fill/fills.ts';
 import type { FirstRange, FirstRanges } from './fill/first-range.ts';
@@ -554,7 +555,10 @@ export class BlobSource {
     const { fill } = run;
     const leave = fill.hold();
     try {
-      const size = await this.#sizeOf(run, admission, wait);
+      const size = await this.#sizeOf(run, admission, wait).catch((error: unknown) => {
+        if (!isStorageClosed(error)) throw error;
+        return this.#whileWaited(this.#sizeWithoutRoom(fill, contender, wait.named, error), wait.sinceMs);
+      });
       // An empty body is complete with its headers, so there is no end to hold back.
       if (size === 0)
         await this.#whileWaited(
@@ -564,9 +568,33 @@ export class BlobSource {
       return fill.open(size, admission, leave, () => this.#fills.readDirectly(fill, size, contender));
     } catch (error) {
       leave();
-      // Without a size there can be no response, and on a full disk no way to find it out.
       throw isStorageClosed(error) ? new OciError('INSUFFICIENT_STORAGE', { cause: error }) : error;
     }
+  }
+
+  /**
+   * The size of a blob that upstream began to send without telling it, and for which there is no room: without a size there
+   * can be no response.
+   */
+  async #sizeWithoutRoom(
+    { digest, length }: Fill,
+    { repository, right, state }: Contender,
+    named: number | undefined,
+    full: unknown,
+  ): Promise<number> {
+    if (state !== 'admitted') throw full;
+    const ask = () => this.#links.size(repository, digest, right);
+    const size = named ?? (await this.#confirm(repository, digest, right, ask)).size;
+    if (size === undefined) {
+      throw new OciError('INSUFFICIENT_STORAGE', {
+        message:
+          'there is no room for the blob, and upstream did not report its size, so it cannot be passed on',
+        detail: { digest },
+        cause: full,
+      });
+    }
+    if (length > size) throw wrongBytes(digest);
+    return size;
   }
 
   /**

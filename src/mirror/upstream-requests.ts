@@ -349,7 +349,7 @@ export class UpstreamRequests {
       if (answer.proof && question.proves) await this.#prove(key, 'granted', { during, sinceMs });
       return answer;
     } catch (error) {
-      if (!(error instanceof UpstreamFailure)) throw error;
+      if (!(error instanceof UpstreamFailure) || error.isUnasked) throw error;
       const failure = await this.#ownLogins.judge(key, error, signal);
       this.#record.failed(question.repository, failure);
       if (endsRight(failure, question.known) && !(await this.#prove(key, 'ended'))) keep();

@@ -123,6 +123,29 @@ describe('a blob', () => {
     expect((await failure(asked)).kind).toBe('invalid');
   });
 
+  it('sent as a part that was not requested is invalid unless its size is known', async () => {
+    const registry = await fake();
+    registry.add('team/app', blob);
+    const upstream = client(registry.url);
+    const answers = async (range: string, size?: number): Promise<string> => {
+      const headers = { 'Content-Range': range, 'Content-Length': null };
+      registry.misbehave({ status: 206, body: 'x'.repeat(100), headers, times: 1 });
+      const fetching = upstream.fetchBlob('team/app', blob.digest, { ...anonymous, size });
+      return fetching.then(
+        fetched => {
+          fetched.destroy();
+          return `part of ${fetched.size}`;
+        },
+        ({ kind }) => kind,
+      );
+    };
+    expect(await answers('bytes 0-99/*')).toBe('invalid');
+    expect(await answers('bytes 0-99/*', 200)).toBe('invalid');
+    expect(await answers('bytes */*')).toBe('invalid');
+    expect(await answers('bytes 0-99/*', 100)).toBe('part of undefined');
+    expect(await answers('bytes 0-99/200')).toBe('part of 200');
+  });
+
   it('that nobody reads buffers no more than the connection does', async () => {
     const large = randomBlob(64_000_000, 'large');
     const registry = await fake();

@@ -62,7 +62,8 @@ export async function fetchBlob(
     body.on('error', () => {}).destroy();
   };
   try {
-    const extent = extentOf(reply, offset, ask.size);
+    const isRanged = offset > 0 || length !== undefined;
+    const extent = extentOf(reply, { offset, isRanged, size: ask.size });
     return {
       endpoint: endpoint.index,
       proof: endpoint.index === 0,
@@ -82,7 +83,8 @@ export async function fetchBlob(
 /**
  * Where the body begins, its length, and the size of the whole blob; throws `invalid` if they contradict each other.
  */
-function extentOf(reply: Reply, asked: number, named: number | undefined) {
+function extentOf(reply: Reply, asked: Pick<BlobAsk, 'size'> & { offset: number; isRanged: boolean }) {
+  const { size: named } = asked;
   const { response, context } = reply;
   const refuse = (why: string) =>
     new UpstreamFailure('invalid', `${context.what}: ${context.url.host} ${why}`, context);
@@ -90,10 +92,16 @@ function extentOf(reply: Reply, asked: number, named: number | undefined) {
   let extent: { offset: number; size: number | undefined; length: number | undefined };
   if (response.status === 206) {
     const range = rangeOf(reply);
-    if (range === undefined || range.start !== asked) throw refuse('sent a different range than requested');
+    if (range === undefined || range.start !== asked.offset)
+      throw refuse('sent a different range than requested');
     const rangeLength = range.end - range.start + 1;
     if (length !== undefined && length !== rangeLength) throw refuse('names a range and another length');
-    extent = { offset: asked, size: range.size, length: rangeLength };
+    // The rest of it could be requested if it was known that there is one.
+    if (!asked.isRanged && range.size === undefined && rangeLength !== named)
+      throw refuse(
+        `sent ${rangeLength} bytes as a part that was not requested, and not how large the blob is`,
+      );
+    extent = { offset: asked.offset, size: range.size, length: rangeLength };
   } else {
     extent = { offset: 0, size: length, length };
   }

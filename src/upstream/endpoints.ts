@@ -60,7 +60,11 @@ export class Endpoints {
     if (ofUrl !== undefined) throw ofUrl;
     if (ofMirror?.kind === 'unavailable' || ofMirror?.kind === 'invalid') throw ofMirror;
     const message = ofMirror?.message ?? 'no endpoint is left to ask';
-    throw new UpstreamFailure('unavailable', message, { endpoint: ofMirror?.endpoint, cause: ofMirror });
+    throw new UpstreamFailure('unavailable', message, {
+      endpoint: ofMirror?.endpoint,
+      isUnasked: ofMirror === undefined,
+      cause: ofMirror,
+    });
   }
 
   /** Forgets which endpoints could not be reached. */

@@ -32,6 +32,8 @@ export interface UpstreamFailureOptions {
   readonly isCovered?: boolean | undefined;
   /** Whether it is remembered, and upstream was not asked. */
   readonly isRecalled?: boolean | undefined;
+  /** Whether nothing was asked, since no endpoint was left that was not to be skipped. */
+  readonly isUnasked?: boolean | undefined;
   /** What kept upstream from answering; by default that of `cause`. */
   readonly obstacle?: Obstacle | undefined;
   readonly cause?: unknown;
@@ -49,6 +51,7 @@ export class UpstreamFailure extends Error {
   readonly endpoint: number | undefined;
   readonly isCovered: boolean;
   readonly isRecalled: boolean;
+  readonly isUnasked: boolean;
   readonly obstacle: Obstacle | undefined;
 
   constructor(kind: UpstreamFailureKind, message: string, options: UpstreamFailureOptions = {}) {
@@ -61,6 +64,7 @@ export class UpstreamFailure extends Error {
     this.endpoint = options.endpoint;
     this.isCovered = options.isCovered ?? false;
     this.isRecalled = options.isRecalled ?? false;
+    this.isUnasked = options.isUnasked ?? false;
     this.obstacle = options.obstacle ?? obstacleOf(options.cause);
   }
 }

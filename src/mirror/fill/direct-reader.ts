@@ -5,6 +5,7 @@ import type { Meter } from '../../lib/meter.ts';
 import { unlessAborted } from '../../lib/single-flight.ts';
 import { type Digest, digestAlgorithm, digestHex } from '../../oci/digest.ts';
 import { repositoryText } from '../../oci/repository.ts';
+import { ociErrorOf, UpstreamFailure } from '../../upstream/failures.ts';
 import { admits } from '../links.ts';
 import type { UpstreamRequests } from '../upstream-requests.ts';
 import { ByteWindow } from './byte-window.ts';
@@ -121,7 +122,7 @@ export class DirectReader implements BlobReader {
         throw wrongBytes(this.#digest);
       this.#isVerified = true;
     } catch (error) {
-      this.#fail(error instanceof MoreThanNamed ? wrongBytes(this.#digest, error) : error);
+      this.#fail(this.#clientErrorOf(error));
     } finally {
       place.leave();
       ended();
@@ -167,6 +168,12 @@ export class DirectReader implements BlobReader {
     meter.count('bytes_from_upstream_total', { upstream }, chunk.byteLength);
     this.#hash.update(chunk);
     await this.#window.push(chunk, this.#closing.signal);
+  }
+
+  #clientErrorOf(error: unknown): unknown {
+    if (error instanceof MoreThanNamed) return wrongBytes(this.#digest, error);
+    const { upstream } = this.#options.contender.repository;
+    return error instanceof UpstreamFailure ? ociErrorOf(error, 'BLOB_UNKNOWN', upstream) : error;
   }
 
   #fail(cause: unknown): void {

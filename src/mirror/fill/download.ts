@@ -167,12 +167,13 @@ class Download {
         await this.#refused(contender, lastFailure);
       } catch (error) {
         if (!(error instanceof UpstreamFailure)) throw error;
-        lastFailure = error;
+        // If nothing was asked, the failure before says why.
+        if (!error.isUnasked) lastFailure = error;
         this.#insists = true;
         if (this.#options.length() > before) this.#fruitless = 0;
-        if (this.#hasBegun) this.#options.asking.broke(contender.repository, error);
+        if (this.#hasBegun) this.#options.asking.broke(contender.repository, lastFailure);
         if (isRefusal(error) || error.kind === 'limited') await this.#refused(contender, error);
-        else await this.#recover(error);
+        else await this.#recover(lastFailure);
       }
     }
     throw lastFailure;

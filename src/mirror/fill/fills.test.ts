@@ -259,6 +259,7 @@ describe('an upstream that sends more than declared', () => {
     });
     const blobs = ['a', 'b', 'c'].map(seed => added(MIB, `unnamed ${seed}`));
     upstream.misbehave(ENDLESS);
+    upstream.misbehave({ kind: 'blob', method: 'HEAD', headers: ENDLESS.headers });
     for (const { digest } of blobs) {
       await expect(world.pull(digest)).rejects.toMatchObject({ code: 'INSUFFICIENT_STORAGE' });
     }
@@ -266,6 +267,15 @@ describe('an upstream that sends more than declared', () => {
     expect(mostBytes).toBeGreaterThan(0);
     expect(mostBytes).toBeLessThanOrEqual(16 * MIB);
     files.emit('mayGo');
+    await idle(world);
+    expect(await ingestBytes(world)).toBe(0);
+  });
+
+  it('is refused as wrong if it is endless, and HEAD tells the size of a blob for which there is no room', async () => {
+    const world = await start({}, { maxBytes: 16 * MIB });
+    const blob = added(MIB, 'other size by HEAD');
+    upstream.misbehave(ENDLESS);
+    await expect(world.open(blob.digest)).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
     await idle(world);
     expect(await ingestBytes(world)).toBe(0);
   });
@@ -294,6 +304,61 @@ describe('an upstream that sends more than declared', () => {
     await idle(world);
     expect(world.mirror.downloads).toEqual([]);
     expect([await held(world, blob), await ingestBytes(world)]).toEqual([false, 0]);
+  });
+});
+
+describe('a blob for which there is no room', () => {
+  const UNNAMED = { kind: 'blob', headers: { 'Content-Length': null } } as const;
+
+  it.each(['a manifest', 'HEAD'])(
+    'is passed on if upstream sends it without its size, but %s has that',
+    async where => {
+      const world = await start({}, { maxBytes: MIB });
+      const layer = added(3 * MIB, 'unannounced');
+      upstream.add('app', imageOf([layer]), '1');
+      if (where === 'a manifest') await world.manifest('1');
+      upstream.misbehave({ ...UNNAMED, method: 'GET' });
+      expect(await world.pull(layer.digest)).toMatchObject(whole(layer));
+      expect(blobRequests('HEAD')).toBe(where === 'HEAD' ? 1 : 0);
+    },
+  );
+
+  it('is refused with the reason if its size cannot be found out', async () => {
+    const world = await start({}, { maxBytes: MIB });
+    const blob = added(3 * MIB, 'no size at all');
+    upstream.misbehave(UNNAMED);
+    await expect(world.open(blob.digest)).rejects.toMatchObject({
+      code: 'INSUFFICIENT_STORAGE',
+      message: expect.stringContaining('upstream did not report its size'),
+    });
+  });
+
+  it.each(['bytes 0-99/*', 'bytes */*', 'nonsense'])(
+    'is refused because of upstream if that answers everything with the range %s',
+    async range => {
+      const upstreamSays = { status: 206, body: 'x'.repeat(100), headers: { 'Content-Range': range } };
+      const world = await start({}, { maxBytes: 300 });
+      const [named, unnamed] = [added(3 * MIB, 'named'), added(3 * MIB, 'unnamed')];
+      upstream.add('app', imageOf([named]), '1');
+      await world.manifest('1');
+      upstream.misbehave({ kind: 'blob', ...upstreamSays });
+      for (const { digest } of [named, unnamed])
+        await expect(world.open(digest)).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+    },
+  );
+
+  it('fails for its reader because of upstream if that stops to answer in the middle, and says how', async () => {
+    const clock = new ManualClock().skipWaits(2_000);
+    const world = await start({}, { maxBytes: MIB, clock });
+    const blob = added(3 * MIB, 'other ranges');
+    const headers = { 'Content-Range': `bytes 0-99/${blob.size}` };
+    upstream.misbehave({ kind: 'blob', method: 'GET', status: 206, body: 'x'.repeat(100), headers });
+    // The Fill ends at once, and its reader is sent the beginning.
+    upstream.misbehave({ kind: 'blob', method: 'GET', cutAtByte: 2 * MIB, times: 2 });
+    await expect(world.pull(blob.digest)).rejects.toMatchObject({
+      code: 'UPSTREAM_INVALID',
+      cause: { message: expect.stringContaining('different range') },
+    });
   });
 });
 

@@ -206,9 +206,6 @@ export class RangeRequest {
       given: ({ answer, credential, atMs: sinceMs }) => {
         if (!answer.isPart) throw new RangesUnusable('upstream ignores ranges', { isIgnored: true });
         ranged();
-        // The size is told to clients later.
-        if (answer.size === undefined)
-          throw new RangesUnusable('upstream does not say how large the blob is');
         if (answer.proof) links.notePartGiven(repository, digest, { credential, sinceMs });
         return settled || admits(answer, right);
       },
