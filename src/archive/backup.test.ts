@@ -1,9 +1,10 @@
-import { chmodSync, truncateSync } from 'node:fs';
+import { chmodSync, renameSync, truncateSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it, vi } from 'vitest';
 import { imageOf, randomBlob } from '../../test/support/content.ts';
+import { remove } from '../blobs/blob-store.suite.ts';
 import { IndexSnapshot } from '../metadata/sqlite-snapshot.ts';
-import { digestHex, digestOf } from '../oci/digest.ts';
+import { type Digest, digestHex, digestOf } from '../oci/digest.ts';
 import { ArchiveError } from './archive-error.ts';
 import { ArchiveWorld, inPieces, tarOf } from './archive.fixture.ts';
 import { Backup } from './backup.ts';
@@ -41,6 +42,55 @@ it('a backup reports a blob whose file is cut off while it is read, and goes on'
     for await (const chunk of backup.tar(cut)) expect(chunk.byteLength).toBeGreaterThan(0);
     expect(backup.lacking).toEqual([{ kind: 'blob', digest, reason: 'its file is truncated' }]);
     expect(backup.blobs).toBe(1);
+    snapshot.close();
+  } finally {
+    await world.remove();
+  }
+});
+
+it('a backup lacks nothing of what was removed while it was made; what is missing or damaged, it does', async () => {
+  const world = await ArchiveWorld.open({ isIndexOnDisk: true });
+  try {
+    const blobs = ['removed', 'missing', 'damaged', 'back again'].map(seed => randomBlob(1_000, seed));
+    const [removed, missing, damaged, again] = blobs.map(({ digest }) => digest);
+    const image = imageOf(blobs);
+    await world.hold('docker.io/library/app:v1', image);
+    const snapshot = await IndexSnapshot.take(join(world.folder, 'index.db'), join(world.folder, 'copy.db'));
+    await world.metadata.removeBlob(removed!);
+    await world.metadata.quarantine({ kind: 'blob', digest: damaged! }, 'wrong bytes');
+    for (const digest of [removed, missing, damaged]) await remove(world.blobs, digest!);
+    const open = world.blobs.open.bind(world.blobs);
+    const opened = new Set<Digest>();
+    vi.spyOn(world.blobs, 'open').mockImplementation(async digest => {
+      const isSecond = opened.has(digest);
+      opened.add(digest);
+      return digest === again && !isSecond ? undefined : open(digest);
+    });
+    const backup = new Backup(snapshot, world.blobs);
+    for await (const chunk of backup.tar()) expect(chunk.byteLength).toBeGreaterThan(0);
+    const lacking = [missing, damaged].map(digest => ({
+      kind: 'blob',
+      digest,
+      reason: 'its file is missing',
+    }));
+    expect(backup.lacking).toHaveLength(2);
+    expect(backup.lacking).toEqual(expect.arrayContaining(lacking));
+    expect([backup.removed, backup.blobs]).toEqual([1, 2]);
+    snapshot.close();
+  } finally {
+    await world.remove();
+  }
+});
+
+it('what is missing was not removed if the index is gone', async () => {
+  const world = await ArchiveWorld.open({ isIndexOnDisk: true });
+  try {
+    const path = join(world.folder, 'index.db');
+    const snapshot = await IndexSnapshot.take(path, join(world.folder, 'copy.db'));
+    const digest = digestOf(Buffer.from('x'));
+    expect(await snapshot.hasRemoved(digest)).toBe(true);
+    renameSync(path, `${path}.aside`);
+    expect(await snapshot.hasRemoved(digest)).toBe(false);
     snapshot.close();
   } finally {
     await world.remove();

@@ -36,6 +36,8 @@ export interface LackingContent {
   readonly kind: 'blob' | 'manifest';
   readonly digest: Digest;
   readonly reason: string;
+  /** It was garbage, or was evicted, while the backup was made: nothing is wrong with the store. */
+  readonly isRemoved?: boolean;
 }
 
 /** The content of the last file. */
@@ -53,6 +55,8 @@ export class Backup {
   #blobs = 0;
   #blobBytes = 0;
   readonly lacking: LackingContent[] = [];
+  /** Blobs that were removed while the backup was made. */
+  readonly #removed: LackingContent[] = [];
 
   constructor(snapshot: IndexSnapshot, store: BlobStore) {
     this.#snapshot = snapshot;
@@ -61,6 +65,11 @@ export class Backup {
 
   get blobs(): number {
     return this.#blobs;
+  }
+
+  /** How many blobs were removed while the backup was made, because nothing needed them any more or to make room. */
+  get removed(): number {
+    return this.#removed.length;
   }
 
   /**
@@ -89,7 +98,7 @@ export class Backup {
     for (const lost of this.#snapshot.lost()) this.lacking.push(lost);
     const blobs = isOfBucket ? [] : this.#snapshot.blobs();
     for (const blob of blobs) await this.#add(tar, blob, advanced);
-    const { lacking } = this;
+    const lacking = [...this.lacking, ...this.#removed];
     const summary: BackupSummary = { blobs: this.#blobs, blobBytes: this.#blobBytes, indexSha256, lacking };
     await addJson(tar, LAST_FILE, summary);
   }
@@ -117,8 +126,17 @@ export class Backup {
   async #open(digest: Digest): Promise<BlobReader | undefined> {
     try {
       const reader = await this.#store.open(digest);
-      if (reader === undefined) this.#lacks(digest, 'its file is missing');
-      return reader;
+      if (reader !== undefined) return reader;
+      // Its row is removed first.
+      if (await this.#snapshot.hasRemoved(digest)) {
+        const reason = 'it was removed while the backup was made';
+        this.#removed.push({ kind: 'blob', digest, reason, isRemoved: true });
+        return undefined;
+      }
+      // It may have been removed, and stored again since.
+      const again = await this.#store.open(digest);
+      if (again === undefined) this.#lacks(digest, 'its file is missing');
+      return again;
     } catch (error) {
       this.#lacks(digest, reasonOf(error));
       return undefined;

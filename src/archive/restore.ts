@@ -178,10 +178,11 @@ function summaryIn({ blobs, blobBytes, indexSha256, lacking }: JsonObject): Back
 
 function isLacking(value: unknown): value is LackingContent {
   if (!isJsonObject(value)) return false;
-  const { kind, digest, reason } = value;
+  const { kind, digest, reason, isRemoved } = value;
   // Old versions did not write the kind.
   const isKind = kind === undefined || kind === 'blob' || kind === 'manifest';
-  return isKind && typeof digest === 'string' && typeof reason === 'string';
+  const isMarked = isRemoved === undefined || typeof isRemoved === 'boolean';
+  return isKind && isMarked && typeof digest === 'string' && typeof reason === 'string';
 }
 
 /** The chunks of a body, about a MiB at a time. */

@@ -94,6 +94,12 @@ async function writeBackup(path: string, { file, input, io, signal }: BackupRun)
         : writeFileAtomic(file, tar, { signal }));
       for (const { kind, digest, reason } of made.lacking)
         view.say(`not in the backup: ${kind} ${digest}: ${reason}`);
+      if (made.removed > 0) {
+        const blobs = made.removed === 1 ? 'blob was' : 'blobs were';
+        view.say(
+          `not in the backup: ${made.removed} ${blobs} collected as garbage or evicted while it was made`,
+        );
+      }
       const isWhole = made.lacking.length === 0;
       const lacking = isWhole ? '' : `; ${made.lacking.length} damaged or missing`;
       const blobs = snapshot.isOfBucket

@@ -160,12 +160,12 @@ async function fill(
     // Created before the first blob, so that what a killed restore leaves can be recognized.
     await writeFile(indexPath, '', { mode: PRIVATE_FILE_MODE });
     const summary = await restoreBackup(source, { ...files, ...options, indexPath });
-    await noteLacking(indexPath, summary);
+    const lacking = await noteLacking(indexPath, summary);
     signal.throwIfAborted();
     await place(indexPath, join(path, INDEX_FILE));
     onPlaced();
     await syncFolder(path);
-    return summary;
+    return { ...summary, lacking };
   } finally {
     await files.close();
   }
@@ -187,16 +187,29 @@ async function place(from: string, to: string): Promise<void> {
   }
 }
 
-/** Checks the whole index, migrates it to the newest version, and records as damaged what the backup lacks. */
-async function noteLacking(indexPath: string, { lacking }: BackupSummary): Promise<void> {
+/**
+ * Checks the whole index, migrates it to the newest version, and records as damaged what the backup lacks, which is returned;
+ * but what was removed while it was made is just absent, unless a hosted repository still has it.
+ */
+async function noteLacking(
+  indexPath: string,
+  { lacking }: BackupSummary,
+): Promise<readonly LackingContent[]> {
   const metadata = await openSqliteMetadataStore(indexPath, { log: silentLog, isCopied: true });
+  const lost: LackingContent[] = [];
   try {
-    for (const { digest, reason } of lacking) await metadata.quarantine({ kind: 'blob', digest }, reason);
+    for (const content of lacking) {
+      const { digest, reason, isRemoved = false } = content;
+      const loss = await metadata.quarantine({ kind: 'blob', digest }, reason);
+      if (isRemoved && loss !== 'hosted') await metadata.endDamage(digest);
+      else lost.push(content);
+    }
     // Those in the bucket are of a later index, and lack what was removed since.
     await metadata.putSetting(RECORDS, '');
   } finally {
     await metadata.close();
   }
+  return lost;
 }
 
 /**

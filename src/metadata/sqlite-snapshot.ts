@@ -15,11 +15,13 @@ export interface SnapshotBlob {
 /** A copy of an index as it was at one moment, in a file of its own. The caller closes it; the file stays. */
 export class IndexSnapshot {
   readonly path: string;
+  readonly #source: string;
   readonly #connection: Connection;
   readonly #blobs: Statement<[string], SnapshotBlob>;
 
-  private constructor(path: string, connection: Connection) {
+  private constructor(path: string, source: string, connection: Connection) {
     this.path = path;
+    this.#source = source;
     this.#connection = connection;
     this.#blobs = connection.prepare(
       `SELECT digest, size FROM blobs WHERE digest > ? ORDER BY digest LIMIT ${ROWS_PER_PAGE}`,
@@ -41,7 +43,7 @@ export class IndexSnapshot {
     copy.execute(
       'DELETE FROM leases; DELETE FROM processes; DELETE FROM uploads; PRAGMA journal_mode = DELETE',
     );
-    return new IndexSnapshot(to, copy);
+    return new IndexSnapshot(to, from, copy);
   }
 
   /** The number and total size of blobs that it says are stored. */
@@ -73,6 +75,25 @@ export class IndexSnapshot {
       SELECT iif(${isLinkedManifest('q.digest')}, 'manifest', 'blob') AS kind, q.digest, q.reason
       FROM quarantine q WHERE ${isLost('q.digest')} ORDER BY q.digest`);
     return select.all();
+  }
+
+  /**
+   * Whether the index has removed the row of a blob since, and not for damage: it is garbage by now, or was evicted. False if
+   * that cannot be found out.
+   */
+  async hasRemoved(digest: string): Promise<boolean> {
+    let live: Connection | undefined;
+    try {
+      live = await Connection.openReadOnly(this.#source);
+      const select = live.prepare<[{ digest: string }], { removed: number }>(`
+        SELECT NOT EXISTS (SELECT 1 FROM blobs WHERE digest = @digest)
+          AND NOT EXISTS (SELECT 1 FROM quarantine WHERE digest = @digest) AS removed`);
+      return select.get({ digest })?.removed === 1;
+    } catch {
+      return false;
+    } finally {
+      live?.close();
+    }
   }
 
   close(): void {

@@ -16,7 +16,11 @@ import {
 } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { Backup } from '../../src/archive/backup.ts';
+import { openFileStores } from '../../src/blobs/file-stores.ts';
+import { silentLog } from '../../src/lib/log.ts';
 import { whileLocked } from '../../src/metadata/life.ts';
+import { IndexSnapshot } from '../../src/metadata/sqlite-snapshot.ts';
 import { digestOf } from '../../src/oci/digest.ts';
 import { codeOf, get } from '../support/client.ts';
 import { bytesOf, type Content, type Image, imageOf, randomBlob } from '../support/content.ts';
@@ -232,9 +236,17 @@ describe('a backup that was made beside a running server', () => {
       process.kill(restoring.pid ?? 0, 'SIGSTOP');
       const again = await restoreInto(store, file);
       expect(again).toMatchObject({ code: 1, stderr: expect.stringContaining('another entrepot restore') });
-      const command = [...STARTER, 'rebuild'];
-      const used = await tryRun(process.execPath, command, { env: { ENTREPOT_STORAGE__PATH: store } });
-      expect(used).toMatchObject({ code: 1, stderr: expect.stringContaining('is being restored') });
+      for (const command of [
+        ['rebuild'],
+        ['images'],
+        ['gc'],
+        ['backup', join(entrepot.folder, 'other.tar')],
+      ]) {
+        const used = await tryRun(process.execPath, [...STARTER, ...command], {
+          env: { ENTREPOT_STORAGE__PATH: store },
+        });
+        expect(used).toMatchObject({ code: 1, stderr: expect.stringContaining('is being restored') });
+      }
       process.kill(restoring.pid ?? 0, 'SIGCONT');
       expect(await ended(backup.subarray(backup.length / 2))).toBe(0);
       expect((await readdir(store)).filter(name => name.startsWith('.'))).toEqual([]);
@@ -252,6 +264,32 @@ describe('a backup that was made beside a running server', () => {
       expect(await readFile(join(store, 'index.db'), 'utf8')).toBe('of a server');
       expect(existsSync(join(store, 'blobs'))).toBe(true);
     });
+  });
+
+  it('is not at fault for what was removed meanwhile, which a restored store lacks if it is hosted', async () => {
+    const source = await restored(file);
+    const store = join(source.folder, 'store');
+    const blobs = await openFileStores(store, { log: silentLog });
+    const snapshot = await IndexSnapshot.take(join(store, 'index.db'), join(source.folder, 'copy.db'));
+    for (const name of ['team/app:v1', `${UPSTREAM}/app:1`]) {
+      expect(await source.command('rm', '--purge', name)).toMatchObject({ code: 0 });
+    }
+    const made = new Backup(snapshot, blobs.blobs);
+    const partly = join(source.folder, 'partly.tar');
+    await writeFile(partly, made.tar());
+    expect([made.lacking, made.removed, made.blobs]).toEqual([[], 4, 0]);
+    snapshot.close();
+    await blobs.close();
+    const { code, stderr } = await restoreInto(join(source.folder, 'other'), partly);
+    expect(code).toBe(0);
+    for (const { digest } of [hosted.config, ...hosted.layers]) {
+      expect(stderr).toContain(`not in the backup: blob ${digest}: it was removed while the backup was made`);
+    }
+    expect(stderr).not.toContain(mirrored.digest);
+    const other = await restored(partly);
+    expect(await statusOf(other, hosted.config)).toBe(404);
+    await pullMirrored(other);
+    await Promise.all([other.remove(), source.remove()]);
   });
 
   it('replaces no file of the store, and neither does a bundle or a list', async () => {
