@@ -7,6 +7,7 @@ import { partialName, removeAbandoned, writeFileAtomic } from '../lib/atomic-fil
 import { absentAsUndefined } from '../lib/error-code.ts';
 import { silentLog } from '../lib/log.ts';
 import { IndexSnapshot } from '../metadata/sqlite-snapshot.ts';
+import { requireNoRestore } from '../metadata/restore-lock.ts';
 import { INDEX_FILE } from '../metadata/store-identity.ts';
 import { countText } from './columns.ts';
 import {
@@ -76,6 +77,7 @@ interface BackupRun {
 async function writeBackup(path: string, { file, input, io, signal }: BackupRun) {
   const indexPath = join(path, INDEX_FILE);
   if (((await absentAsUndefined(stat(indexPath)))?.size ?? 0) === 0) {
+    requireNoRestore(path);
     throw new CommandError(`there is no store in ${path}`);
   }
   await removeAbandoned(`${indexPath}.snapshot`);

@@ -6,6 +6,7 @@ import { mergeTrees } from '../config/tree.ts';
 import { absentAsUndefined } from '../lib/error-code.ts';
 import { ownUid, presence, userText } from '../lib/file-owner.ts';
 import { readFolderState } from '../metadata/folder-identity.ts';
+import { requireNoRestore } from '../metadata/restore-lock.ts';
 import { INDEX_FILE, STATE_FILE } from '../metadata/store-identity.ts';
 import { CommandError, type Input, type Io, textOption } from './command.ts';
 import { runningServer, type StoreServer, runningServers } from './running-server.ts';
@@ -158,6 +159,7 @@ export async function requireIndex({ storage: { path }, index: { postgres } }: C
   if ((await readFolderState(path)) !== undefined) return;
   const rest = await Promise.all([STATE_FILE, 'blobs'].map(name => presence(join(path, name))));
   if (rest.every(one => one === 'absent')) return;
+  requireNoRestore(path);
   throw new CommandError(
     `the store in ${path} has lost its index: ${INDEX_FILE} is missing, and with it all manifests, tags and rights. ` +
       'Stop the server if it runs, then restore a backup into an empty folder (entrepot restore), or create a new index ' +

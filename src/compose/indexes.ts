@@ -12,13 +12,13 @@ import type { Opened } from '../lib/opened.ts';
 import { FolderIdentity, readFolderState } from '../metadata/folder-identity.ts';
 import type { IndexSource, IndexTarget } from '../metadata/index-tables.ts';
 import { IndexUnusable } from '../metadata/index-unusable.ts';
-import { isLocked } from '../metadata/life.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { PostgresSettings } from '../metadata/postgres/postgres-settings.ts';
 import { Reserve } from '../metadata/reserve.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
 import { openSqliteSurvey } from '../metadata/sqlite-survey.ts';
-import { INDEX_FILE, RESTORE_LOCK, StoreIdentity } from '../metadata/store-identity.ts';
+import { requireNoRestore } from '../metadata/restore-lock.ts';
+import { INDEX_FILE, StoreIdentity } from '../metadata/store-identity.ts';
 import type { Survey } from '../metadata/survey.ts';
 import { postgresSettingsOf } from './postgres.ts';
 
@@ -80,11 +80,7 @@ async function openInFolder(
   path: string,
   { clock, log, onBeat, restores = false, preparesFolder }: OpenIndexOptions,
 ): Promise<OpenedIndex> {
-  if (!restores && isLocked(join(path, RESTORE_LOCK))) {
-    throw new IndexUnusable(
-      `a backup is being restored to ${path}: wait until that has finished, or end it if it is suspended`,
-    );
-  }
+  if (!restores) requireNoRestore(path);
   if ((await readFolderState(path)) !== undefined) {
     throw new IndexUnusable(
       `the index of the store in ${path} is in a database: configure it (index.postgres), or choose another storage.path`,

@@ -13,12 +13,6 @@ export const INDEX_FILE = 'index.db';
 /** The file beside the index that identifies the store and says in which state the index was left. */
 export const STATE_FILE = 'store.json';
 
-/**
- * The file in the store's folder that a restore has locked as long as its process lives. Nothing else uses the folder meanwhile,
- * since all of it is removed if the restore fails, however late: its process may have been suspended.
- */
-export const RESTORE_LOCK = '.restoring';
-
 /** Always this size, so that it can be overwritten on a full disk. With every doubt, its content takes up to 300 bytes. */
 const STATE_BYTES = 512;
 
