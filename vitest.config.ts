@@ -48,7 +48,7 @@ export default defineConfig({
       {
         test: {
           name: 'unit',
-          include: ['src/**/*.test.ts', 'test/{architecture,docs,support,vectors}/**/*.test.ts'],
+          include: ['src/**/*.test.ts', 'test/{architecture,bench,docs,support,vectors}/**/*.test.ts'],
           // A process for each of two hundred files takes longer than many of them. What a test has spied on, or changed in
           // the environment, ends with it.
           isolate: false,

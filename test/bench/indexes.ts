@@ -2,6 +2,7 @@ import { Entrepot } from '../support/entrepot.ts';
 import { HAS_POSTGRES, inConfig, Postgres } from '../support/postgres.ts';
 import { load } from './support/load.ts';
 import { type PushedImage, pushImage } from './support/push.ts';
+import { NotMeasured } from './support/sections.ts';
 import { median, spread, table } from './support/table.ts';
 
 const ACCEPT = 'Accept: application/vnd.oci.image.manifest.v1+json\r\n';
@@ -15,7 +16,7 @@ interface Subject {
 
 /** Warm manifests with the index in the folder and in PostgreSQL, alternating, which share the cores with the load. */
 export async function indexes(rounds = 5, seconds = 4): Promise<string> {
-  if (!HAS_POSTGRES) return 'Index in PostgreSQL: not measured, needs PostgreSQL';
+  if (!HAS_POSTGRES) throw new NotMeasured('needs PostgreSQL');
   const postgres = await Postgres.start({ syncs: true });
   const subjects: Subject[] = [];
   try {

@@ -9,6 +9,7 @@ import { Podman, PODMAN_PROGRAMS } from '../support/podman.ts';
 import { hasPrograms } from '../support/programs.ts';
 import { putManifest, streamBlob } from '../support/push-client.ts';
 import { TcpLink } from '../support/tcp-link.ts';
+import { NotMeasured } from './support/sections.ts';
 import { startDockerRegistry, startEntrepot, type Subject } from './support/subjects.ts';
 import { median, spread, table } from './support/table.ts';
 
@@ -108,13 +109,11 @@ class Rows {
 }
 
 /** containerd with Debian's stargz snapshotter, which fetches what is read. */
-export async function lazyEstargz(upstreamPort: number): Promise<string | undefined> {
-  if (!canPullLazily) {
-    console.log(
-      'no lazy eStargz pulls: STARGZ_SNAPSHOTTER names no program, or containerd, ctr-remote or FUSE is missing',
+export async function lazyEstargz(upstreamPort: number): Promise<string> {
+  if (!canPullLazily)
+    throw new NotMeasured(
+      'lazy eStargz pulls need a snapshotter whose path is in STARGZ_SNAPSHOTTER, containerd, ctr-remote and FUSE',
     );
-    return undefined;
-  }
   const image = await pushEstargz(upstreamPort, 'v1');
   const next = await pushEstargz(upstreamPort, 'v2');
   const rows = new Rows();
@@ -174,11 +173,9 @@ async function readLazily(image: EstargzImage, reference: string, place: Place) 
 }
 
 /** podman that has a version of an image, and pulls the next one, of which one file in ten is another. */
-export async function lazyChunked(upstreamPort: number): Promise<string | undefined> {
-  if (!hasPrograms(...PODMAN_PROGRAMS, ...CHUNKED_IMAGE_PROGRAMS)) {
-    console.log('no partial pulls: podman or buildah is missing');
-    return undefined;
-  }
+export async function lazyChunked(upstreamPort: number): Promise<string> {
+  if (!hasPrograms(...PODMAN_PROGRAMS, ...CHUNKED_IMAGE_PROGRAMS))
+    throw new NotMeasured('partial pulls need podman and buildah');
   const origin = `127.0.0.1:${upstreamPort}/library/chunked`;
   const image = await ChunkedImage.push(origin, SIZE);
   const podman = await Podman.make('', 'overlay');

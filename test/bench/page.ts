@@ -12,6 +12,7 @@ import { hasPrograms, until } from '../support/programs.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 import { DrippingUpstream } from './support/dripping-upstream.ts';
 import { LOOP_DELAY, LoopWatch, worstDelay } from './support/loop-delay.ts';
+import { NotMeasured } from './support/sections.ts';
 import { median, spread, table } from './support/table.ts';
 
 const IMAGES = 100_000;
@@ -57,14 +58,15 @@ export async function largePage(): Promise<void> {
     for (let at = 0; at < FILLS; at += 1) pulls.push(pull(entrepot, at));
     await until('all downloads', 120_000, async () => upstream.sending === FILLS);
     console.log(await requests(entrepot));
-    if (hasPrograms(BROWSER)) console.log(await inBrowser(entrepot));
-    else console.log(`the page was not measured: it needs ${BROWSER}`);
+    const hasBrowser = hasPrograms(BROWSER);
+    if (hasBrowser) console.log(await inBrowser(entrepot));
     const mib = (bytes: number) => `${Math.round(bytes / 2 ** 20)} MiB`;
     const memory = [
       ['after the start', mib(idleRss)],
       ['at most', mib(entrepot.peakRss())],
     ];
     console.log(table('Memory of the server', ['', ''], memory));
+    if (!hasBrowser) throw new NotMeasured(`the page itself needs ${BROWSER}`);
   } finally {
     for (const each of pulls) each.destroy();
     await entrepot?.stop();

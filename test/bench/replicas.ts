@@ -15,6 +15,7 @@ import { HttpConnection } from './support/http-connection.ts';
 import { load } from './support/load.ts';
 import { BusyCores } from './support/busy-cores.ts';
 import { LOOP_DELAY, type LoopDelay, LoopWatch, worstDelay } from './support/loop-delay.ts';
+import { NotMeasured } from './support/sections.ts';
 import { quantile, spread, table } from './support/table.ts';
 
 const MIB = 2 ** 20;
@@ -143,7 +144,7 @@ async function startHaproxy(folder: string, port: number, replicas: readonly Ent
 
 /** What PostgreSQL and S3 see of a pull or push of a small image, without what idle replicas ask. */
 export async function questions(): Promise<string> {
-  if (!HAS_POSTGRES || !hasPrograms('haproxy')) return 'Replicas: not measured, needs PostgreSQL and haproxy';
+  requirePrograms();
   const fleet = await Fleet.start(REPLICAS);
   try {
     const images = Array.from({ length: IMAGES }, (_, at) => imageNamed(`image ${at}`, LAYERS, MIB));
@@ -189,8 +190,7 @@ export async function questions(): Promise<string> {
  * many nodes, the same steps also wait for cores (`LOOP_DELAY`).
  */
 export async function firstBytes(): Promise<string> {
-  if (!HAS_POSTGRES || !hasPrograms('haproxy'))
-    return 'First bytes: not measured, needs PostgreSQL and haproxy';
+  requirePrograms();
   const fleet = await Fleet.start(REPLICAS);
   try {
     const connections = await Promise.all(
@@ -298,7 +298,7 @@ export async function fleetPulls(): Promise<void> {
 }
 
 async function fleetPull({ nodes, layerMiB, megabytesPerS, rounds }: FleetCase): Promise<string> {
-  if (!HAS_POSTGRES || !hasPrograms('haproxy')) return 'Fleet: not measured, needs PostgreSQL and haproxy';
+  requirePrograms();
   const image = imageNamed('big', 8, layerMiB * MIB);
   const blobs = [image.config, ...image.layers];
   const bytes = blobs.reduce((sum, { size }) => sum + size, image.manifest.size);
@@ -446,4 +446,8 @@ function perSecond(idle: Counted): string[] {
 
 function settle(): Promise<void> {
   return pause(SETTLED_MS);
+}
+
+function requirePrograms(): void {
+  if (!HAS_POSTGRES || !hasPrograms('haproxy')) throw new NotMeasured('replicas need PostgreSQL and haproxy');
 }

@@ -17,6 +17,7 @@ import { firstBytes, fleetPulls, questions } from './replicas.ts';
 import { inBucket, overSlowConnections } from './s3.ts';
 import { load } from './support/load.ts';
 import { pushImage } from './support/push.ts';
+import { Sections } from './support/sections.ts';
 import {
   startDockerRegistry,
   startEntrepot,
@@ -39,24 +40,7 @@ if (!hasPrograms('docker-registry', 'nginx')) {
   );
   process.exit(2);
 }
-const wanted = process.argv.slice(2);
-const runs = (section: string) => wanted.length === 0 || wanted.includes(section);
-
-/** Measures and prints; one that fails says so and lets the others be measured, and the whole run fails at its end. */
-async function measure(section: string, ...tables: readonly (() => Promise<string | void>)[]): Promise<void> {
-  if (!runs(section)) return;
-  for (const make of tables) {
-    const startedMs = performance.now();
-    try {
-      const text = await make();
-      if (text !== undefined) console.log(text);
-    } catch (error) {
-      console.error(`${section} failed:`, error);
-      process.exitCode = 1;
-    }
-    console.log(`(${section}: ${Math.round((performance.now() - startedMs) / 1000)} s)`);
-  }
-}
+const sections = new Sections(process.argv.slice(2));
 
 const upstream = await startDockerRegistry();
 const url = `http://127.0.0.1:${upstream.port}`;
@@ -65,18 +49,18 @@ console.log(
 );
 
 try {
-  await measure('start', starts);
-  await measure('push', pushes);
-  await measure('s3', overSlowConnections, inBucket);
-  await measure('processes', processes);
-  await measure('notifications', warmWithNotifications);
-  await measure('indexes', indexes);
-  await measure('replicas', questions, firstBytes, fleetPulls);
-  await measure('tenants', warmTenants, manyTenants);
+  await sections.measure('start', starts);
+  await sections.measure('push', pushes);
+  await sections.measure('s3', overSlowConnections, inBucket);
+  await sections.measure('processes', processes);
+  await sections.measure('notifications', warmWithNotifications);
+  await sections.measure('indexes', indexes);
+  await sections.measure('replicas', questions, firstBytes, fleetPulls);
+  await sections.measure('tenants', warmTenants, manyTenants);
   let pushed: ReturnType<typeof pushImage> | undefined;
   /** Pushed once, and only for a section that pulls it. */
   const bigImage = () => (pushed ??= pushImage(url, 'library/big', 'v1', Array<number>(8).fill(64 * MIB)));
-  await measure('warm', async () => warm(await bigImage()));
+  await sections.measure('warm', async () => warm(await bigImage()));
   const all = [
     { name: 'directly', start: undefined },
     { name: 'entrepot', start: startEntrepot },
@@ -146,13 +130,13 @@ try {
     },
   ];
   for (const { section, ...test } of cases) {
-    await measure(section, async () => coldPull(upstream.port, await bigImage(), test));
+    await sections.measure(section, async () => coldPull(upstream.port, await bigImage(), test));
   }
   const narrow = async (test: Omit<ColdCase, 'bytesPerSecond'>) => {
     const small = await pushImage(url, 'library/small', 'v1', Array<number>(4).fill(32 * MIB));
     return coldPull(upstream.port, small, { ...test, bytesPerSecond: 25e6 });
   };
-  await measure(
+  await sections.measure(
     'narrow',
     () =>
       narrow({
@@ -184,20 +168,20 @@ try {
       subjects: [...pick('directly'), entrepot(1), entrepot(4), ...pick('docker-registry')],
     });
   };
-  await measure(
+  await sections.measure(
     'connections',
     () =>
       oneLayer({ title: 'Cold pull of one layer, upstream at 25 MB/s a connection', isPerConnection: true }),
     () => oneLayer({ title: 'Cold pull of one layer, upstream at 25 MB/s in all' }),
   );
   const { port } = upstream;
-  await measure(
+  await sections.measure(
     'lazy',
     () => lazyEstargz(port),
     () => lazyChunked(port),
     () => parallelPull(port),
   );
-  await measure(
+  await sections.measure(
     'bundles',
     async () => bundles(upstream.port, await bigImage()),
     async () => bundlesWhileServing(upstream.port, await bigImage()),
@@ -209,9 +193,9 @@ try {
     },
   );
   // A quarter of an hour, so it comes last.
-  await measure('page', largePage);
-  await measure('upkeep', () => largeStore());
-  await measure('postgres', largePostgresStore);
+  await sections.measure('page', largePage);
+  await sections.measure('upkeep', () => largeStore());
+  await sections.measure('postgres', largePostgresStore);
 } finally {
   await upstream.stop();
 }

@@ -8,6 +8,7 @@ import { hasPrograms, run } from '../support/programs.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 import { digestOf, pushBlob, pushesTo, startHosted } from './push.ts';
 import { load } from './support/load.ts';
+import { NotMeasured } from './support/sections.ts';
 import { startDockerRegistry, type Subject } from './support/subjects.ts';
 import { spread, table } from './support/table.ts';
 
@@ -23,7 +24,7 @@ const REDIRECTED = 'redirected/';
 
 /** First reads of a blob from an S3 that limits the rate of a connection, as AWS's does. */
 export async function overSlowConnections(): Promise<string> {
-  if (!hasPrograms('curl')) return 'Slow connections to S3: not measured, needs curl';
+  if (!hasPrograms('curl')) throw new NotMeasured('slow connections to S3 need curl');
   const folder = await makeTempFolder('s3');
   const s3 = await FakeS3.start();
   const subject = await startHosted({ s3: await s3.config(folder, PREFIX) });
@@ -41,7 +42,7 @@ export async function overSlowConnections(): Promise<string> {
 
 /** Blobs in a bucket of Ceph's gateway: first reads, warm reads, pushes. */
 export async function inBucket(): Promise<string | undefined> {
-  if (!hasPrograms(...CEPH_PROGRAMS, 'curl')) return 'Blobs in a bucket: not measured, needs Ceph and curl';
+  if (!hasPrograms(...CEPH_PROGRAMS, 'curl')) throw new NotMeasured('a bucket needs Ceph and curl');
   const ceph = await Ceph.start();
   try {
     const inS3 = await startHosted({ s3: ceph.config(PREFIX) });

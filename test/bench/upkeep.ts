@@ -8,6 +8,7 @@ import { Entrepot, type EntrepotConfig } from '../support/entrepot.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 import { load } from './support/load.ts';
 import { LOOP_DELAY, LoopWatch, worstDelay } from './support/loop-delay.ts';
+import { NotMeasured } from './support/sections.ts';
 import { median, table } from './support/table.ts';
 import type { PostgresSettings } from '../../src/metadata/postgres/postgres-settings.ts';
 import { HAS_POSTGRES, inConfig, Postgres } from '../support/postgres.ts';
@@ -84,7 +85,7 @@ export async function largeStore(postgres?: PostgresSettings): Promise<string> {
 
 /** The same with its index in PostgreSQL, which syncs what it commits. */
 export async function largePostgresStore(): Promise<string> {
-  if (!HAS_POSTGRES) return 'PostgreSQL is not installed';
+  if (!HAS_POSTGRES) throw new NotMeasured('needs PostgreSQL');
   const postgres = await Postgres.start({ syncs: true });
   try {
     return await largeStore(postgres.settings());
