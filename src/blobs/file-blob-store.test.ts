@@ -21,6 +21,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { openFilesIn } from '../../test/support/open-files.ts';
 import { silentLog } from '../lib/log.ts';
 import { Extents } from '../lib/extents.ts';
 import { LeaseLost } from '../lib/lease.ts';
@@ -410,15 +411,6 @@ async function watchSyncs(): Promise<readonly string[]> {
     await promisify(fsync)(this.fd);
   });
   return paths;
-}
-
-/** What this process, its threads included, has open under `path`. */
-async function openFilesIn(path: string): Promise<string[]> {
-  const descriptors = await readdir('/proc/self/fd');
-  const targets = await Promise.all(
-    descriptors.map(descriptor => readlink(join('/proc/self/fd', descriptor)).catch(() => '')),
-  );
-  return targets.filter(target => target.startsWith(path));
 }
 
 test('parts that are written at the same time are never more than the map in front of them has room for', async () => {

@@ -14,6 +14,7 @@ import {
 import { hostname, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { openFilesIn } from '../../test/support/open-files.ts';
 import { syncFolder, writeFileAtomic } from './atomic-file.ts';
 
 let folder: string;
@@ -134,10 +135,7 @@ test('no file stays open if its permissions cannot be set', async () => {
   const path = join(folder, 'state');
   const written = writeFileAtomic(path, [Buffer.from('x')], { mode: 2 ** 40 });
   await expect(written).rejects.toMatchObject({ code: 'ERR_OUT_OF_RANGE' });
-  const open = await Promise.all(
-    (await readdir('/proc/self/fd')).map(fd => readlink(`/proc/self/fd/${fd}`).catch(() => '')),
-  );
-  expect(open.filter(file => file.startsWith(folder))).toEqual([]);
+  expect(await openFilesIn(folder)).toEqual([]);
   expect(await readdir(folder)).toEqual([]);
 });
 

@@ -1,19 +1,9 @@
 import { execFileSync } from 'node:child_process';
-import {
-  mkdir,
-  mkdtemp,
-  readdir,
-  readlink,
-  rm,
-  stat,
-  symlink,
-  truncate,
-  utimes,
-  writeFile,
-} from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, stat, symlink, truncate, utimes, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { openFilesIn } from '../../test/support/open-files.ts';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import { remove } from '../blobs/blob-store.suite.ts';
 import { Bucket, ObjectBlobStore } from '../blobs/object-blob-store.fixture.ts';
@@ -733,11 +723,7 @@ describe('scrub', () => {
       await writeFile(pathOf(digest), 'stray');
     }
     await expect(upkeep().collect()).rejects.toBeInstanceOf(CollectingStopped);
-    const descriptors = await readdir('/proc/self/fd');
-    const targets = await Promise.all(
-      descriptors.map(descriptor => readlink(join('/proc/self/fd', descriptor)).catch(() => '')),
-    );
-    expect(targets.filter(target => target.startsWith(join(folder, 'blobs')))).toEqual([]);
+    expect(await openFilesIn(join(folder, 'blobs'))).toEqual([]);
   });
 
   test('a rebuild of the index stops garbage collection until it is forced, and the refusal says so', async () => {

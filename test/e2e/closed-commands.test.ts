@@ -1,10 +1,11 @@
 // A command closes what it opened: others may run in the same process, as they do in these tests.
-import { readdir, readlink } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
+import { openFiles } from '../support/open-files.ts';
 
 const UPSTREAM = 'up.example';
 const APP = `${UPSTREAM}/org/app:1`;
@@ -28,8 +29,7 @@ afterAll(async () => {
 
 /** How many sockets, threads, handlers of signals and files of the store this process has. */
 async function opened(): Promise<Readonly<Record<string, number>>> {
-  const numbers = await readdir('/proc/self/fd');
-  const paths = await Promise.all(numbers.map(number => readlink(`/proc/self/fd/${number}`).catch(() => '')));
+  const paths = await openFiles();
   return {
     sockets: paths.filter(path => path.startsWith('socket:')).length,
     files: paths.filter(path => path.startsWith(entrepot.folder)).length,

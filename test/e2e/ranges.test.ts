@@ -1,6 +1,6 @@
 // Clients that read parts of layers, as real ones do, and clients and upstreams that behave badly.
 import { createHash } from 'node:crypto';
-import { readdir, readlink } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Chance } from '../support/chance.ts';
@@ -9,6 +9,7 @@ import { bytesOf, type Content, imageOf, randomBlob } from '../support/content.t
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream, type FakeUpstreamOptions } from '../support/fake-upstream.ts';
 import type { Misbehaviour } from '../support/fake-upstream-requests.ts';
+import { openFiles } from '../support/open-files.ts';
 import { until } from '../support/programs.ts';
 
 const KB = 1000;
@@ -199,9 +200,7 @@ it('leaving clients and wrong answers cost no handle, no memory and no right byt
 
 /** What the server has open. */
 async function handles(): Promise<{ files: number; sockets: number }> {
-  const folder = `/proc/${entrepot.pid}/fd`;
-  const names = await readdir(folder);
-  const targets = await Promise.all(names.map(name => readlink(join(folder, name)).catch(() => '')));
+  const targets = await openFiles(entrepot.pid);
   return {
     files: targets.filter(target => target.startsWith(join(entrepot.folder, 'store'))).length,
     sockets: targets.filter(target => target.startsWith('socket:')).length,

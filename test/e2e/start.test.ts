@@ -1,5 +1,5 @@
 // Starts that cannot succeed: what a person reads who has to put it right. And one that is stopped.
-import { mkdir, readdir, readlink, writeFile } from 'node:fs/promises';
+import { mkdir, writeFile } from 'node:fs/promises';
 import { createServer, type Server } from 'node:net';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
@@ -8,6 +8,7 @@ import { afterEach, beforeEach, expect, it } from 'vitest';
 import { stringify } from 'yaml';
 import { STARTER } from '../support/entrepot.ts';
 import { Database } from '../../src/metadata/sqlite/driver.ts';
+import { openFiles } from '../support/open-files.ts';
 import { Daemon, freePort, type RunResult, tryRun, until } from '../support/programs.ts';
 import { runCommand } from '../support/run-command.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
@@ -116,9 +117,3 @@ it('a stop during the start is not lost: the server ends when it has started', a
     other.close();
   }
 });
-
-async function openFiles(pid: number): Promise<readonly string[]> {
-  const open = `/proc/${pid}/fd`;
-  // Some are closed meanwhile.
-  return Promise.all((await readdir(open)).map(number => readlink(join(open, number)).catch(() => '')));
-}

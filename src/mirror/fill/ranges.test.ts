@@ -1,4 +1,4 @@
-import { readdir, readlink, rm } from 'node:fs/promises';
+import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, it, vi } from 'vitest';
@@ -14,6 +14,7 @@ import {
   UPSTREAM,
   whole,
 } from '../../../test/support/mirror-world.ts';
+import { openFilesIn } from '../../../test/support/open-files.ts';
 import type { BlobParts, Spool } from '../../blobs/spool.ts';
 import type { BlobReader } from '../../lib/blob-reader.ts';
 import { type Extent, Extents } from '../../lib/extents.ts';
@@ -156,11 +157,7 @@ async function savedIn(world: MirrorWorld): Promise<number> {
 }
 
 /** Which files of the store's `ingest/` this process has open. */
-async function openIngests(world: MirrorWorld): Promise<string[]> {
-  const names = await readdir('/proc/self/fd');
-  const targets = await Promise.all(names.map(name => readlink(join('/proc/self/fd', name)).catch(() => '')));
-  return targets.filter(target => target.startsWith(join(world.folder, 'ingest')));
-}
+const openIngests = (world: MirrorWorld) => openFilesIn(join(world.folder, 'ingest'));
 
 /** `target` with some other methods. */
 function replacing<T extends object>(target: T, methods: Partial<T>): T {
