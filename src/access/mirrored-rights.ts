@@ -186,10 +186,10 @@ export class MirroredRights {
     const { pullPolicy, forceAlways } = await this.pull(principalFor(tenant), { repository });
     return [
       ...(attempts.length > MAX_ATTEMPTS
-        ? [`each request tries at most ${MAX_ATTEMPTS} of the ${attempts.length} above`]
+        ? [`each request tries at most ${MAX_ATTEMPTS} of the ${attempts.length} listed`]
         : []),
       ...(forceAlways === true
-        ? ['each pull of a tag asks upstream, whatever was proved before (forceAlways)']
+        ? ['each pull of a tag needs a new proof from upstream, whatever was proved before (forceAlways)']
         : []),
       ...(pullPolicy === undefined ? [] : [`the tenant's pull policy is ${pullPolicy}`]),
       ...(tenant === undefined && (await this.#withholdsOwn(repository, attempts)) ? [OWN_WITHHELD] : []),

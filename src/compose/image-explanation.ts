@@ -96,7 +96,7 @@ function archNameLines(config: Config, repository: Repository): readonly string[
   if (meant === undefined) return [];
   const { base, platform } = meant;
   return [
-    `if there is no such repository, the pull gets the ${formatPlatform(platform)} image of ${repositoryText(base)} ` +
-      '(archInName)',
+    `but if there is no such repository, a pull gets the ${formatPlatform(platform)} image of ${repositoryText(base)} ` +
+      'instead (archInName)',
   ];
 }

@@ -24,6 +24,8 @@ interface Prospect {
   readonly isOffline: boolean;
   /** With which credentials upstream is asked, if it is. */
   readonly asked: string;
+  /** Why upstream is not asked although it is its turn: it has failed too recently. */
+  readonly failure: UpstreamFailure | undefined;
 }
 
 /**
@@ -39,19 +41,39 @@ export async function outlook(
   const plan = await planPull(repository, reference, right, parts);
   const rule = parts.pullRuleOf(repository, right);
   const { upstream } = repository;
-  const prospect = { upstream, reference, plan, rule, isOffline: parts.isOffline, asked: askedText(right) };
-  const failure =
-    plan.step === 'ask' ? await parts.asking.foresee(repository, reference, plan.right) : undefined;
+  const isAsked = plan.step === 'ask' || plan.step === 'serve-and-ask';
+  const failure = isAsked ? await parts.asking.foresee(repository, reference, plan.right) : undefined;
+  const asked = askedText(right);
+  const prospect = { upstream, reference, plan, rule, isOffline: parts.isOffline, asked, failure };
+  if (plan.step === 'refuse') return [heldLine(prospect)];
+  if (failure !== undefined && !isServedDespite(failure, plan))
+    return [heldLine(prospect), failureLine(prospect, failure)];
   return [
     ...rightLines(plan),
     heldLine(prospect),
-    ...(plan.step === 'ask' ? [askLine(prospect, failure)] : []),
-    ...(await restLines(prospect, parts.lack)),
+    ...askLines(prospect),
+    await restLine(prospect, parts.lack, await limitOf(repository, prospect, parts)),
   ];
 }
 
+/** Whether a pull gets what is stored although upstream has failed. */
+function isServedDespite(failure: UpstreamFailure, plan: PullPlan): boolean {
+  return plan.step === 'serve-and-ask' || (maySpare(plan) && !forbidsHeld(failure));
+}
+
+/** The failure if upstream wants no requests for now, whatever they are for. */
+async function limitOf(
+  repository: Repository,
+  { plan, rule, failure }: Prospect,
+  { asking }: OutlookParts,
+): Promise<UpstreamFailure | undefined> {
+  if (rule.pullPolicy === 'Never') return undefined;
+  return failure?.kind === 'limited' ? failure : asking.foresee(repository, undefined, plan.right);
+}
+
 /** Why stored content may be served. */
-function rightLines({ right, step }: PullPlan): readonly string[] {
+function rightLines({ held, right, step }: PullPlan): readonly string[] {
+  if (held === undefined) return [];
   if (right.isPreload === true)
     return ['it was imported, and is served without asking upstream who may pull it'];
   if (right.proved) return ['stored content is served without asking upstream who may pull it'];
@@ -59,12 +81,12 @@ function rightLines({ right, step }: PullPlan): readonly string[] {
 }
 
 function heldLine(prospect: Prospect): string {
-  const { reference, plan, rule } = prospect;
+  const { reference, plan, rule, failure } = prospect;
   const { held, ageMs, step } = plan;
   if (held === undefined) {
-    return step === 'refuse'
-      ? `${reference} is not stored, and ${notAsked(prospect)}: the pull fails`
-      : `${reference} is not stored: the next pull asks upstream for it`;
+    if (step === 'refuse') return `${reference} is not stored, and ${notAsked(prospect)}: the pull fails`;
+    const known = `${reference} is not stored`;
+    return failure === undefined ? `${known}: the next pull asks upstream for it` : known;
   }
   const known =
     ageMs === undefined
@@ -74,9 +96,13 @@ function heldLine(prospect: Prospect): string {
     case 'refuse':
       return `${known}, but no right to pull it is proved, and ${notAsked(prospect)}: the pull fails`;
     case 'ask':
-      return `${known}; the next pull asks upstream ${questionOf(prospect)}`;
+      return failure === undefined
+        ? `${known}; the next pull asks upstream ${questionOf(prospect)}`
+        : `${known}; upstream has to say ${questionOf(prospect)}`;
     case 'serve-and-ask':
-      return `${known}; it is served as is, and upstream is asked in the background (staleWhileRevalidate)`;
+      return failure === undefined
+        ? `${known}; it is served as is, and upstream is asked in the background (staleWhileRevalidate)`
+        : `${known}; it is served as is (staleWhileRevalidate)`;
     case 'serve':
       break;
   }
@@ -92,33 +118,49 @@ function questionOf({ reference, plan: { right }, rule }: Prospect): string {
   return `what it refers to now (${policy === 'Always' ? policy : 'freshFor is over'})`;
 }
 
-/** The outcome of a pull that needs upstream, which may have failed too recently to be asked again. */
-function askLine({ upstream, plan, asked }: Prospect, failure: UpstreamFailure | undefined): string {
-  const isSpared = maySpare(plan);
-  if (failure !== undefined) {
-    const isServed = isSpared && !forbidsHeld(failure);
-    const { code, message } = ociErrorOf(failure, 'MANIFEST_UNKNOWN', upstream);
-    const isHidden = message === HIDDEN;
-    const why = isHidden ? `${code}: ${message}` : code;
-    const told = isHidden ? '' : toldOf(failure, upstream);
-    const reason = failure.message.includes(told) ? failure.message : `${told} (${failure.message})`;
-    const end = isServed ? 'stored content is served' : `the pull fails (${why})`;
-    return `${notAskedAgain(failure.retryAfterMs ?? 0, reason)}; until then ${end}`;
-  }
-  return isSpared
-    ? `upstream is asked ${asked}; while it cannot be reached, stored content is served`
-    : `upstream is asked ${asked}; its answer decides, and no stored content is served without it`;
+/** The outcome of a pull that needs upstream. */
+function askLines(prospect: Prospect): readonly string[] {
+  const { plan, asked, failure } = prospect;
+  if (failure !== undefined) return [failureLine(prospect, failure)];
+  if (plan.step !== 'ask') return [];
+  return [
+    maySpare(plan)
+      ? `upstream is asked ${asked}; while it cannot be reached, stored content is served`
+      : `upstream is asked ${asked}; its answer decides, and no stored content is served without it`,
+  ];
+}
+
+/** The outcome while upstream, which has failed too recently, is not asked. */
+function failureLine({ upstream, plan }: Prospect, failure: UpstreamFailure): string {
+  const { code, message } = ociErrorOf(failure, 'MANIFEST_UNKNOWN', upstream);
+  const why = message === HIDDEN ? `${code}: ${message}` : code;
+  const end = isServedDespite(failure, plan) ? 'stored content is served' : `the pull fails (${why})`;
+  return `${notAskedText(failure, upstream)}; until then ${end}`;
+}
+
+/** What the client is told of the failure, with what only the operator may know. */
+function notAskedText(failure: UpstreamFailure, upstream: string): string {
+  const isHidden = ociErrorOf(failure, 'MANIFEST_UNKNOWN', upstream).message === HIDDEN;
+  const told = isHidden ? '' : toldOf(failure, upstream);
+  const reason = failure.message.includes(told) ? failure.message : `${told} (${failure.message})`;
+  return notAskedAgain(failure.retryAfterMs ?? 0, reason);
 }
 
 /** About blobs, and the children of an index. */
-async function restLines(prospect: Prospect, lackOf: OutlookParts['lack']): Promise<readonly string[]> {
-  const { plan, rule, asked } = prospect;
-  if (plan.step === 'refuse') return [];
-  if (rule.pullPolicy !== 'Never') return [`missing content is fetched ${asked}`];
+async function restLine(
+  prospect: Prospect,
+  lackOf: OutlookParts['lack'],
+  limit: UpstreamFailure | undefined,
+): Promise<string> {
+  const { upstream, rule, asked, failure } = prospect;
+  const isNever = rule.pullPolicy === 'Never';
+  if (!isNever && limit === undefined && failure === undefined) return `missing content is fetched ${asked}`;
   const lack = await lackOf();
-  return lack === undefined
-    ? ['nothing is missing']
-    : [`${lack}, and ${notAsked(prospect)}: a pull that needs it fails`];
+  if (lack === undefined) return 'nothing is missing';
+  if (isNever) return `${lack}, and ${notAsked(prospect)}: a pull that needs it fails`;
+  return limit === undefined
+    ? `${lack}: a pull that needs it may fail, too`
+    : `${lack}: a pull that needs it fails, since ${notAskedText(limit, upstream)}`;
 }
 
 function notAsked({ isOffline }: Prospect): string {
@@ -127,8 +169,9 @@ function notAsked({ isOffline }: Prospect): string {
 
 function askedText({ credentials, requester }: Right): string {
   const [first, ...others] = credentials;
-  if (others.length > 0) return 'with those above in order, starting with the one that last worked';
-  if (first !== undefined) return 'with the one above';
+  if (others.length > 0)
+    return 'with the listed credentials in order, starting with the one that last worked';
+  if (first !== undefined) return 'with the listed credential';
   const isTenant = requester.tenant !== undefined;
   return isTenant ? 'without credentials, since the tenant has none for it' : 'without credentials';
 }

@@ -75,7 +75,7 @@ export class OwnLogins {
     const isUsed = credentials.some(
       one => one !== undefined && this.#isOwn({ upstream, credentialId: one.id }),
     );
-    return isUsed && this.#isRefused(upstream) ? [problemText(upstream)] : [];
+    return isUsed && this.#isRefused(upstream) ? [pullText(upstream)] : [];
   }
 
   /** `undefined` if there are none for the upstream. */
@@ -196,6 +196,11 @@ export class OwnLogins {
         'correct upstreams.*.credentials, then send SIGHUP or restart',
     );
   }
+}
+
+/** Upstream is still asked with them, since it may accept them again. */
+function pullText(upstream: string): string {
+  return `${ownLoginRefusedBy(upstream)}: unless it accepts them again, nothing new is fetched with them`;
 }
 
 function problemText(upstream: string): string {

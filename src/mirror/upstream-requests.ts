@@ -198,21 +198,25 @@ export class UpstreamRequests {
     throw failure ?? new UpstreamFailure('denied', 'no credential may be used for this repository');
   }
 
-  /** The remembered failure with which `ask` would reject now without asking upstream; `undefined` if it would ask. */
+  /**
+   * The failure with which `ask` would reject now without asking upstream; `undefined` if it would ask. Without a
+   * reference: about anything that nobody has asked for yet.
+   */
   async foresee(
     repository: Repository,
-    reference: string,
+    reference: string | undefined,
     right: Right,
   ): Promise<UpstreamFailure | undefined> {
     if (this.#mustAskPublic(repository, right)) {
-      return this.#remembered({ repository, reference: publicReference(reference) }, undefined);
+      const asked = reference === undefined ? undefined : publicReference(reference);
+      return this.#foreseen(repository, asked, undefined);
     }
     let failure: UpstreamFailure | undefined;
     for (const credential of this.#turnsOf(repository, right, right.credentials)) {
-      const remembered = this.#remembered({ repository, reference }, credential);
-      if (remembered === undefined) return undefined;
-      failure = moreTelling(failure, remembered);
-      if (!isRefusal(remembered)) break;
+      const foreseen = this.#foreseen(repository, reference, credential);
+      if (foreseen === undefined) return undefined;
+      failure = moreTelling(failure, foreseen);
+      if (!isRefusal(foreseen)) break;
     }
     return failure?.kind === 'lockedOut' ? heardOf(failure, repository.upstream, right) : failure;
   }
@@ -269,6 +273,17 @@ export class UpstreamRequests {
     const winner = this.#winners.get(winnerKey(right, repository))?.credentialId;
     const isWinner = (credential: Credential | undefined): boolean => credentialId(credential) === winner;
     return [...credentials.filter(isWinner), ...credentials.filter(credential => !isWinner(credential))];
+  }
+
+  /** As `foresee`, with one credential. */
+  #foreseen(
+    repository: Repository,
+    reference: string | undefined,
+    credential: Credential | undefined,
+  ): UpstreamFailure | undefined {
+    const remembered =
+      reference === undefined ? undefined : this.#remembered({ repository, reference }, credential);
+    return remembered ?? this.#upstreams.get(repository.upstream)?.limitOf(credential);
   }
 
   /** The remembered failure for this question. */

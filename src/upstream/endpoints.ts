@@ -67,6 +67,11 @@ export class Endpoints {
     });
   }
 
+  /** The index of the one that is tried first now. */
+  get first(): number | undefined {
+    return this.#inOrder(undefined)[0]?.index;
+  }
+
   /** Forgets which endpoints could not be reached. */
   forget(): void {
     this.#rests.clear();

@@ -11,7 +11,7 @@ import { MemoryBudget } from '../lib/memory-budget.ts';
 import { noNews, type News } from '../lib/news.ts';
 import type { ProxySettings } from '../lib/proxy.ts';
 import { bareHost } from '../lib/url.ts';
-import type { Credential } from '../oci/credential.ts';
+import { type Credential, credentialId } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import type { Page } from '../oci/pull-source.ts';
 import { parseRegistryUrl } from '../oci/registry-url.ts';
@@ -28,7 +28,7 @@ import type {
 } from './answers.ts';
 import { fetchBlob, headBlob } from './blobs.ts';
 import { discard } from './body.ts';
-import { type Budget, Budgets, type LimitNews } from './budget.ts';
+import { type Budget, Budgets, limitedFailure, type LimitNews } from './budget.ts';
 import { Endpoints } from './endpoints.ts';
 import { UpstreamFailure } from './failures.ts';
 import { fetchManifest, headManifest } from './manifests.ts';
@@ -199,6 +199,13 @@ export class Upstream {
   /** The known rate limits of `url`, by credential, for metrics. */
   budget(): readonly Budget[] {
     return this.#budgets[0]?.list() ?? [];
+  }
+
+  /** The failure of all requests with the credential while `url` wants none; `undefined` if they are sent. */
+  limitOf(credential: Credential | undefined): UpstreamFailure | undefined {
+    const limitedMs = this.#budgets[0]?.limitedMs(credentialId(credential)) ?? 0;
+    // While `url` cannot be reached, mirrors are asked first.
+    return limitedMs > 0 && this.#endpoints.first === 0 ? limitedFailure(this.name, limitedMs, 0) : undefined;
   }
 
   /** Whether it is known to limit requests for blobs: each further one may cost a pull. */

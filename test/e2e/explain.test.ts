@@ -203,12 +203,35 @@ it('says that stored content is served while upstream does not respond, and that
     ['v2', 503, 'the pull fails (UNAVAILABLE)\n'],
   ] as const) {
     // The first back-offs are shorter than a command takes on a busy machine.
+    let told = '';
     await until(`${tag} to be told of`, 60_000, async () => {
       expect((await pull(`app/manifests/${tag}`)).status).toBe(status);
-      const told = await explained(`${UP}/app:${tag}`);
+      told = await explained(`${UP}/app:${tag}`);
       return told.includes(`until then ${end}`) && /- upstream is not asked again for \d+s?: /.test(told);
     });
+    expect(told).not.toMatch(/next pull asks upstream|is fetched/);
   }
+});
+
+it('says that upstream wants no requests for now, also of what nobody has asked for yet', async () => {
+  entrepot = await Entrepot.start(config({ freshFor: '1h' }));
+  expect((await pull('app/manifests/v1')).status).toBe(200);
+  const before = await explained(`${UP}/app:v2`);
+  expect(before).toContain('- v2 is not stored: the next pull asks upstream for it\n');
+  upstream.misbehave({ kind: 'manifest', status: 429, headers: { 'Retry-After': '3600' } });
+  expect((await pull('other/manifests/v1')).status).toBe(429);
+  const limited = new RegExp(`upstream is not asked again for (?:1h|59m\\d*s?): ${UP} limits the rate`);
+  const asked = upstream.requests.length;
+  const told = await explained(`${UP}/app:v2`);
+  expect(told).toMatch(limited);
+  expect(told).toContain('until then the pull fails (TOOMANYREQUESTS)');
+  expect(told).not.toMatch(/next pull asks upstream|is fetched/);
+  expect((await pull('app/manifests/v2')).status).toBe(429);
+  const stored = await explained(`${UP}/app:v1`);
+  expect(stored).toMatch(/- v1 is stored as .*; it is served as is for another/);
+  expect(stored).toMatch(new RegExp(`are missing: a pull that needs it fails, since ${limited.source}`));
+  expect((await get(`${entrepot.url}/v2/app/blobs/${image.layers[0]?.digest}?ns=${UP}`)).status).toBe(429);
+  expect(upstream.requests.length).toBe(asked);
 });
 
 it('says what the client is told, in the same words', async () => {
