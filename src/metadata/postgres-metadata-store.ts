@@ -876,7 +876,7 @@ class PostgresMetadataStore implements MetadataStore {
   ): Promise<C & pulls.ForRequester> {
     if (memory.content(repository, reference) !== undefined) {
       try {
-        await this.#version.look();
+        await this.#version.lookInBatch();
         memory.turnTo(this.#version.version);
       } catch (error) {
         const known = error instanceof IndexAway ? memory.answer(repository, reference, query) : undefined;

@@ -152,3 +152,26 @@ test('an older version is one from before, or that of an index that went back', 
   expect(version.hear(8, nowMs + 1)).toBe(true);
   expect(version.version).toBe(8);
 });
+
+test('pulls of one turn of the event loop share a look at its end, and fail together', async () => {
+  const first = version.lookInBatch();
+  await Promise.resolve();
+  const second = version.lookInBatch();
+  expect(waiting).toEqual([]);
+  await new Promise(resolve => setImmediate(resolve));
+  expect(waiting).toHaveLength(1);
+  const failures = Promise.allSettled([first, second]);
+  await answer(new Error('away'));
+  expect((await failures).map(({ status }) => status)).toEqual(['rejected', 'rejected']);
+});
+
+test('a pull that comes after a look has a look of its own', async () => {
+  await looked(7);
+  await version.lookInBatch();
+  nowMs += VALID_FOR_MS + 0.1;
+  const looking = version.lookInBatch();
+  expect(await isPending(looking)).toBe(true);
+  await answer(8);
+  await looking;
+  expect(version.version).toBe(8);
+});

@@ -1,3 +1,5 @@
+import { TurnBatches } from '../turn-batches.ts';
+
 /** As an SQL expression: another number after every write that a pull may depend on, by whichever process. */
 export const VERSION = '(SELECT sum(version)::bigint FROM @versions)';
 
@@ -28,6 +30,7 @@ export class IndexVersion {
   readonly #ask: () => Promise<number>;
   readonly #seenSinceMs: () => number;
   readonly #nowMs: () => number;
+  readonly #looks = new TurnBatches(() => this.look());
   #version = Number.NaN;
   /** When the version was first heard of. */
   #heardAtMs = Number.NEGATIVE_INFINITY;
@@ -71,6 +74,11 @@ export class IndexVersion {
         return this.#asking ?? this.#begin();
       });
     return this.#next;
+  }
+
+  /** The same at the end of this turn of the event loop, or before, once for several pulls. */
+  lookInBatch(): Promise<void> {
+    return new Promise(resolve => this.#looks.add(resolve));
   }
 
   /** Call when this process has committed a write: answers to what was asked before do not count any more. */

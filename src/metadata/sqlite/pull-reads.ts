@@ -1,41 +1,25 @@
+import { TurnBatches } from '../turn-batches.ts';
 import type { Connection } from './connection.ts';
 import type { IndexVersion } from './index-version.ts';
 
 /** Returns the version of the index since the read was asked for, or later; see `IndexVersion.look`. */
 export type LookAtVersion = () => number;
 
-/** A look is cheap then, and few requests are in memory together: with all of 64 connections', the garbage collector moves them. */
-const MAX_TOGETHER = 8;
-
-/**
- * The reads that pulls are answered from. Those that are asked for in one turn of the event loop are done at its end, some at
- * a time, with one look at the version of the index for these: a look costs as much as what it saves, and code that runs for
- * several requests in a row costs less.
- */
+/** The reads that pulls are answered from. A look at the version of the index costs as much as what it saves, so several share one. */
 export class PullReads {
   readonly #connection: Pick<Connection, 'read'>;
-  readonly #version: Pick<IndexVersion, 'look'>;
-  #asked: ((look: LookAtVersion) => void)[] = [];
+  readonly #batches: TurnBatches<LookAtVersion>;
 
   constructor(connection: Pick<Connection, 'read'>, version: Pick<IndexVersion, 'look'>) {
     this.#connection = connection;
-    this.#version = version;
+    this.#batches = new TurnBatches(() => once(() => version.look()));
   }
 
   /** Runs `work`, which only reads, at the end of this turn or before; as `Connection.read` does if the index is locked. */
   read<T>(work: (look: LookAtVersion) => T | Promise<T>): Promise<T> {
     return new Promise((resolve, reject) => {
-      if (this.#asked.length === 0) setImmediate(() => this.#answer());
-      this.#asked.push(look => void this.#connection.read(() => work(look)).then(resolve, reject));
-      if (this.#asked.length === MAX_TOGETHER) this.#answer();
+      this.#batches.add(look => void this.#connection.read(() => work(look)).then(resolve, reject));
     });
-  }
-
-  #answer(): void {
-    const asked = this.#asked;
-    this.#asked = [];
-    const look = once(() => this.#version.look());
-    for (const answer of asked) answer(look);
   }
 }
 

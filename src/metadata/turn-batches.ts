@@ -1,0 +1,32 @@
+/** Few requests are in memory together then: with all of 64 connections', the garbage collector moves them. */
+const MAX_TOGETHER = 8;
+
+/**
+ * Work for requests, which is done at the end of the turn of the event loop in which it was added, some at a time: code that
+ * runs for several requests in a row costs much less than code that takes turns with all the rest of a request. What these
+ * share is found out once.
+ */
+export class TurnBatches<Shared> {
+  readonly #share: () => Shared;
+  #added: ((shared: Shared) => void)[] = [];
+
+  /** `share` is called for each batch, before its work. Neither that nor the work may throw. */
+  constructor(share: () => Shared) {
+    this.#share = share;
+  }
+
+  /** Runs `work` at the end of this turn, or before, when enough has been added. */
+  add(work: (shared: Shared) => void): void {
+    if (this.#added.length === 0) setImmediate(() => this.#run());
+    this.#added.push(work);
+    if (this.#added.length === MAX_TOGETHER) this.#run();
+  }
+
+  #run(): void {
+    const added = this.#added;
+    if (added.length === 0) return;
+    this.#added = [];
+    const shared = this.#share();
+    for (const work of added) work(shared);
+  }
+}
