@@ -122,7 +122,8 @@ describe('the page', () => {
       const policy = headers['content-security-policy'];
       expect(policy).toContain("default-src 'none'; script-src 'self'; style-src 'self'");
       expect(policy).toContain("connect-src 'self'");
-      expect(policy).toContain("frame-ancestors 'none'");
+      expect(policy).toContain("base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
+      expect(policy).toContain("require-trusted-types-for 'script'; trusted-types 'none'");
       expect(policy).not.toContain('unsafe');
     }
   });
