@@ -111,6 +111,52 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
       expect(await store.acquireLease('fill-1')).toBeDefined();
     });
 
+    test('and commits a Lease only after that was given up: nobody keeps it either', async () => {
+      const own = await Postgres.start();
+      const at = own.settings();
+      const waitFor = (standby: string) =>
+        sql(at, `ALTER SYSTEM SET synchronous_standby_names = '${standby}'`).then(() =>
+          sql(at, 'SELECT pg_reload_conf()'),
+        );
+      const ownLink = await Link.open(at.port);
+      try {
+        const clock = new ManualClock();
+        const store = await open({ at: { ...at, port: ownLink.port }, clock });
+        // From now on, a commit that is to be durable waits for a standby that does not exist.
+        await waitFor('absent');
+        const written: Promise<unknown>[] = [];
+        await expect
+          .poll(() => {
+            written.push(sql(at, "COMMENT ON DATABASE postgres IS ''"));
+            return sql(at, "SELECT wait_event FROM pg_stat_activity WHERE wait_event = 'SyncRep'");
+          })
+          .not.toEqual([]);
+        ownLink.cutAtCommit('after', { swallows: true });
+        await expect(store.acquireLease('fill-1')).rejects.toThrow(IndexAway);
+        ownLink.goOn();
+        const leased = () => sql(at, 'SELECT key FROM @leases');
+        for (let beat = 0; beat < 5; beat++) {
+          await clock.pass(1_000);
+          await delay(100);
+        }
+        expect(await leased()).toEqual([]);
+        await waitFor('');
+        await Promise.all(written);
+        await expect.poll(leased, { timeout: 15_000 }).toEqual([{ key: 'fill-1' }]);
+        await expect
+          .poll(async () => {
+            await clock.pass(1_000);
+            return leased();
+          })
+          .toEqual([]);
+        expect(await store.acquireLease('fill-1')).toBeDefined();
+      } finally {
+        for (const store of opened.splice(0)) await store.close();
+        await ownLink.close();
+        await own.remove();
+      }
+    });
+
     test('the log says once that the database is away, with its address, and once that it is back', async () => {
       const logged: unknown[] = [];
       const tell: Log['warn'] = (fields, message) => void logged.push({ ...fields, message });

@@ -68,11 +68,13 @@ export class Heartbeat {
   readonly #life: Life;
   #presence: OwnPresence;
   readonly #held = new Map<number, OwnLease>();
-  /**
-   * Leases that were given back, or are not known to be taken, and may still have a row, because the database could not be
-   * reached.
-   */
+  /** Leases that were given back but still have a row, because the database could not be reached. */
   readonly #unreturned = new Map<number, GivenBack>();
+  /**
+   * Leases of which it is not known whether they were taken, with the transaction that first released them, if one has: when
+   * all before it have ended, they are released.
+   */
+  readonly #uncertain = new Map<number, leases.TransactionId | undefined>();
   /** When the last heartbeat that was written began, by `Clock.monotonicMs`. */
   #shownAtMs = Number.NEGATIVE_INFINITY;
   /** Since when heartbeats have been written without a gap. */
@@ -245,8 +247,8 @@ export class Heartbeat {
         DURABLE,
       );
     } catch (error) {
-      // It may be committed nevertheless. Then the index would have this process hold it as long as it runs.
-      if (isTaken(last)) this.#unreturned.set(last.taken.epoch, 'released');
+      // It may be committed nevertheless, even later. Then the index would have this process hold it as long as it runs.
+      if (isTaken(last)) this.#uncertain.set(last.taken.epoch, undefined);
       throw error;
     }
   }
@@ -392,6 +394,7 @@ export class Heartbeat {
   async #beatWithin(session: PostgresSession) {
     const presence = await this.#showLife(session);
     const returned = await this.#returnLeft(session);
+    await this.#releaseUncertain(session);
     // Only now: this one may have waited long for the database.
     const suspended = this.#isSteady ? await leases.removeSuspended(session) : [];
     return { suspended, returned, presence };
@@ -434,6 +437,21 @@ export class Heartbeat {
       if (epochs.length > 0) await this.#return(session, epochs, as);
     }
     return left.map(([epoch]) => epoch);
+  }
+
+  /**
+   * Call within a write. A Lease whose commit is still under way is not visible yet, so it is released with each heartbeat
+   * until all transactions before the first of these have ended.
+   */
+  async #releaseUncertain(session: PostgresSession): Promise<void> {
+    if (this.#uncertain.size === 0) return;
+    // First, since what had ended by then is seen by the next statement.
+    const { oldest, own } = await leases.transactionsUnderWay(session);
+    await leases.releaseLeases(session, [...this.#uncertain.keys()], this.#self.id);
+    for (const [epoch, certainFrom] of this.#uncertain) {
+      if (certainFrom === undefined) this.#uncertain.set(epoch, own);
+      else if (oldest >= certainFrom) this.#uncertain.delete(epoch);
+    }
   }
 
   /** Call within a write. */

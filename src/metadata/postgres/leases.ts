@@ -310,6 +310,19 @@ export async function setLeasesAside(
   );
 }
 
+export type TransactionId = bigint;
+
+/** Call within a write. All transactions before `oldest` have ended; `own` is this one. */
+export async function transactionsUnderWay(
+  on: PostgresSession,
+): Promise<{ readonly oldest: TransactionId; readonly own: TransactionId }> {
+  const row = await on.row<{ oldest: string; own: string }>(
+    'SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS oldest, pg_current_xact_id()::text AS own',
+  );
+  if (row === undefined) throw new Error('internal error: a transaction without an id');
+  return { oldest: BigInt(row.oldest), own: BigInt(row.own) };
+}
+
 /** The epochs of all Leases of this process, which it has until the transaction ends. */
 export async function ownEpochs(on: PostgresSession, processId: string): Promise<ReadonlySet<number>> {
   const rows = await on.rows<{ epoch: number }>('SELECT epoch FROM @leases WHERE process_id = $1 FOR SHARE', [
