@@ -1,9 +1,12 @@
+import { chmod, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { imageOf, randomBlob } from '../../test/support/content.ts';
-import { steadyLease } from '../lib/lease.suite.ts';
+import { leaseOf } from '../lib/lease.suite.ts';
 import type { IndexSource, IndexTarget } from '../metadata/index-tables.ts';
+import { Connection } from '../metadata/sqlite/connection.ts';
 import { openSqliteSource, openSqliteTarget } from '../metadata/sqlite-index-tables.ts';
+import { digestHex } from '../oci/digest.ts';
 import { ArchiveWorld } from './archive.fixture.ts';
 import { StoreMigration } from './migration.ts';
 
@@ -22,7 +25,7 @@ beforeEach(async () => {
   ];
   await old.hold('docker.io/library/app:v1', image);
   index = await openSqliteSource(join(old.folder, 'index.db'));
-  target = await openSqliteTarget(join(made.folder, 'index.db'), steadyLease('migration'));
+  target = await openSqliteTarget(join(made.folder, 'index.db'), await leaseOf(made.metadata, 'migration'));
   migration = new StoreMigration({
     from: { blobs: old.blobs, index },
     to: { ...made.stores, index: target },
@@ -55,4 +58,25 @@ it('goes on without a blob that the old store cannot open', async () => {
     { kind: 'blob', digest, reason: 'its file cannot be read from the disk' },
   ]);
   expect(migration.copied.blobs).toBe(1);
+});
+
+it('moves no blob or manifest whose bytes are not those of its digest, and records the damage', async () => {
+  const [{ digest: layer }, { digest: manifest }] = [image.layers[0]!, image.manifest];
+  const file = join(old.folder, 'blobs', 'sha256', digestHex(layer).slice(0, 2), digestHex(layer));
+  await chmod(file, 0o600);
+  await writeFile(file, Buffer.alloc(1_000));
+  const connection = await Connection.open(join(old.folder, 'index.db'));
+  connection.prepare<[string]>('UPDATE manifests SET bytes = zeroblob(size) WHERE digest = ?').run(manifest);
+  connection.close();
+  await migration.complete();
+  const reason = 'its content does not match the digest';
+  expect(migration.lacking).toEqual([
+    { kind: 'blob', digest: layer, reason },
+    { kind: 'manifest', digest: manifest, reason },
+  ]);
+  expect(await made.blobs.stat(layer)).toBeUndefined();
+  const { metadata } = made;
+  expect(await metadata.statBlob(layer)).toBeUndefined();
+  expect(await metadata.readManifestBytes(manifest)).toBeUndefined();
+  for (const digest of [layer, manifest]) expect(await metadata.readDamage(digest)).toMatchObject({ reason });
 });

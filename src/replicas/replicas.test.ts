@@ -198,6 +198,27 @@ describe('a blob that clients of three replicas want', () => {
     expect(await b.world.pull(blob.digest)).toMatchObject(whole(blob));
   });
 
+  it('is read to its end by nobody at a replica that receives other bytes of it from its holder', async () => {
+    const [first, second] = await startThree();
+    const blob = await mirrored(first);
+    const goOn = pauseAt(6 * MIB);
+    const { rest } = await first.begin(blob, 5 * MIB);
+    const read = second.client.read.bind(second.client);
+    vi.spyOn(second.client, 'read').mockImplementation(async (...parameters) => {
+      const bytes = await read(...parameters);
+      const next = bytes.next.bind(bytes);
+      vi.spyOn(bytes, 'next').mockImplementation(async () => {
+        const chunks = await next();
+        return chunks?.map(chunk => Uint8Array.from(chunk, byte => byte ^ 1));
+      });
+      return bytes;
+    });
+    const reading = await second.begin(blob, 5 * MIB);
+    goOn();
+    await expect(reading.rest).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+    expect(await rest).toMatchObject(whole(blob));
+  });
+
   it('is downloaded on by another one when its replica stops, without sending anything again', async () => {
     const [a, b, c] = await startThree();
     const blob = await mirrored(a);

@@ -248,6 +248,9 @@ test('a sweep removes nothing once others have taken over its collection, as a r
   await expect(other.sweep({ lease })).rejects.toBeInstanceOf(LeaseLost);
   expect([imagesKept(), manifestsKept()]).toEqual([['team@app'], 1]);
   expect(await index.listUnrecorded(1)).toEqual([]);
+  for (const name of store.records.keys()) if (name.startsWith('images/')) store.records.delete(name);
+  await expect(other.sweep({ lease })).rejects.toBeInstanceOf(LeaseLost);
+  expect([imagesKept(), manifestsKept()]).toEqual([[], 1]);
 });
 
 test('bytes that are intact in the record replace damaged ones of the index', async () => {

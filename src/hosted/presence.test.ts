@@ -1,0 +1,96 @@
+// This process was suspended, and others have considered it dead: clients have gone to them, so what they sent here before
+// must not be done any more.
+import { afterEach, beforeEach, expect, it, vi } from 'vitest';
+import { bytesOf, imageOf, randomBlob } from '../../test/support/content.ts';
+import { chunkOf, HostedBench } from '../../test/support/hosted-bench.ts';
+import { Presence, PresenceEnded } from '../lib/lease.ts';
+import { ANONYMOUS } from '../oci/requester.ts';
+
+const repository = { upstream: '', name: 'team/app' };
+const elsewhere = { upstream: '', name: 'team/other' };
+const image = imageOf([randomBlob(1_000, 'layer')]);
+const blob = randomBlob(1_000, 'another');
+
+let bench: HostedBench;
+/** Of a request. */
+let during: Presence;
+
+beforeEach(async () => {
+  bench = await HostedBench.open();
+  await bench.pushImage(repository, image, 'v1');
+  during = new Presence();
+});
+
+afterEach(() => bench.remove());
+
+const end = () => void (during.isOver = true);
+
+const publish = (tags: readonly string[]) =>
+  bench.publication.publish(repository, {
+    reference: image.manifest.digest,
+    tags,
+    contentType: image.manifest.mediaType,
+    contentLength: image.manifest.size,
+    body: chunkOf(bytesOf(image.manifest)).body,
+    holder: { name: 'anonymous' },
+    during,
+  });
+
+/** The blob, as a request sends it. */
+const chunk = () => ({ ...chunkOf(bytesOf(blob)), during });
+
+const tagsOf = async () =>
+  (await bench.metadata.listTags(repository, { limit: 100, after: undefined })).entries;
+
+it.each([
+  ['pushes a manifest', () => publish(['v2'])],
+  ['removes a tag', () => bench.removal.removeManifest(repository, 'v1', { during })],
+  ['removes a manifest', () => bench.removal.removeManifest(repository, image.manifest.digest, { during })],
+  ['removes a blob', () => bench.removal.removeBlob(repository, image.config.digest, { during })],
+  ['mounts a blob', () => bench.uploads.mount(elsewhere, image.config.digest, { from: repository, during })],
+])('%s for no request from before', async (_, act) => {
+  end();
+  await expect(act()).rejects.toThrow(PresenceEnded);
+  expect(await tagsOf()).toEqual(['v1']);
+  expect(await bench.metadata.isLinked(repository, image.config.digest)).toBe(true);
+  expect(await bench.metadata.isLinked(elsewhere, image.config.digest)).toBe(false);
+});
+
+it('sets no further tag of a push that it has begun before', async () => {
+  const putManifest = bench.metadata.putManifest.bind(bench.metadata);
+  vi.spyOn(bench.metadata, 'putManifest').mockImplementation(async (...parameters) => {
+    const lacking = await putManifest(...parameters);
+    end();
+    return lacking;
+  });
+  await expect(publish(['v2', 'v3'])).rejects.toThrow(PresenceEnded);
+  expect(await tagsOf()).toEqual(['v1', 'v2']);
+});
+
+it('appends to no upload, and neither completes nor cancels one, for a request from before', async () => {
+  const { id } = await bench.uploads.begin(ANONYMOUS, repository);
+  end();
+  const { uploads } = bench;
+  for (const act of [
+    () => uploads.append(ANONYMOUS, repository, id, chunk()),
+    () => uploads.complete(ANONYMOUS, repository, id, blob.digest, chunk()),
+    () => uploads.cancel(ANONYMOUS, repository, id, { during }),
+  ]) {
+    await expect(act()).rejects.toThrow(PresenceEnded);
+  }
+  expect(await uploads.status(ANONYMOUS, repository, id)).toEqual({ id, offset: 0 });
+});
+
+it('publishes no blob whose last bytes it has received before', async () => {
+  const put = bench.blobs.put.bind(bench.blobs);
+  vi.spyOn(bench.blobs, 'put').mockImplementation(async (...parameters) => {
+    end();
+    return put(...parameters);
+  });
+  const pushing = bench.uploads.push(ANONYMOUS, repository, blob.digest, {
+    ...chunkOf(bytesOf(blob)),
+    during,
+  });
+  await expect(pushing).rejects.toThrow(PresenceEnded);
+  expect(await bench.metadata.statBlob(blob.digest)).toBeUndefined();
+});
