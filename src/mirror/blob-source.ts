@@ -340,7 +340,12 @@ export class BlobSource {
     const whole = await this.#begun(miss, reader);
     if (whole !== undefined) return whole;
     const upstreamMs = outcome === 'hit' ? 0 : this.#clock.monotonicMs() - startedMs;
-    return { digest, reader, outcome, stored: true, upstreamMs };
+    // What a Fill brings is not among the parts if that is not stored.
+    const stored =
+      outcome === 'hit' ||
+      ((await this.#partials.hasRoomFor(blob, wanted)) &&
+        (along === undefined || (await this.#fills.hasRoomFor(along.fill, size))));
+    return { digest, reader, outcome, stored, upstreamMs };
   }
 
   /** Ranges that there is no room to keep. `full`: the error that says so. */
@@ -484,7 +489,8 @@ export class BlobSource {
           named: right.proved ? namedSize : undefined,
           sinceMs: startedMs,
         });
-        const stored = !isStorageClosed(run.fill.failure) && (await run.hasRoomFor(reader.size));
+        const stored =
+          !isStorageClosed(run.fill.failure) && (await this.#fills.hasRoomFor(run.fill, reader.size));
         this.#metadata.noteUse(digest);
         // A requester that had to prove its right first learns nothing of the Fills of others that a first fetch would
         // not tell.

@@ -26,6 +26,22 @@ it('has room for what the disk has free beyond its minimum, and for no blob that
   expect(await quotaOn(seen, 499).hasRoomFor(100, 500)).toBe(false);
 });
 
+it('has no room for parts beside the other ingests, unless they make room', async () => {
+  const store = {
+    unfinishedBytes: 60,
+    space: {
+      look: seen,
+      mayAdmit: async () => true,
+      makeRoom: async (bytes: number) => void (store.unfinishedBytes -= Math.min(bytes, 20)),
+    },
+  };
+  const quota = new FillQuota(store, { maxBytes: 100 });
+  expect(await quota.canTake(40, 40)).toBe(true);
+  expect([await quota.canTake(60, 60), store.unfinishedBytes]).toEqual([true, 40]);
+  expect(await quota.canTake(90, 90)).toBe(false);
+  expect(await quota.canTake(10, 110)).toBe(false);
+});
+
 it('does not fail a request because the disk cannot be asked', async () => {
   expect(await quotaOn(unseen).hasRoomFor(100, 500)).toBe(true);
   await expect(quotaOn(unseen).enter()).rejects.toThrow('EIO');

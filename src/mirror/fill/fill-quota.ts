@@ -72,6 +72,18 @@ export class FillQuota {
     return this.#store.space.mayAdmit(bytes).catch(() => true);
   }
 
+  /**
+   * Whether this many bytes more of a blob can be stored, of which `size` bytes are then kept, as far as is known; makes
+   * room for them as `take` would.
+   */
+  async canTake(bytes: number, size: number): Promise<boolean> {
+    const fits = await this.#requireFits(bytes, size).then(
+      () => true,
+      () => false,
+    );
+    return fits && this.hasRoomFor(bytes, size);
+  }
+
   /** Whether this many bytes take at most `share` of the free space, so that one could do with them or without. */
   async hasSpareRoomFor(bytes: number, share: number): Promise<boolean> {
     const { freeBytes, minFreeBytes } = await this.#store.space.look();

@@ -90,7 +90,6 @@ export class FillRun {
   readonly unstored: Promise<Error | undefined>;
   readonly #metadata: MetadataStore;
   readonly #blobs: BlobStore;
-  readonly #quota: FillQuota;
   /** Of its ingest and Lease. */
   readonly key: string;
   readonly #place: PullPlace;
@@ -124,7 +123,6 @@ export class FillRun {
     const { repository, right, isAhead } = starter;
     this.#metadata = world.metadata;
     this.#blobs = world.blobs;
-    this.#quota = world.quota;
     this.#startedAtMs = world.asking.clock.nowMs();
     this.key = fillKey(repository.upstream, digest);
     this.#place = world.queue.enter({
@@ -159,12 +157,6 @@ export class FillRun {
     this.#leader = new FillLeader({ ...shared, pieces, transfer, outcome: this.#outcome });
     this.done = this.#run(from.after, starter.seen);
     this.unstored = this.done.then(() => this.#outcome.whyUnstored);
-  }
-
-  /** Whether the rest of a blob of `size` bytes can be stored, as far as is known before it arrives. */
-  async hasRoomFor(size: number): Promise<boolean> {
-    const { state, length } = this.fill;
-    return state === 'verified' || this.#quota.hasRoomFor(size - length, size);
   }
 
   /** The progress; `undefined` after the end. */

@@ -80,6 +80,11 @@ export class Fills {
     return run?.fill.state === 'failed' ? undefined : run;
   }
 
+  /** Whether the rest of a blob of `size` bytes can be stored that this Fill brings, as far as is known. */
+  async hasRoomFor({ state, length }: Fill, size: number): Promise<boolean> {
+    return state === 'verified' || this.#world.quota.hasRoomFor(size - length, size);
+  }
+
   /** Starts a run; call only if `find` returns none. `seen`: what `see` has just returned, if called. */
   start(digest: Digest, request: FillRequest, seen?: SeenLease): FillRun {
     return this.#start(digest, { ...request, isAhead: false, seen });

@@ -2,6 +2,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Spool } from '../../blobs/spool.ts';
 import { isStorageClosed } from '../../blobs/storage-full.ts';
 import type { Clock, Timer } from '../../lib/clock.ts';
+import { type Extent, Extents } from '../../lib/extents.ts';
 import type { Lease } from '../../lib/lease.ts';
 import type { Log } from '../../lib/log.ts';
 import { Lru } from '../../lib/lru.ts';
@@ -119,6 +120,12 @@ export class Partials {
   /** As `open`, but `undefined` if the disk has no room: for a Fill, which does not need it. */
   async openIfRoom(asker: RangeAsker, digest: Digest, size: number): Promise<PartialUse | undefined> {
     return unlessFull(this.open(asker, digest, size));
+  }
+
+  /** Whether what is not there of these extents can be kept, as far as is known. */
+  async hasRoomFor(blob: PartialBlob, extents: readonly Extent[]): Promise<boolean> {
+    const missing = new Extents(extents.flatMap(extent => blob.missing(extent)));
+    return this.#options.quota.canTake(missing.bytes, blob.ownBytes + missing.bytes);
   }
 
   /** The key of the PartialBlob for requesters like this one. */

@@ -1113,12 +1113,43 @@ describe('ranges for which there is no room', () => {
     const world = await startWorld({}, { maxBytes: MIB });
     const blob = await layer(world, 16 * MIB, 'some-room');
     const wanted = [{ start: 8 * MIB, end: 11 * MIB }];
-    await readRanges(world, blob, ...wanted);
+    const { reader, outcome, stored } = await open(world, blob, wanted);
+    await expectRight(reader, blob, wanted);
+    expect([outcome, stored]).toEqual(['miss', false]);
     expect(asked().length).toBe(2);
     expect(askedExtents().length).toBe(2);
     expect(new Extents(wanted).addAll(askedExtents())).toEqual(new Extents(wanted));
     expect(await world.fetchedBytes()).toBeLessThan(2 * sum(wanted));
     expect(world.mirror.problems).toEqual([]);
+  });
+
+  it('are said to be stored only if the download that brings them is', async () => {
+    const clock = new ManualClock();
+    const world = await startWorld({}, { clock });
+    const wanted = [{ start: 256 * KIB, end: 300 * KIB }];
+    const room = vi.spyOn(world.spool.space, 'mayAdmit');
+    for (const roomBytes of [8 * MIB, MIB]) {
+      const blob = await layer(world, 4 * MIB, `room-${roomBytes}`);
+      const latch = new Latch();
+      upstream.misbehave({
+        kind: 'blob',
+        method: 'GET',
+        times: 1,
+        pause: { atByte: 200 * KIB, until: latch.opened },
+      });
+      const { pulled } = await beginPull(world, blob);
+      await until(() => !clock.has(5_000));
+      room.mockImplementation(async bytes => bytes <= roomBytes);
+      const opening = open(world, blob, wanted);
+      // It does not wait longer for its first byte.
+      await clock.timer(5_000);
+      await clock.advance(5_000);
+      const { reader, outcome, stored } = await opening;
+      latch.open();
+      await expectRight(reader, blob, wanted);
+      expect([outcome, stored]).toEqual(['joined', roomBytes > blob.size]);
+      await pulled;
+    }
   });
 
   it('come no faster than their client reads, and end when it leaves', async () => {
