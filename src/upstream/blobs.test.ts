@@ -123,6 +123,25 @@ describe('a blob', () => {
     expect((await failure(asked)).kind).toBe('invalid');
   });
 
+  it('whose range is shorter or longer than its body is invalid, whatever framing that has', async () => {
+    const registry = await fake();
+    registry.add('team/app', blob);
+    const range = { ...anonymous, offset: 100_000, length: 1_000 };
+    const fetch = () => client(registry.url).fetchBlob('team/app', blob.digest, range);
+    registry.misbehave({ times: 1, contentLength: 999 });
+    expect((await failure(fetch())).kind).toBe('invalid');
+    // In chunks.
+    registry.misbehave({
+      headers: { 'Content-Length': null, 'Content-Range': 'bytes 100000-100999/500000' },
+    });
+    expect((await read((await fetch()).body)).length).toBe(1_000);
+    for (const end of [100_998, 101_000]) {
+      const headers = { 'Content-Length': null, 'Content-Range': `bytes 100000-${end}/500000` };
+      registry.misbehave({ times: 1, headers });
+      expect((await failure(read((await fetch()).body))).kind).toBe('invalid');
+    }
+  });
+
   it('sent as a part that was not requested is invalid unless its size is known', async () => {
     const registry = await fake();
     registry.add('team/app', blob);
