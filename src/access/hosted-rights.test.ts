@@ -162,6 +162,11 @@ describe('the place to push to', () => {
       { prefix: 'team-b', needsLogin: true },
     ],
     [
+      'of a tenant that may store something',
+      { configured: { 'team-a': { quotaBytes: 0 } } },
+      { prefix: 'team-b', needsLogin: true },
+    ],
+    [
       'nowhere if no tenant may',
       { configured: { 'team-a': { push: false }, 'team-b': { push: false } } },
       undefined,

@@ -96,7 +96,12 @@ export class HostedRights {
     if (open !== undefined) return { prefix: open, needsLogin: false };
     const tenant = this.#tenants
       .list()
-      .find(one => one.suspended === undefined && isOpenTo(principalFor(one), one.name));
+      .find(
+        one =>
+          one.suspended === undefined &&
+          one.options.quotaBytes !== 0 &&
+          isOpenTo(principalFor(one), one.name),
+      );
     return tenant && { prefix: tenant.name, needsLogin: true };
   }
 
