@@ -147,6 +147,15 @@ describe('a registry that accepts no pushes for now', () => {
   });
 });
 
+it('that disables deletions says so to all who could delete otherwise', async () => {
+  await open({ delete: false });
+  const said = 'deleting is disabled (hosted.delete)';
+  expect(await refusal(TEAM_A, 'team-a/app', 'delete')).toMatch(/^\[405,.*hosted\.delete/);
+  expect(await refusal(TEAM_A, 'team-a/app', 'push')).toBeUndefined();
+  expect(await refusal(TEAM_B, 'team-a/app', 'delete')).not.toContain(said);
+  expect(await told('team-a/app')).toContain(`delete: no (${said})`);
+});
+
 describe('the place to push to', () => {
   const tools = { prefixes: ['tools'] };
   it.each<[string, AccessWorldOptions, AccessWorld['access']['pushPlace']]>([

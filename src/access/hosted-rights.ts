@@ -20,6 +20,8 @@ export interface HostedRules {
   readonly shared: readonly string[];
   /** Whether every push and deletion is refused for now. */
   readonly readOnly: boolean;
+  /** Whether content may be deleted. */
+  readonly delete: boolean;
 }
 
 /** Where somebody may push. */
@@ -108,7 +110,9 @@ export class HostedRights {
   /** The error if the action is not allowed; `undefined` if it is. */
   refusal(principal: Principal, repository: Repository, action: Action): OciError | undefined {
     const refusal = this.#refusal(principal, repository, action);
-    return refusal ?? (action !== 'pull' && this.#rules.readOnly ? readOnly() : undefined);
+    if (refusal !== undefined || action === 'pull') return refusal;
+    if (this.#rules.readOnly) return readOnly();
+    return action === 'delete' && !this.#rules.delete ? deletionsDisabled() : undefined;
   }
 
   #refusal(principal: Principal, repository: Repository, action: Action): OciError | undefined {
@@ -186,6 +190,11 @@ function readOnly(): OciError {
   return new OciError('UNSUPPORTED', {
     message: 'this registry accepts no pushes and deletions for now (hosted.readOnly)',
   });
+}
+
+/** As the distribution-spec has it for a registry that disables deletions ("Content Management"). */
+function deletionsDisabled(): OciError {
+  return new OciError('UNSUPPORTED', { message: 'deleting is disabled (hosted.delete)' });
 }
 
 function denied(repository: Repository, message: string): OciError {

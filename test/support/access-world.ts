@@ -52,6 +52,7 @@ export interface AccessWorldOptions
   readonly prefixes?: readonly string[];
   readonly anonymous?: 'none' | 'pull' | 'push';
   readonly readOnly?: boolean;
+  readonly delete?: boolean;
   readonly accounts?: Readonly<Record<string, ServiceAccount>>;
   readonly log?: Log;
 }
@@ -144,6 +145,7 @@ export class AccessWorld {
         shared: options.shared ?? [],
         prefixes: options.prefixes ?? [],
         readOnly: options.readOnly ?? false,
+        delete: options.delete ?? true,
       },
       serverNames: [SERVER],
       unknownCredentials: options.unknownCredentials ?? 'refuse',
