@@ -766,7 +766,7 @@ describe('an upstream that answers ranges with', () => {
   });
 
   const wrongAnswers = {
-    'another range': { headers: { 'Content-Range': `bytes 0-999/${4 * MIB}` } },
+    'another range': { headers: { 'Content-Range': `bytes 0-999/${4 * MIB}` }, corruptByte: 10 },
     'a longer size of the blob': {
       headers: { 'Content-Range': `bytes ${FAR.start}-${FAR.end - 1}/${5 * MIB}` },
     },
