@@ -130,6 +130,8 @@ export class RangeReader implements BlobReader {
       if (this.#blob.failure !== undefined) throw this.#blob.failure;
       const end = this.#thereFrom(position);
       if (end !== undefined) return end;
+      if (this.#fill?.state === 'verified')
+        throw new RangesUnusable('the blob is smaller than it was said to be');
       if (this.#blob.isComing(position)) this.#unfollow ??= this.#blob.follow();
       // What another process had saved, or was requesting, may be gone.
       if (this.#requests.size === 0) this.#request();

@@ -445,6 +445,25 @@ describe('ranges of a blob of which nothing is known', () => {
     expect(asked().slice(-1)).toEqual([undefined]);
   });
 
+  it('fail behind the end of a download that is shorter than the manifest says', async () => {
+    const world = await startWorld();
+    const blob = randomBlob(MIB, 'shorter');
+    upstream.add('app', imageOf([{ ...blob, size: MIB + 200 * KIB }]), 'shorter');
+    upstream.add('app', blob);
+    await world.manifest('shorter');
+    const latch = new Latch();
+    const headers = { 'Content-Length': null };
+    const pause = { atByte: MIB / 2, until: latch.opened };
+    upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, headers, pause });
+    const { pulled } = await beginPull(world, blob);
+    const beyond = { start: MIB + 100 * KIB, end: MIB + 101 * KIB };
+    const { reader } = await open(world, blob, [beyond]);
+    latch.open();
+    await pulled.catch(() => {});
+    expect(await reader.read(Buffer.alloc(KIB), beyond.start)).toBe(0);
+    await reader.close();
+  });
+
   it.each(['a manifest', 'HEAD'])('are those of a blob whose size %s tells if ranges do not', async where => {
     const world = await startWorld();
     const blob = where === 'HEAD' ? strange('no-size') : await layer(world, 4 * MIB, 'no-size');
