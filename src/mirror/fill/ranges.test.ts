@@ -942,6 +942,18 @@ describe('who may have ranges that are there', () => {
     expect(upstream.count('blob', { method: 'HEAD' })).toBe(0);
   });
 
+  it('is nobody else, even if upstream sends others the same range: what it sent to one may be wrong', async () => {
+    const world = await startPrivate();
+    const end = upstream.misbehave({ kind: 'blob', method: 'GET', corruptByte: 10 });
+    const { reader } = await openAs(world, 'ann');
+    const bytes = Buffer.alloc(11);
+    await reader.read(bytes, FAR[0]?.start ?? 0);
+    await reader.close();
+    end();
+    expect(bytes.equals(bytesOf(blob).subarray(2 * MIB, 2 * MIB + 11))).toBe(false);
+    expect(await readAs(world, 'bob')).toBe('miss');
+  });
+
   it('is nobody whose right upstream has ended', async () => {
     const world = await startPrivate();
     await readAs(world, 'ann');
