@@ -1,6 +1,6 @@
 import { open, readdir, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
 import { silentLog } from '../lib/log.ts';
@@ -51,6 +51,23 @@ it('have what was saved before a crash', async () => {
   await crashed();
   const parts = await reopened();
   expect(startsOf(parts)).toEqual([0, 500_000]);
+  await parts.close();
+});
+
+it('are synced before the map that says that they are there, and so is that', async () => {
+  const probe = await open(folder);
+  const prototype = Object.getPrototypeOf(probe);
+  await probe.close();
+  const parts = await files.spool.parts(steadyLease('part0-1'), SIZE);
+  await parts.write(0, Buffer.alloc(1_000, 'x'));
+  const written = vi.spyOn(prototype, 'write');
+  const synced = vi.spyOn(prototype, 'datasync');
+  await parts.save();
+  const [write = Number.NaN, ...others] = written.mock.invocationCallOrder;
+  const [before = Number.NaN, after = Number.NaN] = synced.mock.invocationCallOrder;
+  expect(others).toEqual([]);
+  expect(before).toBeLessThan(write);
+  expect(write).toBeLessThan(after);
   await parts.close();
 });
 
