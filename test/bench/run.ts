@@ -198,6 +198,7 @@ try {
   await sections.measure('page', largePage);
   await sections.measure('upkeep', () => largeStore());
   await sections.measure('postgres', largePostgresStore);
+  sections.close();
 } finally {
   await upstream.stop();
 }

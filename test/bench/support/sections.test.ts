@@ -44,3 +44,12 @@ it('a section of the benchmark that breaks fails the run', async () => {
   expect(complained).toHaveBeenCalledExactlyOnceWith('lazy failed:', new Error('wrong bytes'));
   expect(process.exitCode).toBe(1);
 });
+
+it('a name that is no section of the benchmark fails the run, with those that there are', async () => {
+  const sections = new Sections(['lazi']);
+  await sections.measure('lazy', broken);
+  await sections.measure('warm', broken);
+  sections.close();
+  expect(complained).toHaveBeenCalledExactlyOnceWith('no such section: lazi (there are lazy, warm)');
+  expect(process.exitCode).toBe(1);
+});

@@ -4,6 +4,7 @@ export class NotMeasured extends Error {}
 /** The sections of a run: those that were named, or all of them if none was. */
 export class Sections {
   readonly #named: readonly string[];
+  readonly #known = new Set<string>();
 
   constructor(named: readonly string[]) {
     this.#named = named;
@@ -14,6 +15,7 @@ export class Sections {
    * does one that cannot be measured, if its section was named: a run of everything leaves it out.
    */
   async measure(section: string, ...tables: readonly (() => Promise<string | void>)[]): Promise<void> {
+    this.#known.add(section);
     const isNamed = this.#named.includes(section);
     if (!isNamed && this.#named.length > 0) return;
     for (const make of tables) {
@@ -29,5 +31,13 @@ export class Sections {
       }
       console.log(`(${section}: ${Math.round((performance.now() - startedMs) / 1000)} s)`);
     }
+  }
+
+  /** Call at the end: names that are no section's fail the run. */
+  close(): void {
+    const unknown = this.#named.filter(name => !this.#known.has(name));
+    if (unknown.length === 0) return;
+    console.error(`no such section: ${unknown.join(', ')} (there are ${[...this.#known].join(', ')})`);
+    process.exitCode = 1;
   }
 }
