@@ -1,5 +1,5 @@
-/** Few requests are in memory together then: with all of 64 connections', the garbage collector moves them. */
-const MAX_TOGETHER = 8;
+/** A longer row hardly costs less a request, and the garbage collector moves all that its requests hold. */
+const MAX_TOGETHER = 32;
 
 /**
  * Work for requests, which is done at the end of the turn of the event loop in which it was added, some at a time: code that
