@@ -253,7 +253,12 @@ export async function reportStop(metadata: Pick<MetadataStore, 'readSetting'>, l
   const stop = await whyNotCollected(metadata);
   if (stop === undefined) return;
   const { reason, waysOut, isExpected } = stop;
-  log[isExpected ? 'warn' : 'error']({ reason }, `no garbage is collected: ${waysOut}`);
+  log[isExpected ? 'warn' : 'error']({ reason }, `${stoppedText(stop)}: ${waysOut}`);
+}
+
+/** What is not done while garbage is not collected. */
+export function stoppedText({ isExpected }: CollectingStop): string {
+  return isExpected ? 'no garbage is collected' : 'no garbage is collected, and no stored image evicted';
 }
 
 /** Why no garbage is collected; `undefined` if it is. */

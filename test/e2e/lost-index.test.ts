@@ -76,7 +76,8 @@ it('is reported by readyz and status while no garbage is collected', async () =>
   await entrepot.stop();
   await lose();
   entrepot = await entrepot.startAgain();
-  const said = 'no garbage is collected: the index is new, and blobs/ is not empty';
+  const said =
+    'no garbage is collected, and no stored image evicted: the index is new, and blobs/ is not empty';
   expect(await readiness()).toEqual({ status: 200, text: expect.stringContaining(`ok\n${said}`) });
   expect((await entrepot.command('status')).stdout).toContain(`problem   ${said}`);
   expect((await entrepot.command('gc', '--force', '--dry-run')).code).toBe(0);
