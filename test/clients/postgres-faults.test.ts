@@ -111,6 +111,33 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
       expect(await store.acquireLease('fill-1')).toBeDefined();
     });
 
+    test('and with it a heartbeat that gives back such a Lease: a later one does', async () => {
+      const clock = new ManualClock();
+      const store = await open({ at: { ...settings, port: link.port }, clock });
+      const leased = () => sql(settings, 'SELECT key FROM @leases');
+      link.cutAtCommit('after', { swallows: true });
+      await expect(store.acquireLease('fill-1')).rejects.toThrow(IndexAway);
+      // The first heartbeat is kept from committing, too, and so is the next one.
+      for (let beats = 0; beats < 2; beats++) {
+        const { cuts } = link;
+        link.cutAtCommit('before');
+        link.goOn();
+        await expect
+          .poll(async () => {
+            await clock.pass(1_000);
+            return link.cuts;
+          })
+          .toBe(cuts + 1);
+      }
+      expect(await leased()).toEqual([{ key: 'fill-1' }]);
+      await expect
+        .poll(async () => {
+          await clock.pass(1_000);
+          return leased();
+        })
+        .toEqual([]);
+    });
+
     test('and commits a Lease only after that was given up: nobody keeps it either', async () => {
       const own = await Postgres.start();
       const at = own.settings();

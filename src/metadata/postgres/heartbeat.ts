@@ -353,10 +353,11 @@ export class Heartbeat {
 
   async #beat(): Promise<void> {
     try {
-      const { suspended, returned, presence } = await this.#shown(() =>
+      const { suspended, returned, settled, presence } = await this.#shown(() =>
         this.#writer.writeFirst(session => this.#beatWithin(session), LIGHT),
       );
       returned.forEach(epoch => this.#unreturned.delete(epoch));
+      settled.forEach(epoch => this.#uncertain.delete(epoch));
       for (const address of suspended) {
         this.#log.info(
           { process: address },
@@ -394,10 +395,10 @@ export class Heartbeat {
   async #beatWithin(session: PostgresSession) {
     const presence = await this.#showLife(session);
     const returned = await this.#returnLeft(session);
-    await this.#releaseUncertain(session);
+    const settled = await this.#releaseUncertain(session);
     // Only now: this one may have waited long for the database.
     const suspended = this.#isSteady ? await leases.removeSuspended(session) : [];
-    return { suspended, returned, presence };
+    return { suspended, returned, settled, presence };
   }
 
   /** Call within a write. Returns the name of the Presence that lasts, or of the next one. */
@@ -441,17 +442,20 @@ export class Heartbeat {
 
   /**
    * Call within a write. A Lease whose commit is still under way is not visible yet, so it is released with each heartbeat
-   * until all transactions before the first of these have ended.
+   * until all transactions before the first of these have ended. Returns the epochs of which nothing can come any more once
+   * this write is committed.
    */
-  async #releaseUncertain(session: PostgresSession): Promise<void> {
-    if (this.#uncertain.size === 0) return;
+  async #releaseUncertain(session: PostgresSession): Promise<readonly number[]> {
+    if (this.#uncertain.size === 0) return [];
     // First, since what had ended by then is seen by the next statement.
     const { oldest, own } = await leases.transactionsUnderWay(session);
     await leases.releaseLeases(session, [...this.#uncertain.keys()], this.#self.id);
+    const settled: number[] = [];
     for (const [epoch, certainFrom] of this.#uncertain) {
       if (certainFrom === undefined) this.#uncertain.set(epoch, own);
-      else if (oldest >= certainFrom) this.#uncertain.delete(epoch);
+      else if (oldest >= certainFrom) settled.push(epoch);
     }
+    return settled;
   }
 
   /** Call within a write. */
