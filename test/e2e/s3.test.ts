@@ -1,8 +1,9 @@
 // Blobs in a bucket: an S3 that misbehaves, and the product with its commands.
-import { existsSync, readdirSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { mkdir, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setImmediate as nextTick } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type Extent, Extents } from '../../src/lib/extents.ts';
 import { get } from '../support/client.ts';
@@ -463,6 +464,8 @@ describe('with blobs in a bucket', () => {
     expect([sent.status, await sent.text()]).toEqual([307, '']);
     const location = sent.headers.get('location') ?? '';
     expect(location).toContain(`${s3.endpoint}/${s3.bucket}/entrepot/blobs/sha256/`);
+    // Whoever has it may read the blob, whatever becomes of the right.
+    expect(new URL(location).searchParams.get('X-Amz-Expires')).toBe('300');
     const got = await get(location);
     expect([got.status, `sha256:${got.sha256}`]).toEqual([200, layer.digest]);
     const ranged = await fetch(url, { headers: { Range: 'bytes=5-14' } });
@@ -502,6 +505,23 @@ describe('with blobs in a bucket', () => {
     const refused = await failureOf({ credentialsFile: join(folder, 'wrong') });
     expect(refused).toMatch(/answers 403 \w+.*: check storage\.s3\.credentials and their permissions/);
     expect(refused).not.toContain('are answered with 503');
+  });
+
+  it('an S3 with a certificate of its own CA is used if caFile names that, and not otherwise', async () => {
+    const file = (name: string) => fileURLToPath(new URL(`../support/tls/${name}`, import.meta.url));
+    const [key, cert] = [readFileSync(file('server.key'), 'utf8'), readFileSync(file('server.pem'), 'utf8')];
+    const secured = await FakeS3.start({ tls: { key, cert } });
+    try {
+      const { s3: section } = config().storage as { readonly s3: object };
+      const at = { ...section, endpoint: secured.endpoint };
+      await expect(Entrepot.start(config({ s3: at }))).rejects.toThrow(/storage\.s3: .*certificate/);
+      const trusting = await Entrepot.start(config({ s3: { ...at, caFile: file('ca.pem') } }));
+      await pushClient.pushImage(trusting.url, 'team/app', 'v1', imageOf([randomBlob(1_000, 'layer')]));
+      await trusting.remove();
+      expect(secured.blobKeys()).toHaveLength(2);
+    } finally {
+      await secured.close();
+    }
   });
 
   it('config check warns of a credentials file without keys', async () => {

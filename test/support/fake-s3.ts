@@ -2,6 +2,7 @@
 import { createHash, createHmac, timingSafeEqual } from 'node:crypto';
 import { writeFile } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo, Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -56,6 +57,19 @@ export type S3Fault =
   /** 200, and an error in its body, whether or not it is done. */
   | { readonly errorInBody: string; readonly isUndone?: boolean };
 
+/** PEM. */
+interface Tls {
+  readonly key: string;
+  readonly cert: string;
+}
+
+interface StartOptions {
+  readonly address?: string;
+  readonly port?: number;
+  readonly region?: string;
+  readonly tls?: Tls | undefined;
+}
+
 const KEYS = { accessKeyId: 'AKIDEXAMPLE', secretAccessKey: 'a secret of the fake S3' };
 const MAX_SKEW_MS = 15 * 60_000;
 /** How often a slow body goes on. */
@@ -77,16 +91,19 @@ export class FakeS3 {
   hasBucket = true;
   pageSize = 1000;
   readonly #server: Server;
+  readonly #scheme: string;
   readonly #sockets = new Set<Socket>();
   #uploadId = 0;
 
-  private constructor(region: string) {
+  private constructor(region: string, tls: Tls | undefined) {
     this.region = region;
-    this.#server = createServer((request, response) => {
+    const listener = (request: IncomingMessage, response: ServerResponse) => {
       this.#serve(request, response).catch((error: unknown) => {
         response.destroy(error instanceof Error ? error : undefined);
       });
-    });
+    };
+    this.#server = tls ? createTlsServer(tls, listener) : createServer(listener);
+    this.#scheme = tls ? 'https' : 'http';
     this.#server.on('connection', socket => {
       this.#sockets.add(socket);
       socket.on('close', () => this.#sockets.delete(socket));
@@ -94,8 +111,13 @@ export class FakeS3 {
   }
 
   /** By default on a free port of the loopback. */
-  static async start({ address = '127.0.0.1', port = 0, region = 'eu-test-1' } = {}): Promise<FakeS3> {
-    const fake = new FakeS3(region);
+  static async start({
+    address = '127.0.0.1',
+    port = 0,
+    region = 'eu-test-1',
+    tls,
+  }: StartOptions = {}): Promise<FakeS3> {
+    const fake = new FakeS3(region, tls);
     await new Promise<void>(resolve => {
       fake.#server.listen(port, address, resolve);
     });
@@ -103,7 +125,7 @@ export class FakeS3 {
   }
 
   get endpoint(): string {
-    return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
+    return `${this.#scheme}://127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
   }
 
   get openSockets(): number {

@@ -115,6 +115,18 @@ test('a file is read again once its keys were refused', async () => {
   expect((await credentials.current()).secretAccessKey).toBe('new');
 });
 
+test('a file is read again after a minute, as it may have been replaced', async () => {
+  const path = await file('aws_access_key_id = id\naws_secret_access_key = old\n');
+  const credentials = open({ from: 'file', file: path });
+  const old = await credentials.current();
+  await file('aws_access_key_id = id\naws_secret_access_key = new\n');
+  const now = Date.now();
+  const clock = vi.spyOn(Date, 'now').mockReturnValue(now + MINUTE_MS / 2);
+  expect(await credentials.current()).toBe(old);
+  clock.mockReturnValue(now + MINUTE_MS);
+  expect((await credentials.current()).secretAccessKey).toBe('new');
+});
+
 test('a web identity is exchanged for the keys of its role, once for all who ask', async () => {
   const tokenFile = await file('the token\n');
   answer = () => stsAnswer(inMs(60 * MINUTE_MS));

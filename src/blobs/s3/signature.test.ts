@@ -60,6 +60,15 @@ test('the token of temporary keys is sent and signed', () => {
   expect(headers['authorization']).toContain(';x-amz-security-token,');
 });
 
+test('a presigned URL has the token of temporary keys, and is signed with it', () => {
+  const request = { url: new URL(`${HOST}/test.txt`), expiresS: 300, ...AT };
+  const url = (sessionToken: string) =>
+    new URL(presignedUrl(request, { ...KEYS, sessionToken })).searchParams;
+  const [one, another] = [url('to/ken'), url('other')];
+  expect(one.get('X-Amz-Security-Token')).toBe('to/ken');
+  expect(one.get('X-Amz-Signature')).not.toBe(another.get('X-Amz-Signature'));
+});
+
 test('everything but unreserved characters is encoded', () => {
   expect(uriEncode("a-_.~/b c!'()*ä")).toBe('a-_.~%2Fb%20c%21%27%28%29%2A%C3%A4');
 });
