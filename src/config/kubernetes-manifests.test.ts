@@ -101,6 +101,11 @@ describe('config/kubernetes/base', () => {
   const pod = valueAt(base.only('StatefulSet'), ['spec', 'template', 'spec']);
   const [container] = listAt(pod, 'containers');
 
+  it('lets the namespace admit restricted pods alone', () => {
+    const labels = valueAt(base.only('Namespace'), ['metadata', 'labels']);
+    expect(labels).toMatchObject({ 'pod-security.kubernetes.io/enforce': 'restricted' });
+  });
+
   it('grants what watching a cluster needs, and no writes', () => {
     expect(allowed(base.only('ClusterRole')['rules'])).toEqual([
       'list secrets',
@@ -225,6 +230,8 @@ describe('config/kubernetes/replicas', () => {
       `${storage.path}/`,
     ];
     for (const file of files) expect(mounts.some(mount => file?.startsWith(mount))).toBe(true);
+    const secrets = listAt(pod, 'volumes').flatMap(volume => valueAt(volume, ['secret', 'secretName']) ?? []);
+    expect(secrets).toEqual(['entrepot-tls', 'entrepot-cluster', 'entrepot-postgres', 'entrepot-s3']);
     const ports = listAt(container, 'ports').map(port => valueAt(port, ['containerPort']));
     expect(ports).toEqual([
       server.listen[0]?.address.port,
