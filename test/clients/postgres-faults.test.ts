@@ -497,6 +497,19 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
       expect(await watcher.countProcesses()).toBe(1);
     });
 
+    test.each([1, -1])(
+      'goes by the clock of the database alone, even if its own is off by %s h',
+      async hours => {
+        vi.useFakeTimers({ toFake: ['Date'], now: Date.now() + hours * 3_600_000 });
+        try {
+          await beat();
+          expect(await watcher.countProcesses()).toBe(2);
+        } finally {
+          vi.useRealTimers();
+        }
+      },
+    );
+
     test('shows that it lives even if a silent one is in the middle of a write', async () => {
       await silence(60, 'true');
       const database = new Database({ ...settings, poolSize: 2 });
