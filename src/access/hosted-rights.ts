@@ -192,9 +192,12 @@ function readOnly(): OciError {
   });
 }
 
+/** Why nothing hosted is deleted, for clients and operators. */
+export const DELETING_DISABLED = 'deleting is disabled (hosted.delete)';
+
 /** As the distribution-spec has it for a registry that disables deletions ("Content Management"). */
 function deletionsDisabled(): OciError {
-  return new OciError('UNSUPPORTED', { message: 'deleting is disabled (hosted.delete)' });
+  return new OciError('UNSUPPORTED', { message: DELETING_DISABLED });
 }
 
 function denied(repository: Repository, message: string): OciError {

@@ -1,3 +1,4 @@
+import { DELETING_DISABLED } from '../access/hosted-rights.ts';
 import { CollectingStopped } from '../upkeep/collecting-stopped.ts';
 import { type RemovedImage, RemovalRefused } from '../upkeep/image-removal.ts';
 
@@ -7,7 +8,7 @@ export function removalRefusal(typed: string, error: unknown): string | undefine
   if (!(error instanceof RemovalRefused)) return undefined;
   const names = error.names.join(', ');
   const why = {
-    disabled: 'deleting is disabled (hosted.delete)',
+    disabled: DELETING_DISABLED,
     pinned: `pinned as ${names}; --force removes it anyway`,
     tagged: `its tags ${names} would also be removed; use --force to do so`,
     repository: 'a hosted repository: name a tag or a digest, or use --force to remove all of it',

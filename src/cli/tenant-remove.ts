@@ -1,3 +1,4 @@
+import { DELETING_DISABLED } from '../access/hosted-rights.ts';
 import { tenantGrantee } from '../grants/grants.ts';
 import { sizeText } from '../lib/units.ts';
 import type { Repository } from '../oci/repository.ts';
@@ -39,7 +40,7 @@ export const tenantRemove: Command = {
       const repositories = await repositoriesOf(name, parts);
       if (!config.hosted.delete && repositories.length > 0) {
         throw new CommandError(
-          `deleting is disabled (hosted.delete), and ${name} has repositories: entrepot tenant revoke ends its credentials`,
+          `${DELETING_DISABLED}, and ${name} has repositories: entrepot tenant revoke ends its credentials`,
         );
       }
       if (!isTrial) {

@@ -273,13 +273,7 @@ async function openOn(
   );
   opened.add({ close: followSecrets({ tenants, grants, mirror, log }) });
   const hosted = new Hosted({ blobs, metadata, log });
-  const deleting = new Removal({
-    metadata,
-    announce,
-    get isEnabled() {
-      return config.hosted.delete;
-    },
-  });
+  const deleting = new Removal({ metadata, announce });
   const publication = new Publication({
     metadata,
     admit: bytes => spool.space.admit(bytes),

@@ -9,8 +9,6 @@ import { refusingWhenFull } from './full-storage.ts';
 
 export interface RemovalOptions {
   readonly metadata: MetadataStore;
-  /** Read each time. */
-  readonly isEnabled: boolean;
   /** Default: nobody is told. */
   readonly announce?: Announce;
 }
@@ -25,7 +23,7 @@ export interface Deletion {
 
 /**
  * Deleting (distribution-spec, "Content Management"). Removes content from its repository at once; the bytes are freed
- * by the next garbage collection, if no other repository has them.
+ * by the next garbage collection, if no other repository has them. Whether deleting is enabled is part of the client's right.
  */
 export class Removal {
   readonly #options: RemovalOptions;
@@ -34,19 +32,12 @@ export class Removal {
     this.#options = options;
   }
 
-  /** Throws UNSUPPORTED if deleting is disabled. Every kind of deletion calls this. */
-  permit(): void {
-    if (this.#options.isEnabled) return;
-    throw new OciError('UNSUPPORTED', { message: 'deleting is disabled (hosted.delete)' });
-  }
-
   /** Removes a tag alone, or by digest a manifest with all its tags. */
   async removeManifest(
     repository: Repository,
     reference: string,
     { during, actor }: Deletion,
   ): Promise<void> {
-    this.permit();
     // A removal is a write to the index, which may fail on a full disk.
     const { metadata, announce = () => [] } = this.#options;
     const what = isDigest(reference) ? { digest: reference } : { tag: reference };
@@ -69,7 +60,6 @@ export class Removal {
     digest: Digest,
     { during }: Pick<Deletion, 'during'>,
   ): Promise<void> {
-    this.permit();
     const { metadata } = this.#options;
     if (!(await refusingWhenFull(() => metadata.unlinkBlob(repository, digest, { during })))) {
       throw new OciError('BLOB_UNKNOWN', { detail: { name: repositoryText(repository), digest } });

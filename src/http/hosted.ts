@@ -21,7 +21,7 @@ export interface HostedParts {
 export function hostedHandlers(parts: HostedParts): HostedHandlers {
   const { hosted, uploads, publication, removal, cursors } = parts;
   return {
-    ...uploadHandlers(uploads, removal),
+    ...uploadHandlers(uploads),
     ...contentHandlers(publication, removal),
     catalog: catalogHandler(hosted, cursors),
   };

@@ -1,7 +1,6 @@
 import type { IncomingMessage, OutgoingHttpHeaders } from 'node:http';
 import type { Chunk } from '../hosted/chunk.ts';
 import { uploadRange } from '../hosted/content-range.ts';
-import type { Removal } from '../hosted/removal.ts';
 import type { ClientUploads } from '../hosted/shared-uploads.ts';
 import type { UploadState } from '../hosted/upload-calls.ts';
 import { type Digest, parseDigest } from '../oci/digest.ts';
@@ -23,7 +22,7 @@ type UploadHandlers = Pick<
 >;
 
 /** Pushing blobs (distribution-spec, "Pushing blobs"). */
-export function uploadHandlers(uploads: ClientUploads, removal: Removal): UploadHandlers {
+export function uploadHandlers(uploads: ClientUploads): UploadHandlers {
   return {
     async startUpload(call) {
       const { exchange, requester, repository } = call;
@@ -62,7 +61,6 @@ export function uploadHandlers(uploads: ClientUploads, removal: Removal): Upload
     },
 
     async cancelUpload(call) {
-      removal.permit();
       await uploads.cancel(call.requester, call.repository, call.id, call.exchange);
       answer(call.exchange, 204, {});
     },

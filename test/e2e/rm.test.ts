@@ -257,7 +257,7 @@ it('says of a removed repository what no repository has any more, also when it i
   }
 });
 
-it('removes nothing hosted if deleting is disabled', async () => {
+it('removes nothing hosted if deleting is disabled, nor can clients; but they can cancel their uploads', async () => {
   const closed = await Entrepot.start({
     hosted: { prefixes: ['team'], anonymous: 'push', delete: false },
   });
@@ -267,7 +267,13 @@ it('removes nothing hosted if deleting is disabled', async () => {
       code: 1,
       stderr: expect.stringContaining('hosted.delete'),
     });
-    expect((await get(`${closed.url}/v2/team/app/manifests/v1`)).status).toBe(200);
+    const ask = (path: string, method: string) => fetch(`${closed.url}${path}`, { method });
+    const manifest = '/v2/team/app/manifests/v1';
+    const refused = await ask(manifest, 'DELETE');
+    expect([refused.status, await refused.text()]).toEqual([405, expect.stringContaining('hosted.delete')]);
+    expect((await get(`${closed.url}${manifest}`)).status).toBe(200);
+    const begun = await ask('/v2/team/app/blobs/uploads/', 'POST');
+    expect((await ask(begun.headers.get('location') ?? '', 'DELETE')).status).toBe(204);
   } finally {
     await closed.remove();
   }

@@ -63,7 +63,7 @@ export class HostedBench {
     this.hosted = new Hosted(parts);
     this.uploads = new Uploads({ ...parts, ...limits });
     this.publication = new Publication({ metadata, admit: bytes => spool.space.admit(bytes) });
-    this.removal = new Removal({ metadata, isEnabled: true });
+    this.removal = new Removal({ metadata });
   }
 
   /** On `folder`, which another bench may have left or may have open; a new one if left out. */
