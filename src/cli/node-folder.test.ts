@@ -1,5 +1,7 @@
+import { readFileSync } from 'node:fs';
 import { chmod, mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
 import { nodeFiles } from './node-files.ts';
@@ -30,6 +32,24 @@ describe('writing the files of a node', () => {
     });
     expect(await readFile(`${path}.20261128T150000Z.bak`, 'utf8')).toBe('{"mtu": 1400}');
     expect((await stat(path)).mode & 0o777).toBe(0o600);
+  });
+
+  it('shows readers of a file the old text or the new one, and nothing in between', async () => {
+    const path = join(folder, 'daemon.json');
+    const old = '{"mtu": 1400}';
+    await writeFile(path, old);
+    const seen = new Set<string>();
+    const written = new AbortController();
+    const read = async () => {
+      while (!written.signal.aborted) {
+        seen.add(readFileSync(path, 'utf8'));
+        await nextTurn();
+      }
+    };
+    await Promise.all([read(), write('docker').finally(() => written.abort())]);
+    seen.add(readFileSync(path, 'utf8'));
+    expect([...seen]).toEqual([old, expect.stringContaining(options.serverUrl)]);
+    expect(await readdir(folder)).toEqual(['certs.d', 'daemon.json', 'daemon.json.20261128T150000Z.bak']);
   });
 
   it('changes nothing the second time', async () => {
