@@ -20,9 +20,8 @@ let upstream: FakeUpstream;
 let servers: Entrepot[] = [];
 
 afterEach(async () => {
-  const [first, ...others] = servers;
-  for (const server of others) await server.stop();
-  await first?.remove();
+  // The store is in the folder of the first.
+  for (const server of servers.toReversed()) await server.remove();
   await upstream.stop();
 });
 

@@ -171,10 +171,11 @@ it('says to whom a private image is served while upstream may not be asked, and 
   const users = { mirror: { password: 'first', repositories: ['app'] } };
   upstream = await FakeUpstream.start({ auth: { scheme: 'basic', users } });
   upstream.add('app', image, 'v1');
-  const passwordFile = join(await makeTempFolder('explain'), 'password');
+  const folder = await makeTempFolder('explain');
+  const passwordFile = join(folder, 'password');
   await writeFile(passwordFile, 'first');
   const own = { credentials: { username: 'mirror', passwordFile } };
-  entrepot = await Entrepot.start(config(own));
+  entrepot = await Entrepot.start(config(own), { folder });
   expect((await entrepot.command('pull', `${UP}/app:v1`)).code).toBe(0);
   const withheld = '- the configured credentials are not used for clients without a login: set openToAll';
   expect(await explained(`${UP}/app:v1`)).toContain(withheld);

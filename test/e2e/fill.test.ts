@@ -198,7 +198,7 @@ describe('two processes on one store', () => {
       expect(ranges).toEqual([undefined, expect.stringMatching(/^bytes=[1-9]\d*-$/)]);
       await sleep(100);
     } finally {
-      await second.stop();
+      await second.remove();
     }
   });
 });

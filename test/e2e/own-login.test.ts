@@ -35,16 +35,15 @@ async function start(auth: Partial<FakeAuthOptions>, config: object = {}, upstre
   upstream.add('app', image, 'v1');
   upstream.add('other', other, 'v1');
   upstream.add('secret', secret, 'v1');
-  passwordFile = join(await makeTempFolder('own-password'), 'password');
+  const folder = await makeTempFolder('own-login');
+  passwordFile = join(folder, 'password');
   await writeFile(passwordFile, mirrorUser.password);
   const credentials = { username: 'mirror', passwordFile };
-  entrepot = await Entrepot.start({
-    upstreams: {
-      [UP]: { url: upstream.url, credentials, openToAll: true, pullPolicy: 'Always', ...upstreamConfig },
-    },
-    log: { format: 'json' },
-    ...config,
-  });
+  const own = { url: upstream.url, credentials, openToAll: true, pullPolicy: 'Always', ...upstreamConfig };
+  entrepot = await Entrepot.start(
+    { upstreams: { [UP]: own }, log: { format: 'json' }, ...config },
+    { folder },
+  );
 }
 
 afterEach(async () => {

@@ -71,18 +71,13 @@ export class Entrepot {
       throw new Error('the product is not built: npm run build');
     }
     const place = await writeConfig(config, options);
-    const [flags = '', starter = ''] = STARTER;
-    const own = [process.execPath, flags, options.starter ?? starter, 'serve', '--config', place.configFile];
-    const [program = '', ...args] = [...(options.within ?? []), ...own];
-    const daemon = await Daemon.start({
-      program,
-      args,
-      cwd: place.folder,
-      env: { ...options.env },
-      isReady: () => answers(`http://${place.opsHost}/readyz`, 200),
-      readyTimeoutMs: options.readyTimeoutMs ?? 60_000,
-    });
-    return new Entrepot(daemon, place, config, options);
+    try {
+      return new Entrepot(await startDaemon(place, options), place, config, options);
+    } catch (error) {
+      // Nobody else knows it.
+      if (options.folder === undefined) await removeFolder(place.folder);
+      throw error;
+    }
   }
 
   /** What it was started with. */
@@ -192,6 +187,20 @@ interface Place {
   readonly configFile: string;
   readonly host: string;
   readonly opsHost: string;
+}
+
+function startDaemon(place: Place, options: EntrepotOptions): Promise<Daemon> {
+  const [flags = '', starter = ''] = STARTER;
+  const own = [process.execPath, flags, options.starter ?? starter, 'serve', '--config', place.configFile];
+  const [program = '', ...args] = [...(options.within ?? []), ...own];
+  return Daemon.start({
+    program,
+    args,
+    cwd: place.folder,
+    env: { ...options.env },
+    isReady: () => answers(`http://${place.opsHost}/readyz`, 200),
+    readyTimeoutMs: options.readyTimeoutMs ?? 60_000,
+  });
 }
 
 async function writeConfig(config: EntrepotConfig, options: EntrepotOptions): Promise<Place> {
