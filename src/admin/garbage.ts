@@ -28,12 +28,11 @@ export async function collectGarbage(
   { waitingFor, gracePeriodMs, ...run }: GarbageRun,
 ): Promise<GarbageReport | undefined> {
   const period = gracePeriodMs === undefined ? {} : { gracePeriodMs };
-  const { force: _force, ...evicting } = run;
   const collected = await upkeep.collect({ ...run, ...period, onWait: waitingFor(COLLECTING) });
   if (collected === undefined) return undefined;
   const asIfFreedBytes = run.dryRun === true ? contentBytes(collected) : 0;
   const evicted = await upkeep.evict({
-    ...evicting,
+    ...run,
     ...period,
     asIfFreedBytes,
     onWait: waitingFor('making room'),

@@ -34,6 +34,8 @@ export interface EvictionRun extends RunOptions {
   readonly asIfFreedBytes?: number;
   /** The grace period of that collection, if it is not the one of the options. */
   readonly gracePeriodMs?: number;
+  /** In a dry run: whether that collection would be forced, which ends every doubt about the index. */
+  readonly force?: boolean;
 }
 
 /** What an eviction removed, or in a dry run would remove. */
@@ -111,7 +113,7 @@ export class Eviction {
     if (counter.bytes < excessStored) {
       await this.#removeUnlinked(excessStored, { counter, nowMs: sinceMs, run });
     }
-    if (counter.bytes < excessStored && !(await mayBeIncomplete(metadata))) {
+    if (counter.bytes < excessStored && (isAsIfForced(run) || !(await mayBeIncomplete(metadata)))) {
       for await (const contents of everything(after => survey.evictable(sinceMs, after))) {
         run.signal?.throwIfAborted();
         await this.#remove(contents, excessStored, {
@@ -167,7 +169,9 @@ export class Eviction {
     { counter, nowMs, run }: { counter: Counter; nowMs: number; run: EvictionRun },
   ): Promise<void> {
     const { rows, metadata } = this.#options;
-    const sinceMs = await unlinkedSinceMs(metadata, nowMs);
+    const sinceMs = isAsIfForced(run)
+      ? Math.min(nowMs, await metadata.importingSinceMs())
+      : await unlinkedSinceMs(metadata, nowMs);
     if (sinceMs === undefined) return;
     // Manifests first: what they name is needed until they are gone.
     for (const kind of ['manifest', 'blob'] as const) {
@@ -249,6 +253,10 @@ export async function unlinkedSinceMs(
 ): Promise<number | undefined> {
   if ((await whyNotCollected(metadata)) !== undefined) return undefined;
   return Math.min(nowMs, await metadata.importingSinceMs());
+}
+
+function isAsIfForced({ dryRun, force }: EvictionRun): boolean {
+  return dryRun === true && force === true;
 }
 
 /** How many bytes of idle transfers are to be removed, to leave room for those that run; 0 if there is enough. */

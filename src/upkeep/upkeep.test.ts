@@ -453,6 +453,20 @@ describe('eviction', () => {
     expect(await metadata.statBlob(mirrored)).toBeDefined();
   });
 
+  test('is shown by a dry run as it will be after a forced collection', async () => {
+    await metadata.putBlob(await storeBlob('unlinked'), 8);
+    await pushBlob(MIRRORED, 'mirrored');
+    await tick();
+    await stopCollecting(metadata, 'a doubt');
+    const small = upkeep({ maxBytes: 1, gracePeriodMs: 3_600_000 });
+    expect(await small.evict({ dryRun: true })).toMatchObject({ items: 0 });
+    const dry = await small.evict({ dryRun: true, force: true });
+    expect(dry).toMatchObject({ items: 2, bytes: 16 });
+    expect(await small.evict({ force: true })).toMatchObject({ items: 0 });
+    await small.collect({ force: true });
+    expect(await small.evict({ force: true })).toEqual(dry);
+  });
+
   test('keeps hosted, shared, pinned and read content, and reports if nothing else is left', async () => {
     const hosted = await pushImage(HOSTED, 'v1', ['hosted', 'shared']);
     await pushImage(MIRRORED, 'v1', ['shared', 'mirrored']);
@@ -755,7 +769,7 @@ describe('scrub', () => {
     expect([collected, await heldFiles()]).toEqual([[undefined], [lost]]);
   });
 
-  test('a collection that another process has taken for dead removes no more files without a row', async () => {
+  test('a collection whose process others consider dead removes no more files without a row', async () => {
     const lost = await storeBlob('lost its row');
     const acquire = metadata.acquireLease.bind(metadata);
     vi.spyOn(metadata, 'acquireLease').mockImplementation(async (...parameters) => {
