@@ -222,8 +222,8 @@ export class Access {
     repository: Repository,
     wanted: readonly Action[],
   ): Promise<readonly Action[]> {
-    // What nobody may do here, such as push to a mirror: with the scope, that is what the client is told; without it, it
-    // would be asked to log in.
+    // What nobody may do here, such as push to a mirror, is granted, too: the request is then refused with that reason. A
+    // token without the scope would make the client log in.
     if (repository.upstream !== '') return wanted;
     const principal = subject.principal(repository);
     const { hosted } = this.#parts;

@@ -147,7 +147,7 @@ describe('a registry that accepts no pushes for now', () => {
   });
 });
 
-it('that disables deletions says so to all who could delete otherwise', async () => {
+it('a registry that disables deletions says so to all who could delete otherwise, and to nobody else', async () => {
   await open({ delete: false });
   const said = 'deleting is disabled (hosted.delete)';
   expect(await refusal(TEAM_A, 'team-a/app', 'delete')).toMatch(/^\[405,.*hosted\.delete/);
@@ -156,7 +156,7 @@ it('that disables deletions says so to all who could delete otherwise', async ()
   expect(await told('team-a/app')).toContain(`delete: no (${said})`);
 });
 
-describe('the place to push to', () => {
+describe('where somebody may push', () => {
   const tools = { prefixes: ['tools'] };
   it.each<[string, AccessWorldOptions, AccessWorld['access']['pushPlace']]>([
     [

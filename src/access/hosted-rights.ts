@@ -90,7 +90,7 @@ export class HostedRights {
 
   /** Where somebody may push, if possible without a login; `undefined` if nobody may anywhere. */
   pushPlace(): PushPlace | undefined {
-    // Otherwise each of many tenants would be asked for.
+    // Otherwise every one of many tenants would be tried, in vain.
     if (this.#rules.readOnly) return undefined;
     const isOpenTo = (principal: Principal, prefix: string): boolean =>
       this.refusal(principal, { upstream: '', name: `${prefix}/any` }, 'push') === undefined;

@@ -190,7 +190,7 @@ export class RequestSubject implements Subject {
   }
 
   #askToLogIn(refusal: OciError, scope: Scope): OciError {
-    // What nobody may do (UNSUPPORTED) needs no login.
+    // A login does not help with what nobody may do (UNSUPPORTED).
     if (!this.#parts.authenticator.isOpen || refusal.code === 'UNSUPPORTED') return refusal;
     // Otherwise the message of every challenge, so that it does not reveal whether something exists.
     const message = refusal.code === 'DENIED' ? { message: refusal.message } : {};

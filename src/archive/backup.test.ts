@@ -48,7 +48,7 @@ it('a backup reports a blob whose file is cut off while it is read, and goes on'
   }
 });
 
-it('a backup lacks nothing of what was removed while it was made; what is missing or damaged, it does', async () => {
+it('a backup reports missing and damaged blobs, and only counts those that were removed while it was made', async () => {
   const world = await ArchiveWorld.open({ isIndexOnDisk: true });
   try {
     const blobs = ['removed', 'missing', 'damaged', 'back again'].map(seed => randomBlob(1_000, seed));
@@ -82,7 +82,7 @@ it('a backup lacks nothing of what was removed while it was made; what is missin
   }
 });
 
-it('what is missing was not removed if the index is gone', async () => {
+it('a blob does not count as removed if the index is gone', async () => {
   const world = await ArchiveWorld.open({ isIndexOnDisk: true });
   try {
     const path = join(world.folder, 'index.db');

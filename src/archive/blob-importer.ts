@@ -105,8 +105,8 @@ export class BlobImporter implements BlobTaker {
 
   /**
    * Removes what was added and belongs to nothing, except for blobs in `used`, and for what another import may have
-   * found stored. Nothing while no garbage is collected: a rebuild may need files that were there before, and that the index
-   * did not know. Call after the Lease of this import is released, which keeps it.
+   * found stored. Removes nothing while no garbage is collected: a rebuild may need files that were there before and that
+   * the index did not know. Call after the Lease of this import is released, which keeps it.
    */
   async discard(used: ReadonlySet<Digest> = new Set()): Promise<void> {
     await Promise.allSettled(this.#settling);

@@ -179,7 +179,7 @@ class PlacesOfManifests {
     }
   }
 
-  with(digest: Digest): readonly Repository[] {
+  repositoriesWith(digest: Digest): readonly Repository[] {
     return [...(this.#places.get(digest)?.values() ?? [])];
   }
 }
@@ -203,7 +203,7 @@ class RefusedContent {
     }
   }
 
-  with(digest: Digest): BundleImage | undefined {
+  imageWith(digest: Digest): BundleImage | undefined {
     return this.#images.get(digest);
   }
 
@@ -219,16 +219,16 @@ class RefusedContent {
   }
 }
 
-/** An artifact, such as a signature, belongs to every repository with its subject. */
+/** The repositories of an artifact, such as a signature: all that have its subject. Throws ArchiveError if there are none. */
 function besideSubject(
   { descriptor }: BundleImage,
   { manifests }: ContentTree,
   { places, refused }: { readonly places: PlacesOfManifests; readonly refused: RefusedContent },
 ): readonly Repository[] {
   const subject = manifests[0]?.view.subject?.digest;
-  const repositories = subject === undefined ? [] : places.with(subject);
+  const repositories = subject === undefined ? [] : places.repositoriesWith(subject);
   if (repositories.length > 0) return repositories;
-  const refusedOne = subject && refused.with(subject);
+  const refusedOne = subject && refused.imageWith(subject);
   if (refusedOne !== undefined) {
     const of = refusedOne.name ?? refusedOne.descriptor.digest;
     throw new ArchiveError(`${descriptor.digest} belongs to ${of}, which is refused`);

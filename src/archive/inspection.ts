@@ -241,7 +241,7 @@ class Look implements BlobTaker {
   readonly #carried = new Map<Digest, number>();
   readonly #manifests = new Map<Digest, Uint8Array>();
   readonly #configs = new Map<Digest, Uint8Array>();
-  /** Of what the store was asked for, once: any number of images may name the same blob. */
+  /** The sizes of stored blobs, each looked up once: any number of images may name the same blob. */
   readonly #heldSizes = new Map<Digest, Promise<number | undefined>>();
   #manifestsBytes = 0;
   #configsBytes = 0;
@@ -285,7 +285,7 @@ class Look implements BlobTaker {
     return (await known) === size;
   }
 
-  /** `undefined` if it is not stored as the index says. */
+  /** `undefined` if it is not stored, or not as the index says. */
   async #heldSize(digest: Digest): Promise<number | undefined> {
     const { metadata, blobs } = this.#options;
     const size = (await metadata.statBlob(digest))?.size;

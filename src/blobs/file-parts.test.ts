@@ -54,7 +54,7 @@ it('have what was saved before a crash', async () => {
   await parts.close();
 });
 
-it('are synced before the map that says that they are there, and so is that', async () => {
+it('are synced before the map that lists them is written, and then the map is synced', async () => {
   const probe = await open(folder);
   const prototype = Object.getPrototypeOf(probe);
   await probe.close();

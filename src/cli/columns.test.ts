@@ -14,7 +14,7 @@ test('columns are as wide as their widest cell, and no line ends in spaces', () 
   ).toBe('NAME          SIZE\nnginx:latest  1\na\n');
 });
 
-test('a row is one line, whatever its cells have', () => {
+test('a row is one line, whatever its cells contain', () => {
   expect(columnsText(['NAME'], [['a\nb\u001B[2J']])).toBe('NAME\na\\u000ab\\u001b[2J\n');
 });
 

@@ -50,7 +50,7 @@ describe('the command line', () => {
     expect((await run('config', 'shwo')).err).toContain('Did you mean show?');
   });
 
-  it('passes no control characters of what it shows on to a terminal', async () => {
+  it('escapes control characters in what it shows', async () => {
     const file = join(folder, 'images.txt');
     writeFileSync(file, 'docker.io/a:\u001B[2J\u0007\u009B2J\r1\n');
     vi.stubEnv('ENTREPOT_STORAGE__PATH', join(folder, 'controls'));

@@ -12,7 +12,7 @@ const image = imageOf([randomBlob(1_000, 'layer')]);
 const blob = randomBlob(1_000, 'another');
 
 let bench: HostedBench;
-/** Of a request. */
+/** The Presence in which a request arrived. */
 let during: Presence;
 
 beforeEach(async () => {
@@ -43,12 +43,12 @@ const tagsOf = async () =>
   (await bench.metadata.listTags(repository, { limit: 100, after: undefined })).entries;
 
 it.each([
-  ['pushes a manifest', () => publish(['v2'])],
-  ['removes a tag', () => bench.removal.removeManifest(repository, 'v1', { during })],
-  ['removes a manifest', () => bench.removal.removeManifest(repository, image.manifest.digest, { during })],
-  ['removes a blob', () => bench.removal.removeBlob(repository, image.config.digest, { during })],
-  ['mounts a blob', () => bench.uploads.mount(elsewhere, image.config.digest, { from: repository, during })],
-])('%s for no request from before', async (_, act) => {
+  ['push a manifest', () => publish(['v2'])],
+  ['remove a tag', () => bench.removal.removeManifest(repository, 'v1', { during })],
+  ['remove a manifest', () => bench.removal.removeManifest(repository, image.manifest.digest, { during })],
+  ['remove a blob', () => bench.removal.removeBlob(repository, image.config.digest, { during })],
+  ['mount a blob', () => bench.uploads.mount(elsewhere, image.config.digest, { from: repository, during })],
+])('a request from before does not %s', async (_, act) => {
   end();
   await expect(act()).rejects.toThrow(PresenceEnded);
   expect(await tagsOf()).toEqual(['v1']);
@@ -56,7 +56,7 @@ it.each([
   expect(await bench.metadata.isLinked(elsewhere, image.config.digest)).toBe(false);
 });
 
-it('sets no further tag of a push that it has begun before', async () => {
+it('a push from before sets no further tags', async () => {
   const putManifest = bench.metadata.putManifest.bind(bench.metadata);
   vi.spyOn(bench.metadata, 'putManifest').mockImplementation(async (...parameters) => {
     const lacking = await putManifest(...parameters);
@@ -67,7 +67,7 @@ it('sets no further tag of a push that it has begun before', async () => {
   expect(await tagsOf()).toEqual(['v1', 'v2']);
 });
 
-it('appends to no upload, and neither completes nor cancels one, for a request from before', async () => {
+it('a request from before does not append to an upload, complete it or cancel it', async () => {
   const { id } = await bench.uploads.begin(ANONYMOUS, repository);
   end();
   const { uploads } = bench;
@@ -81,7 +81,7 @@ it('appends to no upload, and neither completes nor cancels one, for a request f
   expect(await uploads.status(ANONYMOUS, repository, id)).toEqual({ id, offset: 0 });
 });
 
-it('publishes no blob whose last bytes it has received before', async () => {
+it('a blob whose last bytes arrived before is not published', async () => {
   const put = bench.blobs.put.bind(bench.blobs);
   vi.spyOn(bench.blobs, 'put').mockImplementation(async (...parameters) => {
     end();

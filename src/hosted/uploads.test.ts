@@ -73,7 +73,7 @@ describe('an upload', () => {
     await expect(offset(id)).rejects.toMatchObject({ code: 'BLOB_UPLOAD_UNKNOWN' });
   });
 
-  it('without a row, because the disk is full, leaves no bytes, unless a rebuild of the index may need them', async () => {
+  it('that gets no row, because the disk is full, leaves no bytes, unless a rebuild of the index may need them', async () => {
     const blob = randomBlob(1000, 'without a row');
     const full = Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
     vi.spyOn(bench.metadata, 'putBlob').mockRejectedValue(full);

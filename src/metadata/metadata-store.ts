@@ -518,8 +518,8 @@ export interface MetadataStore extends Leases, ImageRecords {
   /**
    * Calls `act` within the write for those digests of which nothing says that bytes should be stored: no row of a blob, no
    * damage, no process that stores it, and no Link of a hosted repository, whose blob could not be downloaded again. For
-   * none while the index may be incomplete: a rebuild may need files that it does not know. Only there may bytes be removed.
-   * Returns those for which it was called.
+   * none while the index may be incomplete: a rebuild may need files that it does not know. Bytes may be removed only in
+   * `act`. Returns those for which it was called.
    */
   ifStray(digests: readonly Digest[], act: (digest: Digest) => void): Promise<readonly Digest[]>;
   /**

@@ -78,8 +78,8 @@ export class IndexSnapshot {
   }
 
   /**
-   * Whether the index has removed the row of a blob since, and not for damage: it is garbage by now, or was evicted. False if
-   * that cannot be found out.
+   * Whether the index has removed the row of a blob since the snapshot, other than for damage: it was garbage, or was evicted.
+   * False if that cannot be found out.
    */
   async hasRemoved(digest: string): Promise<boolean> {
     let live: Connection | undefined;

@@ -23,7 +23,7 @@ export const BLOBS_IN = 'blobs-in';
 export const IN_BUCKET = 'bucket';
 /** The setting of a store that another one is being moved to: the id of that one; '' or absent if it is complete. */
 export const MOVING_FROM = 'moving-from';
-/** The setting in the index with the reason for which no garbage is collected, or what follows; '' or absent if it is. */
+/** The setting in the index with the reason why no garbage is collected, or the state of a rebuild; '' or absent if it is. */
 export const STOPPED = 'collecting-stopped';
 
 /** Stored in place of a reason after a rebuild: it is not known which blobs are needed. */

@@ -1,10 +1,10 @@
-/** A longer row hardly costs less a request, and the garbage collector moves all that its requests hold. */
+/** Larger batches hardly make a request cheaper, and the garbage collector moves everything that their requests hold. */
 const MAX_TOGETHER = 32;
 
 /**
- * Work for requests, which is done at the end of the turn of the event loop in which it was added, some at a time: code that
- * runs for several requests in a row costs much less than code that takes turns with all the rest of a request. What these
- * share is found out once.
+ * Work for requests, done in batches at the end of the turn of the event loop in which it was added: code that runs for
+ * several requests in a row costs much less than code that alternates with the rest of each request. What the work of a
+ * batch has in common is found out once.
  */
 export class TurnBatches<Shared> {
   readonly #share: () => Shared;
@@ -15,7 +15,7 @@ export class TurnBatches<Shared> {
     this.#share = share;
   }
 
-  /** Runs `work` at the end of this turn, or before, when enough has been added. */
+  /** Runs `work` at the end of this turn, or as soon as its batch is full. */
   add(work: (shared: Shared) => void): void {
     if (this.#added.length === 0) setImmediate(() => this.#run());
     this.#added.push(work);

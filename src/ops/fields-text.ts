@@ -13,10 +13,10 @@ const CONTROL = /[\u007f-\u009f]/g;
 /** With those that JSON escapes anyway. */
 const ANY_CONTROL = /\p{Cc}/gu;
 
-/** Without line ends and tabs. */
+/** Control characters other than line ends and tabs. */
 const UNSHOWN = /(?![\t\n]|\r\n)\p{Cc}/gu;
 
-/** A text of several lines for people or programs: control characters in it are escaped. */
+/** Escapes control characters in a text of several lines, except line ends and tabs. */
 export function terminalText(text: string): string {
   return text.replace(UNSHOWN, escaped);
 }

@@ -93,7 +93,7 @@ describe('the certificate of a server', () => {
     files.close();
   });
 
-  it('is reported once when it will end soon, and once when it has ended, also while the server runs', async () => {
+  it('is reported once when it expires soon, and once when it has expired, also while the server runs', async () => {
     const DAY_MS = 86_400_000;
     const nowMs = Date.now();
     const told: string[] = [];

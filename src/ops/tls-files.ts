@@ -56,7 +56,7 @@ export class TlsFiles {
   readonly #log: Log;
   readonly #lookEveryMs: number;
   #current: TlsMaterial;
-  /** What the log has said about the time of the current certificate. */
+  /** What was logged last about the validity of the current certificate. */
   #told: CertificateTime = 'valid';
   #complaint: string | undefined;
   #timer: NodeJS.Timeout | undefined;
@@ -121,7 +121,7 @@ export class TlsFiles {
     }
   }
 
-  /** Once for each: that it expires soon, and that it has. */
+  /** Logs each once: that it expires soon, that it has expired, that it is not valid yet. */
   #warnOfTime(): void {
     const time = certificateTime(this.#current);
     if (time !== this.#told && time !== 'valid') {
@@ -152,7 +152,7 @@ function certificateTime({ cert }: TlsMaterial): CertificateTime {
   return leftMs < WARN_DAYS * DAY_MS ? 'ending' : 'valid';
 }
 
-/** What is wrong with the time of a certificate, such as `expires soon (Feb  1 00:00:00 2026 GMT)`; `undefined` if nothing is. */
+/** What is wrong with the validity of a certificate, such as `expires soon (Feb  1 00:00:00 2026 GMT)`; `undefined` if nothing is. */
 export function certificateTrouble(material: TlsMaterial): string | undefined {
   const time = certificateTime(material);
   if (time === 'valid') return undefined;

@@ -39,7 +39,7 @@ export interface CollectionRun extends RunOptions {
   readonly force?: boolean;
   /** The Presence in which it was decided to collect. Default: the current one. */
   readonly during?: Presence;
-  /** Under which it runs. */
+  /** The Lease under which it runs. */
   readonly lease?: Lease;
 }
 

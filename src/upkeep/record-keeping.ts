@@ -105,8 +105,8 @@ export class RecordKeeping {
   }
 
   /**
-   * Removes records of images that the index does not have, and then is as `run`. `lease`: of the collection that it is a
-   * part of; a rebuild that has taken over still needs them.
+   * Removes records of images that the index does not have, and then does what `run` does. `lease`: that of the collection
+   * that this is part of. Rejects with LeaseLost once a rebuild has taken over, which still needs the records.
    */
   async sweep({ signal, lease }: { readonly signal?: AbortSignal | undefined; readonly lease?: Lease } = {}) {
     if (await mayBeIncomplete(this.#metadata)) return;

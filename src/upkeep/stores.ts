@@ -33,7 +33,7 @@ export interface StoreSurvey extends Survey {
    * a new one ends the last.
    */
   strayFiles(madeBeforeMs: number, after?: string): Promise<Found<StrayFiles>>;
-  /** Ends a walk before its end: it keeps folders, or the list of a bucket, open. Never rejects. */
+  /** Abandons an unfinished walk, which keeps a folder, or the list of a bucket, open. Never rejects. */
   endStrayFiles(): Promise<void>;
   /** All images ordered by `order`, in pages; once somebody has waited for a while, only those that were looked at so far. */
   orderedImages(order: ImageOrder, after?: string): Promise<OrderedImages>;

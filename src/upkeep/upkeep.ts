@@ -63,7 +63,10 @@ export class Upkeep {
     });
   }
 
-  /** Never while garbage is collected: what has no row yet may be removed if that is forced. */
+  /**
+   * Rebuilds the index; `undefined` if another process is collecting garbage or rebuilding. Never both at once: a forced
+   * collection would remove files that the rebuild has yet to give a row.
+   */
   rebuild(run: RebuildRun & Waiting): Promise<RebuildReport | undefined> {
     return this.#alone('collection', run, () => rebuildIndex(this.#options, run));
   }

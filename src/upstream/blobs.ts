@@ -96,10 +96,10 @@ function extentOf(reply: Reply, asked: Pick<BlobAsk, 'size'> & { offset: number;
       throw refuse('sent a different range than requested');
     const rangeLength = range.end - range.start + 1;
     if (length !== undefined && length !== rangeLength) throw refuse('names a range and another length');
-    // The rest of it could be requested if it was known that there is one.
+    // Without the size, it is not known whether there is more to request.
     if (!asked.isRanged && range.size === undefined && rangeLength !== named)
       throw refuse(
-        `sent ${rangeLength} bytes as a part that was not requested, and not how large the blob is`,
+        `sent a range of ${rangeLength} bytes that was not requested, without the size of the blob`,
       );
     extent = { offset: asked.offset, size: range.size, length: rangeLength };
   } else {

@@ -67,7 +67,7 @@ export class Endpoints {
     });
   }
 
-  /** The index of the one that is tried first now. */
+  /** The index of the endpoint that is tried first now; `undefined` if none is. */
   get first(): number | undefined {
     return this.#inOrder(undefined)[0]?.index;
   }

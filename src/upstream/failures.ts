@@ -32,7 +32,7 @@ export interface UpstreamFailureOptions {
   readonly isCovered?: boolean | undefined;
   /** Whether it is remembered, and upstream was not asked. */
   readonly isRecalled?: boolean | undefined;
-  /** Whether nothing was asked, since no endpoint was left that was not to be skipped. */
+  /** Whether no request was sent, because all endpoints are skipped. */
   readonly isUnasked?: boolean | undefined;
   /** What kept upstream from answering; by default that of `cause`. */
   readonly obstacle?: Obstacle | undefined;

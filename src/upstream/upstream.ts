@@ -201,7 +201,7 @@ export class Upstream {
     return this.#budgets[0]?.list() ?? [];
   }
 
-  /** The failure of all requests with the credential while `url` wants none; `undefined` if they are sent. */
+  /** The failure of all requests with the credential while `url` limits the rate; `undefined` if they are sent. */
   limitOf(credential: Credential | undefined): UpstreamFailure | undefined {
     const limitedMs = this.#budgets[0]?.limitedMs(credentialId(credential)) ?? 0;
     // While `url` cannot be reached, mirrors are asked first.

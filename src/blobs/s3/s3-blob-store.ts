@@ -255,7 +255,7 @@ export class S3BlobStore implements BlobStore {
       if ((await this.#local?.copies.keep(digest, spooled)) !== true) await spooled.abort();
     } catch (error) {
       this.#log.warn({ err: error, digest }, 'a blob could not be kept on the disk');
-      // The blob is stored all the same; upkeep finds what is left here.
+      // The blob is stored nevertheless; upkeep finds what is left here.
       await spooled.abort().catch(() => {});
     }
   }

@@ -76,7 +76,7 @@ export class IndexVersion {
     return this.#next;
   }
 
-  /** The same at the end of this turn of the event loop, or before, once for several pulls. */
+  /** Looks once for several pulls, at the end of this turn of the event loop or as soon as there are enough. */
   lookInBatch(): Promise<void> {
     return new Promise(resolve => this.#looks.add(resolve));
   }

@@ -347,7 +347,7 @@ describe('a blob for which there is no room', () => {
     },
   );
 
-  it('fails for its reader because of upstream if that stops to answer in the middle, and says how', async () => {
+  it('fails for its reader if upstream stops answering in the middle, and says how', async () => {
     const clock = new ManualClock().skipWaits(2_000);
     const world = await start({}, { maxBytes: MIB, clock });
     const blob = added(3 * MIB, 'other ranges');

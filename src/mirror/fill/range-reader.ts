@@ -131,7 +131,7 @@ export class RangeReader implements BlobReader {
       const end = this.#thereFrom(position);
       if (end !== undefined) return end;
       if (this.#fill?.state === 'verified')
-        throw new RangesUnusable('the blob is smaller than it was said to be');
+        throw new RangesUnusable('the blob is smaller than its manifest says');
       if (this.#blob.isComing(position)) this.#unfollow ??= this.#blob.follow();
       // What another process had saved, or was requesting, may be gone.
       if (this.#requests.size === 0) this.#request();
