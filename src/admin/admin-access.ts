@@ -149,10 +149,10 @@ export class AdminAccess {
   #challenge(address: ClientAddress): AdminProblem {
     const { logins, kubernetes } = this.#options;
     if (logins.length === 0 && kubernetes === undefined) {
-      const whence = address.proxied
+      const why = address.proxied
         ? 'a request from an address in server.trustedProxies is one of that proxy, not of the machine of the server'
         : 'the administration API can only be used on the machine of the server';
-      return new AdminProblem('forbidden', `${whence}: to allow others, set server.admins`);
+      return new AdminProblem('forbidden', `${why}: to allow others, set server.admins`);
     }
     this.#requireEncryption(address);
     const challenges = [

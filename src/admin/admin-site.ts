@@ -85,7 +85,7 @@ const MAX_BODY_BYTES = 64 * 1024;
 const MAX_RUNNING = 64;
 /** How long a client may take to receive an answer. */
 const RECEIVED_WITHIN_MS = 30_000;
-/** How often a client that follows events is admitted anew. The cluster is seldom asked, since its answers are kept longer. */
+/** How often a client that follows events is admitted again. The cluster is seldom asked, since its answers are kept longer. */
 const ADMITTED_EACH_MS = 15_000;
 
 const HEADERS = {

@@ -45,7 +45,7 @@ it('a section of the benchmark that breaks fails the run', async () => {
   expect(process.exitCode).toBe(1);
 });
 
-it('a name that is no section of the benchmark fails the run, with those that there are', async () => {
+it('a name of no section of the benchmark fails the run, which then lists the sections', async () => {
   const sections = new Sections(['lazi']);
   await sections.measure('lazy', broken);
   await sections.measure('warm', broken);

@@ -1,4 +1,4 @@
-/** Thrown by what cannot be measured here, because a program is missing. The message says what is needed. */
+/** Thrown if something cannot be measured here because a program is missing. The message says what is needed. */
 export class NotMeasured extends Error {}
 
 /** The sections of a run: those that were named, or all of them if none was. */
@@ -11,8 +11,8 @@ export class Sections {
   }
 
   /**
-   * Measures and prints; a table that fails says so and lets the others be measured, and the whole run fails at its end. So
-   * does one that cannot be measured, if its section was named: a run of everything leaves it out.
+   * Measures and prints. If a table fails, the others are still measured, but the run fails at its end. It also fails if a
+   * table of a named section cannot be measured here; a run of all sections skips such tables.
    */
   async measure(section: string, ...tables: readonly (() => Promise<string | void>)[]): Promise<void> {
     this.#known.add(section);
@@ -33,7 +33,7 @@ export class Sections {
     }
   }
 
-  /** Call at the end: names that are no section's fail the run. */
+  /** Call at the end: the run fails if a section was named that does not exist. */
   close(): void {
     const unknown = this.#named.filter(name => !this.#known.has(name));
     if (unknown.length === 0) return;
