@@ -692,6 +692,24 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
       Number((await on.row<{ id: string }>('SELECT pg_current_xact_id()::text AS id'))?.id);
     const written = () => sql<{ value: string }>(place, `SELECT value FROM @settings WHERE name = 'a'`);
 
+    test('nobody keeps a Lease whose release was lost with it; others are still held', async () => {
+      const clock = new ManualClock();
+      const store = await open({ at: place, clock });
+      const lease = await leaseOf(store, 'fill-1');
+      const held = await leaseOf(store, 'fill-2');
+      await store.release(lease);
+      await crashing.crash();
+      await crashing.begin();
+      await expect
+        .poll(async () => {
+          await clock.pass(1_000);
+          return store.acquireLease('fill-1');
+        })
+        .toBeDefined();
+      await held.confirm();
+      expect(await store.acquireLease('fill-2')).toBeUndefined();
+    });
+
     /** Writes a setting; the server crashes before it gets the commit, and `meanwhile` is done when it is back. */
     async function writeThroughCrash(meanwhile: (id: number) => Promise<void>): Promise<number> {
       let attempts = 0;

@@ -75,6 +75,10 @@ export class Heartbeat {
    * all before it have ended, they are released.
    */
   readonly #uncertain = new Map<number, leases.TransactionId | undefined>();
+  /** Those who are acquiring Leases. */
+  readonly #acquiring = new Set<Promise<Lease | undefined>>();
+  /** The run of the server in which the last heartbeat was written; `undefined` before the first. */
+  #run: string | undefined;
   /** When the last heartbeat that was written began, by `Clock.monotonicMs`. */
   #shownAtMs = Number.NEGATIVE_INFINITY;
   /** Since when heartbeats have been written without a gap. */
@@ -229,6 +233,16 @@ export class Heartbeat {
 
   /** As in `Leases`. */
   async acquireLease(key: string, onHeld?: (held: LeaseState) => void): Promise<Lease | undefined> {
+    const acquiring = this.#acquire(key, onHeld);
+    this.#acquiring.add(acquiring);
+    try {
+      return await acquiring;
+    } finally {
+      this.#acquiring.delete(acquiring);
+    }
+  }
+
+  async #acquire(key: string, onHeld?: (held: LeaseState) => void): Promise<Lease | undefined> {
     let taking = await this.#take(key);
     if (isHeld(taking) && (await this.#isGone(taking.held.processId))) taking = await this.#take(key);
     if (isHeld(taking)) onHeld?.(taking.held);
@@ -353,9 +367,11 @@ export class Heartbeat {
 
   async #beat(): Promise<void> {
     try {
-      const { suspended, returned, settled, presence } = await this.#shown(() =>
-        this.#writer.writeFirst(session => this.#beatWithin(session), LIGHT),
+      const { suspended, returned, settled, presence, run, own } = await this.#shown(() =>
+        this.#writer.writeFirst((...within) => this.#beatWithin(...within), LIGHT),
       );
+      this.#run = run;
+      if (own !== undefined) void this.#giveUpUnknown(own);
       returned.forEach(epoch => this.#unreturned.delete(epoch));
       settled.forEach(epoch => this.#uncertain.delete(epoch));
       for (const address of suspended) {
@@ -392,13 +408,26 @@ export class Heartbeat {
     return this.#isSeen && this.#clock.monotonicMs() - this.#steadySinceMs > leases.DEAD_AFTER_MS;
   }
 
-  async #beatWithin(session: PostgresSession) {
+  async #beatWithin(session: PostgresSession, run: string) {
     const presence = await this.#showLife(session);
     const returned = await this.#returnLeft(session);
     const settled = await this.#releaseUncertain(session);
     // Only now: this one may have waited long for the database.
     const suspended = this.#isSteady ? await leases.removeSuspended(session) : [];
-    return { suspended, returned, settled, presence };
+    const own = run === this.#run ? undefined : await leases.ownEpochs(session, this.#self.id);
+    return { suspended, returned, settled, presence, run, own };
+  }
+
+  /**
+   * Gives up those of `own`, the Leases that this process has in the index, that it does not know. The server does not wait for
+   * the disk when a Lease is given back, so that a crash, or a standby that takes over, may undo it.
+   */
+  async #giveUpUnknown(own: ReadonlySet<number>): Promise<void> {
+    // Some may just have been taken.
+    await Promise.allSettled(this.#acquiring);
+    for (const epoch of own)
+      if (![this.#held, this.#uncertain, this.#unreturned].some(known => known.has(epoch)))
+        this.#unreturned.set(epoch, 'set aside');
   }
 
   /** Call within a write. Returns the name of the Presence that lasts, or of the next one. */

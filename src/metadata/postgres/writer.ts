@@ -69,8 +69,11 @@ export class Writer {
     );
   }
 
-  /** The same, once, even if the database was away for a while, and before other work. */
-  writeFirst<T>(work: (session: PostgresSession) => Promise<T>, options: WriteOptions): Promise<T> {
+  /** The same, once, even if the database was away for a while, and before other work. `run`: as in `SentCommit`. */
+  writeFirst<T>(
+    work: (session: PostgresSession, run: string) => Promise<T>,
+    options: WriteOptions,
+  ): Promise<T> {
     return this.#database.trying(client => this.#transact(client, work, options));
   }
 
@@ -83,13 +86,13 @@ export class Writer {
   /** `onCommit` is called before the commit, of which it may never be answered what became. */
   async #transact<T>(
     client: Client,
-    work: (session: PostgresSession) => Promise<T>,
+    work: (session: PostgresSession, run: string) => Promise<T>,
     { onCommit, ...options }: WriteOptions & { readonly onCommit?: (committing: Committing<T>) => void },
   ): Promise<T> {
     const session = new PostgresSession(client, this.#database.schema, WRITE_WITHIN_MS);
     try {
       const begun = await this.#begin(client, options);
-      const result = await work(session);
+      const result = await work(session, begun.run);
       onCommit?.({ ...begun, result });
       await this.#commit(client, options);
       return result;
