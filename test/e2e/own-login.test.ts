@@ -1,7 +1,7 @@
 // An upstream that refuses Entrepot's own login: its password was changed there, and not here.
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { codeOf, type Got, get } from '../support/client.ts';
 import { type Image, imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
@@ -23,6 +23,7 @@ const secret = imageOf([randomBlob(10_000, "alice's")]);
 
 let upstream: FakeUpstream;
 let entrepot: Entrepot;
+let folder: string;
 let passwordFile: string;
 let mirrorUser: { password: string; repositories: string[] };
 let alice: { password: string; repositories: string[] };
@@ -35,7 +36,6 @@ async function start(auth: Partial<FakeAuthOptions>, config: object = {}, upstre
   upstream.add('app', image, 'v1');
   upstream.add('other', other, 'v1');
   upstream.add('secret', secret, 'v1');
-  const folder = await makeTempFolder('own-login');
   passwordFile = join(folder, 'password');
   await writeFile(passwordFile, mirrorUser.password);
   const credentials = { username: 'mirror', passwordFile };
@@ -45,6 +45,10 @@ async function start(auth: Partial<FakeAuthOptions>, config: object = {}, upstre
     { folder },
   );
 }
+
+beforeEach(async () => {
+  folder = await makeTempFolder('own-login');
+});
 
 afterEach(async () => {
   await entrepot.remove();
@@ -189,7 +193,6 @@ describe("Entrepot's own credential, refused, and tenants", () => {
   let asTeam: Ask;
 
   async function startWithTenant(upstreamConfig: object): Promise<void> {
-    const folder = await makeTempFolder('own');
     const host = `127.0.0.1:${await freePort()}`;
     const secrets = join(folder, 'team.json');
     await writeSecret(secrets, { [host]: TEAM, [UP]: ALICE });
