@@ -2,7 +2,7 @@ import { expect, it } from 'vitest';
 import { loadConfig } from '../config/load.ts';
 import { s3SettingsOf } from './s3.ts';
 
-it('S3 is reached with what the variables of AWS’s tools say', async () => {
+it('the settings for S3 include those in the variables of AWS’s tools', async () => {
   const env = {
     AWS_ACCESS_KEY_ID: 'id',
     AWS_SECRET_ACCESS_KEY: 'secret',

@@ -16,7 +16,7 @@ import { SOCKET_FOLDER } from '../lib/socket-folder.ts';
 import { formatDuration } from '../lib/units.ts';
 import { IndexAway } from '../metadata/index-away.ts';
 import { networkFileSystem, storageFault } from '../metadata/storage-probe.ts';
-import { mayBeIncomplete, stoppedText, stopText, whyNotCollected } from '../metadata/store-identity.ts';
+import { mayBeIncomplete, consequenceOf, stopText, whyNotCollected } from '../metadata/store-identity.ts';
 import type { Audit } from '../ops/audit.ts';
 import type { Metrics } from '../ops/metrics.ts';
 import { certificateTrouble, TlsFiles } from '../ops/tls-files.ts';
@@ -378,7 +378,7 @@ function unlessAway(error: unknown): void {
 
 async function collectingProblem(metadata: Parts['metadata']): Promise<string | undefined> {
   const stop = await whyNotCollected(metadata);
-  return stop && `${stoppedText(stop)}: ${stopText(stop)}`;
+  return stop && `${consequenceOf(stop)}: ${stopText(stop)}`;
 }
 
 /** While the index may be incomplete, which is a problem of its own, they are meant to wait. */

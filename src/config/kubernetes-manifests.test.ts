@@ -101,7 +101,7 @@ describe('config/kubernetes/base', () => {
   const pod = valueAt(base.only('StatefulSet'), ['spec', 'template', 'spec']);
   const [container] = listAt(pod, 'containers');
 
-  it('lets the namespace admit restricted pods alone', () => {
+  it('admits only restricted pods to the namespace', () => {
     const labels = valueAt(base.only('Namespace'), ['metadata', 'labels']);
     expect(labels).toMatchObject({ 'pod-security.kubernetes.io/enforce': 'restricted' });
   });

@@ -253,11 +253,11 @@ export async function reportStop(metadata: Pick<MetadataStore, 'readSetting'>, l
   const stop = await whyNotCollected(metadata);
   if (stop === undefined) return;
   const { reason, waysOut, isExpected } = stop;
-  log[isExpected ? 'warn' : 'error']({ reason }, `${stoppedText(stop)}: ${waysOut}`);
+  log[isExpected ? 'warn' : 'error']({ reason }, `${consequenceOf(stop)}: ${waysOut}`);
 }
 
-/** What is not done while garbage is not collected. */
-export function stoppedText({ isExpected }: CollectingStop): string {
+/** What is not done, for people. */
+export function consequenceOf({ isExpected }: CollectingStop): string {
   return isExpected ? 'no garbage is collected' : 'no garbage is collected, and no stored image evicted';
 }
 

@@ -325,7 +325,7 @@ async function fleetPull({ nodes, layerMiB, megabytesPerS, rounds }: FleetCase):
       try {
         const { upstream } = fleet;
         if (count > 1) await pause(ACQUAINTED_MS);
-        // As a fleet that has served before: a process that has just started compiles what it does first.
+        // Measure a fleet that has served before: a new process spends time on compiling what it runs.
         await pullByNodes(fleet, 'library/small', imageNamed('small', 8, MIB / 4), nodes);
         const loops = fleet.replicas.map(replica => new LoopWatch(replica));
         await Promise.all(loops.map(loop => loop.read()));
@@ -389,7 +389,7 @@ async function fleetPull({ nodes, layerMiB, megabytesPerS, rounds }: FleetCase):
   );
 }
 
-/** Makes an image known upstream, which nobody holds, and lets nodes pull it at once. */
+/** Adds an image upstream that no replica has, and lets nodes pull it at once. */
 function pullByNodes(
   { upstream, port }: Fleet,
   name: string,

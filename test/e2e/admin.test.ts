@@ -117,7 +117,7 @@ describe.each([1, 2])('with %i serving processes', processes => {
   });
 });
 
-it('says where somebody may push, and follows changes of that', async () => {
+it('says where somebody may push, and reports changes of that', async () => {
   const hosted = { prefixes: ['tools'], anonymous: 'pull' };
   await start({ hosted, server: { serverNames: ['registry.example:5000'] } });
   expect(await read('/overview')).toMatchObject({ canLogIn: false, push: null });
@@ -133,7 +133,7 @@ it('says where somebody may push, and follows changes of that', async () => {
   expect(await read('/overview')).toMatchObject({ canLogIn: true, push: null });
 });
 
-it('says of no place to push to if its ports are those of upstreams', async () => {
+it('names no place to push to if all its ports are those of upstreams', async () => {
   const server = { listen: [{ address: '127.0.0.1:0', upstream: UPSTREAM }] };
   await start({ hosted: { prefixes: ['tools'], anonymous: 'push' }, server });
   expect(await read('/overview')).toMatchObject({ push: null });

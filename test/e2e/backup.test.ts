@@ -266,7 +266,7 @@ describe('a backup that was made beside a running server', () => {
     });
   });
 
-  it('is not at fault for what was removed meanwhile, which a restored store lacks if it is hosted', async () => {
+  it('does not fail for content that is removed meanwhile; a restore reports what of that is hosted', async () => {
     const source = await restored(file);
     const store = join(source.folder, 'store');
     const blobs = await openFileStores(store, { log: silentLog });

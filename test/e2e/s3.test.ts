@@ -464,7 +464,7 @@ describe('with blobs in a bucket', () => {
     expect([sent.status, await sent.text()]).toEqual([307, '']);
     const location = sent.headers.get('location') ?? '';
     expect(location).toContain(`${s3.endpoint}/${s3.bucket}/entrepot/blobs/sha256/`);
-    // Whoever has it may read the blob, whatever becomes of the right.
+    // Whoever has the URL can read the blob, even if the right has ended.
     expect(new URL(location).searchParams.get('X-Amz-Expires')).toBe('300');
     const got = await get(location);
     expect([got.status, `sha256:${got.sha256}`]).toEqual([200, layer.digest]);
@@ -507,7 +507,7 @@ describe('with blobs in a bucket', () => {
     expect(refused).not.toContain('are answered with 503');
   });
 
-  it('an S3 with a certificate of its own CA is used if caFile names that, and not otherwise', async () => {
+  it('an S3 whose certificate is of a private CA is used only if caFile names that CA', async () => {
     const file = (name: string) => fileURLToPath(new URL(`../support/tls/${name}`, import.meta.url));
     const [key, cert] = [readFileSync(file('server.key'), 'utf8'), readFileSync(file('server.pem'), 'utf8')];
     const secured = await FakeS3.start({ tls: { key, cert } });

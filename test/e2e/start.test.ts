@@ -102,7 +102,7 @@ it('a stop during the start is not lost: the server ends when it has started', a
       args: [...STARTER, 'serve', '--config', configFile],
       isReady: async () => existsSync(auditFile),
     });
-    // Signals do not count when it opens the audit log, but when it waits for the index.
+    // It opens the audit log before it handles signals, and the index after that.
     await until('the index to be opened', 20_000, async () => (await openFiles(server.pid)).includes(index));
     process.kill(server.pid, 'SIGTERM');
     await until(

@@ -71,8 +71,8 @@ export class Heartbeat {
   /** Leases that were given back but still have a row, because the database could not be reached. */
   readonly #unreturned = new Map<number, GivenBack>();
   /**
-   * Leases of which it is not known whether they were taken, with the transaction that first released them, if one has: when
-   * all before it have ended, they are released.
+   * Leases of which it is not known whether they were taken, with the transaction that released them first, if any: they are
+   * certainly released once all transactions before it have ended.
    */
   readonly #uncertain = new Map<number, leases.TransactionId | undefined>();
   /** Those who are acquiring Leases. */
@@ -471,8 +471,8 @@ export class Heartbeat {
 
   /**
    * Call within a write. A Lease whose commit is still under way is not visible yet, so it is released with each heartbeat
-   * until all transactions before the first of these have ended. Returns the epochs of which nothing can come any more once
-   * this write is committed.
+   * until all transactions before the first of these have ended. Returns the epochs that are settled once this write is
+   * committed.
    */
   async #releaseUncertain(session: PostgresSession): Promise<readonly number[]> {
     if (this.#uncertain.size === 0) return [];

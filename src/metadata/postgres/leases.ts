@@ -310,6 +310,7 @@ export async function setLeasesAside(
   );
 }
 
+/** A transaction's id with its epoch, which is never used again (`xid8`). */
 export type TransactionId = bigint;
 
 /** Call within a write. All transactions before `oldest` have ended; `own` is this one. */

@@ -5,7 +5,7 @@ import type { IndexVersion } from './index-version.ts';
 /** Returns the version of the index since the read was asked for, or later; see `IndexVersion.look`. */
 export type LookAtVersion = () => number;
 
-/** The reads that pulls are answered from. Several share a look at the version of the index, which alone would cost what it saves. */
+/** The reads that pulls are answered from. Several share a look at the version of the index: each look costs as much as it saves. */
 export class PullReads {
   readonly #connection: Pick<Connection, 'read'>;
   readonly #batches: TurnBatches<LookAtVersion>;
