@@ -40,7 +40,7 @@ export const backup: Command = {
     '(index.postgres): back up the database with pg_dump, and then the folder or bucket.',
   arguments: [{ name: '<file>', description: 'file to write; - is standard output' }],
   options: [
-    jsonOption('file, blobs, lacking (kind, digest and reason of all content that is left out)'),
+    jsonOption('file, blobs, lacking (kind, digest and reason of all content that is damaged or missing)'),
     CONFIG_OPTION,
   ],
   examples: [
