@@ -15,6 +15,7 @@ import { type LoopLoad, measureLoopLoad } from '../lib/loop-load.ts';
 import type { Meter } from '../lib/meter.ts';
 import { noNews, type News } from '../lib/news.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { mayBeIncomplete } from '../metadata/store-identity.ts';
 import type { Credential } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
@@ -182,7 +183,7 @@ export class Mirror implements PullSource {
     const links = new Links(metadata, asking, { rules: options, log });
     this.#links = links;
     this.#queue = options.queue ?? new PullQueue(limits);
-    const quota = new FillQuota(spool, options);
+    const quota = new FillQuota(spool, options, () => keptBytes(metadata));
     this.#partials = new Partials({
       asking,
       links,
@@ -404,4 +405,11 @@ export class Mirror implements PullSource {
       if (repository === undefined || repository.upstream === upstream.name) upstream.forgetFailures();
     }
   }
+}
+
+/** How many stored bytes cannot be evicted: all while the index may be incomplete. */
+async function keptBytes(metadata: Pick<MetadataStore, 'readSetting' | 'readTotals'>): Promise<number> {
+  if (!(await mayBeIncomplete(metadata))) return 0;
+  const { blobBytes, manifestBytes } = await metadata.readTotals();
+  return blobBytes + manifestBytes;
 }

@@ -42,6 +42,24 @@ it('has no room for parts beside the other ingests, unless they make room', asyn
   expect(await quota.canTake(10, 110)).toBe(false);
 });
 
+it('has no room beside stored content that cannot be evicted, which it looks up every few seconds', async () => {
+  vi.useFakeTimers();
+  let keptBytes = 60;
+  const store = {
+    unfinishedBytes: 10,
+    space: { look: seen, mayAdmit: async () => true, makeRoom: async () => {} },
+  };
+  const quota = new FillQuota(store, { maxBytes: 100 }, async () => keptBytes);
+  const space = await quota.enter();
+  await space.take(30, 30);
+  await expect(space.take(31, 31)).rejects.toThrow('storage.maxBytes');
+  expect([await quota.canTake(30, 30), await quota.canTake(31, 31)]).toEqual([true, false]);
+  expect([await quota.hasRoomFor(40, 40), await quota.hasRoomFor(40, 41)]).toEqual([true, false]);
+  keptBytes = 0;
+  vi.advanceTimersByTime(5_000);
+  expect(await quota.canTake(90, 90)).toBe(true);
+});
+
 it('does not fail a request because the disk cannot be asked', async () => {
   expect(await quotaOn(unseen).hasRoomFor(100, 500)).toBe(true);
   await expect(quotaOn(unseen).enter()).rejects.toThrow('EIO');

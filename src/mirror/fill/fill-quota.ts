@@ -8,6 +8,9 @@ const UNNAMED_SHARE = 0.25;
 /** How long not to try again after making room was of no use, since that lists all ingests. */
 const STUCK_MS = 5_000;
 
+/** For how long it is known how much is stored for good. */
+const KEPT_KNOWN_MS = 5_000;
+
 /** The figures of the store that limit Fills. */
 export interface FillQuotaStore {
   /** Bytes of all ingests, in progress or abandoned. */
@@ -28,13 +31,19 @@ export interface FillQuotaLimits {
 export class FillQuota {
   readonly #store: FillQuotaStore;
   readonly #limits: FillQuotaLimits;
+  readonly #askKept: () => Promise<number>;
+  /** What is stored and cannot be evicted, as was last asked. */
+  #keptBytes = 0;
+  #keptAtMs = Number.NEGATIVE_INFINITY;
   #unnamedBytes = 0;
   #makingRoom: Promise<void> | undefined;
   #stuckAtMs = Number.NEGATIVE_INFINITY;
 
-  constructor(store: FillQuotaStore, limits: FillQuotaLimits) {
+  /** `kept`: how many stored bytes count, since they cannot be evicted. Default: none. */
+  constructor(store: FillQuotaStore, limits: FillQuotaLimits, kept: () => Promise<number> = async () => 0) {
     this.#store = store;
     this.#limits = limits;
+    this.#askKept = kept;
   }
 
   get #maxBytes(): number {
@@ -44,6 +53,7 @@ export class FillQuota {
   /** Enters a Fill, which calls `leave` at its end. */
   async enter(): Promise<FillSpace> {
     const { freeBytes, minFreeBytes } = await this.#store.space.look();
+    await this.#lookAtKept();
     const unnamedLimit = Math.min(this.#maxBytes, Math.max(0, freeBytes - minFreeBytes)) * UNNAMED_SHARE;
     let taken = 0;
     return {
@@ -68,7 +78,7 @@ export class FillQuota {
    * asked, true: that is reported when they are written.
    */
   async hasRoomFor(bytes: number, size: number): Promise<boolean> {
-    if (size > this.#maxBytes) return false;
+    if (size + this.#keptBytes > this.#maxBytes) return false;
     return this.#store.space.mayAdmit(bytes).catch(() => true);
   }
 
@@ -77,6 +87,7 @@ export class FillQuota {
    * room for them as `take` would.
    */
   async canTake(bytes: number, size: number): Promise<boolean> {
+    await this.#lookAtKept();
     const fits = await this.#requireFits(bytes, size).then(
       () => true,
       () => false,
@@ -93,7 +104,7 @@ export class FillQuota {
 
   /** Eviction looks only now and then whether idle ingests leave enough room to others. */
   async #requireFits(bytes: number, size: number): Promise<void> {
-    const fits = () => this.#store.unfinishedBytes + bytes <= this.#maxBytes;
+    const fits = () => this.#keptBytes + this.#store.unfinishedBytes + bytes <= this.#maxBytes;
     if (size <= this.#maxBytes) {
       if (fits()) return;
       if (performance.now() - this.#stuckAtMs >= STUCK_MS) {
@@ -103,6 +114,14 @@ export class FillQuota {
       }
     }
     throw new StorageFull(`the store may take ${formatSize(this.#maxBytes)} in total (storage.maxBytes)`);
+  }
+
+  async #lookAtKept(): Promise<void> {
+    const nowMs = performance.now();
+    if (this.#limits.maxBytes === undefined || nowMs - this.#keptAtMs < KEPT_KNOWN_MS) return;
+    this.#keptAtMs = nowMs;
+    // Without the index, nothing can be stored anyway.
+    this.#keptBytes = await this.#askKept().catch(() => this.#keptBytes);
   }
 
   async #makeRoom(bytes: number): Promise<void> {

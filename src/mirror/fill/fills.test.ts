@@ -305,6 +305,19 @@ describe('an upstream that sends more than declared', () => {
     expect(world.mirror.downloads).toEqual([]);
     expect([await held(world, blob), await ingestBytes(world)]).toEqual([false, 0]);
   });
+
+  it('is not kept beside stored blobs that may not be evicted, since the index may be incomplete', async () => {
+    const world = await start({}, { maxBytes: 4 * MIB });
+    const [first, second] = [added(3 * MIB, 'first'), added(3 * MIB, 'second')];
+    await stopCollecting(world.metadata, 'the index is new');
+    expect(await world.pull(first.digest)).toMatchObject(whole(first));
+    await idle(world);
+    const now = performance.now.bind(performance);
+    vi.spyOn(performance, 'now').mockImplementation(() => now() + 5_000);
+    expect(await world.pull(second.digest)).toMatchObject(whole(second));
+    await idle(world);
+    expect([await held(world, first), await held(world, second)]).toEqual([true, false]);
+  });
 });
 
 describe('a blob for which there is no room', () => {
