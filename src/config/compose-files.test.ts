@@ -27,6 +27,16 @@ function treeAt(...path: string[]): Tree {
   return found;
 }
 
+/** The lines of a backend of the proxy, without comments. */
+function backend(name: string): string {
+  const [, lines] = new RegExp(`^backend ${name}\n((?: {2}.*\n)*)`, 'm').exec(proxy) ?? [];
+  return (lines ?? '').replaceAll(/^ *#.*\n/gm, '');
+}
+
+function serversOf(name: string): readonly (readonly [string | undefined, string | undefined])[] {
+  return [...backend(name).matchAll(/^ {2}server (\S+) (\S+)$/gm)].map(([, server, at]) => [server, at]);
+}
+
 describe('docker-compose.replicas.yml', () => {
   it('has three replicas that differ in their address and folder alone', () => {
     expect(replicas.map(([name]) => name)).toEqual(['replica1', 'replica2', 'replica3']);
@@ -85,8 +95,13 @@ describe('config/replicas/entrepot.yaml', () => {
 
 describe('config/replicas/haproxy.cfg', () => {
   it('sends requests to all replicas, in turn, that are ready', () => {
-    const servers = [...proxy.matchAll(/^ {2}server (\S+) (\S+)$/gm)].map(([, name, at]) => [name, at]);
-    expect(servers).toEqual(replicas.map(([name]) => [name, `${name}:5000`]));
-    expect(proxy).toMatch(/^ {2}balance roundrobin$[^]*^ {2}option httpchk GET \/readyz$/m);
+    expect(serversOf('replicas')).toEqual(replicas.map(([name]) => [name, `${name}:5000`]));
+    expect(backend('replicas')).toMatch(/^ {2}balance roundrobin$[^]*^ {2}option httpchk GET \/readyz$/m);
+  });
+
+  it('sends them to all that run if none is ready, as without the database', () => {
+    expect(proxy).toMatch(/^ {2}use_backend running if \{ nbsrv\(replicas\) eq 0 \}$/m);
+    expect(serversOf('running')).toEqual(serversOf('replicas'));
+    expect(backend('running').replace('/livez', '/readyz')).toBe(backend('replicas'));
   });
 });
