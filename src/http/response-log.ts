@@ -58,7 +58,8 @@ export class ResponseLog {
         reference: route && referenceOf(route),
         range: rangeOf(exchange),
         status,
-        contentRange: exchange.contentRange,
+        // If the reader failed before the first byte, an error was sent instead.
+        contentRange: status === 206 ? exchange.contentRange : undefined,
         bytes: exchange.bytesSent,
         outcome,
         // For an error response it is not known how long upstream took.

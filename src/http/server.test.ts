@@ -373,6 +373,24 @@ describe('a blob', () => {
     ]);
   });
 
+  it('of which nothing can be read is refused, and no range of it is logged as sent', async () => {
+    const log = new KeptLog();
+    const bytes = randomBytes(100);
+    const digest = source.addBlob('ghcr.io/a', bytes, () => {
+      const reader = new MemoryReader(bytes);
+      reader.read = async () => {
+        throw new OciError('UPSTREAM_INVALID');
+      };
+      return reader;
+    });
+    const port = await start({ log });
+    const reply = await request(port, `/v2/ghcr.io/a/blobs/${digest}`, { headers: { range: 'bytes=2-4' } });
+    expect(reply.status).toBe(502);
+    await until(() => log.lines.some(({ message }) => message === 'response'));
+    const [line] = log.lines.filter(({ message }) => message === 'response');
+    expect(line?.fields).toMatchObject({ status: 502, range: 'bytes=2-4', contentRange: undefined });
+  });
+
   it('that clients read elsewhere is logged as sent there, without a byte or range of it, and its reader is closed', async () => {
     const log = new KeptLog();
     const bytes = randomBytes(100);

@@ -382,7 +382,7 @@ export class UpstreamRequests {
     await this.#prove(keyOf({ repository, reference: '' }, credential), 'granted', { during, sinceMs });
   }
 
-  /** Records that a response broke off after it had begun. */
+  /** Records that a response broke off after it had begun, or was wrong as a whole. */
   broke(repository: Repository, failure: UpstreamFailure): void {
     this.#record.failed(repository, failure);
   }

@@ -6,8 +6,10 @@ import type { Meter } from '../../lib/meter.ts';
 import type { MetadataStore } from '../../metadata/metadata-store.ts';
 import type { Digest } from '../../oci/digest.ts';
 import { OciError } from '../../oci/errors.ts';
+import { repositoryText } from '../../oci/repository.ts';
 import { UpstreamFailure } from '../../upstream/failures.ts';
 import type { Links } from '../links.ts';
+import type { UpstreamRequests } from '../upstream-requests.ts';
 import { MoreThanNamed, OtherBytes, OVERLAP_BYTES } from './download.ts';
 import type { FillOutcome } from './fill-outcome.ts';
 import type { FillPieces } from './fill-pieces.ts';
@@ -25,6 +27,7 @@ export type Led = 'done' | 'left' | 'lost';
 export interface FillLeaderOptions {
   readonly fill: Fill;
   readonly sharing: FillSharing;
+  readonly asking: Pick<UpstreamRequests, 'broke'>;
   readonly transfer: FillTransfer;
   readonly pieces: FillPieces;
   readonly outcome: FillOutcome;
@@ -181,13 +184,23 @@ export class FillLeader {
   ): Promise<Led> {
     const { fill, outcome, pieces, skipEndpoints } = this.#options;
     const isByPieces = pieces.discard();
-    if (endpoint !== undefined && !isByPieces) skipEndpoints.add(endpoint);
+    if (endpoint !== undefined && !isByPieces) {
+      skipEndpoints.add(endpoint);
+      this.#blameUpstream(endpoint);
+    }
     outcome.failed(wrongBytes(fill.digest, cause));
     // Truncated first: that tells processes that follow the ingest that their readers have wrong bytes. If the Lease
     // belongs to another process by now, nobody follows it.
     await ingest.truncate(0).catch(() => {});
     await ingest.abort();
     return 'done';
+  }
+
+  #blameUpstream(endpoint: number): void {
+    const { fill, sharing, asking } = this.#options;
+    const { repository } = sharing.starter;
+    const reason = `${repositoryText(repository)} blobs/${fill.digest}: the content does not match the digest`;
+    asking.broke(repository, new UpstreamFailure('invalid', reason, { endpoint }));
   }
 }
 

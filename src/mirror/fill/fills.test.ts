@@ -30,6 +30,7 @@ import { IndexLost } from '../../metadata/index-lost.ts';
 import { stopCollecting } from '../../metadata/store-identity.ts';
 import { Connection } from '../../metadata/sqlite/connection.ts';
 import { type Digest, digestHex } from '../../oci/digest.ts';
+import { repositoryText } from '../../oci/repository.ts';
 
 const MIB = 1024 * 1024;
 /** How many downloads there may be. */
@@ -502,6 +503,10 @@ describe('a Fill', () => {
       expect(results.map(({ status }) => status)).toEqual(Array(5).fill('rejected'));
       expect(await held(world, blob)).toBe(false);
       expect(await world.blobs.stat(blob.digest)).toBeUndefined();
+      expect(world.mirror.upstreamState(APP.upstream).failure).toMatchObject({
+        repository: repositoryText(APP),
+        reason: expect.stringContaining(`blobs/${blob.digest}: the content does not match the digest`),
+      });
       behave();
       expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
     }
