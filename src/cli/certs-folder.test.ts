@@ -64,6 +64,12 @@ describe('files that are wanted', () => {
     expect(await tree()).toEqual(texts(wanted()));
   });
 
+  it('have a CA before the hosts.toml that names it', async () => {
+    await folder.keep(wanted({ upstreams: [quay], ca: undefined }));
+    const { written } = await folder.keep(wanted({ upstreams: [quay] }));
+    expect(written).toEqual(['entrepot-ca.pem', 'hosts.toml'].map(name => join(path, 'quay.io', name)));
+  });
+
   it('no longer have a CA that no hosts.toml names, but had it until containerd has read it', async () => {
     await folder.keep(wanted());
     clock = new ManualClock();
