@@ -135,7 +135,11 @@ describe('files of others', () => {
 
   it('are not reached through links', async () => {
     await mkdir(join(path, 'theirs'), { recursive: true });
-    await writeFile(join(path, 'theirs', 'mine'), 'theirs');
+    // As Entrepot would have written it.
+    const text = wanted({ serverUrl: 'https://10.0.0.6:5000' }).find(
+      file => file.path === 'quay.io/hosts.toml',
+    )?.text;
+    await writeFile(join(path, 'theirs', 'mine'), String(text));
     await symlink('theirs', join(path, 'docker.io'));
     await mkdir(join(path, 'quay.io'));
     await symlink('../theirs/mine', join(path, 'quay.io', 'hosts.toml'));
@@ -143,8 +147,9 @@ describe('files of others', () => {
     expect(written).toEqual([]);
     expect(problems.length).toBe(2);
     await folder.keep([]);
-    expect(await readFile(join(path, 'theirs', 'mine'), 'utf8')).toBe('theirs');
-    expect((await lstat(join(path, 'docker.io'))).isSymbolicLink()).toBe(true);
+    expect(await readFile(join(path, 'theirs', 'mine'), 'utf8')).toBe(text);
+    for (const name of ['docker.io', join('quay.io', 'hosts.toml')])
+      expect((await lstat(join(path, name))).isSymbolicLink()).toBe(true);
   });
 
   it('that entrepot hosts wrote once are left alone if their registry is not wanted', async () => {
