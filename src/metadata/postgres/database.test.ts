@@ -1,8 +1,13 @@
 import { once } from 'node:events';
-import { createServer, type Server } from 'node:net';
+import { createServer, type Server, type Socket } from 'node:net';
 import { afterEach, expect, test, vi } from 'vitest';
 import { Database } from './database.ts';
+import type { Client } from './driver.ts';
 import { isAway, PasswordUnreadable } from './failures.ts';
+import { PostgresSession } from './session.ts';
+
+/** AuthenticationOk and ReadyForQuery. */
+const OPEN = Buffer.from('R\0\0\0\b\0\0\0\0Z\0\0\0\u0005I');
 
 let server: Server | undefined;
 afterEach(() => server?.close());
@@ -20,12 +25,21 @@ const refusing = (code: string, message: string, before = Buffer.alloc(0)) =>
   answering(Buffer.concat([before, refusal(code, message)]));
 
 /** What a server says to those who connect, one after the other; the last answer also goes to all who follow. */
-async function answering(...answers: readonly Buffer[]): Promise<Database> {
+function answering(...answers: readonly Buffer[]): Promise<Database> {
   const left = [...answers];
-  server = createServer(socket => {
-    socket.on('error', () => {});
+  return serving(socket => {
     const answer = left.length > 1 ? left.shift() : left[0];
     socket.once('data', () => socket.end(answer ?? ''));
+  });
+}
+
+/** A server to which everybody may connect, and which answers nothing. */
+const unanswering = () => serving(socket => socket.once('data', () => socket.write(OPEN)).resume());
+
+async function serving(connected: (socket: Socket) => void): Promise<Database> {
+  server = createServer(socket => {
+    socket.on('error', () => {});
+    connected(socket);
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');
@@ -75,8 +89,36 @@ test('what others keep locked for as long as it is tried is told with its place'
   await database.close();
 });
 
+test.each(['40001', '40P01', '55P03'])(
+  'what was undone in favour of others (%s) is done again',
+  async code => {
+    const database = await unanswering();
+    const outcomes = [Object.assign(new Error('undone'), { code }), undefined];
+    const attempt = async () => {
+      const failure = outcomes.shift();
+      if (failure !== undefined) throw failure;
+      return 'done';
+    };
+    expect(await database.retrying('writes', attempt)).toBe('done');
+    expect(outcomes).toEqual([]);
+    await database.close();
+  },
+);
+
+test('a connection without an answer is not used again', async () => {
+  const database = await unanswering();
+  const clients = new Set<object>();
+  const attempt = async (client: Client) => {
+    clients.add(client);
+    if (clients.size === 1) await new PostgresSession(client, database.schema, 20).rows('SELECT 1');
+  };
+  await database.retrying('reads', attempt);
+  expect(clients.size).toBe(2);
+  await database.close();
+});
+
 test('a transaction in which the process was suspended is tried once more, however long that took', async () => {
-  const silent = refusal('25P03', 'terminating connection due to idle-in-transaction timeout');
+  const unanswering = refusal('25P03', 'terminating connection due to idle-in-transaction timeout');
   for (const [answers, outcome] of [
     [[silent, refusal('42501', 'the next attempt')], 'the next attempt'],
     [[silent], 'cannot be reached: terminating connection due to idle-in-transaction timeout'],
@@ -93,9 +135,7 @@ test('a transaction in which the process was suspended is tried once more, howev
 });
 
 test('a connection that is ended with the very answer that opens it is an outage, and not the end of the process', async () => {
-  // AuthenticationOk and ReadyForQuery.
-  const open = Buffer.from('R\0\0\0\b\0\0\0\0Z\0\0\0\u0005I');
-  const database = await refusing('57P01', 'terminating connection', open);
+  const database = await refusing('57P01', 'terminating connection', OPEN);
   await expect(database.trying(client => client.query('SELECT 1'))).rejects.toThrow('onnection');
   expect(database.away?.message).toMatch(/^the database of the index cannot be reached/);
   await database.close();
