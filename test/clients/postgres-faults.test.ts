@@ -222,6 +222,22 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
     await survey.close();
   });
 
+  test('leaves no settings in a session, which a pooler may give to others', async () => {
+    await open();
+    for (const isForSurvey of [false, true]) {
+      const database = new Database({ ...settings, poolSize: 1 }, { isForSurvey });
+      const session = () => database.row<{ pid: number }>('SELECT pg_backend_pid() AS pid');
+      const before = await session();
+      await new Writer(database).write(async () => {}, { outlivesPower: false });
+      const { rows } = await database.trying(client =>
+        client.query("SELECT name FROM pg_settings WHERE source = 'session'"),
+      );
+      expect(rows).toEqual([]);
+      expect(await session()).toEqual(before);
+      await database.close();
+    }
+  });
+
   test('is surveyed even if the statement timeout of its role is short', async () => {
     await sql(settings, `ALTER ROLE CURRENT_USER SET statement_timeout = '100ms'`);
     const database = new Database(settings, { isForSurvey: true });
