@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { createServer, type Server, type Socket } from 'node:net';
 import { afterEach, expect, test, vi } from 'vitest';
+import { Latch } from '../../../test/support/latch.ts';
 import { Database } from './database.ts';
 import type { Client } from './driver.ts';
 import { isAway, PasswordUnreadable } from './failures.ts';
@@ -117,8 +118,45 @@ test('a connection without an answer is not used again', async () => {
   await database.close();
 });
 
+test('a database that has been away for a while is not asked again by everybody', async () => {
+  const database = await refusing('57P03', 'the database system is starting up');
+  let connections = 0;
+  server?.on('connection', () => (connections += 1));
+  let nowMs = 0;
+  vi.spyOn(performance, 'now').mockImplementation(() => (nowMs += 6_000));
+  await expect(database.retrying('reads', async () => {})).rejects.toThrow('starting up');
+  const before = connections;
+  await expect(database.retrying('reads', async () => {})).rejects.toThrow('starting up');
+  expect([before > 0, connections]).toEqual([true, before]);
+  vi.restoreAllMocks();
+  await database.close();
+});
+
+test('there are as many connections as the pool may have, and one for those who do not wait', async () => {
+  const database = await unanswering();
+  const connected = new Set<Socket>();
+  server?.on('connection', socket => connected.add(socket));
+  const latch = new Latch();
+  const busy: string[] = [];
+  const as = (name: string) => async () => {
+    busy.push(name);
+    await latch.opened;
+  };
+  const kinds = ['reads', 'writes', 'reads', 'writes'] as const;
+  const all = kinds.map(kind => database.retrying(kind, as(kind)));
+  await expect.poll(() => busy).toEqual(['reads']);
+  const first = Array.from({ length: 3 }, () => database.trying(as('first')));
+  await expect.poll(() => busy.length).toBeGreaterThan(1);
+  await new Promise(resolve => setTimeout(resolve, 50));
+  expect([busy, connected.size]).toEqual([['reads', 'first'], 2]);
+  latch.open();
+  await Promise.all([...all, ...first]);
+  expect(connected.size).toBe(2);
+  await database.close();
+});
+
 test('a transaction in which the process was suspended is tried once more, however long that took', async () => {
-  const unanswering = refusal('25P03', 'terminating connection due to idle-in-transaction timeout');
+  const silent = refusal('25P03', 'terminating connection due to idle-in-transaction timeout');
   for (const [answers, outcome] of [
     [[silent, refusal('42501', 'the next attempt')], 'the next attempt'],
     [[silent], 'cannot be reached: terminating connection due to idle-in-transaction timeout'],
