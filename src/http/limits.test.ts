@@ -280,6 +280,26 @@ describe('a body', () => {
     });
   });
 
+  it('that upstream has sent with wrong bytes is logged with the reason and no stack', async () => {
+    const bytes = randomBytes(4 * MIB);
+    const log = new KeptLog();
+    const digest = source.addBlob('ghcr.io/a', bytes, () => {
+      return new MemoryReader(bytes, async position => {
+        if (position >= 2 * MIB) throw new OciError('UPSTREAM_INVALID', { message: 'other bytes' });
+      });
+    });
+    const port = await start({ log });
+    await expect(request(port, `/v2/ghcr.io/a/blobs/${digest}`)).rejects.toThrow(
+      /aborted|hang up|ECONNRESET/,
+    );
+    await until(() => log.lines.some(({ message }) => message === 'response'));
+    expect(log.lines.at(-1)?.fields).toMatchObject({
+      aborted: true,
+      err: undefined,
+      reason: 'UPSTREAM_INVALID: other bytes',
+    });
+  });
+
   it('whose reader ends early is aborted', async () => {
     const bytes = randomBytes(MIB);
     const digest = source.addBlob('ghcr.io/a', bytes, () => {

@@ -1,7 +1,7 @@
 import type { Log } from '../lib/log.ts';
 import type { Labels, Meter } from '../lib/meter.ts';
 import { isDigest } from '../oci/digest.ts';
-import { OciError } from '../oci/errors.ts';
+import { isWrongContent, OciError } from '../oci/errors.ts';
 import type { NoteEvent } from '../oci/event.ts';
 import { isOutage } from '../oci/outage.ts';
 import type { Outcome } from '../oci/pull-source.ts';
@@ -69,7 +69,7 @@ export class ResponseLog {
         remote: exchange.sender.remote,
         aborted: aborted ? true : undefined,
         reason: reasonOf(exchange),
-        err: isOutage(failure) ? undefined : failure,
+        err: hasReason(failure) ? undefined : failure,
       },
       'response',
     );
@@ -139,9 +139,14 @@ function rangeOf({ req, route }: Exchange): string | undefined {
 /** Of an error response, or of one that an outage has broken off. Any other failure is logged with its stack. */
 function reasonOf({ problem, failure }: Exchange): string | undefined {
   if (failure === undefined) return problem?.reason;
-  if (!isOutage(failure)) return undefined;
+  if (!hasReason(failure)) return undefined;
   const known = failure instanceof OciError ? failure : (problem ?? storageTrouble(failure));
   return known?.reason;
+}
+
+/** Whether the reason of a failed body says everything, so that no stack is logged. */
+function hasReason(failure: unknown): boolean {
+  return isOutage(failure) || isWrongContent(failure);
 }
 
 interface SampleLabels {

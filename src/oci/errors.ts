@@ -87,3 +87,8 @@ export class OciError extends Error {
 export function errorCodes(): ReadonlyMap<string, number> {
   return new Map(Object.entries(ERRORS).map(([code, { status }]) => [code, status]));
 }
+
+/** Whether upstream sent what it must not. Where that was noticed (the stack) says nothing about why. */
+export function isWrongContent(error: unknown): error is OciError {
+  return error instanceof OciError && error.code === 'UPSTREAM_INVALID';
+}

@@ -1,6 +1,7 @@
 import { isStorageClosed, StorageFull } from '../../blobs/storage-full.ts';
 import type { Log } from '../../lib/log.ts';
 import type { Meter } from '../../lib/meter.ts';
+import { isWrongContent } from '../../oci/errors.ts';
 import { ociErrorOf, UpstreamFailure } from '../../upstream/failures.ts';
 import { logUnstored } from '../log-unstored.ts';
 import { isRefusal } from '../upstream-requests.ts';
@@ -59,7 +60,8 @@ export class FillOutcome {
     const downloadedBytes = fill.length > 0 ? fill.length : undefined;
     const isPassedOn = this.#whyUnstored !== undefined;
     // A stack says where it was noticed, not what upstream has done.
-    const why = error instanceof UpstreamFailure ? { reason: error.message } : { err: error };
+    const isUpstreams = error instanceof UpstreamFailure || isWrongContent(error);
+    const why = isUpstreams ? { reason: error.message } : { err: error };
     log.warn({ ...why, downloadedBytes }, isPassedOn ? DOWNLOAD_UNSTORED : DOWNLOAD_FAILED);
   }
 

@@ -700,11 +700,21 @@ describe('an interrupted download', () => {
     const warn: Log['warn'] = (fields, message) => void told.push({ ...fields, message });
     const log: Log = { ...silentLog, warn, child: () => log };
     const world = await start({}, { log });
-    const blob = added(1_000, 'logged');
+    const behave = upstream.misbehave({ kind: 'blob', corruptByte: 10 });
+    await expect(world.pull(added(1_000, 'wrong').digest)).rejects.toMatchObject({
+      code: 'UPSTREAM_INVALID',
+    });
+    await idle(world);
+    behave();
     upstream.misbehave({ kind: 'blob', status: 503 });
-    await expect(world.pull(blob.digest)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+    await expect(world.pull(added(1_000, 'away').digest)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
     await idle(world);
     expect(told).toEqual([
+      {
+        reason: expect.stringContaining('does not match'),
+        downloadedBytes: 1_000,
+        message: 'a download failed',
+      },
       { reason: expect.stringContaining('responded 503'), message: 'a download failed' },
     ]);
   });
