@@ -30,6 +30,8 @@ export interface HeldBytes {
   readonly isVerified: boolean;
   /** The caller closes the result. */
   open(): Promise<OpenBytes>;
+  /** Called when upstream has other bytes. Rejects if the stored ones are wrong. */
+  check?(): Promise<void>;
 }
 
 /** Stored bytes that are open for comparison. */
@@ -65,6 +67,9 @@ export async function proveBlob(digest: Digest, held: HeldBytes, fetch: Fetch): 
   const ranges = rangesOf(digest, held.length);
   try {
     return (await comparison.byRanges(ranges)) ?? (await comparison.fromStart(ranges));
+  } catch (error) {
+    if (error instanceof UpstreamFailure && error.kind === 'invalid') await held.check?.();
+    throw error;
   } finally {
     await bytes.close();
   }

@@ -4,6 +4,7 @@ import type { BlobReader } from '../lib/blob-reader.ts';
 import { readerOfBytes } from '../lib/bytes-reader.ts';
 import type { Clock } from '../lib/clock.ts';
 import { type Extent, Extents } from '../lib/extents.ts';
+import type { Log } from '../lib/log.ts';
 import type { Meter } from '../lib/meter.ts';
 import { SingleFlight } from '../lib/single-flight.ts';
 import { LATE, within } from '../lib/within.ts';
@@ -28,6 +29,7 @@ import { type RangeAsker, RangesUnusable } from './fill/range-request.ts';
 import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './freshness.ts';
 import type { Confirmed, Links } from './links.ts';
 import { granteesOf, withPreload } from './preloads.ts';
+import { StoredCheck } from './stored-check.ts';
 import { forbidsHeld } from './upstream-requests.ts';
 
 /**
@@ -47,6 +49,7 @@ export interface BlobSourceOptions {
   readonly pullRuleOf: PullRuleOf;
   readonly clock: Clock;
   readonly meter: Meter;
+  readonly log: Log;
 }
 
 interface HeldBlob {
@@ -122,12 +125,24 @@ export class BlobSource {
   readonly #pullRuleOf: PullRuleOf;
   readonly #clock: Clock;
   readonly #meter: Meter;
+  readonly #storedCheck: StoredCheck;
   readonly #namedSizes = new SingleFlight<number | undefined>();
   readonly #seenLeases = new SingleFlight<SeenLease | undefined>();
 
   constructor(options: BlobSourceOptions) {
-    const { blobs, metadata, links, fills, partials, firstRanges, completion, pullRuleOf, clock, meter } =
-      options;
+    const {
+      blobs,
+      metadata,
+      links,
+      fills,
+      partials,
+      firstRanges,
+      completion,
+      pullRuleOf,
+      clock,
+      meter,
+      log,
+    } = options;
     this.#blobs = blobs;
     this.#metadata = metadata;
     this.#links = links;
@@ -138,6 +153,7 @@ export class BlobSource {
     this.#pullRuleOf = pullRuleOf;
     this.#clock = clock;
     this.#meter = meter;
+    this.#storedCheck = new StoredCheck(blobs, log);
   }
 
   /** The size: from the Link if possible, otherwise by one HEAD to upstream. Never starts a Fill. */
@@ -187,6 +203,7 @@ export class BlobSource {
         length: reader.size,
         isVerified: true,
         open: () => this.#reopen(digest),
+        check: () => this.#storedCheck.require(digest),
       };
       const { outcome } = await this.#confirm(repository, digest, right, () =>
         this.#links.confirm(repository, digest, right, bytes),

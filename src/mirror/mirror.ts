@@ -225,6 +225,7 @@ export class Mirror implements PullSource {
       pullRuleOf,
       clock,
       meter,
+      log,
     });
     this.#manifestSource = new ManifestSource({
       asking,

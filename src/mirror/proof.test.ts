@@ -20,6 +20,7 @@ import {
   whole,
 } from '../../test/support/mirror-world.ts';
 import { until } from '../../test/support/programs.ts';
+import { keptBlobs } from '../../test/support/test-storage.ts';
 import { errorCode } from '../lib/error-code.ts';
 import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { newsOfTwo } from '../lib/news.fixture.ts';
@@ -173,6 +174,28 @@ describe('a stored blob', () => {
     upstream.misbehave({ kind: 'blob', method: 'GET', ...wrong });
     expect(await pullAs('bob', layer.digest, OPEN)).toEqual(whole(layer));
     expect(upstream.downloads()).toHaveLength(1);
+  });
+
+  it('that is damaged is not blamed on an upstream with the right bytes', async () => {
+    const file = (await keptBlobs(world.folder)).find(({ digest }) => digest === layer.digest)!;
+    await file.overwrite(Buffer.alloc(layer.size));
+    await expect(openAs('bob', layer.digest, OPEN)).rejects.toMatchObject({
+      code: 'UNAVAILABLE',
+      message: 'the stored content does not match its digest',
+      headers: { 'Retry-After': '60' },
+    });
+    await file.overwrite(bytesOf(layer));
+    expect(await pullAs('bob', layer.digest, OPEN)).toEqual(whole(layer));
+  });
+
+  it('that is right is read again only once if upstream has other bytes', async () => {
+    const rehash = vi.spyOn(world.blobs, 'rehash');
+    upstream.misbehave({ kind: 'blob', spaces: layer.size });
+    for (let times = 0; times < 2; times += 1) {
+      await expect(openAs('bob', layer.digest, OPEN)).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+      world.nowMs += HOUR_MS;
+    }
+    expect(rehash).toHaveBeenCalledTimes(1);
   });
 
   it('is proved by upstream again after verifyFor, and if the clock was set back', async () => {
