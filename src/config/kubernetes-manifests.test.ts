@@ -311,6 +311,18 @@ describe('config/kubernetes/nodes', () => {
     ]);
   });
 
+  it('runs on all nodes, also on those with taints', () => {
+    expect(valueAt(pod, ['tolerations'])).toEqual([{ operator: 'Exists' }]);
+    expect(valueAt(pod, ['nodeSelector'])).toEqual({ 'kubernetes.io/os': 'linux' });
+  });
+
+  it('gives containerd an address instead of a name in the cluster, and the CA', () => {
+    expect(args).toContain('--resolve');
+    const mount = listAt(container, 'volumeMounts').find(one => valueAt(one, ['name']) === 'ca');
+    expect(args).toContain(`--ca=${String(valueAt(mount, ['mountPath']))}/ca.crt`);
+    expect(listAt(pod, 'volumes')).toContainEqual({ name: 'ca', configMap: { name: 'entrepot-ca' } });
+  });
+
   it('mirrors the registries of the base and of replicas, from the same places', async () => {
     expect(await upstreamsIn('nodes')).toEqual(await upstreamsIn('base'));
     expect(await upstreamsIn('replicas', ADVERTISED)).toEqual(await upstreamsIn('base'));
