@@ -629,6 +629,36 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
     expect(await keys()).toEqual([held.key]);
   });
 
+  test('a process does not wait for a Lease that was left and is just being taken, nor removes it', async () => {
+    const lease = await leaseOf(await open(), 'upload-1');
+    await sql(
+      settings,
+      `UPDATE @leases SET process_id = 'gone', used_at = clock_timestamp() - interval '91 days'`,
+    );
+    const database = new Database({ ...settings, poolSize: 2 });
+    await new Writer(database).write(async session => {
+      await session.rows('SELECT 1 FROM @leases WHERE epoch = $1 FOR SHARE', [lease.epoch]);
+      await open();
+    });
+    await database.close();
+    expect(await sql(settings, 'SELECT key FROM @leases')).toEqual([{ key: lease.key }]);
+  });
+
+  test('a removed repository whose rows another process is deleting is left to it, and another one is not', async () => {
+    const store = await open();
+    await store.putBlob(BLOB, 4, OTHER);
+    const removed = () => sql(settings, 'SELECT id FROM @removed_repositories');
+    await sql(settings, 'INSERT INTO @removed_repositories (id) VALUES (0)');
+    const database = new Database({ ...settings, poolSize: 2 });
+    await new Writer(database).write(async session => {
+      await session.rows('SELECT 1 FROM @removed_repositories FOR UPDATE');
+      await store.removeRepository(OTHER);
+      await expect.poll(removed).toEqual([{ id: 0 }]);
+    });
+    await database.close();
+    await expect.poll(removed).toEqual([]);
+  });
+
   test('no epoch comes again that was given out after a backup was made which was restored since', async () => {
     const before = await open();
     const given = [await leaseOf(before, 'upload-1'), await leaseOf(before, 'upload-2')];
