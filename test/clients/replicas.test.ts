@@ -116,6 +116,13 @@ describe.skipIf(!HAS_PGBOUNCER).each(['no pooler', 'pgbouncer'])('replicas with 
     });
   }
 
+  /** The digests of what it says that it downloads, and of what the others download. */
+  async function downloadsSeenBy({ ops }: Entrepot) {
+    const { entries }: ReplicasDocument = JSON.parse((await get(`${ops}/admin/v1/replicas`)).text);
+    const of = (isOwn: boolean) => entries.flatMap(entry => (entry.isOwn === isOwn ? entry.downloads : []));
+    return { own: of(true), others: of(false) };
+  }
+
   /** Nothing is under way, and nothing is left over on any disk. */
   async function expectIdle(): Promise<void> {
     await expect
@@ -163,6 +170,9 @@ describe.skipIf(!HAS_PGBOUNCER).each(['no pooler', 'pgbouncer'])('replicas with 
     upstream.misbehave({ kind: 'blob', method: 'GET', times: 1, pause });
     const pulls = [];
     for (const replica of replicas) pulls.push(await begun(replica, 'library/app', layer!, 9 * MIB));
+    const [holder, other] = replicas;
+    await expect.poll(() => downloadsSeenBy(holder!)).toEqual({ own: [layer!.digest], others: [] });
+    await expect.poll(() => downloadsSeenBy(other!)).toEqual({ own: [], others: [layer!.digest] });
     latch.open();
     for (const { got } of pulls) expect(await got).toMatchObject({ complete: true, bytes: layer!.size });
     expect(upstream.count('blob')).toBe(1);
