@@ -103,6 +103,17 @@ test('moves what a server has that takes no pushes meanwhile', async () => {
   expect(await answersIn(inS3)).toEqual(before);
 });
 
+test('moves nothing to a store that a server has open', async () => {
+  const entrepot = await store.serve(inS3, folder);
+  try {
+    const refused = { code: 1, stderr: expect.stringContaining('is in use by another process') };
+    expect(await migrate('--prepare', newFile)).toMatchObject(refused);
+    expect(objects()).toEqual([]);
+  } finally {
+    await entrepot.stop();
+  }
+});
+
 /** Begins to move it to a bucket that stops answering after some blobs; resolves then. */
 async function stuck(): Promise<Daemon> {
   let puts = 0;

@@ -2,6 +2,7 @@ import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { FakeS3, type S3Fault } from '../../../test/support/fake-s3.ts';
 import { Bucket, BUCKET_LIMITS } from './bucket.ts';
 import { payloadOfBytes } from './payload.ts';
+import { S3Failure } from './s3-failure.ts';
 
 const BACKOFF_MS = 40;
 /** Pauses are changed at random by up to half. */
@@ -60,6 +61,6 @@ describe('a bucket', () => {
     await bucket.close();
     bucket = new Bucket(fake.settings(), { ...BUCKET_LIMITS, backoffMs: 1, patienceMs: 300 });
     fake.fault = () => fault;
-    await expect(ask()).rejects.toThrow();
+    await expect(ask()).rejects.toThrow(S3Failure);
   });
 });

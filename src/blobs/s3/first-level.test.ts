@@ -429,6 +429,20 @@ describe('the first level', () => {
     expect(bytes.equals(await read(digest))).toBe(true);
   });
 
+  test('loses the copy of a blob with its last object, and not before', async () => {
+    const bytes = randomBytes(200 * KIB);
+    const digest = await keep(stores, 'upload-1', bytes);
+    const [first] = fake.blobKeys();
+    await keep(stores, 'upload-2', bytes);
+    await blobs.removeObjects([{ key: first!, uploadId: undefined }]);
+    expect((await stat(pathOf(digest))).size).toBe(bytes.length);
+    place.ledger.remove(digest);
+    const [second] = fake.blobKeys();
+    await blobs.removeObjects([{ key: second!, uploadId: undefined }]);
+    expect(fake.blobKeys()).toEqual([]);
+    await expect(stat(pathOf(digest))).rejects.toThrow('ENOENT');
+  });
+
   test('is not believed if a file has another size, and is checked by a scrub', async () => {
     const bytes = randomBytes(200 * KIB);
     const digest = await keep(stores, 'upload-1', bytes);

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
-import { setImmediate as nextTick } from 'node:timers/promises';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { setImmediate as nextTick, setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { FakeS3, type S3Fault, type S3Request } from '../../../test/support/fake-s3.ts';
 import { LeaseLost } from '../../lib/lease.ts';
 import { steadyLease } from '../../lib/lease.suite.ts';
@@ -30,6 +30,8 @@ const STORE = 'this-store';
 const isGet = ({ method }: S3Request) => method === 'GET';
 const isPut = ({ method }: S3Request) => method === 'PUT';
 const isList = ({ query }: S3Request) => query.has('list-type');
+const isAbort = ({ method, query }: S3Request) => method === 'DELETE' && query.has('uploadId');
+const isSecondPart = ({ query }: S3Request) => query.get('partNumber') === '2';
 const isCompletion = ({ method, query }: S3Request) => method === 'POST' && query.has('uploadId');
 
 class Place {
@@ -130,6 +132,11 @@ describe('blobs in a bucket', () => {
 
   test('the index knows of an object, and of its upload, before there is a byte of it', async () => {
     const known: boolean[] = [];
+    const announce = place.ledger.announceObject.bind(place.ledger);
+    vi.spyOn(place.ledger, 'announceObject').mockImplementation(async object => {
+      await sleep(50);
+      await announce(object);
+    });
     fake.fault = ({ method, key, query }) => {
       const object = key.replace('entrepot/', '');
       if (method === 'PUT' && place.ledger.announced.get(object) === (query.get('uploadId') ?? undefined)) {
@@ -192,6 +199,12 @@ describe('blobs in a bucket', () => {
     expect(fake.requests.filter(isCompletion)).toHaveLength(1);
   });
 
+  test('a write that gets no answer is sent again', async () => {
+    failing({ silent: true }, 1, isPut);
+    await keep(stores, 'fill-1', randomBytes(10));
+    expect(fake.requests.filter(isPut)).toHaveLength(2);
+  });
+
   test('an ingest that could not be put while S3 was away is put again', async () => {
     const bytes = randomBytes(2 * PART_BYTES);
     const digest = digestOf(bytes);
@@ -217,7 +230,7 @@ describe('blobs in a bucket', () => {
   });
 
   test('a put that fails leaves nothing that the index does not know', async () => {
-    failing({ status: 403, code: 'AccessDenied' }, 9, ({ query }) => query.get('partNumber') === '2');
+    failing({ status: 403, code: 'AccessDenied' }, 9, request => isSecondPart(request) || isAbort(request));
     const digest = digestOf(Buffer.alloc(3 * PART_BYTES, 'a'));
     await expect(keep(stores, 'fill-1', Buffer.alloc(3 * PART_BYTES, 'a'))).rejects.toMatchObject({
       code: 'UNAVAILABLE',
@@ -226,7 +239,9 @@ describe('blobs in a bucket', () => {
     expect(await blobs.stat(digest)).toBeUndefined();
     const left = [...place.ledger.givenUp].map(([key, uploadId]) => ({ key, uploadId }));
     expect(left).toHaveLength(1);
+    await expect.poll(() => fake.requests.filter(isAbort)).toHaveLength(1);
     expect(fake.uploads.size).toBe(1);
+    fake.fault = () => undefined;
     await blobs.removeObjects(left);
     expect(fake.uploads.size).toBe(0);
     // Again, after a crash.
