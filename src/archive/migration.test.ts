@@ -80,3 +80,17 @@ it('moves no blob or manifest whose bytes are not those of its digest, and recor
   expect(await metadata.readManifestBytes(manifest)).toBeUndefined();
   for (const digest of [layer, manifest]) expect(await metadata.readDamage(digest)).toMatchObject({ reason });
 });
+
+it('moves the index as it is at one moment, whatever is written to the old one meanwhile', async () => {
+  const later = imageOf([randomBlob(1_000, 'later')]);
+  const add = target.add.bind(target);
+  vi.spyOn(target, 'add').mockImplementationOnce(async (...rows) => {
+    await old.hold('docker.io/library/app:v2', later);
+    return add(...rows);
+  });
+  await migration.complete();
+  const held = ({ metadata }: ArchiveWorld) =>
+    Promise.all([image, later].map(({ manifest }) => metadata.readManifestBytes(manifest.digest)));
+  expect(await held(old)).toEqual([expect.anything(), expect.anything()]);
+  expect(await held(made)).toEqual([expect.anything(), undefined]);
+});
