@@ -154,7 +154,8 @@ describe.skipIf(!HAS_POSTGRES)('an index in PostgreSQL', () => {
         const written: Promise<unknown>[] = [];
         await expect
           .poll(() => {
-            written.push(sql(at, "COMMENT ON DATABASE postgres IS ''"));
+            // Another text each time: what changes nothing waits for nobody, and the first may come before the setting does.
+            written.push(sql(at, `COMMENT ON DATABASE postgres IS '${written.length}'`));
             return sql(at, "SELECT wait_event FROM pg_stat_activity WHERE wait_event = 'SyncRep'");
           })
           .not.toEqual([]);
