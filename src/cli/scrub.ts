@@ -1,6 +1,6 @@
 import { parseRate, sizeText, UnitError } from '../lib/units.ts';
 import { everything } from '../metadata/survey.ts';
-import type { DamagedContent } from '../upkeep/scrub.ts';
+import type { DamagedContent } from '../upkeep/quarantine.ts';
 import {
   printResult,
   type Command,

@@ -22,6 +22,7 @@ import type { NoteEvent } from '../oci/event.ts';
 import { strictestPullPolicy } from '../oci/pull-policy.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
+import { Quarantine } from '../upkeep/quarantine.ts';
 import { Upstream } from '../upstream/upstream.ts';
 import { type UpstreamCredentials, upstreamOf } from './access.ts';
 import type { NewsBoard } from './processes/news-board.ts';
@@ -53,8 +54,10 @@ export interface MirrorNeeds extends ReachabilityListeners {
 
 /** Opens the mirror with the configuration of upstreams and pulls. */
 export function openMirror(config: Config, { credentials, ...needs }: MirrorNeeds): Mirror {
+  const quarantine = new Quarantine(needs);
   return new Mirror({
     ...needs,
+    setAsideIfDamaged: digest => quarantine.check(digest),
     ownLoginOf: upstream => credentials.get(config.upstreams.get(upstream)?.credentials),
     isOffline: config.offline,
     prefetchRuleOf: repository => repositoryOptions(upstreamOf(config, repository), repository.name),

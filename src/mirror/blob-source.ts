@@ -29,7 +29,7 @@ import { type RangeAsker, RangesUnusable } from './fill/range-request.ts';
 import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './freshness.ts';
 import type { Confirmed, Links } from './links.ts';
 import { granteesOf, withPreload } from './preloads.ts';
-import { StoredCheck } from './stored-check.ts';
+import { DamagedBlob, type SetAsideIfDamaged, StoredCheck } from './stored-check.ts';
 import { forbidsHeld } from './upstream-requests.ts';
 
 /**
@@ -39,6 +39,7 @@ import { forbidsHeld } from './upstream-requests.ts';
 const NAMED_SIZE_AFTER_MS = 5_000;
 
 export interface BlobSourceOptions {
+  readonly setAsideIfDamaged: SetAsideIfDamaged;
   readonly blobs: BlobStore;
   readonly metadata: MetadataStore;
   readonly links: Links;
@@ -153,7 +154,7 @@ export class BlobSource {
     this.#pullRuleOf = pullRuleOf;
     this.#clock = clock;
     this.#meter = meter;
-    this.#storedCheck = new StoredCheck(blobs, log);
+    this.#storedCheck = new StoredCheck(options.setAsideIfDamaged, log);
   }
 
   /** The size: from the Link if possible, otherwise by one HEAD to upstream. Never starts a Fill. */
@@ -212,6 +213,8 @@ export class BlobSource {
       return { digest, reader, outcome, stored: true, upstreamMs: this.#clock.monotonicMs() - startedMs };
     } catch (error) {
       await reader.close();
+      // It is not stored any more, so it is downloaded.
+      if (error instanceof DamagedBlob) return this.open(repository, digest, given, want);
       throw error;
     }
   }

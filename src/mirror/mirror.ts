@@ -58,6 +58,7 @@ import { Referrers, type ReferrersQuery } from './referrers.ts';
 import type { EndedRight } from './ended-rights.ts';
 import type { FlightCalls } from './shared-flights.ts';
 import { Reachability, type ReachabilityListeners } from './reachability.ts';
+import type { SetAsideIfDamaged } from './stored-check.ts';
 import { TagList } from './tag-list.ts';
 import { UpstreamRecord, type UpstreamState } from './upstream-record.ts';
 import { UpstreamRequests } from './upstream-requests.ts';
@@ -99,6 +100,7 @@ export interface MirrorOptions extends ReachabilityListeners {
    * disk limits.
    */
   readonly maxBytes?: number | undefined;
+  readonly setAsideIfDamaged: SetAsideIfDamaged;
   /** If set, no upstream is ever contacted; `pullRuleOf` then returns Never. */
   readonly isOffline?: boolean;
   /** Entrepot's own credential for an upstream; called each time. None if absent. */
@@ -215,6 +217,7 @@ export class Mirror implements PullSource {
     this.#partialList = new PartialList({ spool, metadata, fills: this.#fills, partials: this.#partials });
     this.#completion = new Completion(options, this.#fills, { clock, log });
     this.#blobSource = new BlobSource({
+      setAsideIfDamaged: options.setAsideIfDamaged,
       blobs,
       metadata,
       links,

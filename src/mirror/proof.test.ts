@@ -138,6 +138,10 @@ describe('a response that upstream sends to every request', () => {
   });
 });
 
+async function keptLayer() {
+  return (await keptBlobs(world.folder)).find(({ digest }) => digest === layer.digest);
+}
+
 describe('a stored blob', () => {
   beforeEach(async () => {
     upstream.add('open', image, '1');
@@ -176,16 +180,21 @@ describe('a stored blob', () => {
     expect(upstream.downloads()).toHaveLength(1);
   });
 
-  it('that is damaged is not blamed on an upstream with the right bytes', async () => {
-    const file = (await keptBlobs(world.folder)).find(({ digest }) => digest === layer.digest)!;
-    await file.overwrite(Buffer.alloc(layer.size));
-    await expect(openAs('bob', layer.digest, OPEN)).rejects.toMatchObject({
-      code: 'UNAVAILABLE',
-      message: 'the stored content does not match its digest',
-      headers: { 'Retry-After': '60' },
-    });
-    await file.overwrite(bytesOf(layer));
-    expect(await pullAs('bob', layer.digest, OPEN)).toEqual(whole(layer));
+  it('that is damaged is downloaded again for all who ask for it', async () => {
+    await (await keptLayer())!.overwrite(Buffer.alloc(layer.size));
+    const pulls = [1, 2, 3].map(() => pullAs('bob', layer.digest, OPEN));
+    for (const bytes of await Promise.all(pulls)) expect(bytes).toEqual(whole(layer));
+    await idle();
+    expect(await (await keptLayer())!.read()).toEqual(bytesOf(layer));
+    expect(await pullAs('ann', layer.digest)).toEqual(whole(layer));
+    expect(await world.metadata.countDamaged()).toBe(0);
+  });
+
+  it('that is damaged is given to nobody if upstream has other bytes, too', async () => {
+    await (await keptLayer())!.overwrite(Buffer.alloc(layer.size));
+    upstream.misbehave({ kind: 'blob', spaces: layer.size });
+    await expect(pullAs('bob', layer.digest, OPEN)).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+    expect(await keptLayer()).toBeUndefined();
   });
 
   it('that is right is read again only once if upstream has other bytes', async () => {

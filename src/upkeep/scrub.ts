@@ -1,15 +1,12 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { unreadableReason } from '../blobs/unreadable.ts';
-import { damagedManifest } from '../metadata/manifest-check.ts';
+import type { RehashOptions } from '../blobs/blob-store.ts';
 import { everything, type SizedContent } from '../metadata/survey.ts';
-import { type Digest, isDigest } from '../oci/digest.ts';
 import { CLOCK_SLACK_MS } from '../lib/clock.ts';
+import { type DamagedContent, Quarantine } from './quarantine.ts';
 import type { RunOptions, Stores } from './stores.ts';
 
 /** The setting with the state of the last scrub, for all processes and across restarts. */
 const STATE = 'scrub';
-/** A damaged page of the index may have changed the digest itself. */
-const NO_DIGEST = 'its digest in the index is invalid';
 /** How much is read again after a crash: the state is written once a minute. */
 const SAVE_MS = 60_000;
 
@@ -25,13 +22,6 @@ export interface ScrubReport {
   readonly checkedBytes: number;
   /** What was damaged. */
   readonly damaged: readonly DamagedContent[];
-}
-
-/** Content that was found damaged. */
-export interface DamagedContent extends SizedContent {
-  readonly reason: string;
-  /** `hosted`: it was pushed here, and has to be pushed again. `undefined`: not determined (dry run). */
-  readonly loss: 'hosted' | 'mirrored' | undefined;
 }
 
 export interface ScrubRun extends RunOptions {
@@ -52,12 +42,7 @@ interface State {
   readonly finishedAtMs: number;
 }
 
-/**
- * Reads all stored content again and compares it with its digest. Damaged content loses its row at once, so that it is
- * absent rather than wrong: mirrored content is removed, and downloaded again when it is requested; hosted content is
- * refused until it is pushed again, and its file stays, in case it can be rescued. The damage is remembered, shown and
- * counted until the content is replaced.
- */
+/** Reads all stored content again, compares it with its digest, and sets aside at once what is damaged. */
 export class Scrub {
   readonly #options: ScrubOptions;
 
@@ -92,12 +77,7 @@ export class Scrub {
       }
     }
     for await (const manifests of everything(after => survey.damagedManifests(after))) {
-      for (const manifest of manifests) {
-        await walk.report(
-          manifest,
-          isDigest(manifest.digest) ? 'its content does not match the digest' : NO_DIGEST,
-        );
-      }
+      for (const manifest of manifests) await walk.reportManifest(manifest);
     }
     if (run.dryRun !== true) {
       await this.#save({ after: '', finishedAtMs: Date.now() });
@@ -120,6 +100,7 @@ class Walk implements ScrubReport {
   readonly #options: ScrubOptions;
   readonly #run: ScrubRun;
   readonly #bytesPerSecond: number;
+  readonly #quarantine: Quarantine;
   readonly damaged: DamagedContent[] = [];
   checked = 0;
   checkedBytes = 0;
@@ -128,15 +109,15 @@ class Walk implements ScrubReport {
     this.#options = options;
     this.#run = run;
     this.#bytesPerSecond = bytesPerSecond;
+    this.#quarantine = new Quarantine(options);
   }
 
   async check(blob: SizedContent): Promise<void> {
     this.#run.signal?.throwIfAborted();
     const startedAtMs = performance.now();
-    const reason = await this.#faultOf(blob.digest, bytes => this.tell(bytes));
-    if (reason !== undefined) {
-      await this.report(blob, reason);
-    }
+    const onProgress = (bytes: number): void => this.tell(bytes);
+    const reason = await this.#quarantine.faultOf(blob.digest, { ...this.#read, onProgress });
+    if (reason !== undefined) await this.#report(blob, reason);
     this.checked += 1;
     this.checkedBytes += blob.size;
     this.#options.meter.count('scrub_checked_bytes_total', {}, blob.size);
@@ -151,28 +132,19 @@ class Walk implements ScrubReport {
     this.#run.onProgress?.({ step: 'blobs checked', items: this.checked, bytes: this.checkedBytes + bytes });
   }
 
-  async report(content: SizedContent, reason: string): Promise<void> {
+  async reportManifest(manifest: SizedContent): Promise<void> {
+    await this.#report(manifest, this.#quarantine.faultOfManifest(manifest.digest));
+  }
+
+  async #report(content: SizedContent, reason: string): Promise<void> {
     if (this.#run.dryRun === true) {
       this.#add({ ...content, reason, loss: undefined });
       return;
     }
-    const loss = await this.#quarantine(content, reason);
-    if (loss === undefined) {
-      return;
-    }
-    const { log, meter } = this.#options;
+    const loss = await this.#quarantine.setAside(content, reason, this.#read);
+    if (loss === undefined) return;
     this.#add({ ...content, reason, loss });
-    meter.count('scrub_damaged_total', { source: loss });
-    if (this.#run.onDamaged !== undefined) return;
-    const { kind, digest } = content;
-    if (loss === 'hosted') {
-      log.error({ kind, digest, reason }, 'pushed content is damaged and will be refused: push it again');
-    } else {
-      log.warn(
-        { kind, digest, reason },
-        'mirrored content was damaged; it is downloaded again when it is requested',
-      );
-    }
+    if (this.#run.onDamaged === undefined) this.#quarantine.logLoss({ ...content, reason, loss });
   }
 
   #add(damaged: DamagedContent): void {
@@ -180,53 +152,8 @@ class Walk implements ScrubReport {
     this.#run.onDamaged?.(damaged);
   }
 
-  /**
-   * Checks a second time what is there when the row is removed: a push may have replaced the file after the first
-   * check.
-   */
-  async #quarantine({ kind, digest }: SizedContent, reason: string): Promise<DamagedContent['loss']> {
-    const { metadata, blobs } = this.#options;
-    if (!isDigest(digest)) return metadata.quarantine({ kind, digest }, reason);
-    if (kind === 'manifest') return metadata.quarantine({ kind, digest }, reason, damagedManifest(digest));
-    const removal = await blobs.removal(digest);
-    if ((await this.#faultOf(digest)) === undefined) {
-      return undefined;
-    }
-    let free: (() => Promise<void>) | undefined;
-    const loss = await metadata.quarantine({ kind, digest }, reason, {
-      key: removal.key,
-      isSame: () => removal.isSame(),
-      takeAway: () => {
-        free ??= removal.takeAway();
-      },
-    });
-    await free?.();
-    return loss;
-  }
-
-  /** What is wrong with the blob; `undefined` if nothing is. Throws a failure that is not the blob's own damage. */
-  async #faultOf(digest: Digest, onProgress?: (bytes: number) => void): Promise<string | undefined> {
-    if (!isDigest(digest)) {
-      return NO_DIGEST;
-    }
-    try {
-      const { signal } = this.#run;
-      const actual = await this.#options.blobs.rehash(digest, {
-        bytesPerSecond: this.#bytesPerSecond,
-        ...(signal && { signal }),
-        ...(onProgress && { onProgress }),
-      });
-      if (actual === undefined) {
-        const hasRow = (await this.#options.metadata.statBlob(digest)) !== undefined;
-        return hasRow ? 'its file is missing' : undefined;
-      }
-      return actual === digest ? undefined : `its content has the digest ${actual}`;
-    } catch (error) {
-      const reason = unreadableReason(error);
-      if (reason === undefined) {
-        throw error;
-      }
-      return reason;
-    }
+  get #read(): RehashOptions {
+    const { signal } = this.#run;
+    return { bytesPerSecond: this.#bytesPerSecond, ...(signal && { signal }) };
   }
 }

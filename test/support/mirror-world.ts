@@ -20,6 +20,7 @@ import type { Digest } from '../../src/oci/digest.ts';
 import { ANY_MANIFEST, type ManifestWant } from '../../src/oci/pull-source.ts';
 import type { Repository } from '../../src/oci/repository.ts';
 import type { Right } from '../../src/oci/requester.ts';
+import { Quarantine } from '../../src/upkeep/quarantine.ts';
 import { Upstream, type UpstreamOptions } from '../../src/upstream/upstream.ts';
 import type { Content } from './content.ts';
 import type { FakeUpstream } from './fake-upstream.ts';
@@ -97,6 +98,9 @@ export class MirrorWorld {
     const rules = { verifyForMs: VERIFY_FOR_MS, staleGrantForMs: VERIFY_FOR_MS };
     this.#grants = new Grants(metadata, rules, nowMs);
     this.#upstream = new Upstream({ name: UPSTREAM, url: fake.url, ...options.upstream });
+    const { metadata: index, blobs } = this;
+    const log = options.log ?? silentLog;
+    const quarantine = new Quarantine({ metadata: index, blobs, log, meter: this.#metrics.meter });
     this.mirror = new Mirror({
       upstreams: new Map([[UPSTREAM, this.#upstream]]),
       metadata,
@@ -108,6 +112,7 @@ export class MirrorWorld {
       prefetchRuleOf: () => options.prefetch ?? { prefetch: false },
       isOffline: options.isOffline ?? false,
       maxBytes: options.maxBytes,
+      setAsideIfDamaged: digest => quarantine.check(digest),
       completeRanged: options.completeRanged,
       endNews: options.endNews,
       flights: options.flights,

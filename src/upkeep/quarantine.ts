@@ -1,0 +1,111 @@
+import type { RehashOptions } from '../blobs/blob-store.ts';
+import { unreadableReason } from '../blobs/unreadable.ts';
+import { damagedManifest } from '../metadata/manifest-check.ts';
+import type { Content } from '../metadata/metadata-store.ts';
+import type { SizedContent } from '../metadata/survey.ts';
+import { type Digest, isDigest } from '../oci/digest.ts';
+import type { Stores } from './stores.ts';
+
+/** A damaged page of the index may have changed the digest itself. */
+const NO_DIGEST = 'its digest in the index is invalid';
+
+/** Content that was found damaged. */
+export interface DamagedContent extends SizedContent {
+  readonly reason: string;
+  /** `hosted`: it was pushed here, and has to be pushed again. `undefined`: not determined (dry run). */
+  readonly loss: 'hosted' | 'mirrored' | undefined;
+}
+
+/**
+ * Finds damage, and takes damaged content out of use. It loses its row, so that it is absent rather than wrong: mirrored
+ * content is removed, and downloaded again when it is requested; hosted content is refused until it is pushed again, and
+ * its file stays, in case it can be rescued. The damage is remembered, shown and counted until the content is replaced.
+ */
+export class Quarantine {
+  readonly #stores: Pick<Stores, 'metadata' | 'blobs' | 'log' | 'meter'>;
+
+  constructor(stores: Pick<Stores, 'metadata' | 'blobs' | 'log' | 'meter'>) {
+    this.#stores = stores;
+  }
+
+  /**
+   * Reads a blob at full speed; sets it aside and logs that if it is damaged. Returns whether it was. Rejects if that cannot
+   * be found out.
+   */
+  async check(digest: Digest): Promise<boolean> {
+    const reason = await this.faultOf(digest);
+    if (reason === undefined) return false;
+    const content = { kind: 'blob', digest } as const;
+    const loss = await this.setAside(content, reason);
+    if (loss !== undefined) this.logLoss({ ...content, reason, loss });
+    return loss !== undefined;
+  }
+
+  /** What is wrong with the blob; `undefined` if nothing is. Rejects with a failure that is not the blob's own damage. */
+  async faultOf(digest: string, read: RehashOptions = { bytesPerSecond: 0 }): Promise<string | undefined> {
+    if (!isDigest(digest)) return NO_DIGEST;
+    const { metadata, blobs } = this.#stores;
+    try {
+      const actual = await blobs.rehash(digest, read);
+      if (actual === undefined) {
+        const hasRow = (await metadata.statBlob(digest)) !== undefined;
+        return hasRow ? 'its file is missing' : undefined;
+      }
+      return actual === digest ? undefined : `its content has the digest ${actual}`;
+    } catch (error) {
+      const reason = unreadableReason(error);
+      if (reason === undefined) throw error;
+      return reason;
+    }
+  }
+
+  /** What is wrong with a manifest that the survey has found damaged. */
+  faultOfManifest(digest: string): string {
+    return isDigest(digest) ? 'its content does not match the digest' : NO_DIGEST;
+  }
+
+  /**
+   * Takes damaged content out of use, and counts it. A blob is read a second time, since a push may have replaced it after
+   * it was found damaged. `undefined` if it was replaced or removed meanwhile.
+   */
+  async setAside(content: Content, reason: string, read?: RehashOptions): Promise<DamagedContent['loss']> {
+    const loss = await this.#removeRow(content, reason, read);
+    if (loss !== undefined) this.#stores.meter.count('scrub_damaged_total', { source: loss });
+    return loss;
+  }
+
+  /** Tells the operator what to do. */
+  logLoss({ kind, digest, reason, loss }: Omit<DamagedContent, 'size'>): void {
+    const { log } = this.#stores;
+    if (loss === 'hosted') {
+      log.error({ kind, digest, reason }, 'pushed content is damaged and will be refused: push it again');
+    } else {
+      log.warn(
+        { kind, digest, reason },
+        'mirrored content was damaged; it is downloaded again when it is requested',
+      );
+    }
+  }
+
+  async #removeRow(
+    { kind, digest }: Content,
+    reason: string,
+    read?: RehashOptions,
+  ): Promise<DamagedContent['loss']> {
+    const { metadata, blobs } = this.#stores;
+    if (!isDigest(digest)) return metadata.quarantine({ kind, digest }, reason);
+    if (kind === 'manifest') return metadata.quarantine({ kind, digest }, reason, damagedManifest(digest));
+    const removal = await blobs.removal(digest);
+    if ((await this.faultOf(digest, read)) === undefined) return undefined;
+    let free: (() => Promise<void>) | undefined;
+    const loss = await metadata.quarantine({ kind, digest }, reason, {
+      key: removal.key,
+      isSame: () => removal.isSame(),
+      takeAway: () => {
+        free ??= removal.takeAway();
+      },
+    });
+    await free?.();
+    return loss;
+  }
+}
