@@ -71,7 +71,8 @@ export class FolderIdentity {
     const { id: before } = this.#state;
     if (known === undefined) {
       if (await blobs.areThere()) await stopCollecting(metadata, 'the index is new, and blobs/ is not empty');
-    } else if (before !== '' && before !== known) {
+    } else if (before !== '' && before !== known && blobs.belongHere) {
+      // A folder without blobs says nothing about the store: the mark in the bucket does.
       await stopCollecting(metadata, 'the index belongs to a different store than the files beside it');
     } else if (before === '' && blobs.belongHere && (await metadata.readTotals()).blobs > 0) {
       throw new IndexUnusable(

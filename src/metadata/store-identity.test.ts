@@ -328,6 +328,28 @@ describe('no garbage is collected until the operator decides', () => {
   });
 });
 
+/** Opens an index in a database whose folder is at `path`; `belongHere`: whether its blobs are there. */
+async function settleAt(path: string, index: MetadataStore, belongHere: boolean): Promise<void> {
+  const identity = await FolderIdentity.look(path);
+  await identity.settle(index, { areThere: async () => false, belongHere }, silentLog);
+}
+
+test('a folder of another store stops collection if blobs belong there, but not if it only caches a bucket', async () => {
+  const [own, reused] = [join(folder, 'own'), join(folder, 'reused')];
+  await Promise.all([mkdir(own), mkdir(reused)]);
+  const metadata = await openSqliteMetadataStore(join(folder, INDEX), { log: silentLog });
+  const other = await openSqliteMetadataStore(join(folder, 'other.db'), { log: silentLog });
+  await settleAt(own, metadata, false);
+  await settleAt(reused, other, false);
+
+  await settleAt(reused, metadata, false);
+  expect(await whyNotCollected(metadata)).toBeUndefined();
+  await settleAt(reused, other, true);
+  expect((await whyNotCollected(other))?.reason).toContain('to a different store');
+  await metadata.close();
+  await other.close();
+});
+
 test('a copy whose pages are from different moments is refused, with a message about what to do', async () => {
   const store = await openStore();
   await fill(store.metadata, 400);
