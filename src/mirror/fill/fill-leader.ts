@@ -143,7 +143,8 @@ export class FillLeader {
       // Before the row exists: whoever waits for that considers the repository complete.
       await sharing.linkShown();
       const stored = await blobs.put(digest, ingest);
-      await metadata.putBlob(digest, length, first, stored);
+      if (!(await metadata.putBlob(digest, length, first, stored)))
+        throw new Error('the blob was removed while it was being stored');
     } catch (error) {
       await ingest.abort().catch(() => {});
       return error instanceof LeaseLost ? outcome.storedByAnother() : outcome.unstored(error);

@@ -321,6 +321,27 @@ describe('an upstream that sends more than declared', () => {
   });
 });
 
+describe('a blob that is removed while it is being stored', () => {
+  it('is not said to be stored, though its readers have all of it', async () => {
+    const world = await start();
+    const blob = added(1000, 'removed');
+    const put = world.blobs.put.bind(world.blobs);
+    vi.spyOn(world.blobs, 'put').mockImplementationOnce(async (digest, ingest) => {
+      const stored = await put(digest, ingest);
+      const hex = digestHex(digest);
+      await rm(join(world.folder, 'blobs', 'sha256', hex.slice(0, 2), hex));
+      return stored;
+    });
+    const { reader, unstored } = await world.open(blob.digest);
+    expect(await readAll(reader)).toMatchObject(whole(blob));
+    expect(await unstored).toMatchObject({ message: 'the blob was removed while it was being stored' });
+    expect(await held(world, blob)).toBe(false);
+    expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+    await idle(world);
+    expect([await held(world, blob), world.mirror.problems]).toEqual([true, []]);
+  });
+});
+
 describe('a blob for which there is no room', () => {
   const UNNAMED = { kind: 'blob', headers: { 'Content-Length': null } } as const;
 
