@@ -297,7 +297,7 @@ const postgres = section({
     .describe('Connect with TLS and verify the certificate, whose name must be that of the host'),
   poolSize: count(2, MAX_POOL_SIZE)
     .prefault(10)
-    .describe('Number of connections of each process, besides one for heartbeats and two for upkeep'),
+    .describe('Number of connections of each process, besides one for heartbeats and up to three for upkeep'),
   schema: schemaName.prefault('entrepot').describe('Schema of the tables; each store needs its own'),
 });
 
