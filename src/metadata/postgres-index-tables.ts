@@ -20,7 +20,7 @@ const TYPES = { text: 'text', number: 'bigint', boolean: 'boolean', bytes: 'byte
 /** A page is read within seconds. */
 const PAGE_WITHIN_MS = 120_000;
 
-/** Those whose ids the database assigns, and goes on to assign behind the largest one. */
+/** Those whose ids the database assigns, from the largest one on. */
 const NUMBERED: readonly (readonly [table: string, column: string])[] = [
   ['repositories', 'id'],
   ['readings', 'id'],

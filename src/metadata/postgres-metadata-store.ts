@@ -855,8 +855,8 @@ class PostgresMetadataStore implements MetadataStore {
 
   /**
    * The answer to a pull: what is remembered, if nothing has changed since, or else what `read` returns. While the
-   * database cannot be reached, what is remembered goes on being answered; what depends on the clock, such as how long a
-   * Grant is valid without upstream, is decided for each pull.
+   * database cannot be reached, remembered answers remain valid; what depends on the clock, such as how long a Grant is
+   * valid without upstream, is decided for each pull.
    */
   async #pull<C>(
     memory: PullMemory<C, C & pulls.ForRequester>,

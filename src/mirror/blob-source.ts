@@ -664,8 +664,8 @@ function readOf(want: BlobWant, size: number): readonly Extent[] | undefined {
 }
 
 /**
- * Whether somebody goes on with a pull of the whole blob, as clients do whose replica has gone. Lazy clients read less from
- * its end.
+ * Whether somebody resumes a pull of the whole blob, as clients do whose replica is gone. Lazy clients read less from its
+ * end.
  */
 function isRest([wanted, ...others]: readonly Extent[], size: number): boolean {
   return wanted?.end === size && size - wanted.start >= REST_BYTES && others.length === 0;

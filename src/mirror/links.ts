@@ -33,7 +33,7 @@ export interface Given {
   readonly sinceMs: number;
 }
 
-/** When upstream began to send something, by `this.#asking.clock.monotonicMs()`, and when that was noted, by the clock of proofs. */
+/** When upstream began to send something, by `clock.monotonicMs()`, and when that was noted, by the wall clock. */
 interface GivenTime {
   readonly sinceMs: number;
   readonly atMs: number;

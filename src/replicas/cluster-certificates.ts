@@ -75,7 +75,7 @@ export class ClusterCertificates implements ClusterTls {
     return socket.authorized && certificate !== undefined && this.#isNamed(certificate);
   }
 
-  /** A server that does not trust its client breaks the connection off, without a word and after the handshake of TLS 1.3. */
+  /** A server that does not trust its client closes the connection silently, after the handshake of TLS 1.3. */
   isDistrust(failure: unknown, isSecured: boolean): boolean {
     return isSecured || DISTRUST.test(errorCode(failure) ?? '');
   }

@@ -8,7 +8,6 @@ export const waitingEventSchema = z.object({
   subject: z.string().nullable().describe('The image, the upstream, or the tenant with its Secret'),
   at: time,
 });
-export type WaitingEventDocument = z.output<typeof waitingEventSchema>;
 
 /** A program that is told what happens. */
 export const endpointSchema = z.object({

@@ -29,7 +29,7 @@ const COMPARED_BYTES = 256 * 1024;
 
 /**
  * What was fetched of an object so far: in a file, the latest of it also in memory. There are several files if a process that
- * fetched has died, and another one began anew; readers may have had bytes of each.
+ * fetched has died, and another one started again; readers may have had bytes of each.
  */
 export class FetchedBytes {
   /** The newest first. */
@@ -68,7 +68,7 @@ export class FetchedBytes {
     return this.#recent.splice(0, count).map(({ bytes }) => bytes);
   }
 
-  /** Fills `buffer` from `position` with at least one byte, of those that are there; 0 if they are there no more. */
+  /** Fills `buffer` from `position` with at least one byte, of those that are there; 0 if they are no longer there. */
   async read(buffer: Uint8Array, position: number): Promise<number> {
     const bytes = this.#inMemory(position)?.subarray(0, buffer.byteLength);
     if (bytes === undefined) return this.#readFile(buffer, position);

@@ -223,7 +223,7 @@ export class ObjectFetch {
     if (!(await copies.keep(digest, ingest))) await ingest.abort();
   }
 
-  /** Reads what the holder of the Lease writes, until it has made a copy of that or holds it no more. */
+  /** Reads what the holder of the Lease writes, until it has made a copy of that, or no longer holds it. */
   async #follow(leaseKey: string): Promise<void> {
     const { spool, leases } = this.#options;
     let followed: { readonly file: IngestFollower; readonly epoch: number } | undefined;

@@ -5,7 +5,7 @@ import { S3Failure } from './s3-failure.ts';
 
 /** How much a request asks for if it is not known how much will be read: some clients want a few KiB. */
 const FIRST_SPAN_BYTES = 1024 * 1024;
-/** A reader that goes on gets more with each request, so that their number does not matter. */
+/** A reader that continues gets more with each request, so that their number does not matter. */
 const SPAN_GROWTH = 8;
 const MAX_SPAN_BYTES = 64 * 1024 * 1024;
 

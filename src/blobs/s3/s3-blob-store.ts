@@ -512,7 +512,7 @@ export class S3BlobStore implements BlobStore {
     await this.#removeCopy(key);
   }
 
-  /** Of a blob that is stored no more, its copy would stay until room is needed. */
+  /** Otherwise the copy of a blob that is no longer stored would stay until room is needed. */
   async #removeCopy(key: string): Promise<void> {
     const digest = digestOfKey(key);
     if (digest === undefined || this.#local === undefined) return;

@@ -185,7 +185,7 @@ export class Heartbeat {
     );
   }
 
-  /** Call when this process could not join: others must not wait for it, or find that it shows no life. */
+  /** Call when this process could not join, so that others do not wait for it until they consider it dead. */
   async #leave(error: unknown): Promise<void> {
     // A database that is away would be waited for again.
     if (!(error instanceof IndexUnusable)) return this.#life.end();
@@ -454,7 +454,7 @@ export class Heartbeat {
     }
     this.#log.warn(
       { lostLeases: lost.length, keptLeases: this.#held.size },
-      'this process showed no life for so long that others considered it dead',
+      'this process had no heartbeat for so long that others considered it dead',
     );
     return name;
   }

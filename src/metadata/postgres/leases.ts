@@ -113,7 +113,7 @@ export async function hasOthers(on: Rows, id: string): Promise<boolean> {
 }
 
 /**
- * Removes processes that show no life; their Leases end. Returns their addresses. One that is in the middle of a write is
+ * Removes processes without a heartbeat for DEAD_AFTER_MS; their Leases end. Returns their addresses. One that is in the middle of a write is
  * left to a later call: a heartbeat must not wait for it. A heartbeat in the future, from before the clock was set back, counts
  * as one of now.
  */

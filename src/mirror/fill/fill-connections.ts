@@ -85,7 +85,7 @@ class RequestElsewhere implements Awaited {
  * what is there, as pieces, which the Fill copies when it gets to them: so readers get on at the rate of all connections
  * together, while far parts would let them wait for the first one.
  *
- * The first connection goes on in order until it comes to the first stripe. It reads a little of that, too: an upstream
+ * The first connection continues in order until it comes to the first stripe. It reads a little of that, too: an upstream
  * that sends other ranges than it was asked for is found out before anybody gets such bytes.
  *
  * What clients are getting is left to them like stripes, as long as it is not slow.

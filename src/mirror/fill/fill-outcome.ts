@@ -51,7 +51,7 @@ export class FillOutcome {
     // Readers continue straight from upstream.
     if (isStorageClosed(heard)) this.#whyUnstored = asError(heard);
     if (signal.aborted) return;
-    // A limit of our own that is reached is no fault of the disk.
+    // Reaching a limit of our own is not a fault of the disk.
     if (isStorageClosed(error) && !(error instanceof StorageFull)) keeping.failed(error);
     const isRefused = error instanceof UpstreamFailure && isRefusal(error);
     meter.count('fills_total', { outcome: isRefused ? 'refused' : 'failed' });

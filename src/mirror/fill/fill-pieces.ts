@@ -58,7 +58,7 @@ export class FillPieces {
     this.#key = options.partials.keyOf(options.sharing.starter, options.fill.digest);
   }
 
-  /** Looks for what earlier requests have left. Call it when a run begins, or goes on after another `end`. */
+  /** Looks for what earlier requests have left. Call it when a run begins, or continues after an `end`. */
   async find(): Promise<void> {
     const { fill, sharing, partials } = this.#options;
     this.#isOver = false;

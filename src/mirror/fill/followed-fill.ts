@@ -97,7 +97,7 @@ export class FollowedFill {
   }
 }
 
-/** Tells whether a Fill is read, and goes on. */
+/** Tells whether a Fill is still being read, and still grows. */
 class Progress {
   readonly #fill: Fill;
   #readAtMs = performance.now();

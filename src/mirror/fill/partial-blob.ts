@@ -56,7 +56,8 @@ const GIVE_UP_MS = 1_000;
 
 /**
  * The ranges of one blob that clients of one source have asked for: those that are there, here or in what another process
- * has saved, and those that are being requested. Nothing of it is verified: only partial responses, and a Fill, which verifies the whole, may have it.
+ * has saved, and those that are being requested. Nothing of it is verified: only partial responses may have it, and a Fill,
+ * which verifies the whole.
  */
 export class PartialBlob {
   readonly digest: Digest;
@@ -173,7 +174,7 @@ export class PartialBlob {
   /** Follows what other processes bring, until the returned function is called. */
   follow(): () => void {
     this.#followers += 1;
-    // Whoever followed a moment ago has left a poll that goes on.
+    // A poll for somebody who followed a moment ago may still be running.
     if (!this.#isPolling) void this.#poll();
     let isFollowing = true;
     return () => {
@@ -226,7 +227,10 @@ export class PartialBlob {
     }
   }
 
-  /** Requests a range of which nothing is `known`, or for a reader, `knownSoon`; in a `queue` of its own if the connection for it is there. */
+  /**
+   * Requests a range of which nothing is `known`, or for a reader, `knownSoon`; in a `queue` of its own if the connection
+   * for it is there.
+   */
   request(
     extent: Extent,
     asker: RangeAsker,

@@ -194,7 +194,7 @@ export class RangeReader implements BlobReader {
   }
 
   async #lookForWhole(): Promise<void> {
-    // One that has failed, or stands still elsewhere, would be found again.
+    // One that has failed, or has stalled elsewhere, would be found again.
     if (this.#along !== undefined) return;
     const found = await this.#options.findWhole().catch((cause: unknown) => {
       this.#failure ??= { cause };

@@ -40,8 +40,8 @@ interface Received {
 
 /**
  * Lets a Fill have what another replica downloads. The bytes go into an ingest of this replica's own, are verified here,
- * and stay as a copy once the holder has stored the blob. If that replica ends, the next holder of the Lease goes on from
- * its own ingest, be it this replica or a third one: nothing that has arrived here is sent again.
+ * and stay as a copy once the holder has stored the blob. If that replica ends, the next holder of the Lease, this
+ * replica or a third one, continues from its own ingest: nothing that has arrived here is sent again.
  */
 export class ReplicaFollower {
   readonly #options: ReplicaFollowerOptions;
