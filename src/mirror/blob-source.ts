@@ -508,7 +508,13 @@ export class BlobSource {
         const reader = await this.#read(run, contender, {
           named: right.proved ? namedSize : undefined,
           sinceMs: startedMs,
+        }).catch((error: unknown) => {
+          // It had no room before upstream answered about this requester, who gets the blob by a request of its own.
+          if (running !== undefined && contender.state === 'refused' && isStorageClosed(run.fill.failure))
+            return undefined;
+          throw error;
         });
+        if (reader === undefined) continue;
         const stored =
           !isStorageClosed(run.fill.failure) && (await this.#fills.hasRoomFor(run.fill, reader.size));
         this.#metadata.noteUse(digest);

@@ -628,6 +628,23 @@ describe('a download', () => {
     expect(await before).toMatchObject({ bytes: 2 * MIB });
     expect(upstream.downloads()).toHaveLength(2);
   });
+
+  it('for which there is no room is passed on to all who wait for upstream to prove their right', async () => {
+    await world.remove();
+    await upstream.stop();
+    await start({ maxBytes: MIB });
+    upstream.add('open', big);
+    const latch = new Latch();
+    upstream.misbehave({ repository: 'private', kind: 'blob', method: 'GET', times: 1, after: latch.opened });
+    const anns = pullAs('ann', big.digest);
+    await until('it to begin', 20_000, async () => upstream.count('blob') === 1);
+    const bobs = [pullAs('bob', big.digest, OPEN)];
+    await until('bob to wait', 20_000, async () => world.mirror.downloads[0]?.requesters.length === 2);
+    bobs.push(pullAs('bob', big.digest, OPEN));
+    await until('both to wait', 20_000, async () => (world.mirror.downloads[0]?.readers ?? 0) > 3);
+    latch.open();
+    for (const pulled of await Promise.all([anns, ...bobs])) expect(pulled).toEqual(whole(big));
+  });
 });
 
 const lentRight = async (): Promise<Right> => ({
