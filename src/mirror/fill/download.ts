@@ -68,7 +68,7 @@ export interface Delivery {
 /** What became of a response: read to the blob's end, or a part of it, or next to nothing, or not for this contender. */
 type Read = 'all' | 'part' | 'short' | 'refused';
 
-/** What was asked for, and whether the server sends everything instead. */
+/** What was asked for, and whether the server sends everything instead, or has to. */
 interface AskedRange {
   readonly end: number | undefined;
   readonly isIgnored: boolean;
@@ -88,6 +88,8 @@ export interface DownloadOptions {
   readonly isSpare?: boolean | undefined;
   /** Under which failures are remembered, if not as those of the whole blob. */
   readonly reference?: string;
+  /** Whether to fail, instead of requesting the whole blob, if upstream answers a range with something else. */
+  readonly onlyRanges?: boolean;
   /** From an earlier response for the blob: others than that are not wanted. */
   readonly etag?: HostETag | undefined;
   /** How many bytes are stored: where to continue. */
@@ -122,7 +124,8 @@ export interface DownloadOptions {
 /**
  * Downloads all bytes of one blob from `length()` on, whatever fails on the way: it continues with Range at the byte
  * reached, after a delay, with the next endpoint, or in another contender's name if the current one's right or quota
- * ends. Returns the index of the endpoint that sent the last byte; `undefined` if none sent any. Rejects with the last
+ * ends. If upstream answers ranges with something else, the whole blob is requested, and what is stored is skipped.
+ * Returns the index of the endpoint that sent the last byte; `undefined` if none sent any. Rejects with the last
  * failure; with MoreThanNamed at the first byte beyond the blob's size; with OtherBytes; or with the error of `write`,
  * `given` or `prepare`.
  */
@@ -140,6 +143,10 @@ class Download {
   #isShown = false;
   /** Set from the second attempt on, which has delays of its own. */
   #insists = false;
+  /** Whether the last request was for a range. */
+  #isRanged = false;
+  /** Set when upstream has answered ranges with something else: from then on, the whole blob is requested. */
+  #avoidsRanges = false;
   #fruitless = 0;
 
   constructor(options: DownloadOptions) {
@@ -199,10 +206,11 @@ class Download {
     const { repository, right } = contender;
     const from = this.#options.length();
     const shownBytes = this.#isAgreed ? 0 : Math.min(from, OVERLAP_BYTES);
-    const offset = from - shownBytes;
-    const before = this.#options.end?.();
+    const offset = this.#avoidsRanges ? 0 : from - shownBytes;
+    const before = this.#avoidsRanges ? undefined : this.#options.end?.();
     // A range needs a byte at least.
     const end = before !== undefined && before > offset ? before : undefined;
+    this.#isRanged = offset > 0 || end !== undefined;
     const { reference = blobReference(digest) } = this.#options;
     const atMs = asking.clock.monotonicMs();
     const { answer, credential } = await asking.ask(
@@ -231,8 +239,8 @@ class Download {
         }),
     );
     try {
-      const isRanged = offset > 0 || end !== undefined;
-      const range = { end, isIgnored: isRanged && !answer.isPart };
+      const isIgnored = (this.#isRanged || this.#avoidsRanges) && !answer.isPart;
+      const range = { end, isIgnored };
       return await this.#pour({ contender, credential, answer, from, shownBytes, atMs }, range);
     } finally {
       answer.destroy();
@@ -296,6 +304,15 @@ class Download {
     if (!(await hasBytes({ read }, theirs.subarray(skipped), position + skipped))) throw new OtherBytes();
   }
 
+  /** Throws `failure` unless it may be due to the range that was requested. */
+  #avoidRanges(failure: UpstreamFailure): void {
+    const { onlyRanges = false, digest, log } = this.#options;
+    if (onlyRanges || !this.#isRanged || failure.kind !== 'invalid') throw failure;
+    this.#avoidsRanges = true;
+    this.#fruitless = 0;
+    log.info({ digest, reason: failure.message }, 'a download continues without ranges');
+  }
+
   #nothingSent(): UpstreamFailure {
     const endpoint = this.#endpoint;
     return new UpstreamFailure('invalid', 'upstream sent nothing of the requested range', { endpoint });
@@ -318,12 +335,12 @@ class Download {
     const { asking, skipEndpoints, digest, log, signal } = this.#options;
     if (!this.#hasBegun) {
       // All other endpoints have failed: one that sent wrong bytes once is better than none.
-      if (skipEndpoints.size === 0) throw failure;
+      if (skipEndpoints.size === 0) return this.#avoidRanges(failure);
       skipEndpoints.clear();
       return;
     }
     this.#fruitless++;
-    if (this.#fruitless > MAX_FRUITLESS) throw failure;
+    if (this.#fruitless > MAX_FRUITLESS) return this.#avoidRanges(failure);
     const hasSkipped = skipEndpoints.size > 0;
     // Endpoints are avoided for one attempt only, since there may be no other.
     skipEndpoints.clear();

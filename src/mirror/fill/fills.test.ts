@@ -386,7 +386,7 @@ describe('a blob for which there is no room', () => {
     const clock = new ManualClock().skipWaits(2_000);
     const world = await start({}, { maxBytes: MIB, clock });
     const blob = added(3 * MIB, 'other ranges');
-    const headers = { 'Content-Range': `bytes 0-99/${blob.size}` };
+    const headers = { 'Content-Range': `bytes 1-100/${blob.size}` };
     upstream.misbehave({ kind: 'blob', method: 'GET', status: 206, body: 'x'.repeat(100), headers });
     // The Fill ends at once, and its reader is sent the beginning.
     upstream.misbehave({ kind: 'blob', method: 'GET', cutAtByte: 2 * MIB, times: 2 });
@@ -698,6 +698,16 @@ describe('an interrupted download', () => {
     upstream.misbehave({ kind: 'blob', times: 1, cutAtByte: MIB });
     expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
     expect(blobRequests()).toBe(2);
+  });
+
+  it('is skipped up to the known bytes if the server answers with other ranges', async () => {
+    const world = await start({}, { clock: new ManualClock().skipWaits(2_000) });
+    const blob = added(2 * MIB, 'other ranges');
+    const headers = { 'Content-Range': `bytes 1-1000/${blob.size}` };
+    upstream.misbehave({ kind: 'blob', headers });
+    upstream.misbehave({ kind: 'blob', cutAtByte: 1_000_000, times: 1 });
+    expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+    expect(upstream.requests.at(-1)?.headers.range).toBeUndefined();
   });
 
   it('that fails finally fails all readers, stores no blob, and is resumed by the next one', async () => {

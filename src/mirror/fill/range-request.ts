@@ -187,6 +187,7 @@ export class RangeRequest {
       skipEndpoints: new Set(),
       reference: isSpare ? `further ${rangesReference(digest)}` : rangesReference(digest),
       isSpare,
+      onlyRanges: true,
       etag,
       length: () => position,
       end: () => extent.end,

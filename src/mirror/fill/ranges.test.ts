@@ -817,6 +817,18 @@ describe('an upstream that answers ranges with', () => {
     });
   }
 
+  it('another range, after the right ones, is asked for the whole blob', async () => {
+    const world = await startWorld();
+    const blob = await layer(world, 4 * MIB, 'later');
+    const wanted = [{ start: MIB, end: 2 * MIB }, FAR];
+    const headers = { 'Content-Range': `bytes 1-1000/${blob.size}` };
+    upstream.misbehave({ kind: 'blob', method: 'GET', skip: 1, headers });
+    const { reader } = await open(world, blob, wanted);
+    await expectRight(reader, blob, wanted);
+    expect(asked().filter(range => range === undefined)).toHaveLength(1);
+    expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+  });
+
   /** The next response has the first `bytes` of the wanted ones. */
   const capAt = (bytes: number, { start }: Extent, size: number): void => {
     const headers = { 'Content-Range': `bytes ${start}-${start + bytes - 1}/${size}` };
