@@ -342,6 +342,7 @@ export class BlobSource {
     };
     const unknown = wanted.flatMap(extent => blob.known.missing(extent));
     const along = await (unknown.length === 0 ? this.#along(miss, size) : findAlong(() => unknown));
+    const instead = () => this.#openWhole(miss);
     const reader = new RangeReader({
       use: { blob, leave },
       wanted,
@@ -350,8 +351,8 @@ export class BlobSource {
       findWhole,
       instead: async failure =>
         isStorageClosed(failure)
-          ? this.#fills.readRangesDirectly({ digest, size, wanted, asker }, failure)
-          : (await this.open(repository, digest, right)).reader,
+          ? this.#fills.readRangesDirectly({ digest, size, wanted, asker, instead }, failure)
+          : instead(),
     });
     const outcome =
       beginning.outcome ?? ({ nothing: 'hit', others: 'joined', requests: 'miss' } as const)[reader.needs];
@@ -371,11 +372,16 @@ export class BlobSource {
   /** Ranges that there is no room to keep. `full`: the error that says so. */
   async #openUnkept(miss: Miss, ranges: WantedRanges, full: unknown): Promise<ServedBlob> {
     const { digest, startedMs } = miss;
-    const reader = this.#fills.readRangesDirectly({ digest, ...ranges }, full);
+    const instead = () => this.#openWhole(miss);
+    const reader = this.#fills.readRangesDirectly({ digest, ...ranges, instead }, full);
     const whole = await this.#begun(miss, reader);
     if (whole !== undefined) return whole;
     const upstreamMs = this.#clock.monotonicMs() - startedMs;
     return { digest, reader, outcome: 'miss', stored: false, upstreamMs };
+  }
+
+  async #openWhole({ repository, digest, right }: Miss): Promise<BlobReader> {
+    return (await this.open(repository, digest, right)).reader;
   }
 
   /**

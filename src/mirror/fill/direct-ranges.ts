@@ -1,6 +1,5 @@
 import type { BlobReader } from '../../lib/blob-reader.ts';
 import { type Extent, Extents } from '../../lib/extents.ts';
-import { OciError } from '../../oci/errors.ts';
 import { repositoryText } from '../../oci/repository.ts';
 import { ociErrorOf, UpstreamFailure } from '../../upstream/failures.ts';
 import { ByteWindow } from './byte-window.ts';
@@ -17,7 +16,9 @@ export interface DirectRangesOptions
   readonly wanted: readonly Extent[];
   /** How much may be buffered for a slow client. */
   readonly aheadBytes: () => number;
-  /** Called when the reader is closed. */
+  /** Opens another reader of the same bytes, once upstream answers a range with something else. */
+  readonly instead: () => Promise<BlobReader>;
+  /** Called when nothing is requested any more; may be called twice. */
   readonly ended: () => void;
 }
 
@@ -34,6 +35,7 @@ export class DirectRanges implements BlobReader {
   #stream: RangeStream | undefined;
   /** What earlier streams have received. */
   #receivedBytes = 0;
+  #instead: BlobReader | undefined;
   #isClosed = false;
 
   constructor(options: DirectRangesOptions) {
@@ -70,16 +72,26 @@ export class DirectRanges implements BlobReader {
   /** Only positions in the wanted ranges. */
   async read(buffer: Uint8Array, position: number): Promise<number> {
     if (position >= this.size) return 0;
+    if (this.#instead !== undefined) return this.#instead.read(buffer, position);
     try {
       return await this.#streamAt(position).read(buffer, position);
     } catch (failure) {
-      throw this.#clientErrorOf(failure);
+      if (!(failure instanceof RangesUnusable)) throw this.#clientErrorOf(failure);
+      this.#end();
+      this.#instead = await this.#options.instead();
+      if (this.#isClosed) await this.#instead.close();
+      return this.#instead.read(buffer, position);
     }
   }
 
   async close(): Promise<void> {
     if (this.#isClosed) return;
     this.#isClosed = true;
+    this.#end();
+    await this.#instead?.close();
+  }
+
+  #end(): void {
     this.#stream?.close();
     this.#options.ended();
   }
@@ -99,9 +111,7 @@ export class DirectRanges implements BlobReader {
 
   #clientErrorOf(failure: unknown): unknown {
     const { upstream } = this.#options.asker.repository;
-    if (failure instanceof UpstreamFailure) return ociErrorOf(failure, 'BLOB_UNKNOWN', upstream);
-    if (!(failure instanceof RangesUnusable)) return failure;
-    return new OciError('UPSTREAM_INVALID', { message: failure.message, cause: failure });
+    return failure instanceof UpstreamFailure ? ociErrorOf(failure, 'BLOB_UNKNOWN', upstream) : failure;
   }
 }
 
@@ -113,7 +123,7 @@ class RangeStream {
   readonly #leave: () => void;
   readonly #closing = new AbortController();
 
-  constructor(options: Omit<DirectRangesOptions, 'wanted' | 'ended'>, extent: Extent) {
+  constructor(options: Omit<DirectRangesOptions, 'wanted' | 'instead' | 'ended'>, extent: Extent) {
     const { asking, links, queue, meter, log, digest, size, asker, aheadBytes } = options;
     this.#extent = extent;
     this.#window = new ByteWindow(extent.start, aheadBytes);

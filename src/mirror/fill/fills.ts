@@ -183,7 +183,7 @@ export class Fills {
 
   /** Makes a reader for ranges that cannot be kept, and logs why: `full`. */
   readRangesDirectly(
-    ranges: Pick<DirectRangesOptions, 'digest' | 'size' | 'wanted' | 'asker'>,
+    ranges: Pick<DirectRangesOptions, 'digest' | 'size' | 'wanted' | 'asker' | 'instead'>,
     full: unknown,
   ): DirectRanges {
     const { keeping, log } = this.#world;

@@ -1131,6 +1131,21 @@ describe('ranges for which there is no room', () => {
     expect(world.mirror.problems).toMatchObject([expect.stringMatching('not stored')]);
   });
 
+  it('are read from the whole blob once upstream answers one with another', async () => {
+    const world = await startWorld({}, { spool: noParts });
+    const blob = await layer(world, 8 * MIB, 'later');
+    const wanted = [
+      { start: 3 * MIB, end: 4 * MIB },
+      { start: 7 * MIB, end: 7 * MIB + 100 },
+    ];
+    const headers = { 'Content-Range': `bytes 1-1000/${blob.size}` };
+    upstream.misbehave({ kind: 'blob', method: 'GET', skip: 1, headers });
+    const { reader } = await open(world, blob, wanted);
+    await expectRight(reader, blob, wanted);
+    expect(asked().at(-1)).toBeUndefined();
+    await until(() => world.mirror.downloads.length === 0);
+  });
+
   it('are logged once for each blob', async () => {
     const told: string[] = [];
     const log: Log = {
