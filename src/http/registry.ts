@@ -84,7 +84,10 @@ export class Registry {
     } catch (error) {
       if (!(error instanceof OciError)) throw error;
       exchange.problem = error;
-      throw await call.subject.refusal(error, call.repository, action, exchange.method === 'HEAD');
+      const told = await call.subject.refusal(error, call.repository, action, exchange.method === 'HEAD');
+      // One that names the error as its cause does not hide it.
+      if (told.cause === error) exchange.problem = told;
+      throw told;
     }
   }
 

@@ -599,6 +599,25 @@ describe('the response log', () => {
     });
     expect(responses()[0]?.fields).toMatchObject({ upstreamMs: undefined });
   });
+
+  it('says what the client is told if that is due to another failure', async () => {
+    const log = new KeptLog();
+    source.manifest = async () => {
+      throw new OciError('UNAVAILABLE', { message: 'ghcr.io is away' });
+    };
+    const asked = {
+      ...openSubject,
+      refusal: async (cause: OciError) => new OciError('UNSUPPORTED', { message: 'only pulled', cause }),
+    };
+    const port = await start({ log, access: { authenticate: async () => asked } });
+    expect((await request(port, '/v2/ghcr.io/a/b/manifests/1', { method: 'HEAD' })).status).toBe(405);
+    const responses = (): KeptLog['lines'] => log.lines.filter(({ message }) => message === 'response');
+    await until(() => responses().length === 1);
+    expect(responses()[0]?.fields).toMatchObject({
+      status: 405,
+      reason: 'UNSUPPORTED: only pulled (ghcr.io is away)',
+    });
+  });
 });
 
 describe('the right that access returns', () => {
