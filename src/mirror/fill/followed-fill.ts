@@ -60,24 +60,33 @@ export class FollowedFill {
    */
   async readAlong(request: FollowRequest, wanted: readonly Extent[]): Promise<Along | undefined> {
     const { fill } = this;
-    const { clock } = this.#world.asking;
     const leave = fill.hold();
-    const contender = (await this.#sharing.join(request)) ?? this.#sharing.wait(request);
-    const begun = contender.admission.then(() => fill.until(() => fill.length > 0 || undefined));
-    await within(begun, ADMITTED_WITHIN_MS, clock).catch(() => {});
-    if (contender.state !== 'admitted' || fill.length === 0) {
-      leave();
-      return undefined;
+    let isReadable = false;
+    try {
+      isReadable = await this.#begin(request, wanted);
+    } finally {
+      if (!isReadable) leave();
     }
-    // What comes soon is told by the rate, which is known at the second look.
-    const isClear = () => fill.bytesPerSecond > 0 || wanted.every(({ end }) => end <= fill.readable);
-    const clear = fill.until(() => isClear() || undefined);
-    await within(clear, NEAR_MS, clock).catch(() => {});
-    return { fill, leave };
+    return isReadable ? { fill, leave } : undefined;
   }
 
   stop(reason: Error): void {
     this.#stopping.abort(reason);
+  }
+
+  /** Whether the requester is admitted within a moment, and there is something to read. */
+  async #begin(request: FollowRequest, wanted: readonly Extent[]): Promise<boolean> {
+    const { fill } = this;
+    const { clock } = this.#world.asking;
+    const contender = (await this.#sharing.join(request)) ?? this.#sharing.wait(request);
+    const begun = contender.admission.then(() => fill.until(() => fill.length > 0 || undefined));
+    await within(begun, ADMITTED_WITHIN_MS, clock).catch(() => {});
+    if (contender.state !== 'admitted' || fill.length === 0) return false;
+    // What comes soon is told by the rate, which is known at the second look.
+    const isClear = () => fill.bytesPerSecond > 0 || wanted.every(({ end }) => end <= fill.readable);
+    const clear = fill.until(() => isClear() || undefined);
+    await within(clear, NEAR_MS, clock).catch(() => {});
+    return true;
   }
 
   async #run(): Promise<void> {

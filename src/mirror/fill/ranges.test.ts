@@ -156,8 +156,11 @@ async function savedIn(world: MirrorWorld): Promise<number> {
   return bytes;
 }
 
-/** Which files of the store's `ingest/` this process has open. */
-const openIngests = (world: MirrorWorld) => openFilesIn(join(world.folder, 'ingest'));
+/** Which ingests of the store this process has open, also those that are stored blobs by now. */
+const openIngests = async ({ folder }: MirrorWorld) => [
+  ...(await openFilesIn(join(folder, 'ingest'))),
+  ...(await openFilesIn(join(folder, 'blobs'))),
+];
 
 /** `target` with some other methods. */
 function replacing<T extends object>(target: T, methods: Partial<T>): T {
@@ -1560,6 +1563,19 @@ describe('two processes on one store', () => {
       expect(await readRanges(other, blob, far)).toBe('miss');
       expect(askedExtents()).toEqual([far]);
       await pulled;
+    });
+
+    it('leave no file open if the index cannot be asked whether a right has ended', async () => {
+      const { world, other, blob, pulled } = await beginInOne('unknown-end');
+      const wanted = [{ start: MIB, end: 2 * MIB }];
+      const asking = vi.spyOn(other.metadata, 'hasEndedGrant').mockRejectedValue(new Error('index locked'));
+      const right = { ...(await other.right()), proved: false, provedIfUnreachable: false };
+      const { reader } = await other.mirror.openBlob(APP, blob.digest, right, wantOf(wanted));
+      await expectRight(reader, blob, wanted);
+      expect(asking).toHaveBeenCalled();
+      expect(await pulled).toMatchObject(whole(blob));
+      for (const one of [world, other]) await one.close();
+      expect(await openIngests(world)).toEqual([]);
     });
 
     describe('and the other a range far ahead of it', () => {
