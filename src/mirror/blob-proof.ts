@@ -90,6 +90,8 @@ class Comparison {
   readonly #held: HeldBytes;
   readonly #bytes: OpenBytes;
   readonly #fetch: Fetch;
+  /** Whether upstream has sent other bytes than the stored ones. */
+  #isOther = false;
 
   constructor(digest: Digest, held: HeldBytes, bytes: OpenBytes, fetch: Fetch) {
     this.#digest = digest;
@@ -118,8 +120,10 @@ class Comparison {
       ]);
       return { size: shown[0].size, proof: shown.every(({ proof }) => proof) };
     } catch (error) {
-      if (error instanceof UpstreamFailure && error.kind === 'invalid') return undefined;
-      throw error;
+      if (!(error instanceof UpstreamFailure && error.kind === 'invalid')) throw error;
+      // To read from the start may be to download nearly all of the blob: in vain if the stored bytes are wrong.
+      if (this.#isOther) await this.#held.check?.();
+      return undefined;
     }
   }
 
@@ -141,6 +145,7 @@ class Comparison {
         // If upstream does not announce the size, the end of the body proves it.
         if (answer.size === undefined ? position > size : position >= lastByte) break;
       }
+      this.#isOther ||= !isSame;
       if (!isSame || position < lastByte || (answer.size === undefined && position !== size))
         throw this.#other(answer);
       return { size, proof: answer.proof };

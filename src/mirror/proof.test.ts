@@ -190,6 +190,16 @@ describe('a stored blob', () => {
     expect(await world.metadata.countDamaged()).toBe(0);
   });
 
+  it('that is damaged is downloaded only once, however large it is', async () => {
+    await pullAs('ann', big.digest);
+    await idle();
+    const kept = await keptBlobs(world.folder);
+    await kept.find(({ digest }) => digest === big.digest)!.overwrite(Buffer.alloc(big.size));
+    const before = upstream.bytesSent;
+    expect(await pullAs('bob', big.digest, OPEN)).toEqual(whole(big));
+    expect(upstream.bytesSent - before).toBeLessThan(big.size * 1.05);
+  });
+
   it('that is damaged is given to nobody if upstream has other bytes, too', async () => {
     await (await keptLayer())!.overwrite(Buffer.alloc(layer.size));
     upstream.misbehave({ kind: 'blob', spaces: layer.size });
