@@ -12,6 +12,7 @@ import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { openSqliteMetadataStore } from '../metadata/sqlite-metadata-store.ts';
+import { stopCollecting } from '../metadata/store-identity.ts';
 import { type Digest, digestHex, digestOf } from '../oci/digest.ts';
 import { DiskWatch } from './disk-watch.ts';
 import { Schedule } from './schedule.ts';
@@ -90,6 +91,23 @@ test('a store that exceeds its limit is evicted automatically', async () => {
   await gone(digest);
   expect(await metadata.isLinked(MIRRORED, digest)).toBe(true);
   await schedule.close();
+});
+
+test('a store that exceeds its limit while the index may be incomplete says that this may be why', async () => {
+  await storeBlob('mirrored', MIRRORED);
+  await stopCollecting(metadata, 'a part is missing');
+  const warnings: string[] = [];
+  const schedule = begin({
+    maxBytes: 1,
+    log: { ...silentLog, warn: (_, message) => void warnings.push(message) },
+  });
+  await schedule.begin();
+  while (warnings.length === 0) {
+    await clock.advance(INTERVAL_MS);
+    await sleep(5);
+  }
+  await schedule.close();
+  expect(warnings).toEqual([expect.stringContaining('the index may be incomplete')]);
 });
 
 test('what fails because the index is gone is left to those who report that', async () => {

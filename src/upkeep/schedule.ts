@@ -121,7 +121,8 @@ export class Schedule {
     if (isStuck && !this.#isStuck) {
       log.warn(
         { heldBytes: report.heldBytes },
-        'the store exceeds storage.maxBytes, and the rest is pinned, hosted, in use, or kept until garbage is collected',
+        'the store exceeds storage.maxBytes, and the rest is pinned, hosted, in use, kept until garbage is collected, ' +
+          'or kept while the index may be incomplete',
       );
     }
     this.#isStuck = isStuck;
