@@ -49,7 +49,8 @@ export const rm: Command = {
       const named = { typed, repository, tag, gracePeriodMs: config.upkeep.gcGracePeriodMs };
       // What is left of it takes a survey of the whole index.
       if (wantsJson(input)) io.out(`${JSON.stringify(removedDocument(typed, removed))}\n`);
-      else if (removed === undefined) io.out(nothingText(named, await removal.leftovers(repository)));
+      else if (removed === undefined)
+        io.out(nothingText(named, await removal.leftovers(repository), run.purge));
       else io.out(text(named, removed, run.purge));
       return removed === undefined ? EXIT.failed : EXIT.done;
     });
@@ -100,15 +101,15 @@ function remainingText(bytes: number, { gracePeriodMs }: Pick<Named, 'gracePerio
   );
 }
 
-/** The name is not stored; what was removed under it earlier may still be. */
-function nothingText(named: Named, { untagged, unlinkedBytes }: Leftovers): string {
+/** The name is not stored; what was removed under it earlier may still be, which a purge comes too late for. */
+function nothingText(named: Named, { untagged, unlinkedBytes }: Leftovers, isPurge: boolean): string {
   const { typed, repository, tag } = named;
   const isLeft = tag !== undefined && untagged.length > 0;
   const names = untagged.map(digest => `${repositoryText(repository)}@${digest}`);
   const parts = [
     isLeft ? `there is no such tag; stored without a tag: ${names.join(', ')}` : 'nothing of it is stored',
   ];
-  if (unlinkedBytes > 0) {
+  if (isPurge && unlinkedBytes > 0) {
     parts.push(`of everything that no repository has any more, ${remainingText(unlinkedBytes, named)}`);
   }
   return `${typed}: ${parts.join('; ')}\n`;

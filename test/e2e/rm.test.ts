@@ -248,6 +248,7 @@ it('says of a removed repository what no repository has any more, also when it i
     )?.[0];
     expect(stays).toBeDefined();
     expect(told).toContain('`entrepot gc --grace-period 0s` frees it now');
+    expect(await run('team/late', '--force')).toBe('team/late: nothing of it is stored\n');
     expect(await run('team/late', '--force', '--purge')).toMatch(/^team\/late: nothing of it is stored; /);
     expect(await run('team/late', '--force', '--purge')).toContain(stays);
     await alone.command('gc', '--grace-period', '0s');
