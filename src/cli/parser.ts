@@ -28,7 +28,11 @@ export class Parser {
       .version(text.version, '--version', 'print the version')
       .helpOption('-h, --help', 'print help')
       .helpCommand(...HELP)
-      .configureOutput({ writeOut: written => io.out(written), writeErr: written => io.err(written) })
+      .configureOutput({
+        writeOut: written => io.out(written),
+        writeErr: written => io.err(written),
+        outputError: (message, write) => write(message.replace(/^error: /, 'entrepot: ')),
+      })
       .exitOverride()
       .addHelpText('after', `${examplesText(text.examples)}\nExit codes: ${text.exitCodes}\n`);
     for (const command of commands) {

@@ -46,8 +46,17 @@ describe('the command line', () => {
   it('suggests the intended command, and ends with 2', async () => {
     const { code, err } = await run('sevre');
     expect(code).toBe(2);
-    expect(err).toContain('Did you mean serve?');
+    expect(err).toMatch(/^entrepot: unknown command 'sevre'\n\(Did you mean serve\?\)\n$/);
     expect((await run('config', 'shwo')).err).toContain('Did you mean show?');
+  });
+
+  it.each([
+    [['gc', '--sooner'], "unknown option '--sooner'"],
+    [['rm'], "missing required argument 'reference'"],
+    [['config', 'shwo'], "unknown command 'shwo'"],
+  ])('says what is wrong with %j', async (argv, said) => {
+    const { code, err } = await run(...argv);
+    expect([code, err.split('\n')[0]]).toEqual([2, `entrepot: ${said}`]);
   });
 
   it('escapes control characters in what it shows', async () => {
