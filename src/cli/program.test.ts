@@ -75,6 +75,15 @@ describe('the command line', () => {
     }
   });
 
+  it('names an image that cannot be pulled once in the line that says why', async () => {
+    vi.stubEnv('ENTREPOT_STORAGE__PATH', join(folder, 'offline'));
+    vi.stubEnv('ENTREPOT_OFFLINE', 'true');
+    const { code, err } = await run('pull', 'docker.io/library/nginx:1.27', ...NO_CONFIG);
+    vi.unstubAllEnvs();
+    expect(code).toBe(1);
+    expect(err).toContain('docker.io/library/nginx:1.27: not stored here, and upstream may not be asked');
+  });
+
   it('lists every exit code in its help', async () => {
     const [, codes = ''] = (await run('--help')).out.split('Exit codes:');
     expect(codes.match(/\d+/g)?.map(Number)).toEqual(Object.values(EXIT));

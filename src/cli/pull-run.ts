@@ -61,16 +61,18 @@ export class PullRun {
       progress.end('done', pulledText(pulled));
       return true;
     } catch (error) {
-      progress.end('failed', failureOf(error));
+      progress.end('failed', failureOf(error, image.name));
       return false;
     }
   }
 }
 
-/** For the operator: with what upstream answered. */
-function failureOf(error: unknown): string {
-  if (error instanceof OciError) return error.story;
-  return error instanceof Error ? error.message : String(error);
+/** For the operator: with what upstream answered, and without the name, which is in the line already. */
+function failureOf(error: unknown, name: string): string {
+  if (!(error instanceof OciError)) return error instanceof Error ? error.message : String(error);
+  const { story } = error;
+  const named = `${name} is `;
+  return story.startsWith(named) ? story.slice(named.length) : story;
 }
 
 function pulledText({ digest, blobs, heldBlobs, fetchedBytes, isHosted }: BroughtImage): string {
