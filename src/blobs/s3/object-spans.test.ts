@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import { Readable } from 'node:stream';
 import { setImmediate as nextTick } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { FakeS3, type S3Fault } from '../../../test/support/fake-s3.ts';
@@ -86,6 +87,28 @@ describe('an object in spans', () => {
     );
     await expect.poll(() => fake.openSockets).toBe(0);
   });
+
+  test.each(['begin', 'next'] as const)(
+    'leave the connection of a request that is answered after they were left (%s)',
+    async how => {
+      const answer = new Latch();
+      const body = Readable.from([randomBytes(10)]);
+      const get = async () => {
+        await answer.opened;
+        return { status: 206, headers: {}, body };
+      };
+      const stream = new ObjectStream(
+        { bucket: { get }, key: 'key', size: 10 },
+        { start: 0, end: 10 },
+        signal,
+      );
+      const asking = stream[how]();
+      stream.leave();
+      answer.open();
+      await expect(asking).rejects.toThrow('nobody reads the object any more');
+      expect(body.destroyed).toBe(true);
+    },
+  );
 
   test('are all in the first request over a connection that is fast', async () => {
     const bytes = randomBytes(650 * KIB);

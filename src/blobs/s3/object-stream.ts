@@ -31,6 +31,7 @@ export class ObjectStream {
   #failures = 0;
   #piece: Uint8Array | undefined;
   #taken = 0;
+  #isLeft = false;
 
   constructor(object: StoredObject, { start, end }: ByteSpan, signal: AbortSignal) {
     this.#object = object;
@@ -88,17 +89,25 @@ export class ObjectStream {
     return bytes.byteLength;
   }
 
-  /** Ends the request. */
+  /** Ends the request, also one that is not answered yet. Nothing is read afterwards. */
   leave(): void {
-    this.#body?.leave();
-    this.#body = undefined;
+    this.#isLeft = true;
+    this.#leaveBody();
   }
 
   async #request(): Promise<Body | undefined> {
     const { bucket, key, size } = this.#object;
     const span = { start: this.#at, end: this.#end };
     const response = await bucket.get(key, span, { size, signal: this.#signal });
-    return response && new Body(response, span);
+    const body = response && new Body(response, span);
+    if (!this.#isLeft) return body;
+    body?.leave();
+    throw new Error('nobody reads the object any more');
+  }
+
+  #leaveBody(): void {
+    this.#body?.leave();
+    this.#body = undefined;
   }
 
   async #requireBody(): Promise<Body> {
@@ -108,7 +117,7 @@ export class ObjectStream {
   }
 
   async #recover(error: unknown): Promise<void> {
-    this.leave();
+    this.#leaveBody();
     this.#signal.throwIfAborted();
     this.#failures += 1;
     if (!(error instanceof S3Failure) || !isTransient(error) || this.#failures === MAX_FAILURES) throw error;
