@@ -1,4 +1,5 @@
 import { expect, it } from 'vitest';
+import { Latch } from '../../../test/support/latch.ts';
 import { ManualClock } from '../../lib/manual-clock.fixture.ts';
 import { silentLog } from '../../lib/log.ts';
 import { FillPieces, type FillPiecesOptions } from './fill-pieces.ts';
@@ -9,14 +10,18 @@ const SIZE = 1_000;
 function piecesElsewhere() {
   const clock = new ManualClock();
   let used = 0;
+  const use = () => {
+    used += 1;
+    return {
+      blob: { size: SIZE, isOver: false, look: async () => {}, othersSaved: async () => {} },
+      leave: () => void (used -= 1),
+    };
+  };
   const partials = {
     keyOf: () => 'key',
-    find: async () => undefined,
+    find: async (): Promise<unknown> => undefined,
     peek: () => undefined,
-    openIfElsewhere: async () => {
-      used += 1;
-      return { blob: { size: SIZE, isOver: false, look: async () => {} }, leave: () => void (used -= 1) };
-    },
+    openIfElsewhere: async () => use(),
   };
   const options = {
     fill: { size: SIZE, digest: 'sha256:a' },
@@ -32,7 +37,7 @@ function piecesElsewhere() {
     clock.skip(1_000);
     await pieces.look();
   };
-  return { pieces, look, used: () => used };
+  return { pieces, look, use, partials, used: () => used };
 }
 
 it('are looked for in other processes as long as the download goes on, also when it does so a second time', async () => {
@@ -45,4 +50,22 @@ it('are looked for in other processes as long as the download goes on, also when
     await look();
     expect([pieces.blob, used()]).toEqual([undefined, 0]);
   }
+});
+
+it('are used once, though they are also found while they are still being looked for in other processes', async () => {
+  const { pieces, look, use, partials, used } = piecesElsewhere();
+  await pieces.find();
+  pieces.end();
+  const found = new Latch();
+  partials.find = async () => {
+    await found.opened;
+    return use();
+  };
+  const finding = pieces.find();
+  await look();
+  found.open();
+  await finding;
+  expect(used()).toBe(1);
+  pieces.end();
+  expect(used()).toBe(0);
 });

@@ -64,7 +64,7 @@ export class FillPieces {
     this.#isOver = false;
     this.#lookedAtMs = this.#nowMs;
     if (!sharing.mayTakePieces) return;
-    this.#use ??= await partials.find(sharing.starter, fill.digest);
+    if (this.#use === undefined) this.#take(await partials.find(sharing.starter, fill.digest));
     await this.#use?.blob.othersSaved();
   }
 
@@ -92,8 +92,7 @@ export class FillPieces {
     if (this.blob === undefined && fill.size !== undefined && sharing.mayTakePieces) {
       const use = await partials.openIfRoom(sharing.starter, fill.digest, fill.size);
       this.#hasOpened = use !== undefined;
-      if (this.#use === undefined) this.#use = use;
-      else use?.leave();
+      this.#take(use);
     }
     return this.blob;
   }
@@ -185,6 +184,12 @@ export class FillPieces {
     this.#leave();
   }
 
+  /** Somebody else may have found the pieces meanwhile. */
+  #take(use: PartialUse | undefined): void {
+    if (this.#use === undefined) this.#use = use;
+    else use?.leave();
+  }
+
   #leave(): void {
     this.#use?.leave();
     this.#use = undefined;
@@ -202,8 +207,8 @@ export class FillPieces {
     if (blob !== undefined) return blob.look();
     if (fill.size === undefined || !sharing.mayTakePieces) return;
     const use = await partials.openIfElsewhere(sharing.starter, fill.digest, fill.size);
-    if (this.#use === undefined && !this.#isOver) this.#use = use;
-    else use?.leave();
+    if (this.#isOver) use?.leave();
+    else this.#take(use);
   }
 
   /** What keeps the pieces; `undefined` if there are none that the Fill may have. */
