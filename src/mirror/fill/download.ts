@@ -269,7 +269,7 @@ class Download {
     if (!isGiven) throw new OtherBytes();
     const length = this.#options.length();
     // Of the rest of a blob, too, a server may send only a part.
-    const end = answer.isPart ? (range.end ?? answer.size) : undefined;
+    const end = answer.isPart ? (range.end ?? answer.size ?? this.#options.size()) : undefined;
     if (end === undefined || (range.end === undefined && length >= end)) return 'all';
     const sentBytes = length - from;
     if (end > from && sentBytes === 0) throw this.#nothingSent();

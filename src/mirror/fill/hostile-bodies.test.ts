@@ -153,6 +153,16 @@ describe('a body', () => {
       },
     ],
     [
+      'is continued in such parts by a server that does not tell the size then',
+      (socket, from) => {
+        const part = bytes.subarray(from, from + 100_000);
+        const range = `Content-Range: bytes ${from}-${from + part.length - 1}/*\r\n`;
+        const head = `HTTP/1.1 206 Partial Content\r\n${range}Content-Length: ${part.length}\r\n\r\n`;
+        send(socket, from === 0 ? `${OK}${LENGTH}\r\n` : head, part);
+        if (from === 0) socket.end();
+      },
+    ],
+    [
       'comes in tiny pieces, with interim responses, extensions and trailers',
       socket => {
         socket.setNoDelay(true);
