@@ -146,7 +146,7 @@ export class DirectReader implements BlobReader {
     await download({
       asking,
       digest: this.#digest,
-      log,
+      log: log.child({ upstream: contender.repository.upstream, digest: this.#digest }),
       signal: this.#closing.signal,
       resumed: () => {},
       skipEndpoints: new Set(),

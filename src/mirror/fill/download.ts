@@ -77,6 +77,7 @@ interface AskedRange {
 export interface DownloadOptions {
   readonly asking: UpstreamRequests;
   readonly digest: Digest;
+  /** Names upstream and the digest on each line. */
   readonly log: Log;
   /** Ends the download, which then rejects with its reason. */
   readonly signal: AbortSignal;
@@ -306,11 +307,11 @@ class Download {
 
   /** Throws `failure` unless it may be due to the range that was requested. */
   #avoidRanges(failure: UpstreamFailure): void {
-    const { onlyRanges = false, digest, log } = this.#options;
+    const { onlyRanges = false, log } = this.#options;
     if (onlyRanges || !this.#isRanged || failure.kind !== 'invalid') throw failure;
     this.#avoidsRanges = true;
     this.#fruitless = 0;
-    log.info({ digest, reason: failure.message }, 'a download continues without ranges');
+    log.info({ reason: failure.message }, 'a download continues without ranges');
   }
 
   #nothingSent(): UpstreamFailure {
@@ -332,7 +333,7 @@ class Download {
 
   /** Returns when another attempt makes sense; otherwise throws `failure`. */
   async #recover(failure: UpstreamFailure): Promise<void> {
-    const { asking, skipEndpoints, digest, log, signal } = this.#options;
+    const { asking, skipEndpoints, log, signal } = this.#options;
     if (!this.#hasBegun) {
       // All other endpoints have failed: one that sent wrong bytes once is better than none.
       if (skipEndpoints.size === 0) return this.#avoidRanges(failure);
@@ -349,7 +350,7 @@ class Download {
     }
     const delayMs = Math.round(jittered(backoffMs(BACKOFF, this.#fruitless)));
     log.info(
-      { digest, offset: this.#options.length(), delayMs, reason: failure.message },
+      { offset: this.#options.length(), delayMs, reason: failure.message },
       'a download was interrupted and will be resumed',
     );
     await asking.clock.sleep(delayMs, { signal });

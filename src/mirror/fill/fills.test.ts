@@ -1063,6 +1063,25 @@ const small = (maxBytes: number) => (spool: Spool) =>
     },
   });
 
+it.each([['is stored', 64 * MIB] as const, ['is passed on', MIB] as const])(
+  'a download that %s and was interrupted is logged with its upstream and its digest, each once',
+  async (_, maxBytes) => {
+    const interruptions: (readonly string[])[] = [];
+    const logWith = (...bound: readonly string[]): Log => ({
+      ...silentLog,
+      info: (fields, message) => {
+        if (message.includes('interrupted')) interruptions.push([...bound, ...Object.keys(fields)]);
+      },
+      child: bindings => logWith(...bound, ...Object.keys(bindings)),
+    });
+    const world = await start({}, { maxBytes, log: logWith() });
+    const blob = added(3 * MIB, 'interrupted');
+    upstream.misbehave({ kind: 'blob', method: 'GET', times: 2, cutAtByte: 2 * MIB });
+    expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+    expect(interruptions[0]).toEqual(['upstream', 'digest', 'offset', 'delayMs', 'reason']);
+  },
+);
+
 describe('a full disk', () => {
   for (const maxBytes of [0, MIB]) {
     it(`after ${maxBytes} bytes still gives every reader the whole blob, and stores none of it`, async () => {

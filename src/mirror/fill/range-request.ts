@@ -181,7 +181,7 @@ export class RangeRequest {
     await download({
       asking,
       digest,
-      log,
+      log: log.child({ upstream: repository.upstream, digest }),
       signal: this.#leaving.signal,
       resumed: () => meter.count('fills_resumed_total'),
       skipEndpoints: new Set(),
