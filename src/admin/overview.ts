@@ -1,4 +1,5 @@
 import { hostname } from 'node:os';
+import { heldBytesOf } from '../metadata/metadata-store.ts';
 import { trafficSum, withToday, NO_TRAFFIC } from '../ops/transfer-totals.ts';
 import type { AdminParts, AdminServer } from './admin-parts.ts';
 import { allDownloads } from './downloads.ts';
@@ -64,7 +65,7 @@ export class Overview {
     const { inAll, reports } = await live.traffic();
     const downloads = allDownloads(reports);
     const queued = downloads.filter(({ state }) => state === 'queued').length;
-    const { blobs, blobBytes, manifestBytes } = await metadata.readTotals();
+    const totals = await metadata.readTotals();
     const { freeBytes, minFreeBytes } = await spool.space.look();
     const damaged = await metadata.countDamaged();
     return {
@@ -82,12 +83,12 @@ export class Overview {
       saved: savedOf(inAll, reports, server.startedAtMs),
       today: daysOf(inAll, reports).at(-1) ?? null,
       store: {
-        heldBytes: blobBytes + manifestBytes,
+        heldBytes: heldBytesOf(totals),
         unfinishedBytes: spool.unfinishedBytes,
         maxBytes: config.storage.maxBytes ?? null,
         freeBytes,
         minFreeBytes,
-        blobs,
+        blobs: totals.blobs,
         damaged,
       },
       now: {

@@ -1,4 +1,5 @@
 import type { BucketState } from '../blobs/blob-store.ts';
+import { heldBytesOf } from '../metadata/metadata-store.ts';
 import type { DownloadState } from '../mirror/fill/download-state.ts';
 import { NO_TRAFFIC, type Transferred, type TransferTotals } from '../ops/transfer-totals.ts';
 import type { SecretState } from '../tenants/tenant.ts';
@@ -118,12 +119,12 @@ export async function storeStatus(
   next: NextToGo,
   nextWithinMs: number,
 ): Promise<StoreStatus> {
-  const { blobBytes, manifestBytes } = await metadata.readTotals();
+  const totals = await metadata.readTotals();
   const { freeBytes, minFreeBytes } = await spool.space.look();
   const indexLost = metadata.loss() !== undefined;
   return {
     path: config.storage.path,
-    heldBytes: blobBytes + manifestBytes,
+    heldBytes: heldBytesOf(totals),
     unfinishedBytes: spool.unfinishedBytes,
     maxBytes: config.storage.maxBytes ?? null,
     freeBytes,

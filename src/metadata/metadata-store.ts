@@ -188,6 +188,14 @@ export interface Totals {
   readonly blobBytes: number;
 }
 
+/** The size of all stored content. */
+export function heldBytesOf({
+  manifestBytes,
+  blobBytes,
+}: Pick<Totals, 'manifestBytes' | 'blobBytes'>): number {
+  return manifestBytes + blobBytes;
+}
+
 /** What the hosted repositories of one owner store, by `countedBytes`. */
 export interface OwnerBytes {
   /** What is linked in them; content that is linked in two counts twice. */

@@ -14,7 +14,7 @@ import type { Log } from '../lib/log.ts';
 import { type LoopLoad, measureLoopLoad } from '../lib/loop-load.ts';
 import type { Meter } from '../lib/meter.ts';
 import { noNews, type News } from '../lib/news.ts';
-import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { heldBytesOf, type MetadataStore } from '../metadata/metadata-store.ts';
 import { mayBeIncomplete } from '../metadata/store-identity.ts';
 import type { Credential } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
@@ -414,6 +414,5 @@ export class Mirror implements PullSource {
 /** How many stored bytes cannot be evicted: all while the index may be incomplete. */
 async function keptBytes(metadata: Pick<MetadataStore, 'readSetting' | 'readTotals'>): Promise<number> {
   if (!(await mayBeIncomplete(metadata))) return 0;
-  const { blobBytes, manifestBytes } = await metadata.readTotals();
-  return blobBytes + manifestBytes;
+  return heldBytesOf(await metadata.readTotals());
 }

@@ -1,5 +1,5 @@
 import type { FoundIngest } from '../blobs/spool.ts';
-import type { Content, MetadataStore } from '../metadata/metadata-store.ts';
+import { type Content, heldBytesOf, type MetadataStore } from '../metadata/metadata-store.ts';
 import { mayBeIncomplete, whyNotCollected } from '../metadata/store-identity.ts';
 import { settleUses } from './clock.ts';
 import { everything, type Found, type SizedContent } from '../metadata/survey.ts';
@@ -229,8 +229,7 @@ export class Eviction {
 
   async #heldBytes(): Promise<number> {
     const { metadata, spool } = this.#options;
-    const { blobBytes, manifestBytes } = await metadata.readTotals();
-    return blobBytes + manifestBytes + spool.unfinishedBytes;
+    return heldBytesOf(await metadata.readTotals()) + spool.unfinishedBytes;
   }
 
   /** Changes meanwhile may or may not be included; the next count corrects that. */
