@@ -169,9 +169,7 @@ export class Eviction {
     { counter, nowMs, run }: { counter: Counter; nowMs: number; run: EvictionRun },
   ): Promise<void> {
     const { rows, metadata } = this.#options;
-    const sinceMs = isAsIfForced(run)
-      ? Math.min(nowMs, await metadata.importingSinceMs())
-      : await unlinkedSinceMs(metadata, nowMs);
+    const sinceMs = await unlinkedSinceMs(metadata, nowMs, isAsIfForced(run));
     if (sinceMs === undefined) return;
     // Manifests first: what they name is needed until they are gone.
     for (const kind of ['manifest', 'blob'] as const) {
@@ -243,14 +241,15 @@ export class Eviction {
 
 /**
  * Content without a Link may be evicted unless it was stored or used since this time: `nowMs`, or when an import began
- * that is still running. `undefined` if none may, because the index may be incomplete. Removals check for imports again;
- * what a rebuild adds later is newer than `nowMs`.
+ * that is still running. `undefined` if none may, because the index may be incomplete, unless `isForced`. Removals check
+ * for imports again; what a rebuild adds later is newer than `nowMs`.
  */
 export async function unlinkedSinceMs(
   metadata: Pick<MetadataStore, 'readSetting' | 'importingSinceMs'>,
   nowMs: number,
+  isForced = false,
 ): Promise<number | undefined> {
-  if ((await whyNotCollected(metadata)) !== undefined) return undefined;
+  if (!isForced && (await whyNotCollected(metadata)) !== undefined) return undefined;
   return Math.min(nowMs, await metadata.importingSinceMs());
 }
 
