@@ -4,6 +4,7 @@ import { readdirSync } from 'node:fs';
 import http from 'node:http';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { type Meter, silentMeter } from '../lib/meter.ts';
 import { OciError } from '../oci/errors.ts';
 import { BodyMemory } from './body-memory.ts';
 import {
@@ -71,6 +72,21 @@ describe('a request head', () => {
     const { socket, closed } = connect(await start());
     socket.write('HELO registry\r\n\r\n');
     expect(await closed).toMatch(/^HTTP\/1\.1 400 /);
+  });
+
+  it('that is not HTTP counts as a client error, and a connection that a proxy resets after a response does not', async () => {
+    const count = vi.fn<Meter['count']>();
+    const port = await start({ meter: { ...silentMeter, count } });
+    const idle = connect(port);
+    idle.socket.write('GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n');
+    await until(() => idle.received().startsWith('HTTP/1.1 200'));
+    idle.socket.resetAndDestroy();
+    await until(() => server?.connections === 0);
+    const malformed = connect(port);
+    malformed.socket.write('HELO registry\r\n\r\n');
+    await malformed.closed;
+    const errors = count.mock.calls.filter(([name]) => name === 'http_client_errors_total');
+    expect(errors.map(([, labels]) => labels)).toEqual([{ code: 'malformed' }]);
   });
 
   it('that arrives too slowly is 408 after its time', async () => {

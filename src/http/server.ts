@@ -235,7 +235,8 @@ function createServer({ listener, app, connections, handshakes, limits, meter }:
       handshakes.fail(error, socket);
       return;
     }
-    meter.count('http_client_errors_total', { code: faultOf(error.code) });
+    // A system error: a proxy resets connections that it no longer needs.
+    if (error.syscall === undefined) meter.count('http_client_errors_total', { code: faultOf(error.code) });
     refuse(error, socket, connections);
   });
   return server;
