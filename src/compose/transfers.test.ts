@@ -2,6 +2,7 @@ import { describe, expect, it, vi } from 'vitest';
 import { LeaseLost } from '../lib/lease.ts';
 import { leaseOf } from '../lib/lease.suite.ts';
 import { LeaseTable, MemoryLeases } from '../lib/memory-leases.fixture.ts';
+import { IndexAway } from '../metadata/index-away.ts';
 import { NO_TRAFFIC } from '../ops/transfer-totals.ts';
 import { transferKeeper } from './transfers.ts';
 
@@ -43,6 +44,16 @@ describe('what was saved', () => {
     const keeper = transferKeeper({ ...processOn(table, settings), release }, 1);
     expect(await keeper.add({ ...NO_TRAFFIC, sentBytes: 5 })).toBe(true);
     expect(await keeper.read()).toMatchObject({ sentBytes: 5 });
+  });
+
+  it('is added later if the database is away, which others report', async () => {
+    const [table, settings] = [new LeaseTable(), new Map<string, string>()];
+    const own = processOn(table, settings);
+    const away = vi.fn<() => Promise<never>>().mockRejectedValue(new IndexAway('no database'));
+    const keeper = transferKeeper({ ...own, acquireLease: away }, 1);
+    expect(await keeper.add({ ...NO_TRAFFIC, sentBytes: 5 })).toBe(false);
+    away.mockRejectedValue(new Error('the disk is full'));
+    await expect(keeper.add({ ...NO_TRAFFIC, sentBytes: 5 })).rejects.toThrow('full');
   });
 
   it('is not changed by a process that was considered dead while it added', async () => {

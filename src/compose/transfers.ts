@@ -3,6 +3,7 @@ import { isJsonObject, type JsonObject, parseJsonObject } from '../lib/json.ts';
 import type { Lease } from '../lib/lease.ts';
 import { withLease } from '../lib/with-lease.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
+import { isOutage } from '../oci/outage.ts';
 import { type KeptTransfers, type Traffic, type TransferKeeper, withToday } from '../ops/transfer-totals.ts';
 
 const SETTING = 'transfer-totals';
@@ -55,7 +56,7 @@ export function transferKeeper(
       };
       await withLease(metadata, LEASE_KEY, work, wait).catch((error: unknown) => {
         // If only the Lease could not be given back, another attempt would add it twice.
-        if (!isAdded) throw error;
+        if (!isAdded && !isOutage(error)) throw error;
       });
       return isAdded;
     },

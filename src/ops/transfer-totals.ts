@@ -33,7 +33,10 @@ export interface KeptTransfers extends Transferred {
 export interface TransferKeeper {
   /** `undefined` if nothing was saved yet. */
   read(): Promise<KeptTransfers | undefined>;
-  /** Adds to the saved totals, and to those of today. False if another process did so at the same time: try again. */
+  /**
+   * Adds to the saved totals, and to those of today. False if another process did so at the same time, or the index cannot
+   * be reached, which others report: try again.
+   */
   add(more: Traffic): Promise<boolean>;
 }
 
