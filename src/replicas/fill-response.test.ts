@@ -43,3 +43,33 @@ test('a replica that takes nothing any more, as one that is suspended, does not 
   server.closeAllConnections();
   server.close();
 });
+
+test('a replica that has left before its Fill was found does not keep it open', async () => {
+  let isClosed = false;
+  const fill = {
+    size: undefined,
+    length: 0,
+    repositories: [],
+    begun: async (signal: AbortSignal) => {
+      signal.throwIfAborted();
+      await once(signal, 'abort');
+    },
+    read: async () => 0,
+    close: () => void (isClosed = true),
+  };
+  const server = createServer();
+  const sent = new Promise<unknown>(resolve =>
+    server.once('request', (req, res) => {
+      const send = () => sendFill(fill, 0, { req, res }).catch((error: unknown) => error);
+      res.once('close', () => void setImmediate().then(send).then(resolve));
+    }),
+  );
+  const port = await listen(server, { host: '127.0.0.1', port: 0, setting: 'cluster.listen' });
+  const leaving = connect(port, '127.0.0.1');
+  leaving.write('GET / HTTP/1.1\r\nHost: replica\r\n\r\n');
+  await once(server, 'request');
+  leaving.destroy();
+  expect(await sent).toMatchObject({ message: 'the other replica has left' });
+  expect(isClosed).toBe(true);
+  server.close();
+});

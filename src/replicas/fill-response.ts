@@ -42,7 +42,10 @@ export async function sendFill(
   { req, res }: { readonly req: IncomingMessage; readonly res: ServerResponse },
 ): Promise<void> {
   const leaving = new AbortController();
-  res.once('close', () => leaving.abort(new Error('the other replica has left')));
+  const left = () => leaving.abort(new Error('the other replica has left'));
+  // It may have left while the Fill was looked for.
+  if (res.closed) left();
+  else res.once('close', left);
   req.resume();
   try {
     await fill.begun(leaving.signal);
