@@ -1,4 +1,4 @@
-import type { BlobStore } from '../blobs/blob-store.ts';
+import type { BlobRemoval, BlobStore } from '../blobs/blob-store.ts';
 import { isStorageClosed } from '../blobs/storage-full.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
 import { readerOfBytes } from '../lib/bytes-reader.ts';
@@ -28,6 +28,7 @@ import { type Along, endsKeeping, RangeReader } from './fill/range-reader.ts';
 import { type RangeAsker, RangesUnusable } from './fill/range-request.ts';
 import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './freshness.ts';
 import type { Confirmed, Links } from './links.ts';
+import type { HeldBytes } from './blob-proof.ts';
 import { granteesOf, withPreload } from './preloads.ts';
 import { DamagedBlob, type SetAsideIfDamaged, StoredCheck } from './stored-check.ts';
 import { forbidsHeld } from './upstream-requests.ts';
@@ -199,13 +200,7 @@ export class BlobSource {
     }
     const startedMs = this.#clock.monotonicMs();
     try {
-      const bytes = {
-        size: reader.size,
-        length: reader.size,
-        isVerified: true,
-        open: () => this.#reopen(digest),
-        check: () => this.#storedCheck.require(digest),
-      };
+      const bytes = this.#storedBytes(digest, reader.size);
       const { outcome } = await this.#confirm(repository, digest, right, () =>
         this.#links.confirm(repository, digest, right, bytes),
       );
@@ -231,13 +226,33 @@ export class BlobSource {
     return { ...read, right, settled };
   }
 
+  /** Stored bytes, to be compared with upstream's. */
+  #storedBytes(digest: Digest, size: number): HeldBytes {
+    let place: BlobRemoval | undefined;
+    return {
+      size,
+      length: size,
+      isVerified: true,
+      open: async () => {
+        place = await this.#blobs.removal(digest);
+        return this.#reopen(digest);
+      },
+      check: async () => {
+        await this.#storedCheck.require(digest);
+        // Another process, or a scrub, may have found the damage first.
+        const isSame = place?.isSame() === true && (await this.#blobs.removal(digest)).key === place.key;
+        if (!isSame) throw new DamagedBlob(digest);
+      },
+    };
+  }
+
   /**
    * A reader of its own for a comparison with upstream, which may be shared, and may continue after the client has its
    * answer.
    */
   async #reopen(digest: Digest): Promise<BlobReader> {
     const reader = await this.#blobs.open(digest);
-    if (reader === undefined) throw new OciError('UNAVAILABLE', { message: 'the blob is being removed' });
+    if (reader === undefined) throw new DamagedBlob(digest);
     return reader;
   }
 

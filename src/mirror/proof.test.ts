@@ -22,6 +22,7 @@ import {
 import { until } from '../../test/support/programs.ts';
 import { keptBlobs } from '../../test/support/test-storage.ts';
 import { errorCode } from '../lib/error-code.ts';
+import { silentLog } from '../lib/log.ts';
 import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { newsOfTwo } from '../lib/news.fixture.ts';
 import type { Credential } from '../oci/credential.ts';
@@ -31,6 +32,8 @@ import { OCI_CONFIG } from '../oci/media-types.ts';
 import { ANY_MANIFEST } from '../oci/pull-source.ts';
 import type { Right } from '../oci/requester.ts';
 import type { EndedRight } from './ended-rights.ts';
+import { createMetrics } from '../ops/metrics.ts';
+import { Quarantine } from '../upkeep/quarantine.ts';
 import { FlightBoard, flightsOn } from './shared-flights.ts';
 
 const MIB = 1024 * 1024;
@@ -198,6 +201,24 @@ describe('a stored blob', () => {
     const before = upstream.bytesSent;
     expect(await pullAs('bob', big.digest, OPEN)).toEqual(whole(big));
     expect(upstream.bytesSent - before).toBeLessThan(big.size * 1.05);
+  });
+
+  it.each([
+    ['is set aside', async () => {}],
+    ['is replaced', () => pullAs('ann', layer.digest).then(idle)],
+  ])('that is damaged and %s by another process meanwhile is not blamed on upstream', async (_, then) => {
+    await (await keptLayer())!.overwrite(Buffer.alloc(layer.size));
+    const latch = new Latch();
+    const during = { repository: 'open', kind: 'blob', times: 1, after: latch.opened } as const;
+    upstream.misbehave(during);
+    const bobs = pullAs('bob', layer.digest, OPEN);
+    await until('upstream to be asked', 20_000, async () => upstream.count('blob') > 0);
+    const { metadata, blobs } = world;
+    const elsewhere = new Quarantine({ metadata, blobs, log: silentLog, meter: createMetrics().meter });
+    expect(await elsewhere.check(layer.digest)).toBe(true);
+    await then();
+    latch.open();
+    expect(await bobs).toEqual(whole(layer));
   });
 
   it('that is damaged is given to nobody if upstream has other bytes, too', async () => {

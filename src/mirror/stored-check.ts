@@ -15,10 +15,10 @@ const MAX_RIGHT = 10_000;
 /** Reads a stored blob again, and sets it aside if it is damaged. Returns whether it was; rejects if that is not known. */
 export type SetAsideIfDamaged = (digest: Digest) => Promise<boolean>;
 
-/** The stored blob was damaged, and has been set aside: it can be downloaded again. */
+/** The stored blob was damaged and has been set aside, or it is gone or replaced: it has to be opened again. */
 export class DamagedBlob extends Error {
   constructor(digest: Digest) {
-    super(`the stored bytes of ${digest} were damaged`);
+    super(`the stored bytes of ${digest} were damaged, or are gone`);
   }
 }
 
