@@ -30,11 +30,15 @@ describe('an upload that follows an ingest', () => {
     files = await openFileStores(folder, { log: silentLog });
     bucket = new Bucket(fake.settings(), LIMITS);
     ledger = new MemoryLedger();
-    const mark = new StoreMark(bucket, 'this-store');
-    await mark.claim({ takesOver: false });
-    blobs = new S3BlobStore({ bucket, mark, ledger, partBytes: PART_BYTES });
-    files.spool.observer = blobs.observer;
+    await new StoreMark(bucket, 'this-store').claim({ takesOver: false });
+    openBlobs();
   });
+
+  function openBlobs(maxCopiedBytes?: number): void {
+    const mark = new StoreMark(bucket, 'this-store');
+    blobs = new S3BlobStore({ bucket, mark, ledger, partBytes: PART_BYTES, maxCopiedBytes });
+    files.spool.observer = blobs.observer;
+  }
 
   afterEach(async () => {
     await blobs.close();
@@ -145,6 +149,16 @@ describe('an upload that follows an ingest', () => {
     fake.requests.length = 0;
     await expectPut(await pushed());
     expect(parts()).toHaveLength(12);
+  });
+
+  test.each([
+    [bytes.length, 1],
+    [bytes.length - 1, 0],
+  ])('has S3 copy it, or sends it again, if S3 copies at most %i bytes', async (maxCopiedBytes, count) => {
+    await blobs.close();
+    openBlobs(maxCopiedBytes);
+    await expectPut(await pushed());
+    expect(copies()).toHaveLength(count);
   });
 
   test('sends what is small, or was pushed in pieces that are far apart, at its end', async () => {

@@ -78,6 +78,8 @@ interface Parts extends OwnBucket {
   readonly redirect?: boolean | undefined;
   /** Default: PART_BYTES. */
   readonly partBytes?: number;
+  /** How large an object S3 copies. Default: MAX_COPIED_BYTES. */
+  readonly maxCopiedBytes?: number | undefined;
 }
 
 /**
@@ -90,6 +92,7 @@ export class S3BlobStore implements BlobStore {
   readonly #mark: Pick<StoreMark, 'require'>;
   readonly #ledger: ObjectLedger;
   readonly #partBytes: number;
+  readonly #maxCopiedBytes: number;
   readonly #redirect: boolean;
   readonly #local: LocalLevel | undefined;
   readonly #watch: BucketWatch | undefined;
@@ -113,6 +116,7 @@ export class S3BlobStore implements BlobStore {
     log = silentLog,
     redirect = false,
     partBytes = PART_BYTES,
+    maxCopiedBytes = MAX_COPIED_BYTES,
   }: Parts) {
     this.#redirect = redirect;
     this.#local = local;
@@ -122,6 +126,7 @@ export class S3BlobStore implements BlobStore {
     this.#mark = mark;
     this.#ledger = ledger;
     this.#partBytes = partBytes;
+    this.#maxCopiedBytes = maxCopiedBytes;
   }
 
   get bucket(): BucketState {
@@ -456,7 +461,7 @@ export class S3BlobStore implements BlobStore {
     this.#uploads.delete(spooled);
     if (begun === undefined) return undefined;
     const { upload, digest: expected } = begun;
-    const maxBytes = expected === undefined ? MAX_COPIED_BYTES : MAX_PARTS * this.#partBytes;
+    const maxBytes = expected === undefined ? this.#maxCopiedBytes : MAX_PARTS * this.#partBytes;
     const isOfUse = expected === digest || (expected === undefined && upload.hasBegun);
     if (!isOfUse || upload.hasFailed || spooled.offset > maxBytes) {
       await upload.drop();
