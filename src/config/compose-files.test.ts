@@ -27,6 +27,11 @@ function treeAt(...path: string[]): Tree {
   return found;
 }
 
+/** The secrets whose files are named. */
+function secretsIn(text: string): Set<string> {
+  return new Set([...text.matchAll(/\/run\/secrets\/([a-z0-9-]+)/g)].map(([, name = '']) => name));
+}
+
 /** The lines of a backend of the proxy, without comments. */
 function backend(name: string): string {
   const [, lines] = new RegExp(`^backend ${name}\n((?: {2}.*\n)*)`, 'm').exec(proxy) ?? [];
@@ -67,9 +72,33 @@ describe('docker-compose.replicas.yml', () => {
   });
 
   it('has a secret for each file that is read, and no password in it', () => {
-    const named = [...services.values()].flatMap(({ secrets }) => secrets ?? []);
-    expect(new Set(Object.keys(treeAt('secrets')))).toEqual(new Set(named));
+    const secrets = [...secretsIn(read('config', 'replicas', 'entrepot.yaml'))].toSorted();
+    const files = secrets.map(name => [name, { file: `./secrets/${name}` }] as const);
+    expect(treeAt('secrets')).toEqual(Object.fromEntries(files));
+    for (const [, service] of replicas) expect(service['secrets']).toEqual(secrets);
+    for (const name of ['postgres', 's3']) {
+      const { secrets: given, ...service } = services.get(name) ?? {};
+      expect([name, secretsIn(JSON.stringify(service))]).toEqual([name, new Set(Object(given))]);
+    }
+    const postgres = treeAt('services', 'postgres', 'environment');
+    expect(postgres['POSTGRES_PASSWORD_FILE']).toBe('/run/secrets/postgres-password');
     expect(read('docker-compose.replicas.yml')).not.toMatch(/PASSWORD:/);
+  });
+
+  it('keeps what is stored on volumes, and mounts the files of config/replicas', () => {
+    const mounted = Object.fromEntries([...services].map(([name, { volumes }]) => [name, volumes]));
+    const configured = './config/replicas/entrepot.yaml:/etc/entrepot/entrepot.yaml:ro';
+    expect(mounted).toEqual({
+      proxy: ['./config/replicas/haproxy.cfg:/usr/local/etc/haproxy/haproxy.cfg:ro'],
+      replica1: [configured, 'replica1:/data'],
+      replica2: [configured, 'replica2:/data'],
+      replica3: [configured, 'replica3:/data'],
+      postgres: ['postgres:/var/lib/postgresql/data'],
+      s3: ['s3:/data/registry'],
+    });
+    expect(Object.keys(treeAt('volumes'))).toEqual(['replica1', 'replica2', 'replica3', 'postgres', 's3']);
+    for (const [, { environment }] of replicas)
+      expect(environment).toMatchObject({ ENTREPOT_CONFIG: '/etc/entrepot/entrepot.yaml' });
   });
 });
 
@@ -88,8 +117,9 @@ describe('config/replicas/entrepot.yaml', () => {
     expect(config.cluster?.advertise).toEqual({ host: name, port: 5003 });
     expect(services.has(config.index.postgres?.host ?? '')).toBe(true);
     expect(services.has(new URL(config.storage.s3?.endpoint ?? '').hostname)).toBe(true);
-    const files = [...text.matchAll(/\/run\/secrets\/([a-z0-9-]+)/g)].map(([, of]) => of);
-    expect(new Set(files)).toEqual(new Set(Object.keys(treeAt('secrets'))));
+    expect(config.storage.path).toBe('/data');
+    // The folder of the volume of s3.
+    expect(config.storage.s3?.bucket).toBe('registry');
   });
 });
 
