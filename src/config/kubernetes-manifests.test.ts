@@ -247,6 +247,13 @@ describe('config/kubernetes/replicas', () => {
     );
   });
 
+  it('replaces the configuration of the base, and its pods whenever it changes', () => {
+    expect(listAt(replicas.settings, 'configMapGenerator')).toEqual([
+      { name: 'entrepot', namespace: 'entrepot', behavior: 'replace', files: ['entrepot.yaml'] },
+    ]);
+    expect(replicas.settings['generatorOptions']).toBeUndefined();
+  });
+
   it('opens the port for replicas to replicas alone', () => {
     const labels = valueAt(deployment, ['spec', 'template', 'metadata', 'labels']);
     expect(valueAt(replicas.only('NetworkPolicy'), ['spec'])).toEqual({
