@@ -92,6 +92,8 @@ export class FleetClient {
   readonly #chance: Chance;
   readonly #world: FleetWorld;
   readonly #held = new Map<string, Held>();
+  /** Manifests that are certainly deleted: a replica without the database may still remember their tags. */
+  readonly #gone = new Set<string>();
   readonly #tags = new Map<string, Register<string | undefined>>();
   readonly #late = new Set<Promise<void>>();
   readonly #happened: string[] = [];
@@ -367,7 +369,8 @@ export class FleetClient {
     if (digest !== undefined && answer.complete && `sha256:${answer.sha256}` !== digest) {
       throw this.#fault(`other bytes of tag ${tag}`, answer);
     }
-    if (digest !== undefined && !this.#held.has(digest)) throw this.#fault(`strange tag ${tag}`, answer);
+    const isKnown = digest === undefined || this.#held.has(digest) || this.#gone.has(digest);
+    if (!isKnown) throw this.#fault(`strange tag ${tag}`, answer);
     // One that cannot reach the database answers what it remembers.
     const isPossible = before.has(digest) || register.possible.has(digest);
     if (!isPossible && answer.isSighted) throw this.#fault(`tag ${tag}`, answer, register.possible);
@@ -424,7 +427,9 @@ export class FleetClient {
   #forgetGone(): void {
     for (const [digest, { isThere }] of this.#held) {
       const isMeant = [...this.#tags.values()].some(({ possible }) => possible.has(digest));
-      if (isOnly(isThere, false) && !isMeant) this.#held.delete(digest);
+      if (!isOnly(isThere, false) || isMeant) continue;
+      this.#held.delete(digest);
+      this.#gone.add(digest);
     }
   }
 
