@@ -17,6 +17,11 @@ export const INDEX_IN_DATABASE =
   'the index of this store is in a database (index.postgres), which this command does not copy: back up the database with ' +
   'its own tools (pg_dump), and then the folder of storage.path, or the bucket';
 
+/** What to do if a store with its index in a database has another folder, or has lost it. */
+const NOT_ITS_FOLDER =
+  'although the index is in a database (index.postgres), a command needs the folder of a server or replica that uses it ' +
+  '(storage.path); if there is none any more, start a server with this configuration first';
+
 /**
  * The configuration of the store that a command works on. From now on this process acts as the owner of the store. If
  * neither a configuration nor a store is named, and there is none in this folder, it is that of the server that runs
@@ -29,10 +34,15 @@ export async function storeConfig(input: Input, io: Io): Promise<Config> {
 }
 
 /** Throws CommandError if there is no store and the command may not create it. */
-async function requireWanted({ makesStore }: Input, { storage: { path }, origin }: Config): Promise<void> {
+async function requireWanted(
+  { makesStore }: Input,
+  { storage: { path }, index, origin }: Config,
+): Promise<void> {
   if (makesStore === 'anywhere') return;
   const none = `there is no store in ${path}`;
-  if (makesStore === undefined) throw new CommandError(none);
+  if (makesStore === undefined) {
+    throw new CommandError(index.postgres === undefined ? none : `${none}: ${NOT_ITS_FOLDER}`);
+  }
   // In a wrong folder, a new store would be mistaken for the intended one.
   if (origin.isDefaultPath && (await presence(path)) === 'absent') {
     throw new CommandError(

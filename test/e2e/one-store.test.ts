@@ -119,6 +119,15 @@ describe('without a store', () => {
     },
   );
 
+  it('whose index is in a database, a command asks for the folder of a server', async () => {
+    const { code, stderr } = await command(0, ['images'], {
+      ENTREPOT_STORAGE__PATH: 'none',
+      ENTREPOT_INDEX__POSTGRES: '{host: db.example}',
+    });
+    expect([code, stderr]).toEqual([1, expect.stringContaining('the folder of a server or replica')]);
+    expect(await readdir(elsewhere)).toEqual([]);
+  });
+
   it.skipIf(!isRoot)(
     'a command that may create a store says which one it uses if none was named',
     async () => {
