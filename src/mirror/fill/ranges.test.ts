@@ -558,7 +558,7 @@ describe('a range ahead of a download in progress', () => {
   it('is requested behind what the download will have in a moment, though that goes on', async () => {
     const world = await startWorld();
     const blob = await layer(world, 24 * MIB, 'across');
-    upstream.misbehave({ kind: 'blob', method: 'GET', bytesPerS: 16 * MIB });
+    upstream.misbehave({ kind: 'blob', method: 'GET', bytesPerS: 8 * MIB });
     const { pulled } = await beginPull(world, blob);
     await readRanges(world, blob, { start: 0, end: 20 * MIB });
     expect(await pulled).toMatchObject(whole(blob));
