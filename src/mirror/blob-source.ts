@@ -30,7 +30,7 @@ import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './freshness.ts';
 import type { Confirmed, Links } from './links.ts';
 import type { HeldBytes } from './blob-proof.ts';
 import { granteesOf, withPreload } from './preloads.ts';
-import { DamagedBlob, type SetAsideIfDamaged, StoredCheck } from './stored-check.ts';
+import { StoredBlobChanged, type SetAsideIfDamaged, StoredCheck } from './stored-check.ts';
 import { forbidsHeld } from './upstream-requests.ts';
 
 /**
@@ -209,7 +209,7 @@ export class BlobSource {
     } catch (error) {
       await reader.close();
       // It is not stored any more, so it is downloaded.
-      if (error instanceof DamagedBlob) return this.open(repository, digest, given, want);
+      if (error instanceof StoredBlobChanged) return this.open(repository, digest, given, want);
       throw error;
     }
   }
@@ -241,7 +241,7 @@ export class BlobSource {
         await this.#storedCheck.require(digest);
         // Another process, or a scrub, may have found the damage first.
         const isSame = place?.isSame() === true && (await this.#blobs.removal(digest)).key === place.key;
-        if (!isSame) throw new DamagedBlob(digest);
+        if (!isSame) throw new StoredBlobChanged(digest);
       },
     };
   }
@@ -252,7 +252,7 @@ export class BlobSource {
    */
   async #reopen(digest: Digest): Promise<BlobReader> {
     const reader = await this.#blobs.open(digest);
-    if (reader === undefined) throw new DamagedBlob(digest);
+    if (reader === undefined) throw new StoredBlobChanged(digest);
     return reader;
   }
 

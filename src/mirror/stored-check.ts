@@ -16,7 +16,7 @@ const MAX_RIGHT = 10_000;
 export type SetAsideIfDamaged = (digest: Digest) => Promise<boolean>;
 
 /** The stored blob was damaged and has been set aside, or it is gone or replaced: it has to be opened again. */
-export class DamagedBlob extends Error {
+export class StoredBlobChanged extends Error {
   constructor(digest: Digest) {
     super(`the stored bytes of ${digest} were damaged, or are gone`);
   }
@@ -35,7 +35,7 @@ export class StoredCheck {
   }
 
   /**
-   * Rejects with `DamagedBlob` if the stored bytes did not match the digest. Resolves if they do, or if that is not known
+   * Rejects with `StoredBlobChanged` if the stored bytes did not match the digest. Resolves if they do, or if that is not known
    * soon: one blob is read at a time.
    */
   async require(digest: Digest): Promise<void> {
@@ -43,7 +43,7 @@ export class StoredCheck {
     this.#checking ??= { digest, wasDamaged: this.#check(digest) };
     const { digest: checked, wasDamaged } = this.#checking;
     if (checked === digest && (await within(wasDamaged, CHECK_WITHIN_MS)) === true)
-      throw new DamagedBlob(digest);
+      throw new StoredBlobChanged(digest);
   }
 
   async #check(digest: Digest): Promise<boolean> {

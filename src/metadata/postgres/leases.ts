@@ -113,9 +113,9 @@ export async function hasOthers(on: Rows, id: string): Promise<boolean> {
 }
 
 /**
- * Removes processes without a heartbeat for DEAD_AFTER_MS; their Leases end. Returns their addresses. One that is in the middle of a write is
- * left to a later call: a heartbeat must not wait for it. A heartbeat in the future, from before the clock was set back, counts
- * as one of now.
+ * Removes processes without a heartbeat for DEAD_AFTER_MS; their Leases end. Returns their addresses. One that is in the
+ * middle of a write is left to a later call: a heartbeat must not wait for it. A heartbeat in the future, from before the
+ * clock was set back, counts as one of now.
  */
 export async function removeSuspended(on: PostgresSession): Promise<readonly string[]> {
   const rows = await on.rows<{ address: string }>(
