@@ -1118,18 +1118,18 @@ describe('the rest of a blob of which ranges were read', () => {
 describe('ranges for which there is no room', () => {
   const full = Object.assign(new Error('disk full'), { code: 'ENOSPC' });
   const noParts = (spool: Spool): Spool => replacing(spool, { parts: () => Promise.reject(full) });
+  const apart = [
+    { start: 3 * MIB, end: 4 * MIB },
+    { start: 7 * MIB, end: 7 * MIB + 100 },
+  ];
 
   it('are the only ones requested from upstream, and are passed on without being kept', async () => {
     const world = await startWorld({}, { spool: noParts });
     const blob = await layer(world, 8 * MIB, 'no-parts');
-    const wanted = [
-      { start: 3 * MIB, end: 4 * MIB },
-      { start: 7 * MIB, end: 7 * MIB + 100 },
-    ];
-    const { reader, outcome, stored } = await open(world, blob, wanted);
+    const { reader, outcome, stored } = await open(world, blob, apart);
     expect([outcome, stored]).toEqual(['miss', false]);
-    await expectRight(reader, blob, wanted);
-    expect(asked()).toEqual(wanted.map(({ start, end }) => `${start}-${end - 1}`));
+    await expectRight(reader, blob, apart);
+    expect(asked()).toEqual(apart.map(({ start, end }) => `${start}-${end - 1}`));
     expect([world.mirror.runningFills, world.mirror.downloads]).toEqual([0, []]);
     expect(world.mirror.problems).toMatchObject([expect.stringMatching('not stored')]);
   });
@@ -1137,14 +1137,10 @@ describe('ranges for which there is no room', () => {
   it('are read from the whole blob once upstream answers one with another', async () => {
     const world = await startWorld({}, { spool: noParts });
     const blob = await layer(world, 8 * MIB, 'later');
-    const wanted = [
-      { start: 3 * MIB, end: 4 * MIB },
-      { start: 7 * MIB, end: 7 * MIB + 100 },
-    ];
     const headers = { 'Content-Range': `bytes 1-1000/${blob.size}` };
     upstream.misbehave({ kind: 'blob', method: 'GET', skip: 1, headers });
-    const { reader } = await open(world, blob, wanted);
-    await expectRight(reader, blob, wanted);
+    const { reader } = await open(world, blob, apart);
+    await expectRight(reader, blob, apart);
     expect(asked().at(-1)).toBeUndefined();
     await until(() => world.mirror.downloads.length === 0);
   });
