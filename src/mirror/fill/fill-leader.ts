@@ -143,8 +143,10 @@ export class FillLeader {
       // Before the row exists: whoever waits for that considers the repository complete.
       await sharing.linkShown();
       const stored = await blobs.put(digest, ingest);
-      if (!(await metadata.putBlob(digest, length, first, stored)))
-        throw new Error('the blob was removed while it was being stored');
+      if (!(await metadata.putBlob(digest, length, first, stored))) {
+        await ingest.abort().catch(() => {});
+        return outcome.removed();
+      }
     } catch (error) {
       await ingest.abort().catch(() => {});
       return error instanceof LeaseLost ? outcome.storedByAnother() : outcome.unstored(error);

@@ -77,6 +77,16 @@ export class FillOutcome {
     this.#options.meter.count('fills_total', { outcome: 'verified' });
   }
 
+  /** The blob is verified, and somebody removed it while it was being stored: readers have all of it. */
+  removed(): void {
+    const { meter, log } = this.#options;
+    const reason = 'the blob was removed while it was being stored';
+    log.info({ reason }, BLOB_UNSTORED);
+    this.#whyUnstored = new Error(reason);
+    meter.count('fills_total', { outcome: 'failed' });
+    this.#note('download-failed', reason);
+  }
+
   /** The blob is verified and could not be stored: readers have all of it, only later requests will miss it. */
   unstored(error: unknown): void {
     const { keeping, meter, log } = this.#options;
