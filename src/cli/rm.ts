@@ -101,7 +101,7 @@ function remainingText(bytes: number, { gracePeriodMs }: Pick<Named, 'gracePerio
   );
 }
 
-/** The name is not stored; what was removed under it earlier may still be, which a purge comes too late for. */
+/** The name is not stored. What an earlier `rm` left may still take space, which somebody who purges wants to know. */
 function nothingText(named: Named, { untagged, unlinkedBytes }: Leftovers, isPurge: boolean): string {
   const { typed, repository, tag } = named;
   const isLeft = tag !== undefined && untagged.length > 0;

@@ -17,10 +17,10 @@ export const INDEX_IN_DATABASE =
   'the index of this store is in a database (index.postgres), which this command does not copy: back up the database with ' +
   'its own tools (pg_dump), and then the folder of storage.path, or the bucket';
 
-/** What to do if a store with its index in a database has another folder, or has lost it. */
-const NOT_ITS_FOLDER =
-  'although the index is in a database (index.postgres), a command needs the folder of a server or replica that uses it ' +
-  '(storage.path); if there is none any more, start a server with this configuration first';
+/** What to do if there is no folder of a store with its index in a database. */
+const FOLDER_NEEDED =
+  'even with the index in a database (index.postgres), a command needs the folder of a server or replica of that store ' +
+  '(storage.path): use one of those, or start a server with this configuration first';
 
 /**
  * The configuration of the store that a command works on. From now on this process acts as the owner of the store. If
@@ -41,7 +41,7 @@ async function requireWanted(
   if (makesStore === 'anywhere') return;
   const none = `there is no store in ${path}`;
   if (makesStore === undefined) {
-    throw new CommandError(index.postgres === undefined ? none : `${none}: ${NOT_ITS_FOLDER}`);
+    throw new CommandError(index.postgres === undefined ? none : `${none}: ${FOLDER_NEEDED}`);
   }
   // In a wrong folder, a new store would be mistaken for the intended one.
   if (origin.isDefaultPath && (await presence(path)) === 'absent') {

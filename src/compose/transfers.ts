@@ -55,7 +55,7 @@ export function transferKeeper(
         isAdded = true;
       };
       await withLease(metadata, LEASE_KEY, work, wait).catch((error: unknown) => {
-        // If only the Lease could not be given back, another attempt would add it twice.
+        // If only the Lease could not be given back, another attempt would add it twice. An outage is logged by others.
         if (!isAdded && !isOutage(error)) throw error;
       });
       return isAdded;

@@ -85,7 +85,7 @@ export class Registry {
       if (!(error instanceof OciError)) throw error;
       exchange.problem = error;
       const told = await call.subject.refusal(error, call.repository, action, exchange.method === 'HEAD');
-      // One that names the error as its cause does not hide it.
+      // It is logged as the client is told, if that keeps the error as its cause.
       if (told.cause === error) exchange.problem = told;
       throw told;
     }

@@ -235,7 +235,7 @@ function createServer({ listener, app, connections, handshakes, limits, meter }:
       handshakes.fail(error, socket);
       return;
     }
-    // A system error: a proxy resets connections that it no longer needs.
+    // A system error, such as a connection that a proxy resets, is not a malformed request.
     if (error.syscall === undefined) meter.count('http_client_errors_total', { code: faultOf(error.code) });
     refuse(error, socket, connections);
   });

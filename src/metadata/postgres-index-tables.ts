@@ -20,7 +20,7 @@ const TYPES = { text: 'text', number: 'bigint', boolean: 'boolean', bytes: 'byte
 /** A page is read within seconds. */
 const PAGE_WITHIN_MS = 120_000;
 
-/** Those whose ids the database assigns, from the largest one on. */
+/** Those whose ids the database assigns. It must continue after the largest one. */
 const NUMBERED: readonly (readonly [table: string, column: string])[] = [
   ['repositories', 'id'],
   ['readings', 'id'],

@@ -208,7 +208,7 @@ export class BlobSource {
       return { digest, reader, outcome, stored: true, upstreamMs: this.#clock.monotonicMs() - startedMs };
     } catch (error) {
       await reader.close();
-      // It is not stored any more, so it is downloaded.
+      // It may be gone, and is downloaded then.
       if (error instanceof StoredBlobChanged) return this.open(repository, digest, given, want);
       throw error;
     }
@@ -530,7 +530,7 @@ export class BlobSource {
           named: right.proved ? namedSize : undefined,
           sinceMs: startedMs,
         }).catch((error: unknown) => {
-          // It had no room before upstream answered about this requester, who gets the blob by a request of its own.
+          // The Fill ran out of room before upstream had proved this requester's right: it makes a request of its own.
           if (running !== undefined && contender.state === 'refused' && isStorageClosed(run.fill.failure))
             return undefined;
           throw error;

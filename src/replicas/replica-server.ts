@@ -1,7 +1,7 @@
 /**
  * replicas/: what replicas of one store, on machines of their own, do for each other, over connections that nobody can open
  * without the key of the cluster, or a certificate for it. The main idea: a replica asks the holder of a Lease for what only
- * that has; what is stored, all read from the bucket and the index.
+ * the holder has; all replicas read what is stored from the bucket and the index.
  *
  * Nothing here is loaded unless `cluster` is configured.
  */

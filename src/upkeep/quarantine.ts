@@ -78,7 +78,10 @@ export class Quarantine {
   logLoss({ kind, digest, reason, loss }: Omit<DamagedContent, 'size'>): void {
     const { log } = this.#stores;
     if (loss === 'hosted') {
-      log.error({ kind, digest, reason }, 'pushed content is damaged and will be refused: push it again');
+      log.error(
+        { kind, digest, reason },
+        'pushed content is damaged, and refused until it is stored again: push it again',
+      );
     } else {
       log.warn(
         { kind, digest, reason },

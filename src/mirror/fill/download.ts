@@ -311,7 +311,10 @@ class Download {
     if (onlyRanges || !this.#isRanged || failure.kind !== 'invalid') throw failure;
     this.#avoidsRanges = true;
     this.#fruitless = 0;
-    log.info({ reason: failure.message }, 'a download continues without ranges');
+    log.info(
+      { reason: failure.message },
+      'a range was answered with something else: the whole blob is requested',
+    );
   }
 
   #nothingSent(): UpstreamFailure {
