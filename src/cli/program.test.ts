@@ -59,6 +59,29 @@ describe('the command line', () => {
     expect([code, err.split('\n')[0]]).toEqual([2, `entrepot: ${said}`]);
   });
 
+  it.each([
+    ['help rm deb.example/app:v1', 'rm'],
+    ['help rm -- deb.example/app:v1', 'rm'],
+    ['help images --json', 'images'],
+    ['help tenant add t1', 'tenant add'],
+    ['tenant help add t1', 'tenant add'],
+  ])('prints help for `%s`, and never runs the command', async (typed, name) => {
+    const { code, out, err } = await run(...typed.split(' '));
+    expect([code, out.split('\n')[0], err]).toEqual([
+      0,
+      expect.stringMatching(`^Usage: entrepot ${name} `),
+      '',
+    ]);
+  });
+
+  it.each(['help frob x', 'help tenant frob x', 'tenant help frob', 'help -- images', 'help tenant -- list'])(
+    'does not run what follows `%s` in place of help',
+    async typed => {
+      const { out } = await run(...typed.split(' '));
+      expect(out === '' || out.startsWith('Usage: entrepot ')).toBe(true);
+    },
+  );
+
   it('escapes control characters in what it shows', async () => {
     const file = join(folder, 'images.txt');
     writeFileSync(file, 'docker.io/a:\u001B[2J\u0007\u009B2J\r1\n');

@@ -96,13 +96,18 @@ function withoutControls(io: Io): Io {
   };
 }
 
-/** Turns `help tenant add` and `tenant help add` into `tenant add --help`; unknown words are left to be refused. */
+/**
+ * Turns `help tenant add` and `tenant help add` into `tenant add --help`, whatever follows. Of unknown words only the name is
+ * left, to be refused: nothing is run.
+ */
 function withHelpOption(argv: readonly string[]): readonly string[] {
   const at = Object.hasOwn(GROUPS, argv[0] ?? '') ? 1 : 0;
   if (argv[at] !== 'help') return argv;
-  const words = argv.toSpliced(at, 1);
-  const name = words.join(' ');
-  const isKnown = name === '' || Object.hasOwn(GROUPS, name) || COMMANDS.some(([known]) => known === name);
+  const [first = '', second = ''] = argv.toSpliced(at, 1);
+  if (first === '') return ['--help'];
+  const isGroup = Object.hasOwn(GROUPS, first);
+  const words = isGroup && second !== '' ? [first, second] : [first];
+  const isKnown = (isGroup && second === '') || COMMANDS.some(([known]) => known === words.join(' '));
   return isKnown ? [...words, '--help'] : words;
 }
 
