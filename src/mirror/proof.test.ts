@@ -193,6 +193,18 @@ describe('a stored blob', () => {
     expect(await world.metadata.countDamaged()).toBe(0);
   });
 
+  it('that is damaged is downloaded again beside others, as those of one image', async () => {
+    await pullAs('ann', big.digest);
+    await idle();
+    const sizes = new Map([layer, big].map(({ digest, size }) => [String(digest), size]));
+    for (const file of await keptBlobs(world.folder)) {
+      const size = sizes.get(file.digest);
+      if (size !== undefined) await file.overwrite(Buffer.alloc(size));
+    }
+    const pulled = await Promise.all([layer, big].map(({ digest }) => pullAs('bob', digest, OPEN)));
+    expect(pulled).toEqual([whole(layer), whole(big)]);
+  });
+
   it('that is damaged is downloaded only once, however large it is', async () => {
     await pullAs('ann', big.digest);
     await idle();

@@ -12,6 +12,9 @@ const RIGHT_FOR_MS = 600_000;
 /** As many blobs as an upstream with wrong answers to everything is asked for in that time. */
 const MAX_RIGHT = 10_000;
 
+/** As many blobs as an image has; an upstream with wrong answers to everything must not queue up the whole store. */
+const MAX_CHECKS = 128;
+
 /** Reads a stored blob again, and sets it aside if it is damaged. Returns whether it was; rejects if that is not known. */
 export type SetAsideIfDamaged = (digest: Digest) => Promise<boolean>;
 
@@ -27,7 +30,9 @@ export class StoredCheck {
   readonly #setAsideIfDamaged: SetAsideIfDamaged;
   readonly #log: Log;
   readonly #right = new Lru<{ readonly digest: Digest }>({ maxEntries: MAX_RIGHT, maxAgeMs: RIGHT_FOR_MS });
-  #checking: { readonly digest: Digest; readonly wasDamaged: Promise<boolean> } | undefined;
+  /** The checks that wait or run; whether each blob was damaged. */
+  readonly #checks = new Map<Digest, Promise<boolean>>();
+  #last: Promise<unknown> = Promise.resolve();
 
   constructor(setAsideIfDamaged: SetAsideIfDamaged, log: Log) {
     this.#setAsideIfDamaged = setAsideIfDamaged;
@@ -36,14 +41,21 @@ export class StoredCheck {
 
   /**
    * Rejects with `StoredBlobChanged` if the stored bytes did not match the digest. Resolves if they do, or if that is not known
-   * soon: one blob is read at a time.
+   * soon: blobs are read one after the other.
    */
   async require(digest: Digest): Promise<void> {
     if (this.#right.get(digest) !== undefined) return;
-    this.#checking ??= { digest, wasDamaged: this.#check(digest) };
-    const { digest: checked, wasDamaged } = this.#checking;
-    if (checked === digest && (await within(wasDamaged, CHECK_WITHIN_MS)) === true)
-      throw new StoredBlobChanged(digest);
+    const wasDamaged = this.#checks.get(digest) ?? this.#queue(digest);
+    if ((await within(wasDamaged, CHECK_WITHIN_MS)) === true) throw new StoredBlobChanged(digest);
+  }
+
+  /** False without a check if too many wait. */
+  async #queue(digest: Digest): Promise<boolean> {
+    if (this.#checks.size >= MAX_CHECKS) return false;
+    const wasDamaged = this.#last.then(() => this.#check(digest));
+    this.#last = wasDamaged;
+    this.#checks.set(digest, wasDamaged);
+    return wasDamaged;
   }
 
   async #check(digest: Digest): Promise<boolean> {
@@ -55,7 +67,7 @@ export class StoredCheck {
       this.#log.warn({ err: error, digest }, 'a stored blob could not be checked');
       return false;
     } finally {
-      this.#checking = undefined;
+      this.#checks.delete(digest);
     }
   }
 }
