@@ -28,6 +28,7 @@ export class Parser {
       .version(text.version, '--version', 'print the version')
       .helpOption('-h, --help', 'print help')
       .helpCommand(...HELP)
+      .showHelpAfterError(whereHelp())
       .configureOutput({
         writeOut: written => io.out(written),
         writeErr: written => io.err(written),
@@ -67,6 +68,7 @@ export class Parser {
       this.#program
         .command(name)
         .helpCommand(...HELP)
+        .showHelpAfterError(whereHelp(name))
         .description(groups[name] ?? '')
     );
   }
@@ -74,6 +76,7 @@ export class Parser {
   #build(command: Command, name: string): CommanderCommand {
     const built = new CommanderCommand(name)
       .copyInheritedSettings(this.#program)
+      .showHelpAfterError(whereHelp(command.name))
       .summary(command.summary)
       .description(command.description ?? command.summary)
       .addHelpText('after', examplesText(command.examples));
@@ -127,6 +130,11 @@ function wordsOf(commands: readonly CommandTree[]): readonly CommandTree[] {
 /** An option with a list that is given twice means both lists. */
 function together(list: string, earlier: string | undefined): string {
   return earlier === undefined ? list : `${earlier},${list}`;
+}
+
+/** Follows what is wrong with a command line. `name`: of the command or group. */
+function whereHelp(name?: string): string {
+  return `see \`${['entrepot', name, '--help'].filter(Boolean).join(' ')}\``;
 }
 
 function examplesText(examples: Command['examples']): string {

@@ -46,17 +46,24 @@ describe('the command line', () => {
   it('suggests the intended command, and ends with 2', async () => {
     const { code, err } = await run('sevre');
     expect(code).toBe(2);
-    expect(err).toMatch(/^entrepot: unknown command 'sevre'\n\(Did you mean serve\?\)\n$/);
+    expect(err).toBe("entrepot: unknown command 'sevre'\n(Did you mean serve?)\nsee `entrepot --help`\n");
     expect((await run('config', 'shwo')).err).toContain('Did you mean show?');
   });
 
   it.each([
-    [['gc', '--sooner'], "unknown option '--sooner'"],
-    [['rm'], "missing required argument 'reference'"],
-    [['config', 'shwo'], "unknown command 'shwo'"],
-  ])('says what is wrong with %j', async (argv, said) => {
-    const { code, err } = await run(...argv);
-    expect([code, err.split('\n')[0]]).toEqual([2, `entrepot: ${said}`]);
+    [['gc', '--sooner'], "unknown option '--sooner'", 'entrepot gc --help'],
+    [['rm'], "missing required argument 'reference'", 'entrepot rm --help'],
+    [['gc', 'now'], "too many arguments for 'gc'. Expected 0 arguments but got 1.", 'entrepot gc --help'],
+    [['serve', '--config'], "option '--config <file>' argument missing", 'entrepot serve --help'],
+    [['tenant', 'add'], "missing required argument 'tenant'", 'entrepot tenant add --help'],
+    [['tenant', 'frob'], "unknown command 'frob'", 'entrepot tenant --help'],
+    [['--json'], "unknown option '--json'", 'entrepot --help'],
+  ])('says what is wrong with %j, and which help to read', async (argv, said, help) => {
+    expect(await run(...argv)).toEqual({
+      code: 2,
+      out: '',
+      err: `entrepot: ${said}\nsee \`${help}\`\n`,
+    });
   });
 
   it.each([
