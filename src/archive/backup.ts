@@ -12,6 +12,7 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
+import { FILE_MISSING } from '../blobs/blob-fault.ts';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import { unreadableReason } from '../blobs/unreadable.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
@@ -135,7 +136,7 @@ export class Backup {
       }
       // It may have been removed, and stored again since.
       const again = await this.#store.open(digest);
-      if (again === undefined) this.#lacks(digest, 'its file is missing');
+      if (again === undefined) this.#lacks(digest, FILE_MISSING);
       return again;
     } catch (error) {
       this.#lacks(digest, reasonOf(error));

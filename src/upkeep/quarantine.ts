@@ -1,5 +1,5 @@
+import { blobFault, FILE_MISSING } from '../blobs/blob-fault.ts';
 import type { RehashOptions } from '../blobs/blob-store.ts';
-import { unreadableReason } from '../blobs/unreadable.ts';
 import { damagedManifest } from '../metadata/manifest-check.ts';
 import type { Content } from '../metadata/metadata-store.ts';
 import type { SizedContent } from '../metadata/survey.ts';
@@ -45,18 +45,10 @@ export class Quarantine {
   async faultOf(digest: string, read: RehashOptions = { bytesPerSecond: 0 }): Promise<string | undefined> {
     if (!isDigest(digest)) return NO_DIGEST;
     const { metadata, blobs } = this.#stores;
-    try {
-      const actual = await blobs.rehash(digest, read);
-      if (actual === undefined) {
-        const hasRow = (await metadata.statBlob(digest)) !== undefined;
-        return hasRow ? 'its file is missing' : undefined;
-      }
-      return actual === digest ? undefined : `its content has the digest ${actual}`;
-    } catch (error) {
-      const reason = unreadableReason(error);
-      if (reason === undefined) throw error;
-      return reason;
-    }
+    const fault = await blobFault(blobs, digest, read);
+    // It was removed meanwhile.
+    if (fault === FILE_MISSING && (await metadata.statBlob(digest)) === undefined) return undefined;
+    return fault;
   }
 
   /** What is wrong with a manifest that the survey has found damaged. */

@@ -211,3 +211,26 @@ test('blobs are verified many at a time, and not more than that', async () => {
   expect(report).toMatchObject({ added: IMAGES_EACH });
   expect(most).toBe(16);
 });
+
+test('adds no blob that is damaged, or that was removed after it was listed', async () => {
+  const index = await newIndex();
+  const found = [];
+  for await (const { digest } of blobs.list()) found.push(digest);
+  const [removed, wrong] = found;
+  const rehash = async (digest: Digest) => {
+    if (digest === removed) return undefined;
+    return digest === wrong ? digestOf(Buffer.from('other bytes')) : digest;
+  };
+  const damaged = new Array<unknown>();
+  const run = {
+    signal: new AbortController().signal,
+    onProgress() {},
+    onDamaged: (...damage: unknown[]) => void damaged.push(damage),
+  };
+  const stores = { metadata: index, blobs: { ...blobs, rehash }, records: new MemoryRecordStore() };
+  expect(await rebuildIndex(stores, run)).toMatchObject({ added: IMAGES_EACH - 2, damaged: 2 });
+  expect(damaged).toEqual([
+    ['blob', removed, 'its file is missing'],
+    ['blob', wrong, `its content has the digest ${digestOf(Buffer.from('other bytes'))}`],
+  ]);
+});

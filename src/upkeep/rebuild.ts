@@ -1,6 +1,6 @@
+import { blobFault } from '../blobs/blob-fault.ts';
 import type { BlobStore, FoundBlob } from '../blobs/blob-store.ts';
 import type { RecordStore } from '../blobs/record-store.ts';
-import { unreadableReason } from '../blobs/unreadable.ts';
 import { forEachAtOnce } from '../lib/at-once.ts';
 import type { Presence } from '../lib/lease.ts';
 import type { RecordedImage } from '../metadata/image-record.ts';
@@ -116,7 +116,7 @@ async function addBlobs(
     }
     // Before it is verified, so that it is not collected meanwhile.
     await (stopping ??= stopCollectingIfNot(metadata, { during }));
-    const fault = await faultOf(blobs, { digest, key }, signal);
+    const fault = await blobFault(blobs, digest, { bytesPerSecond: 0, key, signal });
     if (fault === undefined) {
       const isAdded = await (key === undefined
         ? metadata.putBlob(digest, size, undefined, { during })
@@ -139,21 +139,6 @@ async function addBlobs(
 
 async function stopCollectingIfNot(metadata: Stores['metadata'], during: During): Promise<void> {
   if ((await whyNotCollected(metadata)) === undefined) await stopCollectingAfterRebuild(metadata, during);
-}
-
-async function faultOf(
-  blobs: RebuiltStores['blobs'],
-  { digest, key }: { readonly digest: Digest; readonly key: string | undefined },
-  signal: AbortSignal,
-): Promise<string | undefined> {
-  try {
-    const actual = await blobs.rehash(digest, { bytesPerSecond: 0, key, signal });
-    return actual === digest ? undefined : 'its content does not match the digest';
-  } catch (error) {
-    const reason = unreadableReason(error);
-    if (reason === undefined) throw error;
-    return reason;
-  }
 }
 
 /**
