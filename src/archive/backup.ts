@@ -17,7 +17,7 @@ import type { BlobStore } from '../blobs/blob-store.ts';
 import { unreadableReason } from '../blobs/unreadable.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
 import type { IndexSnapshot, SnapshotBlob } from '../metadata/sqlite-snapshot.ts';
-import { type Digest, digestAlgorithm, digestHex, isDigest } from '../oci/digest.ts';
+import { type Digest, DIGEST_MISMATCH, digestAlgorithm, digestHex, isDigest } from '../oci/digest.ts';
 import { blobPath } from './layout.ts';
 import { packed, type TarWriter } from './tar.ts';
 
@@ -172,8 +172,7 @@ class VerifiedReading {
       this.#advanced(chunk.byteLength);
       yield chunk;
     }
-    if (hash.digest('hex') !== digestHex(this.#digest))
-      this.fault ??= 'its content does not match the digest';
+    if (hash.digest('hex') !== digestHex(this.#digest)) this.fault ??= DIGEST_MISMATCH;
   }
 
   async #read(position: number, length: number): Promise<Buffer> {

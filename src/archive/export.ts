@@ -4,7 +4,7 @@ import { heldContent, missingFrom } from '../metadata/held-tree.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { type ContentTree, readContentTree } from '../oci/content-tree.ts';
 import type { Descriptor } from '../oci/descriptor.ts';
-import { type Digest, digestAlgorithm, digestHex } from '../oci/digest.ts';
+import { type Digest, DIGEST_MISMATCH, digestAlgorithm, digestHex } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
 import type { Manifest } from '../oci/manifest.ts';
 import { formatPlatform, type Platform } from '../oci/platform.ts';
@@ -123,7 +123,7 @@ export class Bundle {
       }
       if (hash.digest('hex') !== digestHex(digest)) {
         throw new ArchiveError(
-          `${digest} is damaged: its content does not match the digest. Run entrepot scrub, then pull or push it again`,
+          `${digest} is damaged: ${DIGEST_MISMATCH}. Run entrepot scrub, then pull or push it again`,
         );
       }
     } finally {

@@ -20,7 +20,14 @@ import {
 } from '../metadata/index-tables.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { BLOBS_IN, MOVING_FROM, STORE_ID } from '../metadata/store-identity.ts';
-import { type Digest, digestAlgorithm, digestHex, digestOf, isDigest } from '../oci/digest.ts';
+import {
+  type Digest,
+  DIGEST_MISMATCH,
+  digestAlgorithm,
+  digestHex,
+  digestOf,
+  isDigest,
+} from '../oci/digest.ts';
 import type { LackingContent } from './backup.ts';
 
 /** Two buffers for each blob: one is written while the next is read. */
@@ -168,7 +175,7 @@ export class StoreMigration {
     const { metadata, blobs } = this.#parts.to;
     await this.#copyBytes(reader, ingest);
     if ((await ingest.hash(digest)) !== digest) {
-      return this.#lacks('blob', digest, 'its content does not match the digest');
+      return this.#lacks('blob', digest, DIGEST_MISMATCH);
     }
     const stored = await blobs.put(digest, ingest);
     if (!(await metadata.putBlob(digest, reader.size, undefined, stored))) {
@@ -230,7 +237,7 @@ export class StoreMigration {
   #isWholeManifest({ digest, bytes }: IndexRow): boolean {
     if (!isText(digest) || !isDigest(digest) || !(bytes instanceof Uint8Array)) return false;
     if (digestOf(bytes, digestAlgorithm(digest)) === digest) return true;
-    this.#lacks('manifest', digest, 'its content does not match the digest');
+    this.#lacks('manifest', digest, DIGEST_MISMATCH);
     return false;
   }
 

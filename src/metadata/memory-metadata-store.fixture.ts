@@ -5,7 +5,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises';
 import { type Lease, LeaseLost, type LeaseState, Presence, PresenceEnded } from '../lib/lease.ts';
 import { MemoryLeases } from '../lib/memory-leases.fixture.ts';
 import type { CredentialUsage } from '../oci/credential.ts';
-import { type Digest, digestAlgorithm, digestOf, isDigest } from '../oci/digest.ts';
+import { type Digest, DIGEST_MISMATCH, digestAlgorithm, digestOf, isDigest } from '../oci/digest.ts';
 import type { IssuedCredential, KnownTenant } from '../oci/issued-credential.ts';
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { TagRow } from '../oci/pull-read.ts';
@@ -1013,8 +1013,7 @@ export class MemoryMetadataStore implements MetadataStore {
   async #sound<T extends Pick<Manifest, 'digest' | 'bytes'>>(manifest: T): Promise<T | undefined> {
     const { digest, bytes } = manifest;
     if (digestOf(bytes, digestAlgorithm(digest)) === digest) return manifest;
-    const reason = 'its content does not match the digest';
-    await this.quarantine({ kind: 'manifest', digest }, reason, damagedManifest(digest));
+    await this.quarantine({ kind: 'manifest', digest }, DIGEST_MISMATCH, damagedManifest(digest));
     return undefined;
   }
 

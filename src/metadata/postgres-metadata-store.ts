@@ -3,7 +3,7 @@ import { type Clock, systemClock } from '../lib/clock.ts';
 import type { Lease, LeaseState, Presence } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import type { CredentialUsage } from '../oci/credential.ts';
-import { type Digest, isDigest } from '../oci/digest.ts';
+import { type Digest, DIGEST_MISMATCH, isDigest } from '../oci/digest.ts';
 import type { IssuedCredential, KnownTenant } from '../oci/issued-credential.ts';
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { BlobPullRead, PullRead, TagRow } from '../oci/pull-read.ts';
@@ -933,7 +933,7 @@ class PostgresMetadataStore implements MetadataStore {
   ): Promise<T | undefined> {
     if (manifest === undefined || this.#check.isSound(manifest)) return manifest;
     const { digest } = manifest;
-    const reason = 'its content does not match the digest';
+    const reason = DIGEST_MISMATCH;
     const loss = await this.quarantine({ kind: 'manifest', digest }, reason, damagedManifest(digest)).catch(
       (error: unknown) => error,
     );

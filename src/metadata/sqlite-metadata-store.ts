@@ -4,7 +4,7 @@ import { errorCode } from '../lib/error-code.ts';
 import type { Lease, LeaseState, Presence } from '../lib/lease.ts';
 import type { Log } from '../lib/log.ts';
 import type { CredentialUsage } from '../oci/credential.ts';
-import { type Digest, isDigest } from '../oci/digest.ts';
+import { type Digest, DIGEST_MISMATCH, isDigest } from '../oci/digest.ts';
 import type { IssuedCredential, KnownTenant } from '../oci/issued-credential.ts';
 import type { Manifest, ManifestView } from '../oci/manifest.ts';
 import type { BlobPullRead, PullRead, TagRow } from '../oci/pull-read.ts';
@@ -980,7 +980,7 @@ class SqliteMetadataStore implements MetadataStore {
   }
 
   async #quarantine(digest: Digest): Promise<void> {
-    const reason = 'its content does not match the digest';
+    const reason = DIGEST_MISMATCH;
     const loss = await this.quarantine({ kind: 'manifest', digest }, reason, damagedManifest(digest)).catch(
       (error: unknown) => error,
     );

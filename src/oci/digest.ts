@@ -14,6 +14,9 @@ export function isDigest(text: string): text is Digest {
   return DIGEST.test(text);
 }
 
+/** The reason that is given for content that does not match its digest. */
+export const DIGEST_MISMATCH = 'its content does not match the digest';
+
 /** `text` as a digest; throws DIGEST_INVALID if it is none. */
 export function parseDigest(text: string): Digest {
   if (!isDigest(text)) {

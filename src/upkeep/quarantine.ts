@@ -3,7 +3,7 @@ import type { RehashOptions } from '../blobs/blob-store.ts';
 import { damagedManifest } from '../metadata/manifest-check.ts';
 import type { Content } from '../metadata/metadata-store.ts';
 import type { SizedContent } from '../metadata/survey.ts';
-import { type Digest, isDigest } from '../oci/digest.ts';
+import { type Digest, DIGEST_MISMATCH, isDigest } from '../oci/digest.ts';
 import type { Stores } from './stores.ts';
 
 /** A damaged page of the index may have changed the digest itself. */
@@ -53,7 +53,7 @@ export class Quarantine {
 
   /** What is wrong with a manifest that the survey has found damaged. */
   faultOfManifest(digest: string): string {
-    return isDigest(digest) ? 'its content does not match the digest' : NO_DIGEST;
+    return isDigest(digest) ? DIGEST_MISMATCH : NO_DIGEST;
   }
 
   /**
