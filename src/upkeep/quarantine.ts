@@ -18,8 +18,8 @@ export interface DamagedContent extends SizedContent {
 
 /**
  * Finds damage, and takes damaged content out of use. It loses its row, so that it is absent rather than wrong: mirrored
- * content is removed, and downloaded again when it is requested; hosted content is refused until it is pushed again, and
- * its file stays, in case it can be rescued. The damage is remembered, shown and counted until the content is replaced.
+ * content is removed, and downloaded again when it is requested; hosted content is refused until it is stored again, and
+ * its file is kept in case it can be recovered. The damage is remembered, shown and counted until the content is replaced.
  */
 export class Quarantine {
   readonly #stores: Pick<Stores, 'metadata' | 'blobs' | 'log' | 'meter'>;
@@ -29,14 +29,14 @@ export class Quarantine {
   }
 
   /**
-   * Reads a blob at full speed; sets it aside and logs that if it is damaged. Returns whether it was. Rejects if that cannot
-   * be found out.
+   * Reads a blob at full speed; if it is damaged, adds it and logs that. Returns whether it did. Rejects if the blob cannot
+   * be checked.
    */
   async check(digest: Digest): Promise<boolean> {
     const reason = await this.faultOf(digest);
     if (reason === undefined) return false;
     const content = { kind: 'blob', digest } as const;
-    const loss = await this.setAside(content, reason);
+    const loss = await this.add(content, reason);
     if (loss !== undefined) this.logLoss({ ...content, reason, loss });
     return loss !== undefined;
   }
@@ -60,7 +60,7 @@ export class Quarantine {
    * Takes damaged content out of use, and counts it. A blob is read a second time, since a push may have replaced it after
    * it was found damaged. `undefined` if it was replaced or removed meanwhile.
    */
-  async setAside(content: Content, reason: string, read?: RehashOptions): Promise<DamagedContent['loss']> {
+  async add(content: Content, reason: string, read?: RehashOptions): Promise<DamagedContent['loss']> {
     const loss = await this.#removeRow(content, reason, read);
     if (loss !== undefined) this.#stores.meter.count('scrub_damaged_total', { source: loss });
     return loss;
@@ -70,10 +70,7 @@ export class Quarantine {
   logLoss({ kind, digest, reason, loss }: Omit<DamagedContent, 'size'>): void {
     const { log } = this.#stores;
     if (loss === 'hosted') {
-      log.error(
-        { kind, digest, reason },
-        'pushed content is damaged, and refused until it is stored again: push it again',
-      );
+      log.error({ kind, digest, reason }, 'pushed content is damaged and is now refused: push it again');
     } else {
       log.warn(
         { kind, digest, reason },

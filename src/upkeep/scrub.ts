@@ -42,7 +42,7 @@ interface State {
   readonly finishedAtMs: number;
 }
 
-/** Reads all stored content again, compares it with its digest, and sets aside at once what is damaged. */
+/** Reads all stored content again, compares it with its digest, and quarantines at once what is damaged. */
 export class Scrub {
   readonly #options: ScrubOptions;
 
@@ -141,7 +141,7 @@ class Walk implements ScrubReport {
       this.#add({ ...content, reason, loss: undefined });
       return;
     }
-    const loss = await this.#quarantine.setAside(content, reason, this.#read);
+    const loss = await this.#quarantine.add(content, reason, this.#read);
     if (loss === undefined) return;
     this.#add({ ...content, reason, loss });
     if (this.#run.onDamaged === undefined) this.#quarantine.logLoss({ ...content, reason, loss });
