@@ -11,9 +11,12 @@ import { type UpstreamRequests, blobReference, headOfBlob, isRefusal } from '../
 import type { Contender } from './contender.ts';
 import { nobodyLeft } from './contenders.ts';
 
-/** After this many failures in a row without a new byte, the download fails. */
+/**
+ * After this many failures in a row without progress, the download fails. A response makes progress if it has more new bytes
+ * than repeated ones: otherwise a body that is cut a little later each time would be downloaded any number of times.
+ */
 const MAX_FRUITLESS = 5;
-/** After this many failures without a new byte, another endpoint is tried. */
+/** After this many failures without progress, another endpoint is tried. */
 const FRUITLESS_BEFORE_NEXT_ENDPOINT = 2;
 /** Short at first, since usually a single connection broke; about 4 s in all. */
 const BACKOFF = { firstMs: 100, maxMs: 2_000 };
@@ -149,6 +152,8 @@ class Download {
   /** Set when upstream has answered ranges with something else: from then on, the whole blob is requested. */
   #avoidsRanges = false;
   #fruitless = 0;
+  /** How many bytes before the missing ones the last response begins. */
+  #repeatedBytes = 0;
 
   constructor(options: DownloadOptions) {
     this.#options = options;
@@ -178,7 +183,7 @@ class Download {
         // If nothing was asked, the failure before says why.
         if (!error.isUnasked) lastFailure = error;
         this.#insists = true;
-        if (this.#options.length() > before) this.#fruitless = 0;
+        if (this.#options.length() - before > this.#repeatedBytes) this.#fruitless = 0;
         if (this.#hasBegun) this.#options.asking.broke(contender.repository, lastFailure);
         if (isRefusal(error) || error.kind === 'limited') await this.#refused(contender, error);
         else await this.#recover(lastFailure);
@@ -252,6 +257,7 @@ class Download {
   async #pour(delivery: Delivery, range: AskedRange): Promise<Read> {
     const { answer, from, shownBytes } = delivery;
     let isGiven = false;
+    this.#repeatedBytes = from - answer.offset;
     if (shownBytes === 0) {
       isGiven = this.#give(delivery);
       if (!isGiven) return 'refused';
@@ -273,7 +279,7 @@ class Download {
     const end = answer.isPart ? (range.end ?? answer.size ?? this.#options.size()) : undefined;
     if (end === undefined || (range.end === undefined && length >= end)) return 'all';
     const sentBytes = length - from;
-    if (end > from && sentBytes === 0) throw this.#nothingSent();
+    if (length < end && sentBytes <= this.#repeatedBytes) throw this.#hardlySent(sentBytes);
     return sentBytes < Math.min(SHORT_BYTES, end - from) ? 'short' : 'part';
   }
 
@@ -317,9 +323,9 @@ class Download {
     );
   }
 
-  #nothingSent(): UpstreamFailure {
+  #hardlySent(bytes: number): UpstreamFailure {
     const endpoint = this.#endpoint;
-    return new UpstreamFailure('invalid', 'upstream sent nothing of the requested range', { endpoint });
+    return new UpstreamFailure('invalid', `upstream sent only ${bytes} of the missing bytes`, { endpoint });
   }
 
   async #write(chunk: Uint8Array): Promise<void> {

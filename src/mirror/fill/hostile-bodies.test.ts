@@ -6,6 +6,7 @@ import { FakeUpstream } from '../../../test/support/fake-upstream.ts';
 import { MirrorWorld, whole } from '../../../test/support/mirror-world.ts';
 import { ManualClock } from '../../lib/manual-clock.fixture.ts';
 import { PagePool } from '../../lib/page-pool.ts';
+import { OciError } from '../../oci/errors.ts';
 
 const blob = randomBlob(300_000, 'hostile');
 const bytes = bytesOf(blob);
@@ -182,5 +183,42 @@ describe('a body', () => {
     expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
     await expect.poll(async () => (await world.metadata.statBlob(blob.digest))?.size).toBe(bytes.length);
     await expectNothingHeld();
+  });
+
+  describe('that is sent from its start each time, and a little more of it,', () => {
+    const all = `bytes 0-${bytes.length - 1}/${bytes.length}`;
+    const growing = (): (() => Buffer) => {
+      let end = 200_000;
+      return () => bytes.subarray(0, (end += 1_000));
+    };
+
+    it.each<readonly [string, (part: Buffer, from: number) => string]>([
+      ['by a server that ignores ranges', () => `${OK}${LENGTH}\r\n`],
+      [
+        'by a server that answers ranges with others',
+        (_, from) =>
+          from === 0
+            ? `${OK}${LENGTH}\r\n`
+            : `HTTP/1.1 206 Partial Content\r\nContent-Range: ${all}\r\n${LENGTH}\r\n`,
+      ],
+      [
+        'as a part of its own accord',
+        part =>
+          `HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-${part.length - 1}/${bytes.length}\r\n` +
+          `Content-Length: ${part.length}\r\n\r\n`,
+      ],
+    ])('is not requested again without end (%s)', async (_, head) => {
+      const next = growing();
+      let requests = 0;
+      answer = (socket, from) => {
+        requests += 1;
+        const part = next();
+        socket.write(head(part, from));
+        socket.end(part);
+      };
+      await expect(world.pull(blob.digest)).rejects.toBeInstanceOf(OciError);
+      expect(requests).toBeLessThan(20);
+      await expectNothingHeld();
+    });
   });
 });
