@@ -1,7 +1,7 @@
 import { removalRefusal, removedDocument } from '../admin/removals.ts';
 import { formatDuration, sizeText } from '../lib/units.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
-import type { Leftovers, RemovedImage } from '../upkeep/image-removal.ts';
+import type { ImageRemoval, RemovedImage } from '../upkeep/image-removal.ts';
 import { type Command, CommandError, CONFIG_OPTION, EXIT, jsonOption, wantsJson } from './command.ts';
 import { withParts } from './with-parts.ts';
 
@@ -47,10 +47,8 @@ export const rm: Command = {
         throw refusal === undefined ? error : new CommandError(refusal);
       });
       const named = { typed, repository, tag, gracePeriodMs: config.upkeep.gcGracePeriodMs };
-      // What is left of it takes a survey of the whole index.
       if (wantsJson(input)) io.out(`${JSON.stringify(removedDocument(typed, removed))}\n`);
-      else if (removed === undefined)
-        io.out(nothingText(named, await removal.leftovers(repository), run.purge));
+      else if (removed === undefined) io.out(await nothingText(named, removal, run.purge));
       else io.out(text(named, removed, run.purge));
       return removed === undefined ? EXIT.failed : EXIT.done;
     });
@@ -102,14 +100,18 @@ function remainingText(bytes: number, { gracePeriodMs }: Pick<Named, 'gracePerio
 }
 
 /** The name is not stored. What an earlier `rm` left may still take space, which somebody who purges wants to know. */
-function nothingText(named: Named, { untagged, unlinkedBytes }: Leftovers, isPurge: boolean): string {
+async function nothingText(named: Named, removal: ImageRemoval, isPurge: boolean): Promise<string> {
   const { typed, repository, tag } = named;
-  const isLeft = tag !== undefined && untagged.length > 0;
+  // Each takes a survey of the index.
+  const untagged = tag === undefined ? [] : await removal.untagged(repository);
+  const unlinkedBytes = isPurge ? await removal.unlinkedBytes() : 0;
   const names = untagged.map(digest => `${repositoryText(repository)}@${digest}`);
   const parts = [
-    isLeft ? `there is no such tag; stored without a tag: ${names.join(', ')}` : 'nothing of it is stored',
+    names.length > 0
+      ? `there is no such tag; stored without a tag: ${names.join(', ')}`
+      : 'nothing of it is stored',
   ];
-  if (isPurge && unlinkedBytes > 0) {
+  if (unlinkedBytes > 0) {
     parts.push(`of everything that no repository has any more, ${remainingText(unlinkedBytes, named)}`);
   }
   return `${typed}: ${parts.join('; ')}\n`;

@@ -43,14 +43,6 @@ export interface RemovedImage extends Freed {
   readonly remainingBytes: number;
 }
 
-/** What was removed earlier and is still on disk. */
-export interface Leftovers {
-  /** Images of the repository that have no tag any more: the first few. */
-  readonly untagged: readonly Digest[];
-  /** The size of what no repository has any more. */
-  readonly unlinkedBytes: number;
-}
-
 /** How many images without a tag are listed. */
 const UNTAGGED_SHOWN = 3;
 
@@ -117,17 +109,30 @@ export class ImageRemoval {
     }
   }
 
-  /** What may be left of names that are not stored any more. Reads the whole index. */
-  async leftovers(repository: Repository): Promise<Leftovers> {
+  /** Images of the repository that have no tag any more: the first few. Reads those of all repositories. */
+  async untagged(repository: Repository): Promise<readonly Digest[]> {
     const { survey } = this.#options;
     const untagged: Digest[] = [];
     for await (const page of everything(after => survey.untagged(after))) {
       const here = page.filter(({ repository: { upstream, name } }) => {
         return upstream === repository.upstream && name === repository.name;
       });
-      untagged.push(...here.map(({ digest }) => digest).slice(0, UNTAGGED_SHOWN - untagged.length));
+      untagged.push(...here.map(({ digest }) => digest));
+      if (untagged.length >= UNTAGGED_SHOWN) break;
     }
-    return { untagged, unlinkedBytes: await this.#unlinkedBytes(() => true) };
+    return untagged.slice(0, UNTAGGED_SHOWN);
+  }
+
+  /** The size of content that no repository has, as far as `counts` selects it. Reads the whole index. */
+  async unlinkedBytes(counts: (digest: Digest) => boolean = () => true): Promise<number> {
+    const sinceMs = Date.now();
+    let bytes = 0;
+    for (const kind of ['manifest', 'blob'] as const) {
+      for await (const page of everything(after => this.#options.survey.unlinked(kind, sinceMs, after))) {
+        for (const { digest, size } of page) if (counts(digest)) bytes += size;
+      }
+    }
+    return bytes;
   }
 
   #removeAny(
@@ -209,7 +214,7 @@ export class ImageRemoval {
     if (purge === true)
       return { ...nothing, ...(await this.#purge.contents(contents, signal)), remainingBytes: 0 };
     const digests = new Set(contents.map(({ digest }) => digest));
-    const remainingBytes = await this.#unlinkedBytes(digest => digests.has(digest));
+    const remainingBytes = await this.unlinkedBytes(digest => digests.has(digest));
     return { ...nothing, ...NOTHING_FREED, remainingBytes };
   }
 
@@ -217,18 +222,6 @@ export class ImageRemoval {
   #along(repository: Repository, what: Pick<RegistryEvent, 'tag' | 'digest'>): WithMessages {
     const { announce = () => [] } = this.#options;
     return { messages: announce({ kind: 'delete', repository, ...what, actor: OPERATOR }) };
-  }
-
-  /** The size of content that no repository has, as far as `counts` selects it. */
-  async #unlinkedBytes(counts: (digest: Digest) => boolean): Promise<number> {
-    const sinceMs = Date.now();
-    let bytes = 0;
-    for (const kind of ['manifest', 'blob'] as const) {
-      for await (const page of everything(after => this.#options.survey.unlinked(kind, sinceMs, after))) {
-        for (const { digest, size } of page) if (counts(digest)) bytes += size;
-      }
-    }
-    return bytes;
   }
 
   async #removed(
