@@ -1,4 +1,5 @@
 import { createHmac, randomBytes } from 'node:crypto';
+import { unreadableReason } from '../blobs/unreadable.ts';
 import { hasBytes } from '../lib/bytes-reader.ts';
 import type { Digest } from '../oci/digest.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
@@ -30,7 +31,7 @@ export interface HeldBytes {
   readonly isVerified: boolean;
   /** The caller closes the result. */
   open(): Promise<OpenBytes>;
-  /** Called when upstream has other bytes. Rejects if the stored ones are wrong. */
+  /** Called when upstream has other bytes, or the stored ones cannot be read. Rejects if these are wrong, or gone. */
   check?(): Promise<void>;
 }
 
@@ -68,7 +69,8 @@ export async function proveBlob(digest: Digest, held: HeldBytes, fetch: Fetch): 
   try {
     return (await comparison.byRanges(ranges)) ?? (await comparison.fromStart(ranges));
   } catch (error) {
-    if (error instanceof UpstreamFailure && error.kind === 'invalid') await held.check?.();
+    const isInvalid = error instanceof UpstreamFailure && error.kind === 'invalid';
+    if (isInvalid || unreadableReason(error) !== undefined) await held.check?.();
     throw error;
   } finally {
     await bytes.close();

@@ -1,4 +1,4 @@
-import type { BlobRemoval, BlobStore } from '../blobs/blob-store.ts';
+import type { BlobStore } from '../blobs/blob-store.ts';
 import { isStorageClosed } from '../blobs/storage-full.ts';
 import type { BlobReader } from '../lib/blob-reader.ts';
 import { readerOfBytes } from '../lib/bytes-reader.ts';
@@ -115,6 +115,12 @@ interface SizeWait {
  */
 const CLIENT_WAITS_MS = 20_000;
 
+/**
+ * How often a request opens a stored blob again because it has changed: once for its damage, once for that of a local copy,
+ * and once if it is replaced meanwhile. Each time upstream is asked for some bytes.
+ */
+const MAX_REOPENINGS = 3;
+
 /** Serves blobs of mirrored repositories: from the store if Link and right allow it, otherwise from a Fill. */
 export class BlobSource {
   readonly #blobs: BlobStore;
@@ -181,6 +187,22 @@ export class BlobSource {
 
   /** `want` as in `PullSource.openBlob`. */
   async open(repository: Repository, digest: Digest, given: Right, want?: BlobWant): Promise<ServedBlob> {
+    for (let reopenings = 0; ; reopenings += 1) {
+      try {
+        return await this.#openNow(repository, digest, given, want);
+      } catch (error) {
+        if (!(error instanceof StoredBlobChanged) || reopenings === MAX_REOPENINGS) throw error;
+      }
+    }
+  }
+
+  /** As `open`. Rejects with `StoredBlobChanged` if the blob changed while upstream was asked about it. */
+  async #openNow(
+    repository: Repository,
+    digest: Digest,
+    given: Right,
+    want: BlobWant | undefined,
+  ): Promise<ServedBlob> {
     const read = await this.#readForPull(repository, digest, given);
     const { right, settled, linkedSize, storedSize } = read;
     const isMissing = storedSize === undefined && want === undefined;
@@ -208,8 +230,6 @@ export class BlobSource {
       return { digest, reader, outcome, stored: true, upstreamMs: this.#clock.monotonicMs() - startedMs };
     } catch (error) {
       await reader.close();
-      // It may be gone, and is downloaded then.
-      if (error instanceof StoredBlobChanged) return this.open(repository, digest, given, want);
       throw error;
     }
   }
@@ -228,19 +248,18 @@ export class BlobSource {
 
   /** Stored bytes, to be compared with upstream's. */
   #storedBytes(digest: Digest, size: number): HeldBytes {
-    let place: BlobRemoval | undefined;
+    let compared: BlobReader | undefined;
     return {
       size,
       length: size,
       isVerified: true,
-      open: async () => {
-        place = await this.#blobs.removal(digest);
-        return this.#reopen(digest);
-      },
+      open: async () => (compared = await this.#reopen(digest)),
       check: async () => {
         await this.#storedCheck.require(digest);
-        // Another process, or a scrub, may have found the damage first.
-        const isSame = place?.isSame() === true && (await this.#blobs.removal(digest)).key === place.key;
+        // A damaged copy may be gone, and another process, or a scrub, may have found the damage first.
+        const present = await this.#reopen(digest);
+        await present.close();
+        const isSame = present.shares === compared?.shares && present.origin === compared?.origin;
         if (!isSame) throw new StoredBlobChanged(digest);
       },
     };

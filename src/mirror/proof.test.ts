@@ -1,4 +1,6 @@
 // What proves to whom that upstream has something: its bytes, and never that it answers.
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import {
@@ -10,6 +12,7 @@ import {
   randomBlob,
 } from '../../test/support/content.ts';
 import type { FakeAuthOptions } from '../../test/support/fake-upstream-auth.ts';
+import { FakeS3 } from '../../test/support/fake-s3.ts';
 import { FakeUpstream, type FakeUpstreamOptions } from '../../test/support/fake-upstream.ts';
 import { Latch } from '../../test/support/latch.ts';
 import {
@@ -20,11 +23,18 @@ import {
   whole,
 } from '../../test/support/mirror-world.ts';
 import { until } from '../../test/support/programs.ts';
+import { makeTempFolder } from '../../test/support/temp-folder.ts';
 import { keptBlobs } from '../../test/support/test-storage.ts';
+import { openFileStores } from '../blobs/file-stores.ts';
+import { LocalCopies } from '../blobs/local-copies.ts';
+import { Bucket } from '../blobs/s3/bucket.ts';
+import { S3BlobStore } from '../blobs/s3/s3-blob-store.ts';
+import { StoreMark } from '../blobs/s3/store-mark.ts';
 import { errorCode } from '../lib/error-code.ts';
 import { silentLog } from '../lib/log.ts';
 import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { newsOfTwo } from '../lib/news.fixture.ts';
+import { openMemoryMetadataStore } from '../metadata/memory-metadata-store.fixture.ts';
 import type { Credential } from '../oci/credential.ts';
 import type { Digest } from '../oci/digest.ts';
 import { documents } from '../oci/documents.ts';
@@ -233,6 +243,36 @@ describe('a stored blob', () => {
     expect(await bobs).toEqual(whole(layer));
   });
 
+  it('that the disk does not give back is downloaded again', async () => {
+    const failure = Object.assign(new Error('a failing disk'), { code: 'EIO' });
+    const open = world.blobs.open.bind(world.blobs);
+    const before = await open(layer.digest);
+    await before?.close();
+    vi.spyOn(world.blobs, 'rehash').mockRejectedValueOnce(failure).mockRejectedValueOnce(failure);
+    vi.spyOn(world.blobs, 'open').mockImplementation(async (...given) => {
+      const reader = await open(...given);
+      if (reader?.origin === before?.origin) vi.spyOn(reader!, 'read').mockRejectedValue(failure);
+      return reader;
+    });
+    expect(await pullAs('bob', layer.digest, OPEN)).toEqual(whole(layer));
+    await idle();
+    expect(await (await keptLayer())!.read()).toEqual(bytesOf(layer));
+    expect(upstream.downloads()).toHaveLength(1);
+  });
+
+  it('that is replaced again and again does not keep its client waiting forever', async () => {
+    await (await keptLayer())!.overwrite(Buffer.alloc(layer.size));
+    const open = world.blobs.open.bind(world.blobs);
+    let opened = 0;
+    vi.spyOn(world.blobs, 'rehash').mockResolvedValue(layer.digest);
+    vi.spyOn(world.blobs, 'open').mockImplementation(async (...given) => {
+      const reader = await open(...given);
+      if (reader !== undefined) Object.assign(reader, { origin: String((opened += 1)) });
+      return reader;
+    });
+    await expect(openAs('bob', layer.digest, OPEN)).rejects.toMatchObject({ code: 'UNAVAILABLE' });
+  });
+
   it('that is damaged is given to nobody if upstream has other bytes, too', async () => {
     await (await keptLayer())!.overwrite(Buffer.alloc(layer.size));
     upstream.misbehave({ kind: 'blob', spaces: layer.size });
@@ -285,6 +325,55 @@ describe('a stored blob', () => {
     expect((await rightOf('ann')).proved).toBe(false);
     latch.open();
     await until('the right to be proved', 20_000, async () => (await rightOf('ann')).proved);
+  });
+});
+
+describe('a blob in a bucket', () => {
+  let s3: FakeS3;
+  let folder: string;
+  let close: () => Promise<void>;
+
+  beforeEach(async () => {
+    await world.remove();
+    folder = await makeTempFolder('mirror');
+    s3 = await FakeS3.start();
+    const bucket = new Bucket(s3.settings());
+    const mark = new StoreMark(bucket, 'this-store');
+    await mark.claim({ takesOver: false });
+    const files = await openFileStores(folder, { log: silentLog });
+    const copies = await LocalCopies.open({
+      path: folder,
+      maxBytes: () => Number.POSITIVE_INFINITY,
+      log: silentLog,
+    });
+    const ledger = openMemoryMetadataStore();
+    const blobs = new S3BlobStore({ bucket, mark, ledger, local: { spool: files.spool, copies } });
+    world = await MirrorWorld.open(upstream, { clock, folder, metadata: ledger, blobs });
+    close = async () => {
+      await blobs.close();
+      await files.close();
+      await bucket.close();
+      await s3.close();
+    };
+    upstream.add('open', image, '1');
+    await manifestAs('ann');
+    await pullAs('ann', layer.digest);
+    await idle();
+    upstream.requests.length = 0;
+  });
+
+  afterEach(async () => {
+    await world.close();
+    await close();
+  });
+
+  it('is read from there if its copy on the disk is damaged', async () => {
+    const copy = join(folder, 'copies', 'sha256', layer.digest.slice(7, 9), layer.digest.slice(7));
+    await writeFile(copy, Buffer.alloc(layer.size), { flag: 'r+' });
+    expect(await pullAs('bob', layer.digest, OPEN)).toEqual(whole(layer));
+    expect(upstream.downloads()).toEqual([]);
+    expect(await world.metadata.countDamaged()).toBe(0);
+    expect(await world.metadata.readDamage(layer.digest)).toBeUndefined();
   });
 });
 

@@ -2,6 +2,7 @@ import type { Log } from '../lib/log.ts';
 import { Lru } from '../lib/lru.ts';
 import { within } from '../lib/within.ts';
 import type { Digest } from '../oci/digest.ts';
+import { OciError } from '../oci/errors.ts';
 
 /** A client waits for the answer: enough for a gibibyte or two. */
 const CHECK_WITHIN_MS = 5_000;
@@ -19,9 +20,13 @@ const MAX_CHECKS = 128;
 export type SetAsideIfDamaged = (digest: Digest) => Promise<boolean>;
 
 /** The stored blob was damaged and has been set aside, or it is gone or replaced: it has to be opened again. */
-export class StoredBlobChanged extends Error {
+export class StoredBlobChanged extends OciError {
   constructor(digest: Digest) {
-    super(`the stored bytes of ${digest} were damaged, or are gone`);
+    super('UNAVAILABLE', {
+      message: 'the stored content keeps changing: try again',
+      headers: { 'Retry-After': '1' },
+      detail: { digest },
+    });
   }
 }
 
