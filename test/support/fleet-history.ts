@@ -29,7 +29,7 @@ const HANG_MS = 180_000;
 const LOGGED = {
   evicted: /evicted content to make room/,
   'leases lost': /"lostLeases":[1-9]/,
-  'considered dead': /showed no life for so long/,
+  'considered dead': /had no heartbeat for so long/,
 };
 /** How often the same wrong contents of the bucket are found before they count. */
 const MAX_TIMES = 8;
