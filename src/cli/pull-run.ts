@@ -67,7 +67,10 @@ export class PullRun {
   }
 }
 
-/** For the operator: with what upstream answered, and without the name that the message of `notHeld` begins with: the line has it already. */
+/**
+ * For the operator: with what upstream answered, and without the name at the beginning of the message of `notHeld`, which
+ * the line already has.
+ */
 function failureOf(error: unknown, name: string): string {
   if (!(error instanceof OciError)) return error instanceof Error ? error.message : String(error);
   const { story } = error;

@@ -85,7 +85,7 @@ export class Registry {
       if (!(error instanceof OciError)) throw error;
       exchange.problem = error;
       const told = await call.subject.refusal(error, call.repository, action, exchange.method === 'HEAD');
-      // It is logged as the client is told, if that keeps the error as its cause.
+      // What the client is told is logged, if it has this error as its cause.
       if (told.cause === error) exchange.problem = told;
       throw told;
     }

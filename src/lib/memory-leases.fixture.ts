@@ -76,7 +76,7 @@ export class MemoryLeases implements Leases {
     return row && this.#stateOf(row);
   }
 
-  /** From now on it shows no life, for not so long yet that it is considered dead. */
+  /** From now on it sends no heartbeats, but not yet for so long that it is considered dead. */
   fallSilent(): void {
     this.#isSilent = true;
   }

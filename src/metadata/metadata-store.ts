@@ -189,10 +189,7 @@ export interface Totals {
 }
 
 /** The size of all stored content. */
-export function heldBytesOf({
-  manifestBytes,
-  blobBytes,
-}: Pick<Totals, 'manifestBytes' | 'blobBytes'>): number {
+export function heldBytesOf({ manifestBytes, blobBytes }: Totals): number {
   return manifestBytes + blobBytes;
 }
 

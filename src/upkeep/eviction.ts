@@ -241,7 +241,7 @@ export class Eviction {
 
 /**
  * Content without a Link may be evicted unless it was stored or used since this time: `nowMs`, or when an import began
- * that is still running. `undefined` if none may, because the index may be incomplete, unless `isForced`. Removals check
+ * that is still running. `undefined` if none may, because the index may be incomplete; never if `isForced`. Removals check
  * for imports again; what a rebuild adds later is newer than `nowMs`.
  */
 export async function unlinkedSinceMs(

@@ -6,7 +6,7 @@ import type { Writer } from './writer.ts';
 
 /**
  * Tells processes about each other's changes: each topic has a version, which every change increments and all processes
- * poll. Not by LISTEN, which would need a connection past any pooler, and polling as well.
+ * poll. Not by LISTEN, which would need a connection that bypasses any pooler, and polling as well.
  */
 export class Notifications {
   readonly watch: OthersWatch;

@@ -184,7 +184,7 @@ export class FillPieces {
     this.#leave();
   }
 
-  /** Somebody else may have found the pieces meanwhile. */
+  /** Keeps the first use: the pieces may have been found twice at the same time. */
   #take(use: PartialUse | undefined): void {
     if (this.#use === undefined) this.#use = use;
     else use?.leave();
