@@ -113,7 +113,7 @@ export class Overview {
   }
 }
 
-/** An address that means all of this machine's is no address for a client, but its name may be one. */
+/** A client cannot use an address that stands for all of this machine's; it may be able to use the host name. */
 function clientUrl(
   { externalUrl, serverNames, tls }: AdminParts['config']['server'],
   [address = 'registry.example:5000']: readonly string[],

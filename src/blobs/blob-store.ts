@@ -121,7 +121,7 @@ export interface BlobStore {
    * Makes `spooled` the blob `digest`, which is durable when it resolves. The caller has verified size and `hash`. An
    * existing blob of that digest is replaced. This ends the ingest, which can still be read until it is closed. If it
    * rejects, the blob is not durable and no row may claim that it is stored; `suspend` or `abort` then end the ingest. After
-   * UNAVAILABLE it goes on, and may be put again.
+   * UNAVAILABLE the ingest remains, and may be put again.
    */
   put(digest: Digest, spooled: Ingest): Promise<StoredBlob>;
   /**

@@ -67,7 +67,7 @@ export interface UnrecordedImage extends HostedImage {
 }
 
 /**
- * Which records of hosted images have to be kept anew. Records are kept beside the blobs, for making a lost index again. A
+ * Which records of hosted images have to be written again. Records are kept beside the blobs, for making a lost index again. A
  * change of an image makes it unrecorded in the same transaction, whichever version of the program makes it.
  */
 export interface ImageRecords {

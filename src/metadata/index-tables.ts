@@ -1,6 +1,6 @@
 /**
  * The index as tables, for moving it from one kind of index to another. Both kinds have the same tables with the same
- * columns; what triggers count is counted anew. Leases, processes, uploads and objects stay behind: they belong to the
+ * columns; what triggers count is counted again. Leases, processes, uploads and objects stay behind: they belong to the
  * folder or bucket of the store that is left.
  */
 

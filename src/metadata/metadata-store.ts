@@ -388,7 +388,7 @@ export interface MetadataStore extends Leases, ImageRecords {
 
   // Objects, if blobs are stored as such. Each has a key of its own, and either a row names it, or it is announced, or it
   // is given up: an object is made only after it was announced, and removed only after it was given up. Removing a row
-  // gives its object up, but for damaged content of hosted repositories, which may be rescued.
+  // gives its object up, except for damaged content of hosted repositories, which may be recoverable.
 
   /** Records that the object may exist from now on. Rejects with LeaseLost if the Lease belongs to another process. */
   announceObject(object: ComingObject, lease: Lease): Promise<void>;

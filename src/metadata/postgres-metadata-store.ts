@@ -949,7 +949,7 @@ class PostgresMetadataStore implements MetadataStore {
     return on => endedRights.hasEndAfter(on, ends, slots, this.#heartbeat.processId);
   }
 
-  /** Resolves when others see it. Durable, since they go on when the database crashes. */
+  /** Resolves when others see it. Durable, since they continue after a crash of the database. */
   #noteEnd(slot: number): Promise<void> {
     return this.#write(ASIDE, async session => {
       await this.#lockEnds(session, { alone: true });

@@ -84,7 +84,7 @@ export function createLogger(options: LoggerOptions): Logger {
   return { log, isPretty, flush: () => sink.flush(), print, setLevel, close: () => sink.close() };
 }
 
-/** pino's field of the time. Written anew only when the clock has moved: many lines are of the same millisecond. */
+/** pino's field of the time. Formatted again only when the clock has moved: many lines are of the same millisecond. */
 function timestamps(): () => string {
   let writtenMs = Number.NaN;
   let text = '';

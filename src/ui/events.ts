@@ -42,7 +42,7 @@ function disconnect(): void {
   source = undefined;
 }
 
-/** Opens the stream anew. */
+/** Opens the stream again. */
 function connect(): void {
   disconnect();
   if (document.hidden) return;

@@ -29,7 +29,7 @@ export type Updates<Document> = {
   readonly [Name in EventName]?: (document: Document, data: EventData<Name>) => Document | undefined;
 };
 
-/** How a document is had; `until` aborts when it is shown no more. */
+/** Fetches a document; `until` aborts when it is no longer shown. */
 export type Load<Document> = (path: string, until: AbortSignal) => Promise<Document>;
 
 /** While somebody types a search, not each letter is one. */
@@ -60,7 +60,7 @@ const UNFINISHED_MS = 2_000;
 
 /**
  * Asks for the document again after a while, for as long as it says itself that another one will soon be better; also if it
- * could not be had meanwhile.
+ * could not be fetched meanwhile.
  */
 export function useAgain<Document>(shown: ShownDocument<Document>, isUnfinished: boolean): void {
   useEffect(() => {

@@ -318,8 +318,8 @@ export class PartialBlob {
 
   /**
    * Makes sure that no other process requests the same: first it announces the request, then it looks at what others have
-   * announced, so that of two at least one sees the other. False if others have, or bring, some of it. Who was alone
-   * announces no more than that; if two thought so, both give up, and know better the next time.
+   * announced, so that of two at least one sees the other. False if others have, or bring, some of it. A process
+   * that believes it is alone skips the claim; if two believe so, both give up, and know better the next time.
    */
   async #claim(request: RangeRequest): Promise<boolean> {
     const { extent } = request;

@@ -167,7 +167,7 @@ function taskName({ action, subject }: TaskDocument): string {
   return subject === null ? VERBS[action] : `${VERBS[action]} ${subject}`;
 }
 
-/** What was begun and goes on, or ended lately; nothing if there is none. */
+/** The tasks that are running or ended lately; nothing if there are none. */
 export function Tasks({ actions }: { readonly actions: readonly TaskDocument['action'][] }) {
   const { document } = useDocument<TasksDocument>('tasks', {
     task: ({ entries }, task) => {
