@@ -47,7 +47,8 @@ export class SampleImage {
     await request('manifests/1', { method: 'HEAD' });
     for (const reference of ['1', manifest, manifest]) await request(`manifests/${reference}`);
     await request(`blobs/${config}`);
-    for (const range of ['0-1', '900000-999999', '500000-599999', '500000-599999'])
+    const twoRanges = '100000-149999,300000-349999';
+    for (const range of ['0-1', '900000-999999', twoRanges, '500000-599999', '500000-599999', twoRanges])
       await request(`blobs/${layer}`, { range: `bytes=${range}` });
     await request(`blobs/${layer}`, { method: 'HEAD' });
     for (let pulls = 0; pulls < 2; pulls += 1) await request(`blobs/${layer}`);
