@@ -79,22 +79,23 @@ export class FillOutcome {
 
   /** The blob is verified, and somebody removed it while it was being stored: readers have all of it. */
   removed(): void {
-    const { meter, log } = this.#options;
     const reason = 'the blob was removed while it was being stored';
-    log.info({ reason }, BLOB_UNSTORED);
-    this.#whyUnstored = new Error(reason);
-    meter.count('fills_total', { outcome: 'failed' });
-    this.#note('download-failed', reason);
+    this.#options.log.info({ reason }, BLOB_UNSTORED);
+    this.#endUnstored(new Error(reason));
   }
 
   /** The blob is verified and could not be stored: readers have all of it, only later requests will miss it. */
   unstored(error: unknown): void {
-    const { keeping, meter, log } = this.#options;
+    const { keeping, log } = this.#options;
     logUnstored(log, error, {}, BLOB_UNSTORED);
-    this.#whyUnstored = asError(error);
     keeping.failed(error);
-    meter.count('fills_total', { outcome: 'failed' });
-    this.#note('download-failed', asError(error).message);
+    this.#endUnstored(asError(error));
+  }
+
+  #endUnstored(why: Error): void {
+    this.#whyUnstored = why;
+    this.#options.meter.count('fills_total', { outcome: 'failed' });
+    this.#note('download-failed', why.message);
   }
 
   #note(kind: RegistryEvent['kind'], reason?: string): void {
