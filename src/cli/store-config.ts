@@ -19,8 +19,8 @@ export const INDEX_IN_DATABASE =
 
 /** What to do if there is no folder of a store with its index in a database. */
 const FOLDER_NEEDED =
-  'even with the index in a database (index.postgres), a command needs the folder of a server or replica of that store ' +
-  '(storage.path): use one of those, or start a server with this configuration first';
+  'even if the index is in a database (index.postgres), a command needs the folder of a server or replica of the store: ' +
+  'name it as storage.path, or start a server with this configuration first';
 
 /**
  * The configuration of the store that a command works on. From now on this process acts as the owner of the store. If
