@@ -93,7 +93,7 @@ class Comparison {
   readonly #bytes: OpenBytes;
   readonly #fetch: Fetch;
   /** Whether upstream has sent other bytes than the stored ones. */
-  #isOther = false;
+  #differs = false;
 
   constructor(digest: Digest, held: HeldBytes, bytes: OpenBytes, fetch: Fetch) {
     this.#digest = digest;
@@ -123,8 +123,8 @@ class Comparison {
       return { size: shown[0].size, proof: shown.every(({ proof }) => proof) };
     } catch (error) {
       if (!(error instanceof UpstreamFailure && error.kind === 'invalid')) throw error;
-      // To read from the start may be to download nearly all of the blob: in vain if the stored bytes are wrong.
-      if (this.#isOther) await this.#held.check?.();
+      // Reading from the start may download nearly all of the blob, in vain if the stored bytes are wrong.
+      if (this.#differs) await this.#held.check?.();
       return undefined;
     }
   }
@@ -147,7 +147,7 @@ class Comparison {
         // If upstream does not announce the size, the end of the body proves it.
         if (answer.size === undefined ? position > size : position >= lastByte) break;
       }
-      this.#isOther ||= !isSame;
+      this.#differs ||= !isSame;
       if (!isSame || position < lastByte || (answer.size === undefined && position !== size))
         throw this.#other(answer);
       return { size, proof: answer.proof };

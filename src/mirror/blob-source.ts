@@ -15,6 +15,7 @@ import type { BlobWant, Outcome, ServedBlob, ServedBlobStat } from '../oci/pull-
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { ociErrorOf, UpstreamFailure } from '../upstream/failures.ts';
+import type { HeldBytes } from './blob-proof.ts';
 import type { Completion } from './fill/completion.ts';
 import type { Contender } from './fill/contender.ts';
 import type { DirectRanges } from './fill/direct-ranges.ts';
@@ -28,7 +29,6 @@ import { type Along, endsKeeping, RangeReader } from './fill/range-reader.ts';
 import { type RangeAsker, RangesUnusable } from './fill/range-request.ts';
 import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './freshness.ts';
 import type { Confirmed, Links } from './links.ts';
-import type { HeldBytes } from './blob-proof.ts';
 import { granteesOf, withPreload } from './preloads.ts';
 import { StoredBlobChanged, type SetAsideIfDamaged, StoredCheck } from './stored-check.ts';
 import { forbidsHeld } from './upstream-requests.ts';
@@ -40,7 +40,6 @@ import { forbidsHeld } from './upstream-requests.ts';
 const NAMED_SIZE_AFTER_MS = 5_000;
 
 export interface BlobSourceOptions {
-  readonly setAsideIfDamaged: SetAsideIfDamaged;
   readonly blobs: BlobStore;
   readonly metadata: MetadataStore;
   readonly links: Links;
@@ -49,6 +48,7 @@ export interface BlobSourceOptions {
   readonly firstRanges: FirstRanges;
   readonly completion: Completion;
   readonly pullRuleOf: PullRuleOf;
+  readonly setAsideIfDamaged: SetAsideIfDamaged;
   readonly clock: Clock;
   readonly meter: Meter;
   readonly log: Log;
@@ -248,18 +248,18 @@ export class BlobSource {
 
   /** Stored bytes, to be compared with upstream's. */
   #storedBytes(digest: Digest, size: number): HeldBytes {
-    let compared: BlobReader | undefined;
+    let opened: BlobReader | undefined;
     return {
       size,
       length: size,
       isVerified: true,
-      open: async () => (compared = await this.#reopen(digest)),
+      open: async () => (opened = await this.#reopen(digest)),
       check: async () => {
-        await this.#storedCheck.require(digest);
+        await this.#storedCheck.requireIntact(digest);
         // A damaged copy may be gone, and another process, or a scrub, may have found the damage first.
         const present = await this.#reopen(digest);
         await present.close();
-        const isSame = present.shares === compared?.shares && present.origin === compared?.origin;
+        const isSame = present.shares === opened?.shares && present.origin === opened?.origin;
         if (!isSame) throw new StoredBlobChanged(digest);
       },
     };
