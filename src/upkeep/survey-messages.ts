@@ -1,4 +1,5 @@
 import type { ThreadQuestion } from '../lib/asked-thread.ts';
+import type { OciErrorCode } from '../oci/errors.ts';
 import type { RowRemoval, StoreSurvey } from './stores.ts';
 
 /** What the thread does. */
@@ -17,4 +18,14 @@ export interface SurveyRequest extends ThreadQuestion {
 /** The thread's answer, or why there is none. */
 export type SurveyReply =
   | { readonly id: number; readonly answer: unknown }
-  | { readonly id: number; readonly failure: string; readonly isLocked: boolean };
+  | ({ readonly id: number } & SurveyFailure);
+
+/** An error of the thread: threads cannot send each other instances of classes. */
+export interface SurveyFailure {
+  readonly failure: string;
+  readonly isLocked: boolean;
+  /** Of an OciError: the bucket may be out of reach. */
+  readonly code?: OciErrorCode;
+  /** The message of its cause. */
+  readonly cause?: string | undefined;
+}

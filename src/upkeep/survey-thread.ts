@@ -1,6 +1,7 @@
 import type { Worker } from 'node:worker_threads';
 import { AskedThread } from '../lib/asked-thread.ts';
 import { IndexLocked } from '../metadata/index-locked.ts';
+import { OciError } from '../oci/errors.ts';
 import type { RowRemoval, StoreSurvey } from './stores.ts';
 import type { SurveyQuestion, SurveyReply, ThreadWork } from './survey-messages.ts';
 
@@ -145,6 +146,8 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
 
 function read(reply: SurveyReply): unknown {
   if ('answer' in reply) return reply.answer;
-  const { failure, isLocked } = reply;
+  const { failure, isLocked, code, cause } = reply;
+  if (code !== undefined)
+    throw new OciError(code, { message: failure, ...(cause && { cause: new Error(cause) }) });
   throw isLocked ? new IndexLocked(failure) : new Error(`the survey failed: ${failure}`);
 }

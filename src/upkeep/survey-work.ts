@@ -6,9 +6,10 @@ import { removeStrays } from '../blobs/stray-removal.ts';
 import { IndexLocked } from '../metadata/index-locked.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Survey } from '../metadata/survey.ts';
+import { OciError } from '../oci/errors.ts';
 import { ImageCatalogue } from './image-catalogue.ts';
 import type { StoreSurvey, StrayFile } from './stores.ts';
-import type { SurveyReply, SurveyRequest, ThreadWork } from './survey-messages.ts';
+import type { SurveyFailure, SurveyReply, SurveyRequest, ThreadWork } from './survey-messages.ts';
 
 /** How many files are looked up in the index at a time. */
 const FILES_PER_PAGE = 500;
@@ -50,9 +51,16 @@ async function answer(
     }
     return { id, answer: await Reflect.apply(ask, work, parameters) };
   } catch (error) {
-    const failure = error instanceof Error ? error.message : String(error);
-    return { id, failure, isLocked: error instanceof IndexLocked };
+    return { id, ...toFailure(error) };
   }
+}
+
+function toFailure(error: unknown): SurveyFailure {
+  const failure = error instanceof Error ? error.message : String(error);
+  const isLocked = error instanceof IndexLocked;
+  if (!(error instanceof OciError)) return { failure, isLocked };
+  const cause = error.cause instanceof Error ? error.cause.message : undefined;
+  return { failure, isLocked, code: error.code, cause };
 }
 
 /** What the thread does, for whoever calls it. */

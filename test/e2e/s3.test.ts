@@ -216,6 +216,13 @@ describe('with blobs in a bucket', () => {
       return [problems.join().includes('S3 refuses the credentials'), store.bucket.trouble?.kind];
     };
     await expect.poll(bucketNow).toEqual([true, 'refused']);
+    const collected = await entrepot.command('gc');
+    expect([collected.code, collected.stderr.trimEnd().split('\n').at(-1)]).toEqual([
+      1,
+      expect.stringMatching(
+        /^entrepot: UNAVAILABLE: the storage of blobs cannot be reached \(.* answers 403\)$/,
+      ),
+    ]);
     s3.fault = () => undefined;
     // It finds out by itself.
     await expect.poll(bucketNow, { timeout: 10_000 }).toEqual([false, undefined]);
