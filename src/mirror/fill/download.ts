@@ -177,6 +177,8 @@ class Download {
           continue;
         }
         lastFailure = unproved();
+        // Only `url` could have proved the right, and may just have been avoided.
+        if (this.#options.skipEndpoints.delete(0)) continue;
         await this.#refused(contender, lastFailure);
       } catch (error) {
         if (!(error instanceof UpstreamFailure)) throw error;

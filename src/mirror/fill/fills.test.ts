@@ -680,6 +680,21 @@ describe('a Fill', () => {
     upstream.misbehave({ kind: 'blob', headers: { 'Content-Length': null } });
     expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
   });
+
+  it('with wrong bytes of `url` is downloaded from it again by a requester whose right no mirror can prove', async () => {
+    const mirror = await FakeUpstream.start();
+    try {
+      const world = await start({}, { upstream: { mirrors: [{ url: mirror.url }] } });
+      const blob = added(1_000, 'wrong once');
+      mirror.add('app', blob);
+      upstream.misbehave({ kind: 'blob', corruptByte: 7, times: 1 });
+      await expect(world.pull(blob.digest)).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+      await idle(world);
+      expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+    } finally {
+      await mirror.stop();
+    }
+  });
 });
 
 describe('an interrupted download', () => {
