@@ -40,7 +40,10 @@ export interface BlobReader {
    * A URL at which the client may read the bytes instead, for some minutes. Absent if there is none.
    */
   readonly url?: (() => Promise<string>) | undefined;
-  /** What it reads, such as a file; absent if that has no name that others could have, too. */
+  /**
+   * What it reads: a file, or the key of an object. Nothing else has this name while the reader is open. Absent if that has
+   * none.
+   */
   readonly origin?: string | undefined;
   /** All bytes, if they are in memory anyway. */
   readonly bytes?: Uint8Array | undefined;

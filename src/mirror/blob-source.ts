@@ -259,8 +259,7 @@ export class BlobSource {
         // A damaged copy may be gone, and another process, or a scrub, may have found the damage first.
         const present = await this.#reopen(digest);
         await present.close();
-        const isSame = present.shares === opened?.shares && present.origin === opened?.origin;
-        if (!isSame) throw new StoredBlobChanged(digest);
+        if (present.origin !== opened?.origin) throw new StoredBlobChanged(digest);
       },
     };
   }

@@ -333,7 +333,7 @@ describe('a blob in a bucket', () => {
   let folder: string;
   let close: () => Promise<void>;
 
-  beforeEach(async () => {
+  const startWithBucket = async ({ maxCopyBytes }: { readonly maxCopyBytes: number }) => {
     await world.remove();
     folder = await makeTempFolder('mirror');
     s3 = await FakeS3.start();
@@ -343,7 +343,7 @@ describe('a blob in a bucket', () => {
     const files = await openFileStores(folder, { log: silentLog });
     const copies = await LocalCopies.open({
       path: folder,
-      maxBytes: () => Number.POSITIVE_INFINITY,
+      maxBytes: () => maxCopyBytes,
       log: silentLog,
     });
     const ledger = openMemoryMetadataStore();
@@ -360,14 +360,30 @@ describe('a blob in a bucket', () => {
     await pullAs('ann', layer.digest);
     await idle();
     upstream.requests.length = 0;
-  });
+  };
 
   afterEach(async () => {
     await world.close();
     await close();
   });
 
+  it('that is damaged and replaced by another process meanwhile is not blamed on upstream', async () => {
+    await startWithBucket({ maxCopyBytes: 0 });
+    for (const [key, { bytes }] of s3.objects) if (key.includes(layer.digest.slice(7))) bytes.fill(0);
+    const latch = new Latch();
+    upstream.misbehave({ repository: 'open', kind: 'blob', times: 1, after: latch.opened });
+    const bobs = pullAs('bob', layer.digest, OPEN);
+    await until('upstream to be asked', 20_000, async () => upstream.count('blob') > 0);
+    const { metadata, blobs } = world;
+    const elsewhere = new Quarantine({ metadata, blobs, log: silentLog, meter: createMetrics().meter });
+    expect(await elsewhere.check(layer.digest)).toBe(true);
+    await pullAs('ann', layer.digest).then(idle);
+    latch.open();
+    expect(await bobs).toEqual(whole(layer));
+  });
+
   it('is read from there if its copy on the disk is damaged', async () => {
+    await startWithBucket({ maxCopyBytes: Number.POSITIVE_INFINITY });
     const copy = join(folder, 'copies', 'sha256', layer.digest.slice(7, 9), layer.digest.slice(7));
     await writeFile(copy, Buffer.alloc(layer.size), { flag: 'r+' });
     expect(await pullAs('bob', layer.digest, OPEN)).toEqual(whole(layer));

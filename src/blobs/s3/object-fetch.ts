@@ -50,6 +50,8 @@ type Begun = 'there' | 'missing';
  */
 export class ObjectFetch {
   readonly size: number;
+  /** Of the object. */
+  readonly key: string;
   /** Identifies its bytes. */
   readonly shares = {};
   /**
@@ -73,6 +75,7 @@ export class ObjectFetch {
   constructor(options: FetchOptions) {
     this.#options = options;
     this.size = options.size;
+    this.key = options.key;
     this.begun = this.#until(() => this.#begun ?? (this.#state === 'left' ? 'there' : undefined));
     this.begun.catch(() => {});
     this.done = this.#run();
@@ -306,6 +309,7 @@ async function discard(opening: Promise<Ingest>): Promise<void> {
 /** Reads a fetch while it is running. */
 class FetchReader implements BlobReader {
   readonly size: number;
+  readonly origin: string;
   readonly #fetch: ObjectFetch;
   readonly #makeDirect: (before: BytesBefore) => BlobReader;
   readonly #left: () => void;
@@ -315,6 +319,7 @@ class FetchReader implements BlobReader {
   constructor(fetch: ObjectFetch, direct: (before: BytesBefore) => BlobReader, left: () => void) {
     this.#fetch = fetch;
     this.size = fetch.size;
+    this.origin = fetch.key;
     this.#makeDirect = direct;
     this.#left = left;
   }

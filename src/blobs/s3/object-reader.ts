@@ -23,6 +23,7 @@ export interface ObjectReaderParts extends StoredObject {
 /** Reads an object by ranged requests, one at a time. Closing the reader ends the one that is running. */
 export class ObjectReader implements BlobReader {
   readonly size: number;
+  readonly origin: string;
   readonly shares: object;
   readonly url: (() => Promise<string>) | undefined;
   readonly #parts: ObjectReaderParts;
@@ -37,6 +38,7 @@ export class ObjectReader implements BlobReader {
   constructor(parts: ObjectReaderParts) {
     this.#parts = parts;
     this.size = parts.size;
+    this.origin = parts.key;
     this.shares = parts.shares;
     this.url = parts.url;
   }

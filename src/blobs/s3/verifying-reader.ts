@@ -21,6 +21,7 @@ export interface VerifyingReaderOptions {
  */
 export class VerifyingReader implements BlobReader {
   readonly size: number;
+  readonly origin: string | undefined;
   readonly #options: VerifyingReaderOptions;
   readonly #heldFrom: number;
   readonly #hash: Hash;
@@ -33,6 +34,7 @@ export class VerifyingReader implements BlobReader {
     const { reader, digest } = options;
     this.#options = options;
     this.size = reader.size;
+    this.origin = reader.origin;
     this.#heldFrom = Math.max(0, reader.size - HOLD_BACK_BYTES);
     this.#hash = createHash(digestAlgorithm(digest));
   }
