@@ -562,9 +562,11 @@ describe('a range ahead of a download in progress', () => {
     const { pulled } = await beginPull(world, blob);
     await readRanges(world, blob, { start: 0, end: 20 * MIB });
     expect(await pulled).toMatchObject(whole(blob));
-    const [, range, rest, ...others] = asked();
+    // Before it, a busy machine may ask for what the download is late with.
+    const range = asked().find(each => each?.endsWith(`-${20 * MIB - 1}`));
     expect(Number(range?.split('-')[0])).toBeLessThan(12 * MIB);
-    expect([range?.split('-')[1], rest, others]).toEqual([`${20 * MIB - 1}`, `${20 * MIB}-`, []]);
+    expect(asked().at(-1)).toBe(`${20 * MIB}-`);
+    expect(await world.fetchedBytes()).toBeLessThan(blob.size * 1.1);
   });
 
   it('is one of many small ones, before which it ends its response once they are more than that costs', async () => {
