@@ -182,9 +182,13 @@ class Download {
         await this.#refused(contender, lastFailure);
       } catch (error) {
         if (!(error instanceof UpstreamFailure)) throw error;
-        // If nothing was asked, the failure before says why.
-        if (!error.isUnasked) lastFailure = error;
         this.#insists = true;
+        // The only endpoints left are those to avoid. The failure before says why, and was counted.
+        if (error.isUnasked && this.#options.skipEndpoints.size > 0) {
+          this.#options.skipEndpoints.clear();
+          continue;
+        }
+        lastFailure = error;
         if (this.#options.length() - before > this.#repeatedBytes) this.#fruitless = 0;
         if (this.#hasBegun) this.#options.asking.broke(contender.repository, lastFailure);
         if (isRefusal(error) || error.kind === 'limited') await this.#refused(contender, error);

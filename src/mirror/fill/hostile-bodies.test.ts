@@ -185,6 +185,16 @@ describe('a body', () => {
     await expectNothingHeld();
   });
 
+  it('that is cut five times by a server that ignores ranges is downloaded', async () => {
+    let end = 200_000;
+    answer = socket => {
+      send(socket, OK, LENGTH, '\r\n');
+      socket.end(bytes.subarray(0, end));
+      end = end < 204_000 ? end + 1_000 : bytes.length;
+    };
+    expect(await world.pull(blob.digest)).toMatchObject(whole(blob));
+  });
+
   describe('that is sent from its start each time, and a little more of it,', () => {
     const all = `bytes 0-${bytes.length - 1}/${bytes.length}`;
     const growing = (): (() => Buffer) => {
