@@ -64,6 +64,8 @@ describe('a PullMemory', () => {
       {},
       { credentialIds: ['alice'] },
       { grantees: [''] },
+      { credentialIds: ['bob'], grantees: [''] },
+      { credentialIds: ['alice'], grantees: ['bob'] },
       { grantees: ['alice', ''] },
       { credentialIds: ['alice', ''] },
       { credentialIds: ['alice'], grantees: ['', ''] },
