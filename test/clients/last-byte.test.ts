@@ -6,7 +6,6 @@ import { codeOf, get } from '../support/client.ts';
 import { bytesOf, type Content, type Image, imageOf, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
-import { until } from '../support/programs.ts';
 import { AS_NOBODY, canMount, type FileSystem, SmallDisk } from '../support/small-disk.ts';
 
 const UPSTREAM = 'up.example';
@@ -186,7 +185,7 @@ describe.skipIf(!canMount).each<FileSystem>(['ext4', 'tmpfs'])('a disk of 64 MiB
   }, 1_200_000);
 
   test('accepts pushes again when it has space, and has lost nothing', async () => {
-    await until('no word of the disk', 20_000, async () => (await readiness()).text === 'ok\n');
+    await expect.poll(async () => (await readiness()).text, { timeout: 20_000 }).toBe('ok\n');
     expect(await push('last', imageOf([randomBlob(4 * MIB, 'last')]))).toBe(201);
     await requireAllServed();
     const { code, stdout } = await entrepot.spawnCommand('scrub', '--rate', '1GiB');
