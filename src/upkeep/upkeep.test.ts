@@ -6,11 +6,12 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { openFilesIn } from '../../test/support/open-files.ts';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import { remove } from '../blobs/blob-store.suite.ts';
+import { MemoryRecordStore } from '../blobs/memory-record-store.fixture.ts';
 import { Bucket, ObjectBlobStore } from '../blobs/object-blob-store.fixture.ts';
 import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
 import type { Spool } from '../blobs/spool.ts';
 import { surveyOfFolder } from './survey.fixture.ts';
-import { silentLog } from '../lib/log.ts';
+import { type Log, silentLog } from '../lib/log.ts';
 import { LeaseLost } from '../lib/lease.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
 import { acquireImportLease } from '../metadata/import-lease.ts';
@@ -77,6 +78,24 @@ describe('garbage collection', () => {
     await metadata.unlinkManifest(HOSTED, digest);
     expect(await upkeep().collect()).toMatchObject({ blobs: { items: 2 } });
     expect(await metadata.countProcesses()).toBe(1);
+  });
+
+  test('frees a disk that is too full for the records of what was pushed, and says so', async () => {
+    await pushImage(HOSTED, 'v1', ['layer']);
+    const gone = await pushImage(HOSTED, 'gone', ['own']);
+    await metadata.unlinkManifest(HOSTED, gone.digest);
+    const records = new MemoryRecordStore();
+    const fullDisk = Object.assign(new Error('no space left on device'), { code: 'ENOSPC' });
+    const put = vi.spyOn(records, 'put').mockRejectedValue(fullDisk);
+    const warn = vi.fn<Log['warn']>();
+    const options = { records, log: { ...silentLog, warn } };
+    expect(await upkeep(options).collect()).toMatchObject({ manifests: { items: 1 }, blobs: { items: 2 } });
+    expect(warn.mock.calls).toEqual([[{ err: fullDisk }, expect.stringContaining('could not be written')]]);
+    put.mockRejectedValue(new Error('the bucket is away'));
+    await expect(upkeep(options).collect()).rejects.toThrow('the bucket is away');
+    put.mockRestore();
+    await upkeep(options).collect();
+    expect(await metadata.countUnrecorded(10)).toBe(0);
   });
 
   test('keeps an untagged manifest while it is linked, and a child of an index', async () => {

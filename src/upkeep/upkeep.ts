@@ -7,6 +7,7 @@
  * which are never served, and which the next collection removes.
  */
 import type { RecordStore } from '../blobs/record-store.ts';
+import { isStorageFull } from '../blobs/storage-full.ts';
 import type { Lease } from '../lib/lease.ts';
 import { withLease } from '../lib/with-lease.ts';
 import { Collection, type CollectionOptions, type CollectionReport } from './collection.ts';
@@ -104,8 +105,17 @@ export class Upkeep {
     return this.#scrub.finishedAtMs();
   }
 
+  /** A full disk is no failure of the collection, which may be what frees it: the index lists what has to be written. */
   async #sweepRecords(run: Parameters<RecordKeeping['sweep']>[0]): Promise<void> {
-    await this.#alone('records', {}, () => this.#records.sweep(run));
+    try {
+      await this.#alone('records', {}, () => this.#records.sweep(run));
+    } catch (error) {
+      if (!isStorageFull(error)) throw error;
+      this.#options.log.warn(
+        { err: error },
+        'records of hosted images could not be written, and will be when there is space',
+      );
+    }
   }
 
   #alone<T>(
