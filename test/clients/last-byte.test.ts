@@ -1,5 +1,5 @@
 // Real file systems that others fill to the last byte, under a server of an ordinary user. Making them needs root.
-import { readdir, truncate } from 'node:fs/promises';
+import { readdir, stat, truncate } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { codeOf, get } from '../support/client.ts';
@@ -11,6 +11,8 @@ import { AS_NOBODY, canMount, type FileSystem, SmallDisk } from '../support/smal
 const UPSTREAM = 'up.example';
 const MIB = 1024 * 1024;
 const ROUNDS = 20;
+/** Of the index; completed each second while there is space. */
+const RESERVE_BYTES = 4 * MIB;
 
 /** What others may have left of the reserve: too little for SQLite's shared memory, just enough, and for its log, too. */
 const RESERVES = [
@@ -108,6 +110,9 @@ describe.skipIf(!canMount).each<FileSystem>(['ext4', 'tmpfs'])('a disk of 64 MiB
 
   const pull = ({ digest }: Content) => get(`${entrepot.url}/v2/app/blobs/${digest}?ns=${UPSTREAM}`);
 
+  const reserve = () => join(disk.path, 'store', 'reserve');
+  const reservedBytes = async () => (await stat(reserve())).size;
+
   const metric = async (name: string): Promise<number> =>
     Number((await entrepot.metrics()).split(`\nentrepot_${name} `)[1]?.split('\n')[0]);
 
@@ -180,25 +185,27 @@ describe.skipIf(!canMount).each<FileSystem>(['ext4', 'tmpfs'])('a disk of 64 MiB
       await runAll(round, commands[round % 3] ?? []);
       expect(await blobFiles()).not.toContain(removed);
       await disk.empty();
+      // Twice in the same second is too much for it.
+      await expect.poll(reservedBytes, { timeout: 60_000 }).toBe(RESERVE_BYTES);
     }
     await requireAllServed();
   }, 1_200_000);
 
   test('accepts pushes again when it has space, and has lost nothing', async () => {
-    await expect.poll(async () => (await readiness()).text, { timeout: 20_000 }).toBe('ok\n');
+    // A download that has met the full disk is a problem for a minute.
+    await expect.poll(async () => (await readiness()).text, { timeout: 90_000 }).toBe('ok\n');
     expect(await push('last', imageOf([randomBlob(4 * MIB, 'last')]))).toBe(201);
     await requireAllServed();
     const { code, stdout } = await entrepot.spawnCommand('scrub', '--rate', '1GiB');
     expect([code, stdout]).toEqual([0, expect.stringContaining('0 damaged')]);
-  });
+  }, 240_000);
 
   test('whatever is left of the reserve, a command works or says that the disk is full', async () => {
-    const reserve = join(disk.path, 'store', 'reserve');
     await entrepot.stop();
     for (const bytes of RESERVES) {
       // With space it completes the reserve.
       expect((await entrepot.spawnCommand('images')).code).toBe(0);
-      await truncate(reserve, bytes);
+      await truncate(reserve(), bytes);
       await disk.fill();
       const { code, stderr } = await entrepot.spawnCommand('images');
       expect([bytes, stderr, code]).toEqual([bytes, stderr, bytes < 64 * 1024 ? 1 : 0]);
