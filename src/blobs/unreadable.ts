@@ -5,7 +5,8 @@ const SHORT_FILE = 'ERR_SHORT_FILE';
 
 const NO_FILE = 'its file is not a regular file';
 const DISK = 'its file cannot be read from the disk';
-const FORBIDDEN = 'permission to read its file is denied';
+/** Says nothing about what is in the file: an owner, a mode or a label was changed, maybe of all files. */
+export const FORBIDDEN = 'permission to read its file is denied';
 
 /** Errors that concern one file. Errors for lack of descriptors or memory say nothing about it. */
 const REASONS: Readonly<Record<string, string>> = {

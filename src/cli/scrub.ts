@@ -19,13 +19,13 @@ export const scrub: Command = {
   summary: 'verify all stored content against its digests',
   description:
     'Reads everything again. Damaged mirrored content is removed, and downloaded again when it is requested; damaged ' +
-    'content of hosted repositories is refused until it is pushed again. Exit code 1 if ' +
+    'content of hosted repositories is refused until it is pushed again; what may not be read stays in use. Exit code 1 if ' +
     'anything is damaged, including hosted and pinned content that was found earlier and has not been replaced. Works beside a running server.',
   options: [
     { flags: '--rate <size>', description: 'read at this rate per second (default: upkeep.scrubRate)' },
     { flags: '--dry-run', description: 'report damage, and change nothing' },
     jsonOption(
-      'a line with event (damaged), kind, digest, reason, hosted for all damaged content; at the end one with event ' +
+      'a line with event (damaged), kind, digest, reason, hosted (null if it stays in use) for all damaged content; at the end one with event ' +
         '(summary), checked, checkedBytes, damaged, lost (found earlier and not replaced yet)',
     ),
     CONFIG_OPTION,

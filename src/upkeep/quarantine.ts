@@ -1,5 +1,6 @@
 import { blobFault, FILE_MISSING } from '../blobs/blob-fault.ts';
 import type { RehashOptions } from '../blobs/blob-store.ts';
+import { FORBIDDEN } from '../blobs/unreadable.ts';
 import { damagedManifest } from '../metadata/manifest-check.ts';
 import type { Content } from '../metadata/metadata-store.ts';
 import type { SizedContent } from '../metadata/survey.ts';
@@ -12,7 +13,10 @@ const NO_DIGEST = 'its digest in the index is invalid';
 /** Content that was found damaged. */
 export interface DamagedContent extends SizedContent {
   readonly reason: string;
-  /** `hosted`: it was pushed here, and has to be pushed again. `undefined`: not determined (dry run). */
+  /**
+   * `hosted`: it was pushed here, and has to be pushed again. `undefined`: it is still in use, because of a dry run, or
+   * because its file may not be read.
+   */
   readonly loss: 'hosted' | 'mirrored' | undefined;
 }
 
@@ -34,7 +38,7 @@ export class Quarantine {
    */
   async check(digest: Digest): Promise<boolean> {
     const reason = await this.faultOf(digest);
-    if (reason === undefined) return false;
+    if (reason === undefined || reason === FORBIDDEN) return false;
     const content = { kind: 'blob', digest } as const;
     const loss = await this.add(content, reason);
     if (loss !== undefined) this.logLoss({ ...content, reason, loss });
@@ -69,7 +73,9 @@ export class Quarantine {
   /** Tells the operator what to do. */
   logLoss({ kind, digest, reason, loss }: Omit<DamagedContent, 'size'>): void {
     const { log } = this.#stores;
-    if (loss === 'hosted') {
+    if (loss === undefined) {
+      log.error({ kind, digest, reason }, 'content could not be verified, and stays in use');
+    } else if (loss === 'hosted') {
       log.error({ kind, digest, reason }, 'pushed content is damaged and is now refused: push it again');
     } else {
       log.warn(

@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { RehashOptions } from '../blobs/blob-store.ts';
+import { FORBIDDEN } from '../blobs/unreadable.ts';
 import { everything, type SizedContent } from '../metadata/survey.ts';
 import { CLOCK_SLACK_MS } from '../lib/clock.ts';
 import { type DamagedContent, Quarantine } from './quarantine.ts';
@@ -42,7 +43,10 @@ interface State {
   readonly finishedAtMs: number;
 }
 
-/** Reads all stored content again, compares it with its digest, and quarantines at once what is damaged. */
+/**
+ * Reads all stored content again, compares it with its digest, and quarantines at once what is damaged. Files that may not
+ * be read are reported and stay in use: a `chown` by mistake would otherwise be the end of all content.
+ */
 export class Scrub {
   readonly #options: ScrubOptions;
 
@@ -137,19 +141,16 @@ class Walk implements ScrubReport {
   }
 
   async #report(content: SizedContent, reason: string): Promise<void> {
-    if (this.#run.dryRun === true) {
-      this.#add({ ...content, reason, loss: undefined });
-      return;
-    }
+    if (this.#run.dryRun === true || reason === FORBIDDEN)
+      return this.#add({ ...content, reason, loss: undefined });
     const loss = await this.#quarantine.add(content, reason, this.#read);
-    if (loss === undefined) return;
-    this.#add({ ...content, reason, loss });
-    if (this.#run.onDamaged === undefined) this.#quarantine.logLoss({ ...content, reason, loss });
+    if (loss !== undefined) this.#add({ ...content, reason, loss });
   }
 
   #add(damaged: DamagedContent): void {
     this.damaged.push(damaged);
-    this.#run.onDamaged?.(damaged);
+    if (this.#run.onDamaged !== undefined) this.#run.onDamaged(damaged);
+    else if (this.#run.dryRun !== true) this.#quarantine.logLoss(damaged);
   }
 
   get #read(): RehashOptions {

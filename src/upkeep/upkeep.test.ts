@@ -705,6 +705,23 @@ describe('scrub', () => {
     expect(await heldFiles()).toEqual([second]);
   });
 
+  test('reports what may not be read, which a chown by mistake makes of everything, and keeps it in use', async () => {
+    const held = [await pushBlob(HOSTED, 'hosted'), await pushBlob(MIRRORED, 'mirrored')].toSorted();
+    const denied = Object.assign(new Error('permission denied'), { code: 'EACCES' });
+    vi.spyOn(blobs, 'rehash').mockRejectedValue(denied);
+    const error = vi.fn<Log['error']>();
+    const report = await upkeep({ log: { ...silentLog, error } }).scrub();
+    const reason = 'permission to read its file is denied';
+    expect(report?.damaged).toMatchObject(held.map(digest => ({ digest, reason, loss: undefined })));
+    expect(error.mock.calls).toEqual(
+      held.map(digest => [{ kind: 'blob', digest, reason }, expect.any(String)]),
+    );
+    expect(await metadata.countDamaged()).toBe(0);
+    expect(await heldFiles()).toEqual(held);
+    vi.restoreAllMocks();
+    expect((await upkeep().scrub())?.damaged).toEqual([]);
+  });
+
   test('continues past anything in the place of a blob, and past rows with a damaged digest', async () => {
     const [folderAt, pipe, link, row, wrong] = [
       await pushBlob(MIRRORED, 'folder'),
