@@ -1,5 +1,8 @@
 import { connect, createServer, type Server, type Socket } from 'node:net';
 
+/** What a command says that was suspended for longer than its Leases last, or than it waits for the answer to a statement. */
+export const WAS_SUSPENDED = /suspended for so long|cannot be reached: Query read timeout/;
+
 /** A message that a test has asked for. */
 export interface HeldMessage {
   /** Resolves when it is here, and does not go on. */
