@@ -116,9 +116,11 @@ it('says once that another one has another key, and once that it has this one’
   await waiting(EACH_MS);
   expect([watch.others[0]?.state, watch.problems]).toEqual(['reached', []]);
   expect(lines).toMatchObject([
-    { level: 'warn', fields: { replica: other.address, reason: 'key' } },
+    // Without a stack: nothing is wrong with the program.
+    { level: 'warn', fields: { replica: other.address, reason: 'key', detail: expect.any(String) } },
     { level: 'info', fields: { replica: other.address, reason: 'key', forMs: 20_000 } },
   ]);
+  expect(lines[0]?.fields).not.toHaveProperty('err');
 });
 
 it('tells a closed port from an address at which something else answers', async () => {
@@ -195,6 +197,16 @@ it('reports once that one disappeared without shutting down, and stops asking it
   await clock.pass(EACH_MS);
   await waiting(EACH_MS);
   expect([watch.others, watch.problems]).toEqual([[], []]);
+});
+
+it('does not report itself as gone, as others do after it was suspended', async () => {
+  const { address } = await replica('b');
+  const goneSinceMs = clock.nowMs();
+  gone = [{ id: 'own', address: '127.0.0.1:1', goneSinceMs }];
+  watch.begin();
+  await waiting(EACH_MS);
+  expect(watch.others).toMatchObject([{ address, state: 'reached' }]);
+  expect([watch.problems, lines]).toEqual([[], []]);
 });
 
 it('knows what it knew while the index does not say who is there', async () => {

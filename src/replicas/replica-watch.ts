@@ -149,7 +149,8 @@ export class ReplicaWatch {
     // Without the index nobody knows who is there, which is said elsewhere.
     const [places, gone] = await Promise.all([listReplicas(), listGoneReplicas()]).catch(() => []);
     if (places === undefined || gone === undefined) return;
-    this.#noteGone(gone);
+    // The index lists this one, too, if it was suspended, until its next heartbeat.
+    this.#noteGone(gone.filter(({ id }) => id !== replica));
     // One that is gone may still be listed because of a command on its machine.
     const there = places.filter(({ id }) => !gone.some(one => one.id === id));
     for (const [id, seen] of this.#seen)
@@ -200,7 +201,11 @@ export class ReplicaWatch {
       silentSinceMs,
     });
     if (!isNews) return;
-    const fields = { replica: address, reason: trouble, ...(failure !== undefined && { err: failure }) };
+    const fields = {
+      replica: address,
+      reason: trouble,
+      ...(failure !== undefined && { detail: detailOf(failure) }),
+    };
     log.warn(fields, `another replica ${MEANINGS[trouble]}: ${CONSEQUENCES}`);
   }
 
@@ -221,7 +226,7 @@ export class ReplicaWatch {
 
   #logEnd({ address, trouble, sinceMs }: Seen, message: string): void {
     const { clock, log } = this.#options;
-    log.info({ replica: address, reason: trouble, forMs: clock.nowMs() - sinceMs }, message);
+    log.info({ replica: address, reason: trouble, forMs: Math.round(clock.nowMs() - sinceMs) }, message);
   }
 }
 
@@ -236,7 +241,17 @@ function isAt(place: ReplicaPlace, id: string, { address }: Seen): boolean {
 /** What the failure of a request to a replica means. */
 function troubleOf(error: unknown): ReplicaTrouble {
   if (error instanceof ReplicaAway && error.isDistrusted) return 'key';
-  const cause = error instanceof Error ? (error.cause ?? error) : error;
   // Who answers speaks another protocol.
-  return errorCode(cause) === 'EPROTO' ? 'another' : 'unreachable';
+  return errorCode(causeOf(error)) === 'EPROTO' ? 'another' : 'unreachable';
+}
+
+/** For the log: without a stack, since the fault is not in the program. */
+function detailOf(error: unknown): string {
+  const cause = causeOf(error);
+  const message = cause instanceof Error ? cause.message : String(cause);
+  return message || (errorCode(cause) ?? 'no reason given');
+}
+
+function causeOf(error: unknown): unknown {
+  return error instanceof Error ? (error.cause ?? error) : error;
 }
