@@ -221,7 +221,7 @@ export class Hosted implements PullSource {
 
   /** Answered as absent, so that the next push of the image uploads the blob again. */
   #reportLoss(digest: Digest): void {
-    this.#log.error({ digest }, 'the file of a pushed blob is missing or truncated: push it again');
+    this.#log.error({ digest }, 'the file or object of a pushed blob is missing or truncated: push it again');
   }
 }
 
