@@ -2,7 +2,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { get } from '../support/client.ts';
-import { imageOf, type Image, randomBlob } from '../support/content.ts';
+import { bytesOf, imageOf, type Image, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeS3 } from '../support/fake-s3.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
@@ -11,12 +11,13 @@ import { answers, Daemon, freePort, hasPrograms } from '../support/programs.ts';
 import { pushImage } from '../support/push-client.ts';
 import { replicaConfig } from '../support/replica-config.ts';
 import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
-import type { NodesResult } from './support/client.ts';
+import type { NodesJob, NodesResult } from './support/client.ts';
 import { HttpConnection } from './support/http-connection.ts';
 import { load } from './support/load.ts';
 import { BusyCores } from './support/busy-cores.ts';
 import { LOOP_DELAY, type LoopDelay, LoopWatch, worstDelay } from './support/loop-delay.ts';
 import { NotMeasured } from './support/sections.ts';
+import { startNginx, type Subject } from './support/subjects.ts';
 import { quantile, spread, table } from './support/table.ts';
 
 const MIB = 2 ** 20;
@@ -33,6 +34,8 @@ const ACQUAINTED_MS = 12_000;
 /** How many blobs are measured one after the other. */
 const SINGLE_BLOBS = 60;
 const SERVER_HEADER = 'x-replica';
+/** Layers that a node pulls at once, as containerd does. */
+const PARALLEL = 3;
 /** What many nodes pull at once. */
 const BIG = 'library/big';
 
@@ -74,7 +77,11 @@ class Fleet {
       );
     }
     const port = await freePort();
-    const proxy = await startHaproxy(folder, port, replicas);
+    const proxy = await startHaproxy(
+      folder,
+      port,
+      replicas.map(({ host }) => host),
+    );
     await sql(settings, 'CREATE EXTENSION IF NOT EXISTS pg_stat_statements SCHEMA public');
     return new Fleet({ upstream, s3, postgres, replicas, port }, { proxy, folder });
   }
@@ -125,8 +132,8 @@ const COLUMNS = [
   'DELETE',
 ] as const;
 
-async function startHaproxy(folder: string, port: number, replicas: readonly Entrepot[]): Promise<Daemon> {
-  const servers = replicas.map(({ host }, at) => `  server replica${at} ${host}`);
+async function startHaproxy(folder: string, port: number, hosts: readonly string[]): Promise<Daemon> {
+  const servers = hosts.map((host, at) => `  server replica${at} ${host}`);
   const lines = [
     'defaults',
     '  mode http',
@@ -352,6 +359,7 @@ async function fleetPull({ nodes, layerMiB, megabytesPerS, rounds }: FleetCase):
       }
     }
   }
+  const nginx = await pullFromNginx(image, nodes, megabytesPerS);
   const rate = megabytesPerS === undefined ? 'unpaced' : `at ${megabytesPerS} MB/s in all`;
   return table(
     `Cold pull of 8 × ${layerMiB} MiB by ${nodes} nodes through haproxy, upstream ${rate}`,
@@ -369,24 +377,68 @@ async function fleetPull({ nodes, layerMiB, megabytesPerS, rounds }: FleetCase):
       'CPU s/GB served',
       LOOP_DELAY,
     ],
-    counts.map((count, at) => {
-      const own = figures[at]!;
-      return [
-        String(count),
-        spread(own.seconds, 1),
-        spread(own.busy),
-        spread(own.ratio, 3),
-        spread(own.gets, 2),
-        spread(own.ranges),
-        spread(own.manifests),
-        spread(own.heads),
-        quantiles(own.same),
-        own.others.length === 0 ? '' : quantiles(own.others),
-        spread(own.cpu, 2),
-        worstDelay(own.delays),
-      ];
-    }),
+    [
+      ...counts.map((count, at) => {
+        const own = figures[at]!;
+        return [
+          String(count),
+          spread(own.seconds, 1),
+          spread(own.busy),
+          spread(own.ratio, 3),
+          spread(own.gets, 2),
+          spread(own.ranges),
+          spread(own.manifests),
+          spread(own.heads),
+          quantiles(own.same),
+          own.others.length === 0 ? '' : quantiles(own.others),
+          spread(own.cpu, 2),
+          worstDelay(own.delays),
+        ];
+      }),
+      nginx,
+    ],
   );
+}
+
+/**
+ * The same clients and haproxy with nginx in place of the replicas, which has the whole image in files, and gives each
+ * connection what one of the three blobs at a time gets of the upstream's rate: what the machine allows. The cells of a row.
+ */
+async function pullFromNginx(
+  image: Image,
+  nodes: number,
+  megabytesPerS: number | undefined,
+): Promise<string[]> {
+  const folder = await makeTempFolder('files');
+  const files = new Map<string, string>();
+  for (const content of [image.manifest, image.config, ...image.layers]) {
+    const { digest } = content;
+    const file = join(folder, digest.replace(':', '-'));
+    await writeFile(file, bytesOf(content));
+    files.set(content === image.manifest ? `/v2/${BIG}/manifests/v1` : `/v2/${BIG}/blobs/${digest}`, file);
+  }
+  const rate = megabytesPerS === undefined ? undefined : (megabytesPerS * 1e6) / PARALLEL;
+  const servers: Subject[] = [];
+  for (let at = 0; at < REPLICAS; at += 1) servers.push(await startNginx(files, rate));
+  const port = await freePort();
+  const proxy = await startHaproxy(
+    folder,
+    port,
+    servers.map(server => `127.0.0.1:${server.port}`),
+  );
+  try {
+    const cpuSeconds = () => servers.reduce((sum, server) => sum + server.cpuSeconds(), 0);
+    const before = { cpu: cpuSeconds(), cores: new BusyCores() };
+    const { seconds, bytes, behindMs } = await load(nodesJob(port, { name: BIG, query: '' }, image, nodes));
+    const busy = (before.cores.share() * 100).toFixed(0);
+    const cpu = ((cpuSeconds() - before.cpu) / (bytes / 1e9)).toFixed(2);
+    const times = [quantiles(behindMs.same), quantiles(behindMs.others)];
+    return [`${REPLICAS} × nginx, files`, seconds.toFixed(1), busy, '', '', '', '', '', ...times, cpu, ''];
+  } finally {
+    await proxy.stop();
+    for (const server of servers) await server.stop();
+    await removeFolder(folder);
+  }
 }
 
 /** Adds an image upstream that no replica has, and lets nodes pull it at once. */
@@ -397,19 +449,28 @@ function pullByNodes(
   nodes: number,
 ): Promise<NodesResult> {
   upstream.add(name, image, 'v1');
+  return load(nodesJob(port, { name, query: `?ns=${UPSTREAM}` }, image, nodes));
+}
+
+function nodesJob(
+  port: number,
+  { name, query }: { readonly name: string; readonly query: string },
+  image: Image,
+  nodes: number,
+): NodesJob {
   const blobs = [image.config, ...image.layers];
-  return load({
+  return {
     kind: 'nodes',
     port,
     base: `/v2/${name}`,
-    query: `?ns=${UPSTREAM}`,
+    query,
     tag: 'v1',
     nodes,
-    parallel: 3,
+    parallel: PARALLEL,
     digests: blobs.map(({ digest }) => digest),
     sizes: blobs.map(({ size }) => size),
     serverHeader: SERVER_HEADER,
-  });
+  };
 }
 
 /** As text: `5/16/98`. */

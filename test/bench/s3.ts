@@ -9,7 +9,7 @@ import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 import { digestOf, pushBlob, pushesTo, startHosted } from './push.ts';
 import { load } from './support/load.ts';
 import { NotMeasured } from './support/sections.ts';
-import { startDockerRegistry, type Subject } from './support/subjects.ts';
+import { startDockerRegistry, startNginxProxy, type Subject } from './support/subjects.ts';
 import { spread, table } from './support/table.ts';
 
 const MIB = 2 ** 20;
@@ -98,13 +98,28 @@ async function pushedTo({ subject, redirecting, bucket }: Servers): Promise<Read
   return { subject, redirecting, digest, plain: await urlOfObject(bucket) };
 }
 
-/** Reads of a blob that is in the bucket alone, and of its object as curl gets it from S3, in turn. */
+/**
+ * Reads of a blob that is in the bucket alone, and of its object as curl gets it from S3, in turn; and through nginx, which
+ * shows what a server in between costs here that verifies nothing, and one that also keeps the bytes.
+ */
 async function firstReads(s3: string, { subject, redirecting, digest, plain }: ReadBlob): Promise<string> {
   const urlAt = ({ port }: Subject) => `http://127.0.0.1:${port}/v2/bench/reads/blobs/${digest}`;
+  const object = new URL(plain);
+  const [passing, keeping] = [
+    await startNginxProxy(object, { keeps: false }),
+    await startNginxProxy(object, { keeps: true }),
+  ];
+  const through = (server: Subject) => ({
+    name: server.name,
+    url: `http://127.0.0.1:${server.port}${object.pathname}${object.search}`,
+    server,
+  });
   const ways: readonly { readonly name: string; readonly url: string; readonly server?: Subject }[] = [
     { name: 'plain GET', url: plain },
     { name: 'entrepot', url: urlAt(subject), server: subject },
     { name: 'entrepot, redirect', url: urlAt(redirecting), server: redirecting },
+    through(passing),
+    through(keeping),
   ];
   const measured = ways.map(() => ({
     rate: [] as number[],
@@ -121,6 +136,7 @@ async function firstReads(s3: string, { subject, redirecting, digest, plain }: R
       measured[at]?.cpu.push(((server?.cpuSeconds() ?? 0) - before) / (READ_BYTES / 2 ** 30));
     }
   }
+  await Promise.all([passing.stop(), keeping.stop()]);
   // Of the same round, since what else the machine does changes from one to the next.
   const shares = (rates: readonly number[]) =>
     rates.map((rate, round) => rate / (measured[0]?.rate[round] ?? Number.NaN));

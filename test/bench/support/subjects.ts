@@ -84,14 +84,35 @@ export async function startDockerRegistry(
   return { ...subject, dataFolder: join(folder, 'data') };
 }
 
-/** nginx over files laid out as a registry's paths: what sendfile can do, without any registry. */
-export async function startNginx(files: ReadonlyMap<string, string>): Promise<Subject> {
-  const folder = await mkdtemp(join(tmpdir(), 'nginx-bench-'));
-  const port = await freePort();
-  await mkdir(join(folder, 'tmp'));
+/**
+ * nginx over files laid out as a registry's paths: what sendfile can do, without any registry. `bytesPerS`: for each
+ * connection; unlimited by default.
+ */
+export function startNginx(files: ReadonlyMap<string, string>, bytesPerS?: number): Promise<Subject> {
+  const limit = bytesPerS === undefined ? '' : `limit_rate ${Math.round(bytesPerS)};`;
   const locations = [...files].map(
     ([path, file]) => `location = ${path} { alias ${file}; default_type application/octet-stream; }`,
   );
+  return startNginxWith('nginx', () => [limit, ...locations]);
+}
+
+/** nginx that passes on what it gets from `origin`: what a server in between can do, without any registry. */
+export function startNginxProxy(origin: URL, options: { readonly keeps: boolean }): Promise<Subject> {
+  const name = options.keeps ? 'nginx, keeping it' : 'nginx, passing it on';
+  return startNginxWith(name, folder => [
+    'proxy_buffers 64 64k; proxy_buffer_size 64k; proxy_busy_buffers_size 1m;',
+    options.keeps ? `proxy_store ${folder}/kept;` : 'proxy_max_temp_file_size 0;',
+    `location / { proxy_pass ${origin.origin}; proxy_http_version 1.1; proxy_set_header Host ${origin.host}; }`,
+  ]);
+}
+
+async function startNginxWith(
+  name: string,
+  serverOf: (folder: string) => readonly string[],
+): Promise<Subject> {
+  const folder = await mkdtemp(join(tmpdir(), 'nginx-bench-'));
+  const port = await freePort();
+  await mkdir(join(folder, 'tmp'));
   const conf = `
     master_process off; daemon off; pid ${folder}/pid; error_log ${folder}/error.log; user root;
     events { worker_connections 1024; }
@@ -99,10 +120,10 @@ export async function startNginx(files: ReadonlyMap<string, string>): Promise<Su
       access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;
       client_body_temp_path ${folder}/tmp; proxy_temp_path ${folder}/tmp; fastcgi_temp_path ${folder}/tmp;
       uwsgi_temp_path ${folder}/tmp; scgi_temp_path ${folder}/tmp;
-      server { listen 127.0.0.1:${port}; location = /ready { return 200; } ${locations.join('\n')} }
+      server { listen 127.0.0.1:${port}; location = /ready { return 200; } ${serverOf(folder).join('\n')} }
     }`;
   await writeFile(join(folder, 'nginx.conf'), conf);
-  return startDaemon('nginx', folder, port, `http://127.0.0.1:${port}/ready`, {
+  return startDaemon(name, folder, port, `http://127.0.0.1:${port}/ready`, {
     program: 'nginx',
     args: ['-p', folder, '-c', join(folder, 'nginx.conf'), '-e', join(folder, 'error.log')],
   });
