@@ -38,7 +38,8 @@ export class Quarantine {
    */
   async check(digest: Digest): Promise<boolean> {
     const reason = await this.faultOf(digest);
-    if (reason === undefined || reason === FORBIDDEN) return false;
+    if (reason === undefined) return false;
+    if (reason === FORBIDDEN) throw new Error(reason);
     const content = { kind: 'blob', digest } as const;
     const loss = await this.add(content, reason);
     if (loss !== undefined) this.logLoss({ ...content, reason, loss });
@@ -62,7 +63,7 @@ export class Quarantine {
 
   /**
    * Takes damaged content out of use, and counts it. A blob is read a second time, since a push may have replaced it after
-   * it was found damaged. `undefined` if it was replaced or removed meanwhile.
+   * it was found damaged. `undefined` if it was replaced or removed meanwhile, or if its file may not be read any more.
    */
   async add(content: Content, reason: string, read?: RehashOptions): Promise<DamagedContent['loss']> {
     const loss = await this.#removeRow(content, reason, read);
@@ -94,7 +95,8 @@ export class Quarantine {
     if (!isDigest(digest)) return metadata.quarantine({ kind, digest }, reason);
     if (kind === 'manifest') return metadata.quarantine({ kind, digest }, reason, damagedManifest(digest));
     const removal = await blobs.removal(digest);
-    if ((await this.faultOf(digest, read)) === undefined) return undefined;
+    const fault = await this.faultOf(digest, read);
+    if (fault === undefined || fault === FORBIDDEN) return undefined;
     let free: (() => Promise<void>) | undefined;
     const loss = await metadata.quarantine({ kind, digest }, reason, {
       key: removal.key,

@@ -12,6 +12,7 @@ import { type FileStores, openFileStores } from '../blobs/file-stores.ts';
 import type { Spool } from '../blobs/spool.ts';
 import { surveyOfFolder } from './survey.fixture.ts';
 import { type Log, silentLog } from '../lib/log.ts';
+import { silentMeter } from '../lib/meter.ts';
 import { LeaseLost } from '../lib/lease.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
 import { acquireImportLease } from '../metadata/import-lease.ts';
@@ -25,6 +26,7 @@ import { parseManifest } from '../oci/manifest.ts';
 import { OCI_ARTIFACT_MANIFEST, OCI_CONFIG, OCI_INDEX, OCI_LAYER, OCI_MANIFEST } from '../oci/media-types.ts';
 import type { Repository } from '../oci/repository.ts';
 import { CollectingStopped } from './collecting-stopped.ts';
+import { Quarantine } from './quarantine.ts';
 import { rebuildIndex } from './rebuild.ts';
 import { heldImage } from './images.ts';
 import type { SurveyThread } from './survey-thread.ts';
@@ -720,6 +722,27 @@ describe('scrub', () => {
     expect(await heldFiles()).toEqual(held);
     vi.restoreAllMocks();
     expect((await upkeep().scrub())?.damaged).toEqual([]);
+  });
+
+  test.each(['EACCES', 'EPERM'])(
+    'keeps what was damaged in use if it may not be read the second time: it may have been replaced (%s)',
+    async code => {
+      const digest = await pushBlob(MIRRORED, 'mirrored');
+      vi.spyOn(blobs, 'rehash')
+        .mockResolvedValueOnce(digestOf(Buffer.from('other bytes')))
+        .mockRejectedValue(Object.assign(new Error('denied'), { code }));
+      expect((await upkeep().scrub())?.damaged).toEqual([]);
+      expect(await heldFiles()).toEqual([digest]);
+    },
+  );
+
+  test('a check of what may not be read rejects: nobody knows whether it is intact', async () => {
+    const digest = await pushBlob(MIRRORED, 'mirrored');
+    const denied = Object.assign(new Error('denied'), { code: 'EACCES' });
+    vi.spyOn(blobs, 'rehash').mockRejectedValue(denied);
+    const quarantine = new Quarantine({ metadata, blobs, log: silentLog, meter: silentMeter });
+    await expect(quarantine.check(digest)).rejects.toThrow('permission to read its file is denied');
+    expect(await heldFiles()).toEqual([digest]);
   });
 
   test('continues past anything in the place of a blob, and past rows with a damaged digest', async () => {
