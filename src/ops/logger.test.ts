@@ -34,6 +34,14 @@ describe('the log', () => {
     expect(text().match(/"stack"/g)).toHaveLength(2);
   });
 
+  it('has no stack of an error that says that a file may not be used', () => {
+    const { log, text } = recorder();
+    const message = 'EACCES: permission denied, open ‘/blobs/fa’';
+    log.error({ err: Object.assign(new Error(message), { code: 'EACCES' }) }, 'not read');
+    expect(text()).toContain('permission denied');
+    expect(text()).not.toContain('stack');
+  });
+
   it('drops what is below its level', () => {
     const { log, text } = recorder();
     log.debug({}, 'detail');

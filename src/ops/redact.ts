@@ -17,7 +17,15 @@ const SECRET_TEXTS: readonly (readonly [RegExp, string])[] = [
   ],
 ];
 
-const FULL: ReadonlySet<string> = new Set(['ENOSPC', 'EDQUOT', 'SQLITE_FULL']);
+/** Codes that say that the disk is full, or a file may not be used. */
+const OF_THE_DISK: ReadonlySet<string> = new Set([
+  'EACCES',
+  'EDQUOT',
+  'ENOSPC',
+  'EPERM',
+  'EROFS',
+  'SQLITE_FULL',
+]);
 
 const REDACTED = '***';
 
@@ -94,7 +102,7 @@ function redactValue(value: unknown, depth: number): unknown {
 
 function redactError(error: Error, depth: number): object {
   const { name, message, cause, ...rest } = error;
-  const stack = isOfFullDisk(error) ? undefined : error.stack;
+  const stack = isOfDisk(error) ? undefined : error.stack;
   return {
     type: name,
     message: redactText(message),
@@ -105,13 +113,13 @@ function redactError(error: Error, depth: number): object {
 }
 
 /**
- * Whether it, or the error that caused it, says that the disk is full: nothing is wrong with the program then, so where
- * it happened is of no use.
+ * Whether it, or the error that caused it, says that the disk is full or that a file may not be used: nothing is wrong
+ * with the program then, so where it happened is of no use.
  */
-function isOfFullDisk(error: unknown): boolean {
+function isOfDisk(error: unknown): boolean {
   let at = error;
   for (let depth = 0; depth < MAX_DEPTH && at instanceof Error; depth += 1) {
-    if (FULL.has(errorCode(at) ?? '')) return true;
+    if (OF_THE_DISK.has(errorCode(at) ?? '')) return true;
     at = at.cause;
   }
   return false;

@@ -1,4 +1,4 @@
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -133,6 +133,20 @@ test('the survey reports an error, and answers the next question', async () => {
   await expect(lost.tags()).rejects.toThrow('the survey failed');
   await lost.close();
   await expect(lost.blobs()).rejects.toThrow('closed');
+});
+
+test('the survey says which call of the system has failed, for the message of a command', async () => {
+  // A link to itself: a folder that may not be read stops only users other than root.
+  const broken = surveyOfFolder(folder);
+  await mkdir(join(folder, 'blobs'), { recursive: true });
+  await rm(join(folder, 'blobs', 'sha256'), { recursive: true, force: true });
+  await symlink('sha256', join(folder, 'blobs', 'sha256'));
+  await expect(broken.strayFiles(Date.now())).rejects.toMatchObject({
+    message: expect.stringContaining('the survey failed: ELOOP'),
+    code: 'ELOOP',
+    syscall: 'stat',
+  });
+  await broken.close();
 });
 
 function pathOf(digest: Digest): string {

@@ -28,4 +28,6 @@ export interface SurveyFailure {
   readonly code?: OciErrorCode;
   /** The message of its cause. */
   readonly cause?: string | undefined;
+  /** Of a call of the system that has failed, such as for a folder that may not be read. */
+  readonly system?: { readonly code: string | undefined; readonly syscall: unknown };
 }

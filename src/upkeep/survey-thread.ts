@@ -146,8 +146,9 @@ export class SurveyThread implements StoreSurvey, RowRemoval {
 
 function read(reply: SurveyReply): unknown {
   if ('answer' in reply) return reply.answer;
-  const { failure, isLocked, code, cause } = reply;
+  const { failure, isLocked, code, cause, system } = reply;
   if (code !== undefined)
     throw new OciError(code, { message: failure, ...(cause && { cause: new Error(cause) }) });
-  throw isLocked ? new IndexLocked(failure) : new Error(`the survey failed: ${failure}`);
+  if (isLocked) throw new IndexLocked(failure);
+  throw Object.assign(new Error(`the survey failed: ${failure}`), system);
 }

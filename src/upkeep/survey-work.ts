@@ -3,6 +3,7 @@ import type { MessagePort } from 'node:worker_threads';
 import type { BlobStore } from '../blobs/blob-store.ts';
 import type { FoundIngest, Spool } from '../blobs/spool.ts';
 import { removeStrays } from '../blobs/stray-removal.ts';
+import { errorCode } from '../lib/error-code.ts';
 import { IndexLocked } from '../metadata/index-locked.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Survey } from '../metadata/survey.ts';
@@ -58,6 +59,8 @@ async function answer(
 function toFailure(error: unknown): SurveyFailure {
   const failure = error instanceof Error ? error.message : String(error);
   const isLocked = error instanceof IndexLocked;
+  if (error instanceof Error && 'syscall' in error)
+    return { failure, isLocked, system: { code: errorCode(error), syscall: error.syscall } };
   if (!(error instanceof OciError)) return { failure, isLocked };
   const cause = error.cause instanceof Error ? error.cause.message : undefined;
   return { failure, isLocked, code: error.code, cause };
