@@ -199,6 +199,19 @@ export function blobStoreSuite(makePlace: () => Promise<BlobPlace>): void {
       expect(blobs.hasReaders(digest)).toBe(false);
     });
 
+    test('readers of the same bytes have one origin, and those of bytes that replace them another', async () => {
+      const bytes = randomBytes(100);
+      const digest = await keep(stores, 'fill-1', bytes);
+      const [first, second] = [await blobs.open(digest), await blobs.open(digest)];
+      expect([first?.origin, second?.origin]).toEqual([expect.any(String), first?.origin]);
+      await remove(blobs, digest, stores.rows);
+      await keep(stores, 'fill-2', bytes);
+      const third = await blobs.open(digest);
+      expect(third?.origin).toEqual(expect.any(String));
+      expect(third?.origin).not.toBe(first?.origin);
+      for (const reader of [first, second, third]) await reader?.close();
+    });
+
     test('a removal removes what it was prepared for, if that is still there', async () => {
       const digest = await keep(stores, 'fill-1', Buffer.from('bytes'));
       const removal = await blobs.removal(digest);

@@ -221,6 +221,7 @@ test('a full disk is distinguished from a broken one, and the ingest knows how f
   expect(isStorageFull(error)).toBe(true);
   expect(ingest.offset).toBe(0);
   expect(isStorageFull(new Error('EIO'))).toBe(false);
+  expect(isStorageFull(Object.assign(new Error('quota'), { code: 'EDQUOT' }))).toBe(true);
   await ingest.abort();
   await ingest.close();
 });

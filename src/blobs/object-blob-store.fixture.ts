@@ -12,6 +12,7 @@ const LIST_DELAY_MS = 50;
 
 /** An object, which never changes. An open one can still be read after it is deleted. */
 interface StoredObject {
+  readonly key: string;
   readonly parts: readonly Uint8Array[];
   readonly size: number;
   readonly storedAtMs: number;
@@ -26,7 +27,7 @@ export class Bucket {
     const stored: Uint8Array[] = [];
     for await (const part of parts) stored.push(part);
     const size = stored.reduce((sum, { byteLength }) => sum + byteLength, 0);
-    this.#objects.set(key, { parts: stored, size, storedAtMs: Date.now() });
+    this.#objects.set(key, { key, parts: stored, size, storedAtMs: Date.now() });
   }
 
   async get(key: string): Promise<StoredObject | undefined> {
@@ -81,6 +82,7 @@ export class ObjectBlobStore implements BlobStore {
     let isClosed = false;
     return {
       size: object.size,
+      origin: object.key,
       read: async (buffer, position) => {
         if (isClosed) throw new Error('the reader is closed');
         await turn();

@@ -144,6 +144,16 @@ describe('the first level', () => {
     await other.close();
   });
 
+  test('names the object as the origin of what it brings, also to those who read ranges of it', async () => {
+    const digest = await remote(randomBytes(2_000 * KIB));
+    const release = holdingAt(1_000 * KIB);
+    const readers = [await blobs.open(digest), await blobs.open(digest, [{ start: 0, end: KIB }])];
+    const { key } = place.ledger.rows.get(digest)!;
+    expect(readers.map(reader => reader?.origin)).toEqual([key, key]);
+    release();
+    for (const reader of readers) await reader?.close();
+  });
+
   test('goes on with a blob whose reader has left', async () => {
     const digest = await remote(randomBytes(2_000 * KIB));
     const release = holdingAt(1_000 * KIB);
