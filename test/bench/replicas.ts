@@ -323,6 +323,7 @@ async function fleetPull({ nodes, layerMiB, megabytesPerS, rounds }: FleetCase):
     heads: [] as number[],
     same: [] as number[],
     others: [] as number[],
+    firstOfOthers: [] as number[],
     cpu: [] as number[],
     delays: [] as LoopDelay[],
   }));
@@ -352,6 +353,7 @@ async function fleetPull({ nodes, layerMiB, megabytesPerS, rounds }: FleetCase):
         own.heads.push(upstream.count('manifest', { method: 'HEAD', repository: BIG }));
         own.same.push(...result.behindMs.same);
         own.others.push(...result.behindMs.others);
+        own.firstOfOthers.push(...result.behindMs.firstOfOthers);
         own.cpu.push((fleet.cpuSeconds() - before.cpu) / (result.bytes / 1e9));
         own.delays.push(...(await Promise.all(loops.map(loop => loop.read()))));
       } finally {
@@ -374,6 +376,7 @@ async function fleetPull({ nodes, layerMiB, megabytesPerS, rounds }: FleetCase):
       'HEADs',
       'ms behind the first, p50/p90/p99',
       'from other replicas',
+      'the first from each',
       'CPU s/GB served',
       LOOP_DELAY,
     ],
@@ -391,6 +394,7 @@ async function fleetPull({ nodes, layerMiB, megabytesPerS, rounds }: FleetCase):
           spread(own.heads),
           quantiles(own.same),
           own.others.length === 0 ? '' : quantiles(own.others),
+          own.others.length === 0 ? '' : quantiles(own.firstOfOthers),
           spread(own.cpu, 2),
           worstDelay(own.delays),
         ];
@@ -432,7 +436,7 @@ async function pullFromNginx(
     const { seconds, bytes, behindMs } = await load(nodesJob(port, { name: BIG, query: '' }, image, nodes));
     const busy = (before.cores.share() * 100).toFixed(0);
     const cpu = ((cpuSeconds() - before.cpu) / (bytes / 1e9)).toFixed(2);
-    const times = [quantiles(behindMs.same), quantiles(behindMs.others)];
+    const times = [behindMs.same, behindMs.others, behindMs.firstOfOthers].map(quantiles);
     return [`${REPLICAS} × nginx, files`, seconds.toFixed(1), busy, '', '', '', '', '', ...times, cpu, ''];
   } finally {
     await proxy.stop();

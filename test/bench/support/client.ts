@@ -50,9 +50,13 @@ export interface NodesResult {
   readonly spreadP99Ms: number;
   /**
    * How long after the first client's first byte of the same blob, or after its own request, one's own comes: from the
-   * server that the first client had it from, and from others.
+   * server that the first client had it from, and from others; of these also the first that each of them sent of a blob.
    */
-  readonly behindMs: { readonly same: readonly number[]; readonly others: readonly number[] };
+  readonly behindMs: {
+    readonly same: readonly number[];
+    readonly others: readonly number[];
+    readonly firstOfOthers: readonly number[];
+  };
 }
 
 interface FirstByte {
@@ -157,15 +161,19 @@ async function nodes(job: NodesJob): Promise<NodesResult> {
 }
 
 function behindTheFirst(blobs: readonly (readonly FirstByte[])[]): NodesResult['behindMs'] {
-  const [same, others]: [number[], number[]] = [[], []];
+  const [same, others, firstOfOthers]: [number[], number[], number[]] = [[], [], []];
   for (const times of blobs) {
-    const first = times.toSorted((one, other) => one.arrivedMs - other.arrivedMs)[0];
-    for (const { sentMs, arrivedMs, server } of times) {
+    const inOrder = times.toSorted((one, other) => one.arrivedMs - other.arrivedMs);
+    const [first] = inOrder;
+    const seen = new Set([first?.server]);
+    for (const { sentMs, arrivedMs, server } of inOrder) {
       const ms = arrivedMs - Math.max(sentMs, first?.arrivedMs ?? 0);
       (server === first?.server ? same : others).push(ms);
+      if (!seen.has(server)) firstOfOthers.push(ms);
+      seen.add(server);
     }
   }
-  return { same, others };
+  return { same, others, firstOfOthers };
 }
 
 const job = JSON.parse(process.argv[2] ?? 'null') as RateJob | NodesJob;
