@@ -16,13 +16,20 @@ export type BulkConnect = (url: URL, onread: OnReadOpts) => Promise<Socket>;
 
 export interface BulkClientOptions {
   readonly connect: BulkConnect;
-  /** From the request to the end of the response's headers. */
-  readonly headersMs: number;
-  /** Between two pieces of a body, while it is read. */
-  readonly idleBodyMs: number;
+  /** From the request to the end of the response's headers; `undefined`: no limit but the signal. */
+  readonly headersMs: number | undefined;
+  /**
+   * The same over a connection that was used before. Then the request is sent again over a new one, as after any failure in that
+   * time. Default: `headersMs`, after which it fails.
+   */
+  readonly reusedHeadersMs?: number;
+  /** Between two pieces of a body, while it is read; `undefined`: no limit but the signal. */
+  readonly idleBodyMs: number | undefined;
   readonly maxHeaderBytes: number;
   /** How long an idle connection is kept at most. */
   readonly keepAliveMs: number;
+  /** Connections that were made at another version are not used again. Default: always the same. */
+  readonly version?: () => number;
 }
 
 /**
@@ -56,13 +63,14 @@ export class BulkClient {
   /** As `HttpTransport.request`, but rejects with whatever went wrong. */
   async request(request: HttpRequest): Promise<HttpResponse> {
     const text = textOf(request);
-    const idle = this.#idle.get(request.url.origin)?.pop();
+    const idle = this.#takeIdle(request.url.origin);
     if (idle !== undefined) {
       try {
         return await idle.request(text, request.signal);
       } catch (error) {
-        // The server closed it just as it was used again: that says nothing about the request.
-        if (!idle.wasStale) throw error;
+        // The server closed it just as it was used again, or it has been dead for a while: that says nothing about the request.
+        const isReplaced = idle.wasStale || this.#options.reusedHeadersMs !== undefined;
+        if (!isReplaced || request.signal?.aborted) throw error;
       }
     }
     return (await this.#connect(request)).request(text, request.signal);
@@ -96,6 +104,14 @@ export class BulkClient {
     }
   }
 
+  #takeIdle(origin: string): Connection | undefined {
+    for (;;) {
+      const idle = this.#idle.get(origin)?.pop();
+      if (idle === undefined || idle.version === this.#options.version?.()) return idle;
+      idle.destroy(undefined);
+    }
+  }
+
   #keep(origin: string, connection: Connection): void {
     const idle = this.#idle.get(origin) ?? [];
     this.#idle.set(origin, idle);
@@ -121,6 +137,8 @@ interface ConnectionEvents {
 
 /** One connection, which has one request at a time. */
 class Connection {
+  /** As in the options, when it was made. */
+  readonly version: number | undefined;
   readonly #options: BulkClientOptions;
   readonly #events: ConnectionEvents;
   #socket: Socket | undefined;
@@ -134,6 +152,7 @@ class Connection {
   constructor(options: BulkClientOptions, events: ConnectionEvents) {
     this.#options = options;
     this.#events = events;
+    this.version = options.version?.();
   }
 
   /** Whether the server closed it, after earlier responses, before the first byte of the last one. */
@@ -156,7 +175,7 @@ class Connection {
       if (signal?.aborted) this.destroy(signal.reason);
       signal?.throwIfAborted();
       if (this.#isDestroyed) throw new ResponseError('closed before the request');
-      const { headersMs, maxHeaderBytes } = this.#options;
+      const { headersMs, reusedHeadersMs = headersMs, maxHeaderBytes } = this.#options;
       this.#exchange = new Exchange(signal, maxHeaderBytes, {
         begun: response => {
           this.#waitFor('more of the body', this.#options.idleBodyMs);
@@ -171,7 +190,7 @@ class Connection {
         },
       });
       this.#socket?.ref().write(text, 'latin1');
-      this.#waitFor('response headers', headersMs);
+      this.#waitFor('response headers', this.#isReused ? reusedHeadersMs : headersMs);
     });
   }
 
@@ -242,8 +261,10 @@ class Connection {
     this.#socket?.resume();
   }
 
-  #waitFor(what: string, limitMs: number): void {
+  #waitFor(what: string, limitMs: number | undefined): void {
     clearTimeout(this.#timer);
+    this.#timer = undefined;
+    if (limitMs === undefined) return;
     this.#timer = setTimeout(
       () => this.destroy(new ResponseTimeout(`no ${what} for ${limitMs / 1000} s`)),
       limitMs,

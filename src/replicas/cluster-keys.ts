@@ -1,6 +1,5 @@
 import { hkdfSync } from 'node:crypto';
 import type { TlsOptions } from 'node:tls';
-import { errorCode } from '../lib/error-code.ts';
 import type { ClusterTls } from './cluster-tls.ts';
 
 /** So that nobody finds a key by trying: a person's password is shorter. */
@@ -78,8 +77,7 @@ export class ClusterKeys implements ClusterTls {
 
   /** The alert is the only trace of it. */
   isDistrust(failure: unknown): boolean {
-    const isOfHandshake = failure instanceof Error && errorCode(failure) === 'EPROTO';
-    return isOfHandshake && /alert unknown psk identity/i.test(failure.message);
+    return failure instanceof Error && /alert unknown psk identity/i.test(failure.message);
   }
 
   follow(renewed: () => void): void {

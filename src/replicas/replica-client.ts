@@ -1,7 +1,7 @@
 import type { ClientRequest, IncomingMessage } from 'node:http';
 import type { UploadCalls } from '../hosted/upload-calls.ts';
-import { Changes } from '../lib/changes.ts';
 import { type Clock, systemClock } from '../lib/clock.ts';
+import type { HttpResponse } from '../lib/http-message.ts';
 import { type RemoteBytes, type RemoteFill, ReplicaAway, type Replicas } from '../mirror/fill/replicas.ts';
 import type { Landing, SharedFlight } from '../mirror/shared-flights.ts';
 import { ABOUT_PATH, type ReplicaAbout } from './about-request.ts';
@@ -15,8 +15,6 @@ import { RemoteUploads } from './remote-uploads.ts';
 
 /** What it says of itself, it knows. */
 const ABOUT_WITHIN_MS = 5_000;
-/** So much may arrive before it is written; more waits in the network. */
-const MAX_UNREAD_BYTES = 4 * 1024 * 1024;
 
 export interface ReplicaClientOptions {
   /** Default: the system's. */
@@ -40,8 +38,10 @@ export class ReplicaClient implements Replicas {
   async read(fill: RemoteFill, from: number, signal: AbortSignal): Promise<RemoteBytes> {
     const path = pathOfFill({ ...fill, from });
     const { address } = fill;
-    const response = await this.#successOf(address, path, this.#connections.get(address, { path, signal }));
-    return new ReceivedBytes(response, signal);
+    const response = await this.#noting(address, this.#connections.get(address, path, signal));
+    if (response.status === 200) return new ReceivedBytes(response, signal);
+    response.body.resume();
+    throw refusal(address, path, response.status);
   }
 
   /** The uploads of the replica at this address. `isAlive`: whether the index says that it lives. */
@@ -99,81 +99,63 @@ export class ReplicaClient implements Replicas {
    * something gets a new connection: over an existing one, which the other side might just have closed, it could be lost, and it
    * cannot be sent twice.
    */
-  #ask(address: string, asked: ReplicaRequest, write: (to: ClientRequest) => void): Promise<IncomingMessage> {
-    return this.#successOf(address, asked.path, this.#connections.send(address, asked, write));
+  async #ask(
+    address: string,
+    asked: ReplicaRequest,
+    write: (to: ClientRequest) => void,
+  ): Promise<IncomingMessage> {
+    const response = await this.#noting(address, this.#connections.send(address, asked, write));
+    if (response.statusCode === 200) return response;
+    response.resume();
+    throw refusal(address, asked.path, response.statusCode);
   }
 
-  async #successOf(
-    address: string,
-    path: string,
-    responding: Promise<IncomingMessage>,
-  ): Promise<IncomingMessage> {
-    let response: IncomingMessage;
+  async #noting<T>(address: string, responding: Promise<T>): Promise<T> {
     try {
-      response = await responding;
+      return await responding;
     } catch (error) {
       if (error instanceof ReplicaAway) this.#noteAway(address);
       throw error;
     }
-    if (response.statusCode === 200) return response;
-    response.resume();
-    throw new ReplicaAway(`${address} answered ${response.statusCode} for ${path}`);
   }
+}
+
+function refusal(address: string, path: string, status: number | undefined): ReplicaAway {
+  return new ReplicaAway(`${address} answered ${status} for ${path}`);
 }
 
 class ReceivedBytes implements RemoteBytes {
   readonly size: number | undefined;
   readonly repositories: readonly string[];
-  readonly #response: IncomingMessage;
-  readonly #changes = new Changes();
-  #chunks: Uint8Array[] = [];
-  #bytes = 0;
-  #isOver = false;
-  #failure: unknown;
+  readonly #response: HttpResponse;
+  readonly #signal: AbortSignal;
+  readonly #pieces: AsyncIterator<Uint8Array>;
+  #last: Uint8Array | undefined;
 
-  constructor(response: IncomingMessage, signal: AbortSignal) {
-    const { headers } = response;
+  constructor(response: HttpResponse, signal: AbortSignal) {
+    const { headers, body } = response;
     const size = headers[SIZE_HEADER];
     this.size = size === undefined ? undefined : Number(size);
     this.repositories = textsIn(headers[REPOSITORIES_HEADER]);
     this.#response = response;
-    response.on('data', (chunk: Buffer) => this.#add(chunk));
-    response.on('end', () => this.#end(undefined));
-    response.on('error', error => this.#end(awayOr(error, signal)));
-    response.on('close', () => this.#end(new ReplicaAway('the connection was closed')));
+    this.#signal = signal;
+    this.#pieces = body[Symbol.asyncIterator]();
   }
 
-  async next(): Promise<readonly Uint8Array[] | undefined> {
-    await this.#changes.until(() => this.#chunks.length > 0 || this.#isOver || undefined);
-    if (this.#chunks.length > 0) return this.#take();
-    if (this.#failure !== undefined) throw this.#failure;
-    return undefined;
+  async next(): Promise<Uint8Array | undefined> {
+    if (this.#last !== undefined) this.#response.release?.(this.#last);
+    this.#last = undefined;
+    try {
+      const { done, value } = await this.#pieces.next();
+      if (!done) this.#last = value;
+    } catch (error) {
+      throw awayOr(error, this.#signal);
+    }
+    return this.#last;
   }
 
   close(): void {
-    this.#response.destroy();
-  }
-
-  #take(): readonly Uint8Array[] {
-    const chunks = this.#chunks;
-    this.#chunks = [];
-    this.#bytes = 0;
-    this.#response.resume();
-    return chunks;
-  }
-
-  #add(chunk: Buffer): void {
-    this.#chunks.push(chunk);
-    this.#bytes += chunk.byteLength;
-    if (this.#bytes >= MAX_UNREAD_BYTES) this.#response.pause();
-    this.#changes.tell();
-  }
-
-  #end(failure: unknown): void {
-    if (this.#isOver) return;
-    this.#isOver = true;
-    this.#failure = failure;
-    this.#changes.tell();
+    this.#response.body.destroy();
   }
 }
 

@@ -1,7 +1,13 @@
+import { once } from 'node:events';
 import type { ClientRequest, IncomingMessage } from 'node:http';
-import { Agent, type AgentOptions, request, type RequestOptions } from 'node:https';
+import { Agent, request, type RequestOptions } from 'node:https';
+import type { OnReadOpts } from 'node:net';
+import { connect, type TLSSocket } from 'node:tls';
+import { BulkClient } from '../lib/bulk-client.ts';
 import type { Clock } from '../lib/clock.ts';
 import { errorCode } from '../lib/error-code.ts';
+import type { HttpResponse } from '../lib/http-message.ts';
+import { bareHost } from '../lib/url.ts';
 import { ReplicaAway } from '../mirror/fill/replicas.ts';
 import { ABOUT_PATH } from './about-request.ts';
 import type { ClusterTls } from './cluster-tls.ts';
@@ -11,8 +17,9 @@ const CONNECT_WITHIN_MS = 3_000;
 const ALIVE_EACH_MS = 1_000;
 /** How many are kept ready to each replica, for clients that pull a new image: each requests three or four blobs at once. */
 const READY = 4;
-/** Those beyond `READY` are left over from downloads that have ended. */
-const MAX_IDLE = 16;
+const HTTPS_PORT = 443;
+/** Of a response: a few hundred bytes for each repository of a Fill. */
+const MAX_HEADER_BYTES = 16 * 1024;
 /** Longer than the interval at which `prepare` uses those that are ready. */
 const IDLE_MS = 30_000;
 /** How long a server keeps an idle connection: longer than clients do, so that it closes none that is just being used. */
@@ -32,17 +39,21 @@ export class ReplicaConnections {
   readonly #clock: Clock;
   /** For connections that serve one request each. */
   readonly #single: Agent;
-  readonly #kept: Agent;
+  readonly #kept: BulkClient;
 
   constructor(tls: ClusterTls, clock: Clock) {
     this.#tls = tls;
     this.#clock = clock;
-    this.#single = new ClusterAgent(tls);
-    this.#kept = new ClusterAgent(tls, {
-      keepAlive: true,
-      keepAliveMsecs: ALIVE_EACH_MS,
-      maxFreeSockets: MAX_IDLE,
-      timeout: IDLE_MS,
+    this.#single = new Agent({ maxCachedSessions: 0 });
+    this.#kept = new BulkClient({
+      connect: (url, onread) => this.#connect(url, onread),
+      // Upstream may take longer. Over a kept one, the response must come: nothing else shows that it works.
+      headersMs: undefined,
+      reusedHeadersMs: CONNECT_WITHIN_MS,
+      idleBodyMs: undefined,
+      maxHeaderBytes: MAX_HEADER_BYTES,
+      keepAliveMs: IDLE_MS,
+      version: () => tls.version,
     });
   }
 
@@ -55,62 +66,74 @@ export class ReplicaConnections {
     asked: ReplicaRequest,
     write: (to: ClientRequest) => void,
   ): Promise<IncomingMessage> {
-    return this.#respond(this.#request(address, asked, this.#single), address, write, asked.signal);
+    asked.signal?.throwIfAborted();
+    const url = urlOf(address);
+    const to = { ...hostAndPort(url), agent: this.#single, ...this.#tls.forClient };
+    return this.#respond(request({ ...to, ...asked }), url, write, asked.signal);
   }
 
   /**
    * The same for a GET, over an existing connection if there is one. That may be dead unnoticed, or the other side may be
    * closing it: if no response comes, the request is sent again over a new one.
    */
-  async get(address: string, asked: ReplicaRequest): Promise<IncomingMessage> {
-    const first = this.#request(address, asked, this.#kept);
+  async get(address: string, path: string, signal?: AbortSignal): Promise<HttpResponse> {
+    const url = new URL(path, urlOf(address));
     try {
-      return await this.#respond(first, address, end, asked.signal);
+      return await this.#kept.request({ method: 'GET', url, headers: {}, signal });
     } catch (error) {
-      if (!first.reusedSocket || !(error instanceof ReplicaAway)) throw error;
-      return this.send(address, asked, end);
+      if (signal?.aborted) throw signal.reason;
+      throw error instanceof ReplicaAway ? error : this.#awayFrom(url, error, true);
     }
   }
 
   /** Makes connections for `get`, or keeps existing ones open. Resolves when they are there; never rejects. */
   async prepare(address: string): Promise<void> {
     const using = Array.from({ length: READY }, async () => {
-      const asked = this.#request(address, { path: ABOUT_PATH }, this.#kept);
-      (await this.#respond(asked, address, end)).resume();
+      const { body } = await this.get(address, ABOUT_PATH);
+      body.resume();
     });
     await Promise.allSettled(using);
   }
 
   close(): void {
     this.#single.destroy();
-    this.#kept.destroy();
+    this.#kept.close();
   }
 
-  #request(address: string, asked: ReplicaRequest, agent: Agent): ClientRequest {
-    asked.signal?.throwIfAborted();
-    const { hostname, port } = new URL(`https://${address}`);
-    const host = hostname.replace(/^\[(.*)\]$/, '$1');
-    const options: VersionedOptions = { agent, host, port, ...asked, clusterVersion: this.#tls.version };
-    return request(options);
+  /** A new connection, in which the other side has proved that it is a replica. Rejects with ReplicaAway. */
+  async #connect(url: URL, onread: OnReadOpts): Promise<TLSSocket> {
+    const options = { ...hostAndPort(url), ...this.#tls.forClient, onread };
+    const socket = connect(options);
+    socket.setNoDelay(true);
+    // So that one that vanishes silently is noticed after some seconds.
+    socket.setKeepAlive(true, ALIVE_EACH_MS);
+    // Whoever uses it listens, too.
+    socket.on('error', () => {});
+    const timer = this.#clock.after(CONNECT_WITHIN_MS, () => socket.destroy(lateConnection()));
+    try {
+      await once(socket, 'secureConnect');
+      return socket;
+    } catch (error) {
+      throw this.#awayFrom(url, error, false);
+    } finally {
+      timer.cancel();
+    }
   }
 
   async #respond(
     asked: ClientRequest,
-    address: string,
+    url: URL,
     write: (to: ClientRequest) => void,
     signal?: AbortSignal,
   ): Promise<IncomingMessage> {
-    // A new connection must be made in this time; after that, upstream may take longer. Over a kept one, the response must come:
-    // nothing else shows that it works.
-    const late = () => asked.destroy(new Error(`no connection within ${CONNECT_WITHIN_MS / 1000} s`));
-    const timer = this.#clock.after(CONNECT_WITHIN_MS, late);
+    // The connection must be made in this time; after that, upstream may take longer.
+    const timer = this.#clock.after(CONNECT_WITHIN_MS, () => asked.destroy(lateConnection()));
     let isSecured = false;
     asked.once('socket', socket => {
       // Node sets it for connections without TLS only. Otherwise a body waits for the acknowledgement of its headers: 40 ms.
       socket.setNoDelay(true);
       // So that one that vanishes silently is noticed after some seconds.
       socket.setKeepAlive(true, ALIVE_EACH_MS);
-      if (asked.reusedSocket) return;
       socket.once('secureConnect', () => {
         isSecured = true;
         timer.cancel();
@@ -125,45 +148,32 @@ export class ReplicaConnections {
       });
     } catch (error) {
       if (signal?.aborted) throw signal.reason;
-      const cause = error;
-      throw new ReplicaAway(`${address} cannot be reached`, {
-        cause,
-        isRefused: isRefusal(cause),
-        isDistrusted: this.#tls.isDistrust(cause, isSecured),
-      });
+      throw this.#awayFrom(url, error, isSecured);
     } finally {
       timer.cancel();
     }
   }
-}
 
-/** A request for connections that were made with this version of the keys or certificates. */
-interface VersionedOptions extends RequestOptions {
-  readonly clusterVersion?: number;
-}
-
-/** Adds the TLS options itself, since Node does not reuse connections for requests that have such options of their own. */
-class ClusterAgent extends Agent {
-  readonly #tls: ClusterTls;
-
-  constructor(tls: ClusterTls, options: AgentOptions = {}) {
-    super({ maxCachedSessions: 0, ...options });
-    this.#tls = tls;
-  }
-
-  override getName(options: VersionedOptions = {}): string {
-    return `${super.getName(options)}:${options.clusterVersion}`;
-  }
-
-  override createConnection(
-    ...[options, connected]: Parameters<Agent['createConnection']>
-  ): ReturnType<Agent['createConnection']> {
-    return super.createConnection({ ...options, ...this.#tls.forClient }, connected);
+  /** `isSecured`: the handshake was complete. */
+  #awayFrom({ host }: URL, cause: unknown, isSecured: boolean): ReplicaAway {
+    return new ReplicaAway(`${host} cannot be reached`, {
+      cause,
+      isRefused: isRefusal(cause),
+      isDistrusted: this.#tls.isDistrust(cause, isSecured),
+    });
   }
 }
 
-function end(to: ClientRequest): void {
-  to.end();
+function urlOf(address: string): URL {
+  return new URL(`https://${address}`);
+}
+
+function hostAndPort(url: URL): { readonly host: string; readonly port: number } {
+  return { host: bareHost(url), port: Number(url.port || HTTPS_PORT) };
+}
+
+function lateConnection(): Error {
+  return new Error(`no connection within ${CONNECT_WITHIN_MS / 1000} s`);
 }
 
 /** Whether all addresses of a host refuse connections. */

@@ -198,6 +198,30 @@ describe('a blob that clients of three replicas want', () => {
     expect(await b.world.pull(blob.digest)).toMatchObject(whole(blob));
   });
 
+  it('is received into memory that is used again', async () => {
+    const [a, b] = [await Replica.start(), await Replica.start()];
+    const blob = await mirrored(a, 32 * MIB);
+    const go = pauseAt(6 * MIB);
+    const fromA = await a.begin(blob, 5 * MIB);
+    const memory = new Set<ArrayBufferLike>();
+    const read = b.client.read.bind(b.client);
+    vi.spyOn(b.client, 'read').mockImplementation(async (...parameters) => {
+      const bytes = await read(...parameters);
+      const next = bytes.next.bind(bytes);
+      vi.spyOn(bytes, 'next').mockImplementation(async () => {
+        const piece = await next();
+        if (piece !== undefined) memory.add(piece.buffer);
+        return piece;
+      });
+      return bytes;
+    });
+    const fromB = await b.begin(blob, 5 * MIB);
+    go();
+    for (const { rest } of [fromA, fromB]) expect(await rest).toEqual(whole(blob));
+    expect(memory.size).toBeLessThan(16);
+    await expectIdle();
+  });
+
   it('is read to its end by nobody at a replica that receives other bytes of it from its holder', async () => {
     const [first, second] = await startThree();
     const blob = await mirrored(first);
@@ -208,8 +232,8 @@ describe('a blob that clients of three replicas want', () => {
       const bytes = await read(...parameters);
       const next = bytes.next.bind(bytes);
       vi.spyOn(bytes, 'next').mockImplementation(async () => {
-        const chunks = await next();
-        return chunks?.map(chunk => Uint8Array.from(chunk, byte => byte ^ 1));
+        const piece = await next();
+        return piece?.map(byte => byte ^ 1);
       });
       return bytes;
     });

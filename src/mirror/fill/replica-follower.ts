@@ -166,15 +166,14 @@ export class ReplicaFollower {
         await this.#verify(ingest);
       else if (sharing.isAwaited && sharing.isShowable && fill.size !== undefined)
         await sharing.show({ isVerified: false });
-      const chunks = await bytes.next();
-      if (chunks === undefined) return;
+      const piece = await bytes.next();
+      if (piece === undefined) return;
       watch.heard();
-      const length = chunks.reduce((sum, { byteLength }) => sum + byteLength, 0);
-      if (ingest.offset + length > (sharing.limitBytes ?? Number.POSITIVE_INFINITY))
+      if (ingest.offset + piece.length > (sharing.limitBytes ?? Number.POSITIVE_INFINITY))
         throw await this.#wrong();
-      await ingest.write(chunks);
-      fill.grow(ingest.offset);
-      meter.count('bytes_from_replicas_total', {}, length);
+      await ingest.write([piece]);
+      fill.growBy(piece);
+      meter.count('bytes_from_replicas_total', {}, piece.length);
     }
   }
 

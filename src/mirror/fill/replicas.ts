@@ -14,10 +14,10 @@ export interface RemoteBytes {
   /** The repositories for which upstream sends the blob to that replica, as `repositoryText`. */
   readonly repositories: readonly string[];
   /**
-   * What has arrived since the last call, as soon as that is something; `undefined` at the end, when the index says what
-   * became of the Fill. Rejects with ReplicaAway if the connection breaks.
+   * The next bytes, as soon as there are some; `undefined` at the end, when the index says what became of the Fill. Their memory
+   * is used again after the next call, except what is lent of them. Rejects with ReplicaAway if the connection breaks.
    */
-  next(): Promise<readonly Uint8Array[] | undefined>;
+  next(): Promise<Uint8Array | undefined>;
   close(): void;
 }
 
