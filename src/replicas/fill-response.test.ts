@@ -1,5 +1,6 @@
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { createServer } from 'node:http';
+import { Agent, createServer, get, type IncomingMessage } from 'node:http';
 import { connect } from 'node:net';
 import { setImmediate } from 'node:timers/promises';
 import { afterEach, expect, test, vi } from 'vitest';
@@ -41,6 +42,56 @@ test('a replica that takes nothing any more, as one that is suspended, does not 
   expect(isClosed).toBe(true);
   suspended.destroy();
   server.closeAllConnections();
+  server.close();
+});
+
+/** A Fill of these bytes, which returns them in parts, and then fails if told so. */
+function fillOf(bytes: Buffer, failure?: Error) {
+  return {
+    size: bytes.length,
+    length: 0,
+    repositories: ['up.example/app'],
+    begun: async () => {},
+    read: async (buffer: Buffer, position: number) => {
+      if (position === bytes.length && failure !== undefined) throw failure;
+      return bytes.copy(buffer, 0, position, position + 100_000);
+    },
+    close: () => {},
+  };
+}
+
+async function responseTo(port: number, agent: Agent): Promise<IncomingMessage> {
+  const [response] = await once(get({ port, host: '127.0.0.1', agent }), 'response');
+  return response;
+}
+
+test('any HTTP client can read a Fill to its end, and then use the connection again', async () => {
+  const bytes = randomBytes(450_000);
+  const server = createServer((req, res) => void sendFill(fillOf(bytes), 7, { req, res }));
+  let connections = 0;
+  server.on('connection', () => (connections += 1));
+  const port = await listen(server, { host: '127.0.0.1', port: 0, setting: 'cluster.listen' });
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+  for (let time = 0; time < 2; time += 1) {
+    const response = await responseTo(port, agent);
+    expect(Buffer.concat(await response.toArray()).equals(bytes.subarray(7))).toBe(true);
+    await setImmediate();
+  }
+  expect(connections).toBe(1);
+  agent.destroy();
+  server.close();
+});
+
+test('a Fill that fails ends the response in its middle', async () => {
+  const fill = fillOf(randomBytes(300_000), new Error('upstream is gone'));
+  const server = createServer((req, res) => {
+    sendFill(fill, 0, { req, res }).catch(() => res.destroy());
+  });
+  const port = await listen(server, { host: '127.0.0.1', port: 0, setting: 'cluster.listen' });
+  const agent = new Agent();
+  const response = await responseTo(port, agent);
+  await expect(response.toArray()).rejects.toMatchObject({ code: 'ECONNRESET' });
+  agent.destroy();
   server.close();
 });
 

@@ -11,6 +11,10 @@ const MAX_REPOSITORIES = 16;
 const TAKEN_WITHIN_MS = 90_000;
 /** For each body that is sent; larger ones make hardly any difference. */
 const BUFFER_BYTES = 128 * 1024;
+const CRLF = '\r\n';
+/** Six digits and CRLF. */
+const SIZE_LINE_BYTES = 8;
+const LAST_CHUNK = '0\r\n\r\n';
 
 /** A Fill, by the Lease under which it is downloaded. */
 export interface FillAddress {
@@ -50,18 +54,40 @@ export async function sendFill(
   try {
     await fill.begun(leaving.signal);
     res.writeHead(200, headersOf(fill));
+    // Chunks are framed here: in three pieces, as Node frames them, TLS would copy each into new memory.
+    res.chunkedEncoding = false;
     // Otherwise the headers are sent with the first bytes.
     if (fill.length <= from) res.flushHeaders();
-    const buffer = Buffer.allocUnsafeSlow(BUFFER_BYTES);
+    const chunk = new Chunk(BUFFER_BYTES);
     for (let position = from; ; ) {
-      const count = await fill.read(buffer, position, leaving.signal);
+      const count = await fill.read(chunk.room, position, leaving.signal);
       if (count === 0) break;
       position += count;
-      await written(res, buffer.subarray(0, count), leaving.signal);
+      await written(res, chunk.framed(count), leaving.signal);
     }
-    res.end();
+    res.end(LAST_CHUNK);
   } finally {
     fill.close();
+  }
+}
+
+/** Memory for one chunk at a time of a body (RFC 9112, 7.1). */
+class Chunk {
+  readonly #memory: Buffer;
+  /** Where its bytes go. */
+  readonly room: Buffer;
+
+  constructor(bytes: number) {
+    this.#memory = Buffer.allocUnsafeSlow(SIZE_LINE_BYTES + bytes + CRLF.length);
+    this.room = this.#memory.subarray(SIZE_LINE_BYTES, SIZE_LINE_BYTES + bytes);
+  }
+
+  /** The chunk of the first `count` bytes of `room`: valid until something else is written there. */
+  framed(count: number): Buffer {
+    const size = count.toString(16).padStart(SIZE_LINE_BYTES - CRLF.length, '0');
+    this.#memory.write(size + CRLF, 'latin1');
+    this.#memory.write(CRLF, SIZE_LINE_BYTES + count, 'latin1');
+    return this.#memory.subarray(0, SIZE_LINE_BYTES + count + CRLF.length);
   }
 }
 
@@ -69,6 +95,7 @@ function headersOf({ size, repositories }: Pick<LedFill, 'size' | 'repositories'
   const few = JSON.stringify(repositories.slice(0, MAX_REPOSITORIES));
   return {
     'Content-Type': 'application/octet-stream',
+    'Transfer-Encoding': 'chunked',
     [REPOSITORIES_HEADER]: encodeURIComponent(few),
     ...(size !== undefined && { [SIZE_HEADER]: String(size) }),
   };
