@@ -29,31 +29,33 @@ export function payloadOfBytes(bytes: Uint8Array): Payload {
 }
 
 /** Some bytes of an ingest, which are read once for their hash, and once more each time they are sent. */
-export async function payloadOfIngest(ingest: Ingest, span: ByteSpan): Promise<Payload> {
+export async function payloadOfIngest(ingest: Pick<Ingest, 'read'>, span: ByteSpan): Promise<Payload> {
   const hash = createHash('sha256');
-  const size = span.end - span.start;
-  const reused = size < PIECE_BYTES ? Buffer.allocUnsafeSlow(size) : pageAligned(PIECE_BYTES);
-  for await (const piece of piecesOf(ingest, span, bytes => reused.subarray(0, bytes))) hash.update(piece);
-  // Whoever sends a piece keeps it for a while.
-  const stream = () =>
-    Readable.from(
-      piecesOf(ingest, span, bytes => Buffer.allocUnsafeSlow(bytes)),
-      { highWaterMark: 1 },
-    );
-  return { size, sha256: hash.digest('hex'), stream };
+  for await (const piece of piecesOf(ingest, span)) hash.update(piece);
+  // One piece is read while the connection takes the one before; the next is not read before it has.
+  const stream = () => Readable.from(piecesOf(ingest, span), { highWaterMark: 1 });
+  return { size: span.end - span.start, sha256: hash.digest('hex'), stream };
 }
 
-/** `take` returns the memory for each piece. */
-async function* piecesOf(
-  ingest: Ingest,
-  { start, end }: ByteSpan,
-  take: (bytes: number) => Buffer,
-): AsyncGenerator<Uint8Array> {
-  for (let position = start; position < end; ) {
-    const piece = take(Math.min(PIECE_BYTES, end - position));
-    const count = await ingest.read(piece, position);
-    if (count === 0) throw new Error(`the ingest ends at ${position} of ${end} bytes`);
-    yield piece.subarray(0, count);
-    position += count;
+/**
+ * Pieces of `PIECE_BYTES`, and the rest. Each is valid until the next but one is requested: new memory for each would make V8 mark
+ * its whole heap for every few of them.
+ */
+async function* piecesOf(ingest: Pick<Ingest, 'read'>, { start, end }: ByteSpan): AsyncGenerator<Uint8Array> {
+  const pieceBytes = Math.min(PIECE_BYTES, end - start);
+  const pages = [pageOf(pieceBytes), pageOf(end - start > pieceBytes ? pieceBytes : 0)];
+  for (let position = start, at = 0; position < end; at = 1 - at) {
+    const piece = pages[at]!.subarray(0, end - position);
+    for (let filled = 0; filled < piece.length; ) {
+      const count = await ingest.read(piece.subarray(filled), position + filled);
+      if (count === 0) throw new Error(`the ingest ends at ${position + filled} of ${end} bytes`);
+      filled += count;
+    }
+    yield piece;
+    position += piece.length;
   }
+}
+
+function pageOf(bytes: number): Buffer {
+  return bytes < PIECE_BYTES ? Buffer.allocUnsafeSlow(bytes) : pageAligned(bytes);
 }
