@@ -2,7 +2,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { get } from '../support/client.ts';
-import { bytesOf, imageOf, type Image, randomBlob } from '../support/content.ts';
+import { bytesOf, contentOf, imageOf, type Image, randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeS3 } from '../support/fake-s3.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
@@ -482,8 +482,13 @@ function quantiles(values: readonly number[]): string {
   return [0.5, 0.9, 0.99].map(share => quantile(values, share).toFixed(0)).join('/');
 }
 
+/** In memory: an upstream that makes bytes while it sends them takes CPU time from those that are measured. */
 function imageNamed(seed: string, layers: number, size: number): Image {
-  return imageOf(Array.from({ length: layers }, (_, at) => randomBlob(size, `${seed} ${at}`)));
+  const layerAt = (at: number) => {
+    const made = randomBlob(size, `${seed} ${at}`);
+    return contentOf(bytesOf(made), made.mediaType);
+  };
+  return imageOf(Array.from({ length: layers }, (_, at) => layerAt(at)));
 }
 
 /** The manifest by its tag, then the blobs three at a time. */
