@@ -163,7 +163,8 @@ class Transfer {
   async #sendNext(onFirstByte: () => void): Promise<void> {
     if (this.#inFlight.size === PAGES_PER_BODY) return this.#change();
     const { reader } = this.#answer;
-    const lent = this.#memory.isCrowded ? undefined : await reader.lend?.(this.#position);
+    const isFirst = this.#exchange.firstByteAtMs === undefined;
+    const lent = this.#memory.isCrowded && !isFirst ? undefined : await reader.lend?.(this.#position);
     if (lent !== undefined) return this.#send(lent, onFirstByte);
     const { shares } = reader;
     const found = shares && this.#memory.find(shares, this.#position, this.#owner);

@@ -11,6 +11,7 @@ import { LATE, within } from '../lib/within.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import type { Digest } from '../oci/digest.ts';
 import { OciError } from '../oci/errors.ts';
+import type { BlobPullRead } from '../oci/pull-read.ts';
 import type { BlobWant, Outcome, ServedBlob, ServedBlobStat } from '../oci/pull-source.ts';
 import { type Repository, repositoryText } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
@@ -52,6 +53,13 @@ export interface BlobSourceOptions {
   readonly clock: Clock;
   readonly meter: Meter;
   readonly log: Log;
+}
+
+/** What the index says about a blob, and the requester's right to it. */
+interface BlobReading extends BlobPullRead {
+  readonly right: Right;
+  /** Whether it may be served without asking upstream. */
+  readonly settled: boolean;
 }
 
 interface HeldBlob {
@@ -209,7 +217,7 @@ export class BlobSource {
     const readings = isMissing ? this.#readForFill(repository, digest, linkedSize) : undefined;
     // A failure is reported to whoever awaits it.
     readings?.catch(() => {});
-    const held = await this.#openHeld(repository, digest, right, { size: storedSize, want });
+    const held = await this.#openHeld(read, repository, digest, want);
     if (held === undefined) {
       const startedMs = this.#clock.monotonicMs();
       const miss = { repository, digest, right, settled, linkedSize, startedMs, readings };
@@ -234,8 +242,7 @@ export class BlobSource {
     }
   }
 
-  /** What the index says of the blob, and the right to it. `settled`: it may be served without asking upstream. */
-  async #readForPull(repository: Repository, digest: Digest, given: Right) {
+  async #readForPull(repository: Repository, digest: Digest, given: Right): Promise<BlobReading> {
     const grantees = granteesOf(given);
     const read =
       given.ahead?.takeBlob(repository, digest) ??
@@ -280,17 +287,18 @@ export class BlobSource {
    * with a right replaces the file.
    */
   async #openHeld(
+    { right, linkedSize, storedSize }: BlobReading,
     repository: Repository,
     digest: Digest,
-    right: Right,
-    { size, want }: { readonly size: number | undefined; readonly want: BlobWant | undefined },
+    want: BlobWant | undefined,
   ): Promise<HeldBlob | undefined> {
-    if (size !== undefined) {
-      const reader = await this.#blobs.open(digest, want && readOf(want, size));
-      if (reader?.size === size) return { reader, belongs: false };
+    if (storedSize !== undefined) {
+      const reader = await this.#blobs.open(digest, want && readOf(want, storedSize));
+      if (reader?.size === storedSize) return { reader, belongs: false };
       await reader?.close();
     }
-    const manifest = right.proved ? await this.#metadata.readLinkedManifest(repository, digest) : undefined;
+    if (!right.proved || linkedSize === undefined) return undefined;
+    const manifest = await this.#metadata.readLinkedManifest(repository, digest);
     return manifest && { reader: readerOfBytes(manifest.bytes), belongs: true };
   }
 
@@ -515,10 +523,13 @@ export class BlobSource {
     linkedSize: number | undefined,
   ): Promise<FillReadings> {
     const { upstream } = repository;
+    const running = this.#fills.find(upstream, digest);
     const key = `${repositoryText(repository)}@${digest}`;
     const [namedSize, seen] = await Promise.all([
-      linkedSize ?? this.#namedSizes.run(key, () => this.#metadata.namedSize(repository, digest)).promise,
-      this.#fills.find(upstream, digest) === undefined
+      linkedSize ??
+        running?.sharing.namedSizeIn(repository) ??
+        this.#namedSizes.run(key, () => this.#metadata.namedSize(repository, digest)).promise,
+      running === undefined
         ? this.#seenLeases.run(`${upstream}@${digest}`, () => this.#fills.see(upstream, digest)).promise
         : undefined,
     ]);

@@ -1,6 +1,6 @@
 import type { Log } from '../../lib/log.ts';
 import { unlessAborted } from '../../lib/single-flight.ts';
-import type { Repository } from '../../oci/repository.ts';
+import { type Repository, repositoryText } from '../../oci/repository.ts';
 import type { Right } from '../../oci/requester.ts';
 import { UpstreamFailure } from '../../upstream/failures.ts';
 import type { HeldBytes } from '../blob-proof.ts';
@@ -52,6 +52,8 @@ export class FillSharing {
   readonly #proofs: FillProofs;
   /** The sizes that were declared for the blob; `undefined` for requesters without one. */
   readonly #namedSizes = new Set<number | undefined>();
+  /** The same by repository, as `repositoryText`. */
+  readonly #namedSizesIn = new Map<string, number>();
 
   constructor(options: FillSharingOptions, { repository, right, settled, namedSize }: FillRequest) {
     const { fill, asking, links, log } = options;
@@ -59,7 +61,7 @@ export class FillSharing {
     this.#contenders = new Contenders(fill.digest, links, asking.clock);
     this.#proofs = new FillProofs({ digest: fill.digest, asking, links, log });
     this.starter = this.#contenders.add(repository, right, settled);
-    this.#namedSizes.add(namedSize);
+    this.#noteSize(repository, namedSize);
   }
 
   /**
@@ -70,7 +72,7 @@ export class FillSharing {
     const contender = settled
       ? this.#contenders.add(repository, right, true)
       : await this.#contenders.joining(repository, right, other => this.#isTrueNow(other));
-    return contender && this.#joined(contender, right, namedSize);
+    return contender && this.#joined(contender, namedSize);
   }
 
   /**
@@ -78,7 +80,7 @@ export class FillSharing {
    * name.
    */
   wait({ repository, right, namedSize }: Omit<FillRequest, 'settled'>): Contender {
-    return this.#joined(this.#contenders.add(repository, right, false), right, namedSize);
+    return this.#joined(this.#contenders.add(repository, right, false), namedSize);
   }
 
   /** Admits a waiting contender to which upstream has proved that it has the bytes of `held`. */
@@ -165,6 +167,11 @@ export class FillSharing {
   get agreedSize(): number | undefined {
     const [size] = this.#namedSizes;
     return this.#namedSizes.size === 1 ? size : undefined;
+  }
+
+  /** The size that requesters of this repository have declared, if any. */
+  namedSizeIn(repository: Repository): number | undefined {
+    return this.#namedSizesIn.get(repositoryText(repository));
   }
 
   /** The maximum size: upstream's, else the largest that was declared; `undefined` if unknown. */
@@ -258,10 +265,15 @@ export class FillSharing {
   }
 
   /** The Fill may now also begin in the turn of this requester, if it comes first. */
-  #joined(contender: Contender, { requester }: Right, namedSize: number | undefined): Contender {
-    this.#options.place.join(waiterOf(requester));
-    this.#namedSizes.add(namedSize);
+  #joined(contender: Contender, namedSize: number | undefined): Contender {
+    this.#options.place.join(waiterOf(contender.right.requester));
+    this.#noteSize(contender.repository, namedSize);
     return contender;
+  }
+
+  #noteSize(repository: Repository, namedSize: number | undefined): void {
+    this.#namedSizes.add(namedSize);
+    if (namedSize !== undefined) this.#namedSizesIn.set(repositoryText(repository), namedSize);
   }
 
   /** What is there, to be compared with what upstream sends to another requester. */

@@ -47,9 +47,20 @@ export class LedFill {
    */
   async read(buffer: Uint8Array, position: number, signal: AbortSignal): Promise<number> {
     const end = await this.#untilBytes(position, signal);
-    if (end > position) return this.#fill.read(buffer.subarray(0, end - position), position);
+    if (end > position)
+      return this.#copy(buffer, position) ?? this.#fill.read(buffer.subarray(0, end - position), position);
     await this.#done;
     return 0;
+  }
+
+  /** As `read`, for bytes that have just come and are still in memory. */
+  #copy(buffer: Uint8Array, position: number): number | undefined {
+    const lent = this.#fill.lend(position);
+    if (lent === undefined) return undefined;
+    const bytes = lent.bytes.subarray(0, buffer.byteLength);
+    buffer.set(bytes);
+    lent.giveBack();
+    return bytes.byteLength;
   }
 
   /** Call it when it is not read any more; may be called twice. */

@@ -157,12 +157,10 @@ export class Partials {
 
   /** As `openIfRoom`, if other processes keep some of the blob, or have left some. */
   async openIfElsewhere(asker: RangeAsker, digest: Digest, size: number): Promise<PartialUse | undefined> {
-    const source = this.#sourceOf(asker);
-    for (const slot of SLOTS) {
-      const lease = await this.#options.metadata.readLease(partsKey(source, digest, slot));
-      if (lease !== undefined) return this.openIfRoom(asker, digest, size);
-    }
-    return undefined;
+    // Replicas have one process each, and keep ranges apart.
+    if (this.#options.replica !== undefined) return undefined;
+    const leases = await this.#leasesOf(this.#sourceOf(asker), digest);
+    return leases.some(({ lease }) => lease !== undefined) ? this.openIfRoom(asker, digest, size) : undefined;
   }
 
   /** As `find`, but by its key, and only if it is open now. */
@@ -239,16 +237,20 @@ export class Partials {
 
   /** The size that parts in any of the slots tell. */
   async #savedSize(source: string, digest: Digest): Promise<SavedSize | undefined> {
-    const { metadata, spool } = this.#options;
-    for (const slot of SLOTS) {
-      const key = partsKey(source, digest, slot);
-      const lease = await metadata.readLease(key);
+    const { spool } = this.#options;
+    for (const { key, lease } of await this.#leasesOf(source, digest)) {
       const saved = lease && (await spool.savedParts(key, lease.epoch));
       await saved?.close();
       const isReceived = lease?.isHeld === true && saved?.coming.some(({ state }) => state === 'received');
       if (saved !== undefined && (saved.extents.count > 0 || isReceived)) return { size: saved.size };
     }
     return undefined;
+  }
+
+  /** Of all slots, read at once: each query may be a round trip. */
+  #leasesOf(source: string, digest: Digest) {
+    const keys = SLOTS.map(slot => partsKey(source, digest, slot));
+    return Promise.all(keys.map(async key => ({ key, lease: await this.#options.metadata.readLease(key) })));
   }
 
   /** The one that is open, or about to be; after the end of one that is being closed, none. */
