@@ -140,6 +140,7 @@ async function startHaproxy(folder: string, port: number, hosts: readonly string
     '  timeout connect 5s',
     '  timeout client 5m',
     '  timeout server 5m',
+    '  http-reuse always',
     'listen clients',
     `  bind 127.0.0.1:${port}`,
     '  balance roundrobin',

@@ -1,19 +1,21 @@
 // config/proxy: real proxies in front of Entrepot, with the files that people copy, but for paths and ports.
 import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
-import type { IncomingMessage } from 'node:http';
+import { Agent, createServer, type IncomingMessage, request as plainRequest, type Server } from 'node:http';
 import { type RequestOptions, request } from 'node:https';
 import { join } from 'node:path';
 import { text as readText } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { listen } from '../../src/http/listen.ts';
 import { makeCertificate } from '../support/certificates.ts';
 import { randomBlob } from '../support/content.ts';
 import { Entrepot } from '../support/entrepot.ts';
 import { FakeUpstream } from '../support/fake-upstream.ts';
 import { IMAGE_PROGRAMS, imageLayout } from '../support/images.ts';
 import { Latch } from '../support/latch.ts';
-import { Daemon, freePort, hasPrograms, until } from '../support/programs.ts';
+import { answers, Daemon, freePort, hasPrograms, until } from '../support/programs.ts';
 import { BUSYBOX_BLOBS, countIntact, Skopeo } from '../support/skopeo.ts';
+import { makeTempFolder, removeFolder } from '../support/temp-folder.ts';
 import { type Login, writeSecret } from '../support/tenants.ts';
 
 const UPSTREAM = 'up.example';
@@ -26,8 +28,7 @@ const UNANSWERED_MS = 2_000;
 /** For bytes to get through, on a busy machine. */
 const SOON_MS = 60_000;
 
-const configFile = (name: string): string =>
-  fileURLToPath(new URL(`../../config/proxy/${name}`, import.meta.url));
+const configFile = (path: string): string => fileURLToPath(new URL(`../../config/${path}`, import.meta.url));
 
 interface Place {
   readonly folder: string;
@@ -36,10 +37,10 @@ interface Place {
 }
 
 /** The file with other words in place of its own, each of which has to be there. */
-async function adapted(name: string, words: Readonly<Record<string, string>>): Promise<string> {
-  const text = await readFile(configFile(name), 'utf8');
+async function adapted(path: string, words: Readonly<Record<string, string>>): Promise<string> {
+  const text = await readFile(configFile(path), 'utf8');
   return Object.entries(words).reduce((all, [from, to]) => {
-    if (!all.includes(from)) throw new Error(`${name} has no ${from}`);
+    if (!all.includes(from)) throw new Error(`${path} has no ${from}`);
     return all.replaceAll(from, to);
   }, text);
 }
@@ -53,7 +54,7 @@ async function startHaproxy({ folder, port, entrepot }: Place): Promise<Daemon> 
     'port 5001': `port ${new URL(entrepot.ops).port}`,
     'server 30s': `server ${UNANSWERED_MS}`,
   };
-  await writeFile(file, await adapted('haproxy.cfg', words));
+  await writeFile(file, await adapted('proxy/haproxy.cfg', words));
   return Daemon.start({ program: 'haproxy', args: ['-db', '-f', file], isReady: () => isServed(port) });
 }
 
@@ -63,7 +64,7 @@ async function startNginx({ folder, port, entrepot }: Place): Promise<Daemon> {
     '/etc/nginx/registry': join(folder, 'registry'),
     '127.0.0.1:5000': entrepot.host,
   };
-  await writeFile(join(folder, 'entrepot.conf'), await adapted('nginx.conf', words));
+  await writeFile(join(folder, 'entrepot.conf'), await adapted('proxy/nginx.conf', words));
   const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map(
     name => `${name}_temp_path ${folder}/${name};`,
   );
@@ -230,5 +231,97 @@ describe.each([
       const sizes = await Promise.all(names.map(async name => (await stat(join(spool, name))).size));
       return Math.max(0, ...sizes);
     }
+  });
+});
+
+describe.skipIf(!hasPrograms('haproxy'))('behind haproxy, replicas', () => {
+  let folder: string;
+  let proxy: Daemon;
+  let port: number;
+  let replicas: Server[];
+  /** What came to them, such as `GET 1`. */
+  let asked: string[];
+  let connections: number;
+  /** Those that end connections without an answer, as one that is killed. */
+  let dead: Set<number>;
+
+  beforeAll(async () => {
+    [asked, dead, connections] = [[], new Set(), 0];
+    folder = await makeTempFolder('haproxy');
+    port = await freePort();
+    const seen = new WeakSet<object>();
+    replicas = [1, 2, 3].map(at =>
+      createServer((req, res) => {
+        const isCheck = req.url?.endsWith('z') === true;
+        if (!isCheck) asked.push(`${req.method} ${at}`);
+        if (!isCheck && dead.has(at)) req.socket.destroy();
+        else res.end();
+      }),
+    );
+    const words: Record<string, string> = {
+      'bind :5000': `bind 127.0.0.1:${port}`,
+      'bind 127.0.0.1:8405': `bind 127.0.0.1:${await freePort()}`,
+      ' port 5001': '',
+      ' resolvers docker init-addr last,libc,none': '',
+      'nameserver dns 127.0.0.11:53': '',
+    };
+    for (const [at, replica] of replicas.entries()) {
+      // Checks of its health have their own.
+      replica.on('request', ({ socket, url }) => {
+        if (url?.endsWith('z') === false && !seen.has(socket)) connections += 1;
+        seen.add(socket);
+      });
+      const own = await listen(replica, { host: '127.0.0.1', port: 0, setting: 'server.listen' });
+      words[`replica${at + 1}:5000`] = `127.0.0.1:${own}`;
+    }
+    const file = join(folder, 'haproxy.cfg');
+    await writeFile(file, await adapted('replicas/haproxy.cfg', words));
+    const args = ['-db', '-f', file];
+    proxy = await Daemon.start({
+      program: 'haproxy',
+      args,
+      isReady: () => answers(`http://127.0.0.1:${port}/v2/`),
+    });
+  });
+  afterAll(async () => {
+    await proxy.stop();
+    for (const replica of replicas) {
+      replica.close();
+      replica.closeAllConnections();
+    }
+    await removeFolder(folder);
+  });
+
+  const status = async (method: string, agent: Agent | false = false): Promise<number | undefined> => {
+    const response = await new Promise<IncomingMessage>((resolve, reject) => {
+      plainRequest({ host: '127.0.0.1', port, path: '/v2/', method, agent })
+        .once('response', resolve)
+        .once('error', reject)
+        .end();
+    });
+    await readText(response);
+    return response.statusCode;
+  };
+
+  test('get the requests of clients that stay connected over few connections', async () => {
+    const before = connections;
+    const agents = Array.from({ length: 12 }, () => new Agent({ keepAlive: true }));
+    for (const agent of agents) for (let turn = 0; turn < 3; turn += 1) await status('GET', agent);
+    for (const agent of agents) agent.destroy();
+    expect(connections - before).toBeLessThanOrEqual(3);
+  });
+
+  test('of which one is killed before it answers a pull, the next one answers it', async () => {
+    dead = new Set([2]);
+    asked = [];
+    for (let client = 0; client < 6; client += 1) expect(await status('GET')).toBe(200);
+    expect(asked).toContain('GET 2');
+  });
+
+  test('of which one is killed before it answers a push, no other one gets that', async () => {
+    dead = new Set([1, 2, 3]);
+    asked = [];
+    expect(await status('POST')).toBe(502);
+    expect(asked).toHaveLength(1);
   });
 });
