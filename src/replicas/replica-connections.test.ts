@@ -106,6 +106,17 @@ it('a request that may be sent only once gets a new one', async () => {
   expect(accepted).toBe(2);
 });
 
+it('all name the host that they are for, if it has a name', async () => {
+  const names: unknown[] = [];
+  server.on('secureConnection', ({ servername }) => names.push(servername));
+  const port = address.split(':')[1];
+  const at = `localhost:${port}`;
+  await textOf(connections.get(at, '/kept'));
+  (await connections.send(at, { path: '/single' }, to => to.end())).resume();
+  await get('/by-address');
+  expect(names).toEqual(['localhost', 'localhost', false]);
+});
+
 /** Two replicas that trust each other; each can be given keys or certificates that the other one does or does not trust. */
 interface Pair {
   readonly asking: ClusterTls;

@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import type { ClientRequest, IncomingMessage } from 'node:http';
 import { Agent, request, type RequestOptions } from 'node:https';
-import type { OnReadOpts } from 'node:net';
+import { isIP, type OnReadOpts } from 'node:net';
 import { connect, type TLSSocket } from 'node:tls';
 import { BulkClient } from '../lib/bulk-client.ts';
 import type { Clock } from '../lib/clock.ts';
@@ -102,7 +102,10 @@ export class ReplicaConnections {
 
   /** A new connection, in which the other side has proved that it is a replica. Rejects with ReplicaAway. */
   async #connect(url: URL, onread: OnReadOpts): Promise<TLSSocket> {
-    const options = { ...hostAndPort(url), ...this.#tls.forClient, onread };
+    const to = hostAndPort(url);
+    // As HTTPS does: what is between replicas may forward connections by this name.
+    const servername = isIP(to.host) === 0 ? to.host : '';
+    const options = { ...to, servername, ...this.#tls.forClient, onread };
     const socket = connect(options);
     socket.setNoDelay(true);
     // So that one that vanishes silently is noticed after some seconds.
