@@ -19,8 +19,8 @@ export interface BulkClientOptions {
   /** From the request to the end of the response's headers; `undefined`: no limit but the signal. */
   readonly headersMs: number | undefined;
   /**
-   * The same over a connection that was used before. Then the request is sent again over a new one, as after any failure in that
-   * time. Default: `headersMs`, after which it fails.
+   * The same over a connection that was used before. If this time passes, or anything fails before the end of the headers, the
+   * request is sent again over a new connection. Default: `headersMs`, and it is sent again only if the server had closed the old one.
    */
   readonly reusedHeadersMs?: number;
   /** Between two pieces of a body, while it is read; `undefined`: no limit but the signal. */
