@@ -163,6 +163,7 @@ class Transfer {
   async #sendNext(onFirstByte: () => void): Promise<void> {
     if (this.#inFlight.size === PAGES_PER_BODY) return this.#change();
     const { reader } = this.#answer;
+    // Somebody waits for the first bytes: reading them from the disk would take longer.
     const isFirst = this.#exchange.firstByteAtMs === undefined;
     const lent = this.#memory.isCrowded && !isFirst ? undefined : await reader.lend?.(this.#position);
     if (lent !== undefined) return this.#send(lent, onFirstByte);

@@ -16,14 +16,14 @@ export type BulkConnect = (url: URL, onread: OnReadOpts) => Promise<Socket>;
 
 export interface BulkClientOptions {
   readonly connect: BulkConnect;
-  /** From the request to the end of the response's headers; `undefined`: no limit but the signal. */
+  /** From the request to the end of the response's headers; `undefined`: no limit except the signal. */
   readonly headersMs: number | undefined;
   /**
    * The same over a connection that was used before. If this time passes, or anything fails before the end of the headers, the
    * request is sent again over a new connection. Default: `headersMs`, and it is sent again only if the server had closed the old one.
    */
   readonly reusedHeadersMs?: number;
-  /** Between two pieces of a body, while it is read; `undefined`: no limit but the signal. */
+  /** Between two pieces of a body, while it is read; `undefined`: no limit except the signal. */
   readonly idleBodyMs: number | undefined;
   readonly maxHeaderBytes: number;
   /** How long an idle connection is kept at most. */
@@ -39,7 +39,7 @@ export interface BulkClientOptions {
 const READ_BYTES = 256 * 1024;
 let arrivals: Buffer | undefined;
 
-/** Idle connections kept to one host: a node pulls three layers at a time. */
+/** Idle connections kept to one host: twice what a node uses that pulls three or four layers at a time. */
 const MAX_IDLE = 8;
 
 /**

@@ -45,7 +45,7 @@ test('a replica that takes nothing any more, as one that is suspended, does not 
   server.close();
 });
 
-/** A Fill of these bytes, which returns them in parts, and then fails if told so. */
+/** A Fill of these bytes, which returns them in parts, and then fails if given a failure. */
 function fillOf(bytes: Buffer, failure?: Error) {
   return {
     size: bytes.length,
@@ -82,7 +82,7 @@ test('any HTTP client can read a Fill to its end, and then use the connection ag
   server.close();
 });
 
-test('a Fill that fails ends the response in its middle', async () => {
+test('a Fill that fails breaks off the response', async () => {
   const fill = fillOf(randomBytes(300_000), new Error('upstream is gone'));
   const server = createServer((req, res) => {
     sendFill(fill, 0, { req, res }).catch(() => res.destroy());

@@ -12,7 +12,7 @@ const TAKEN_WITHIN_MS = 90_000;
 /** For each body that is sent; larger ones make hardly any difference. */
 const BUFFER_BYTES = 128 * 1024;
 const CRLF = '\r\n';
-/** Six digits and CRLF. */
+/** Six hex digits and CRLF. */
 const SIZE_LINE_BYTES = 8;
 const LAST_CHUNK = '0\r\n\r\n';
 
@@ -54,7 +54,7 @@ export async function sendFill(
   try {
     await fill.begun(leaving.signal);
     res.writeHead(200, headersOf(fill));
-    // Chunks are framed here: in three pieces, as Node frames them, TLS would copy each into new memory.
+    // Node would write each chunk in three pieces, which TLS copies into new memory.
     res.chunkedEncoding = false;
     // Otherwise the headers are sent with the first bytes.
     if (fill.length <= from) res.flushHeaders();

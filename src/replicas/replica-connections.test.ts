@@ -106,7 +106,7 @@ it('a request that may be sent only once gets a new one', async () => {
   expect(accepted).toBe(2);
 });
 
-it('all name the host that they are for, if it has a name', async () => {
+it('all name their host in the handshake, if it has a name', async () => {
   const names: unknown[] = [];
   server.on('secureConnection', ({ servername }) => names.push(servername));
   const port = address.split(':')[1];

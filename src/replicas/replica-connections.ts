@@ -47,7 +47,8 @@ export class ReplicaConnections {
     this.#single = new Agent({ maxCachedSessions: 0 });
     this.#kept = new BulkClient({
       connect: (url, onread) => this.#connect(url, onread),
-      // Upstream may take longer. Over a kept one, the response must come: nothing else shows that it works.
+      // No limit: the other replica may wait for upstream. Over a reused connection the headers must come in time: nothing else shows
+      // that it works.
       headersMs: undefined,
       reusedHeadersMs: CONNECT_WITHIN_MS,
       idleBodyMs: undefined,
@@ -73,7 +74,7 @@ export class ReplicaConnections {
   }
 
   /**
-   * The same for a GET, over an existing connection if there is one. That may be dead unnoticed, or the other side may be
+   * The same for a GET, over an existing connection if there is one. It may have died unnoticed, or the other side may be
    * closing it: if no response comes, the request is sent again over a new one.
    */
   async get(address: string, path: string, signal?: AbortSignal): Promise<HttpResponse> {
@@ -103,7 +104,7 @@ export class ReplicaConnections {
   /** A new connection, in which the other side has proved that it is a replica. Rejects with ReplicaAway. */
   async #connect(url: URL, onread: OnReadOpts): Promise<TLSSocket> {
     const to = hostAndPort(url);
-    // As HTTPS does: what is between replicas may forward connections by this name.
+    // As the HTTPS client does: a proxy between replicas may route connections by this name.
     const servername = isIP(to.host) === 0 ? to.host : '';
     const options = { ...to, servername, ...this.#tls.forClient, onread };
     const socket = connect(options);

@@ -198,7 +198,7 @@ describe('a blob that clients of three replicas want', () => {
     expect(await b.world.pull(blob.digest)).toMatchObject(whole(blob));
   });
 
-  it('is received into memory that is used again', async () => {
+  it('is received into reused memory', async () => {
     const [a, b] = [await Replica.start(), await Replica.start()];
     const blob = await mirrored(a, 32 * MIB);
     const go = pauseAt(6 * MIB);
@@ -431,7 +431,7 @@ describe('a blob that clients of three replicas want', () => {
     await expectIdle();
   });
 
-  it('is looked for once for all clients that want it at the same moment, or while it comes', async () => {
+  it('is looked for once for all clients that want it at the same moment, or while it is being downloaded', async () => {
     const [a, b] = [await Replica.start(), await Replica.start()];
     const blob = await mirrored(a);
     const go = pauseAt(6 * MIB);

@@ -1,4 +1,4 @@
-// config/proxy: real proxies in front of Entrepot, with the files that people copy, but for paths and ports.
+// config/proxy and config/replicas: real proxies in front of Entrepot, with the files that people copy, but for paths and ports.
 import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { Agent, createServer, type IncomingMessage, request as plainRequest, type Server } from 'node:http';
 import { type RequestOptions, request } from 'node:https';
@@ -239,7 +239,7 @@ describe.skipIf(!hasPrograms('haproxy'))('behind haproxy, replicas', () => {
   let proxy: Daemon;
   let port: number;
   let replicas: Server[];
-  /** What came to them, such as `GET 1`. */
+  /** Requests they received, such as `GET 1`. */
   let asked: string[];
   let connections: number;
   /** Those that end connections without an answer, as one that is killed. */
@@ -266,7 +266,7 @@ describe.skipIf(!hasPrograms('haproxy'))('behind haproxy, replicas', () => {
       'nameserver dns 127.0.0.11:53': '',
     };
     for (const [at, replica] of replicas.entries()) {
-      // Checks of its health have their own.
+      // Health checks have connections of their own.
       replica.on('request', ({ socket, url }) => {
         if (url?.endsWith('z') === false && !seen.has(socket)) connections += 1;
         seen.add(socket);
@@ -303,7 +303,7 @@ describe.skipIf(!hasPrograms('haproxy'))('behind haproxy, replicas', () => {
     return response.statusCode;
   };
 
-  test('get the requests of clients that stay connected over few connections', async () => {
+  test('receive the requests of clients that stay connected over few connections', async () => {
     const before = connections;
     const agents = Array.from({ length: 12 }, () => new Agent({ keepAlive: true }));
     for (const agent of agents) for (let turn = 0; turn < 3; turn += 1) await status('GET', agent);
@@ -311,14 +311,14 @@ describe.skipIf(!hasPrograms('haproxy'))('behind haproxy, replicas', () => {
     expect(connections - before).toBeLessThanOrEqual(3);
   });
 
-  test('of which one is killed before it answers a pull, the next one answers it', async () => {
+  test('if one is killed before it answers a pull, another answers it', async () => {
     dead = new Set([2]);
     asked = [];
     for (let client = 0; client < 6; client += 1) expect(await status('GET')).toBe(200);
     expect(asked).toContain('GET 2');
   });
 
-  test('of which one is killed before it answers a push, no other one gets that', async () => {
+  test('if one is killed before it answers a push, no other gets the push', async () => {
     dead = new Set([1, 2, 3]);
     asked = [];
     expect(await status('POST')).toBe(502);

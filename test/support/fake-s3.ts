@@ -74,9 +74,9 @@ const KEYS = { accessKeyId: 'AKIDEXAMPLE', secretAccessKey: 'a secret of the fak
 const MAX_SKEW_MS = 15 * 60_000;
 /** How often a slow body goes on. */
 const PACE_MS = 5;
-/** Hashes of bodies, which take as long to compute as all else of an answer. */
+/** Hashes of bodies, which take as long to compute as everything else in an answer. */
 const hashes = new WeakMap<Buffer, string>();
-/** Of objects that were uploaded in parts, whose tags are not those of their bytes. */
+/** ETags of objects that were uploaded in parts, which are not made from their bytes. */
 const tags = new WeakMap<Buffer, string>();
 
 export class FakeS3 {

@@ -23,7 +23,7 @@ const ingest = {
     BYTES.copy(buffer, 0, position, position + Math.min(buffer.byteLength, 100_000)),
 };
 
-test('bytes of an ingest are sent in memory that is used again', async () => {
+test('bytes of an ingest are sent from memory that is reused', async () => {
   const payload = await payloadOfIngest(ingest, SPAN);
   expect(payload).toMatchObject({ size: SENT.length, sha256: sha256(SENT) });
   const [hash, memory] = [createHash('sha256'), new Set<ArrayBufferLike>()];
@@ -35,7 +35,7 @@ test('bytes of an ingest are sent in memory that is used again', async () => {
   expect(memory.size).toBe(2);
 });
 
-test.each(['http', 'https'])('a server that takes them slowly over %s gets the right ones', async scheme => {
+test.each(['http', 'https'])('a server that reads slowly over %s receives the right bytes', async scheme => {
   const received: Buffer[] = [];
   const take = async (req: IncomingMessage, res: ServerResponse) => {
     for await (const chunk of req) {

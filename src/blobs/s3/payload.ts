@@ -32,14 +32,14 @@ export function payloadOfBytes(bytes: Uint8Array): Payload {
 export async function payloadOfIngest(ingest: Pick<Ingest, 'read'>, span: ByteSpan): Promise<Payload> {
   const hash = createHash('sha256');
   for await (const piece of piecesOf(ingest, span)) hash.update(piece);
-  // One piece is read while the connection takes the one before; the next is not read before it has.
+  // The next piece is read while the connection takes one; the one after, only once it has been taken.
   const stream = () => Readable.from(piecesOf(ingest, span), { highWaterMark: 1 });
   return { size: span.end - span.start, sha256: hash.digest('hex'), stream };
 }
 
 /**
  * Pieces of `PIECE_BYTES`, and the rest. Each is valid until the next but one is requested: new memory for each would make V8 mark
- * its whole heap for every few of them.
+ * its whole heap every few pieces.
  */
 async function* piecesOf(ingest: Pick<Ingest, 'read'>, { start, end }: ByteSpan): AsyncGenerator<Uint8Array> {
   const pieceBytes = Math.min(PIECE_BYTES, end - start);

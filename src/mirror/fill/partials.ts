@@ -157,7 +157,7 @@ export class Partials {
 
   /** As `openIfRoom`, if other processes keep some of the blob, or have left some. */
   async openIfElsewhere(asker: RangeAsker, digest: Digest, size: number): Promise<PartialUse | undefined> {
-    // Replicas have one process each, and keep ranges apart.
+    // A replica is one process, and keeps ranges of its own.
     if (this.#options.replica !== undefined) return undefined;
     const leases = await this.#leasesOf(this.#sourceOf(asker), digest);
     return leases.some(({ lease }) => lease !== undefined) ? this.openIfRoom(asker, digest, size) : undefined;

@@ -15,7 +15,7 @@ export interface RemoteBytes {
   readonly repositories: readonly string[];
   /**
    * The next bytes, as soon as there are some; `undefined` at the end, when the index says what became of the Fill. Their memory
-   * is used again after the next call, except what is lent of them. Rejects with ReplicaAway if the connection breaks.
+   * is reused after the next call, except for what has been lent. Rejects with ReplicaAway if the connection breaks.
    */
   next(): Promise<Uint8Array | undefined>;
   close(): void;
