@@ -399,6 +399,16 @@ describe('a right', () => {
     await expect(world.open(blob.digest, PRIVATE)).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
   });
 
+  it('is needed for a stored manifest that is requested as a blob, too', async () => {
+    const { digest } = image.manifest;
+    await manifestAs(credential('ann'));
+    const own = await world.right(PRIVATE, [credential('ann')], 'ann');
+    const { reader, outcome } = await world.mirror.openBlob(PRIVATE, digest, own);
+    expect(await readAll(reader)).toEqual(whole(image.manifest));
+    expect(outcome).toBe('hit');
+    await expect(world.open(digest, PRIVATE)).rejects.toMatchObject({ code: 'BLOB_UNKNOWN' });
+  });
+
   for (const type of ['text/html', 'Text/HTML; charset=utf-8', 'application/xhtml+xml']) {
     it(`is not proved by a page of ${type}, whatever its status`, async () => {
       await manifestAs(credential('ann'));
