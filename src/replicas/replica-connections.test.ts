@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { createServer, type Server } from 'node:https';
 import type { AddressInfo } from 'node:net';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { afterEach, beforeEach, expect, it, vi } from 'vitest';
 import { makeCertificate } from '../../test/support/certificates.ts';
 import { Latch } from '../../test/support/latch.ts';
 import { makeTempFolder, removeFolder } from '../../test/support/temp-folder.ts';
@@ -45,6 +45,7 @@ beforeEach(async () => {
 });
 
 afterEach(() => {
+  vi.useRealTimers();
   connections.close();
   server.close();
   server.closeAllConnections();
@@ -83,10 +84,16 @@ it('one that the other side closes just when it is used is replaced by another',
 
 it('one over which nothing arrives any more is replaced by another', async () => {
   await get('/before');
+  const asked = new Latch();
   behave = () => {
     behave = (_req, res) => void res.end('at last');
+    asked.open();
   };
-  expect(await get('/now')).toBe('at last');
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] });
+  const answer = get('/now');
+  await asked.opened;
+  await vi.advanceTimersByTimeAsync(3_000);
+  expect(await answer).toBe('at last');
   expect(paths).toEqual(['/before', '/now', '/now']);
   expect(accepted).toBe(2);
 });

@@ -122,6 +122,20 @@ async function mirrored(by: Replica, bytes = 8 * MIB): Promise<Content> {
   return blob;
 }
 
+/** What a replica receives of others' downloads passes through `change`. */
+function onEachPiece({ client }: Replica, change: (piece: Uint8Array) => Uint8Array): void {
+  const read = client.read.bind(client);
+  vi.spyOn(client, 'read').mockImplementation(async (...parameters) => {
+    const bytes = await read(...parameters);
+    const next = bytes.next.bind(bytes);
+    vi.spyOn(bytes, 'next').mockImplementation(async () => {
+      const piece = await next();
+      return piece && change(piece);
+    });
+    return bytes;
+  });
+}
+
 /** Upstream sends no more than this of a blob until the returned function is called. */
 function pauseAt(bytes: number): () => void {
   const latch = new Latch();
@@ -204,16 +218,9 @@ describe('a blob that clients of three replicas want', () => {
     const go = pauseAt(6 * MIB);
     const fromA = await a.begin(blob, 5 * MIB);
     const memory = new Set<ArrayBufferLike>();
-    const read = b.client.read.bind(b.client);
-    vi.spyOn(b.client, 'read').mockImplementation(async (...parameters) => {
-      const bytes = await read(...parameters);
-      const next = bytes.next.bind(bytes);
-      vi.spyOn(bytes, 'next').mockImplementation(async () => {
-        const piece = await next();
-        if (piece !== undefined) memory.add(piece.buffer);
-        return piece;
-      });
-      return bytes;
+    onEachPiece(b, piece => {
+      memory.add(piece.buffer);
+      return piece;
     });
     const fromB = await b.begin(blob, 5 * MIB);
     go();
@@ -227,16 +234,7 @@ describe('a blob that clients of three replicas want', () => {
     const blob = await mirrored(first);
     const goOn = pauseAt(6 * MIB);
     const { rest } = await first.begin(blob, 5 * MIB);
-    const read = second.client.read.bind(second.client);
-    vi.spyOn(second.client, 'read').mockImplementation(async (...parameters) => {
-      const bytes = await read(...parameters);
-      const next = bytes.next.bind(bytes);
-      vi.spyOn(bytes, 'next').mockImplementation(async () => {
-        const piece = await next();
-        return piece?.map(byte => byte ^ 1);
-      });
-      return bytes;
-    });
+    onEachPiece(second, piece => piece.map(byte => byte ^ 1));
     const reading = await second.begin(blob, 5 * MIB);
     goOn();
     await expect(reading.rest).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
