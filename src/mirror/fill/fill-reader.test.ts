@@ -123,6 +123,55 @@ it.each([
   expect(fill.lend(0)).toBeUndefined();
 });
 
+it('lends what is being written, and reads it only when it is written', async () => {
+  const fill = filling();
+  fill.begin(source, 400);
+  const readers = [open(fill, SIZE, admitted), open(fill, SIZE, admitted)] as const;
+  const piece = received(Buffer.alloc(2000, 'x'));
+  const [lending, reading] = [readers[0].lend(400), readers[1].read(Buffer.alloc(10), 400)];
+  let hasRead = false;
+  void reading.then(() => (hasRead = true));
+  fill.growSoonBy(piece);
+  const lent = await lending;
+  expect(lent?.bytes).toEqual(piece.subarray(0, 600));
+  lent?.giveBack();
+  const behind = readers[0].lend(1000);
+  expect([hasRead, fill.length, fill.readable]).toEqual([false, 400, 400]);
+  fill.grow(2400);
+  expect([await reading, fill.readable]).toEqual([10, 1000]);
+  fill.fail(new Error('broken'));
+  await expect(behind).rejects.toThrow('broken');
+});
+
+it('reads what cannot be lent when it is written', async () => {
+  const fill = filling();
+  fill.begin(source, 400);
+  const reader = open(fill, SIZE, admitted);
+  const lending = reader.lend(400);
+  fill.growSoonBy(Buffer.alloc(100));
+  expect(fill.lendable).toBe(400);
+  fill.grow(500);
+  await expect(lending).resolves.toBeUndefined();
+});
+
+it('continues directly behind what it was lent if that could not be written', async () => {
+  const fill = filling();
+  fill.begin(source, 0);
+  const asked: number[] = [];
+  const direct = () => ({
+    ...readerOfBytes(new Uint8Array(SIZE)),
+    read: async (_buffer: Uint8Array, position: number) => asked.push(position),
+  });
+  const reader = fill.open(SIZE, admitted, fill.hold(), direct);
+  fill.growSoonBy(received(Buffer.alloc(100)));
+  const lent = await reader.lend(0);
+  const end = lent?.bytes.byteLength ?? 0;
+  lent?.giveBack();
+  fill.fail(new StorageFull('full'));
+  await reader.read(Buffer.alloc(10), end);
+  expect(asked).toEqual([100]);
+});
+
 it('keeps nothing back of what came before that', () => {
   const fill = filling();
   fill.begin(source, 0);

@@ -9,6 +9,7 @@ export interface ReadableFill {
   readonly digest: Digest;
   readonly size: number | undefined;
   readonly readable: number;
+  readonly lendable: number;
   beginWait(): () => void;
   until<T>(look: () => T | undefined, signal?: AbortSignal): Promise<T>;
   read(buffer: Uint8Array, position: number): Promise<number>;
@@ -50,14 +51,14 @@ export class FillReader implements BlobReader {
 
   async read(buffer: Uint8Array, position: number): Promise<number> {
     if (position >= this.size) return 0;
-    const readable = await this.#waitBehind(position);
+    const readable = await this.#waitBehind(position, fill => fill.readable);
     if (this.#direct !== undefined) return this.#direct.read(buffer, position);
     return this.#fill.read(buffer.subarray(0, readable - position), position);
   }
 
   async lend(position: number): Promise<LentBytes | undefined> {
     if (position >= this.size) return undefined;
-    await this.#waitBehind(position);
+    await this.#waitBehind(position, fill => fill.lendable);
     return this.#direct === undefined ? this.#fill.lend(position) : undefined;
   }
 
@@ -68,8 +69,8 @@ export class FillReader implements BlobReader {
     this.#options.leave();
   }
 
-  /** Resolves with the end of the readable bytes, when that is beyond `position` or the rest is read directly. */
-  async #waitBehind(position: number): Promise<number> {
+  /** Resolves with the end that `endOf` tells, when that is beyond `position` or the rest is read directly. */
+  async #waitBehind(position: number, endOf: (fill: ReadableFill) => number): Promise<number> {
     if (!this.#isAdmitted) {
       await unlessAborted(this.#options.admission, this.#closing.signal);
       this.#isAdmitted = true;
@@ -78,8 +79,8 @@ export class FillReader implements BlobReader {
     const fill = this.#fill;
     let endWait: (() => void) | undefined;
     try {
-      if (this.#readableBehind(position) === undefined) endWait = fill.beginWait();
-      return await fill.until(() => this.#readableBehind(position), this.#closing.signal);
+      if (this.#endBehind(position, endOf) === undefined) endWait = fill.beginWait();
+      return await fill.until(() => this.#endBehind(position, endOf), this.#closing.signal);
     } catch (error) {
       if (!isStorageClosed(error)) throw error;
       // Nobody would close it.
@@ -91,15 +92,16 @@ export class FillReader implements BlobReader {
     }
   }
 
-  /** The end of the readable bytes; `undefined` while that is not beyond `position`. */
-  #readableBehind(position: number): number | undefined {
-    const { digest, size, readable } = this.#fill;
+  /** The end; `undefined` while that is not beyond `position`. */
+  #endBehind(position: number, endOf: (fill: ReadableFill) => number): number | undefined {
+    const { digest, size } = this.#fill;
     if (size !== undefined && size !== this.size) {
       throw new OciError('UPSTREAM_INVALID', {
         message: 'upstream reports a blob size that differs from the manifest',
         detail: { digest, named: this.size, given: size },
       });
     }
-    return readable > position ? readable : undefined;
+    const end = endOf(this.#fill);
+    return end > position ? end : undefined;
   }
 }

@@ -64,8 +64,13 @@ export class Fill {
 
   /** Bytes that readers may receive. */
   get readable(): number {
-    if (this.#state === 'verified') return this.#length;
-    return this.#size === undefined ? 0 : Math.max(0, Math.min(this.#length, this.#size - HOLD_BACK_BYTES));
+    return this.#readableOf(this.#length);
+  }
+
+  /** The same with those that are only in memory so far, where `lend` finds them. */
+  get lendable(): number {
+    const { start, lent } = this.#latest ?? { start: 0, lent: undefined };
+    return this.#readableOf(Math.max(this.#length, start + (lent?.bytes.byteLength ?? 0)));
   }
 
   /** How many bytes a second were downloaded since it began, as the average; 0 before. */
@@ -132,10 +137,17 @@ export class Fill {
 
   /** As `grow`, by `bytes`, which readers that are there get from memory if they are a piece of a body. */
   growBy(bytes: Uint8Array): void {
-    this.#dropLatest();
-    const lent = lendPiece(bytes);
-    this.#latest = lent && { start: this.#length, lent };
+    this.#keepLatest(bytes);
     this.grow(this.#length + bytes.byteLength);
+  }
+
+  /**
+   * Lets readers that are there have `bytes` from memory, if they are a piece of a body, while they are being written. Call
+   * `grow` when they are. If they cannot be written, the Fill has to fail: its readers may have received them.
+   */
+  growSoonBy(bytes: Uint8Array): void {
+    this.#keepLatest(bytes);
+    this.changes.tell();
   }
 
   /** So many of the bytes by which it grows need no download. */
@@ -223,11 +235,11 @@ export class Fill {
     return count;
   }
 
-  /** The `readable` bytes from `position` on, if they have just come. */
+  /** The `lendable` bytes from `position` on, if they have just come. */
   lend(position: number): LentBytes | undefined {
     if (this.#latest === undefined) return undefined;
     const { start, lent } = this.#latest;
-    const bytes = lent.bytes.subarray(Math.max(0, position - start), Math.max(0, this.readable - start));
+    const bytes = lent.bytes.subarray(Math.max(0, position - start), Math.max(0, this.lendable - start));
     return position >= start && bytes.byteLength > 0 ? lendPiece(bytes) : undefined;
   }
 
@@ -242,6 +254,18 @@ export class Fill {
       position += count;
     }
     return true;
+  }
+
+  #readableOf(length: number): number {
+    if (this.#state === 'verified') return length;
+    return this.#size === undefined ? 0 : Math.max(0, Math.min(length, this.#size - HOLD_BACK_BYTES));
+  }
+
+  /** The bytes that come next. */
+  #keepLatest(bytes: Uint8Array): void {
+    this.#dropLatest();
+    const lent = lendPiece(bytes);
+    this.#latest = lent && { start: this.#length, lent };
   }
 
   #dropLatest(): void {

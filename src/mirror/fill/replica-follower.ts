@@ -171,8 +171,9 @@ export class ReplicaFollower {
       watch.heard();
       if (ingest.offset + piece.length > (sharing.limitBytes ?? Number.POSITIVE_INFINITY))
         throw await this.#wrong();
+      fill.growSoonBy(piece);
       await ingest.write([piece]);
-      fill.growBy(piece);
+      fill.grow(ingest.offset);
       meter.count('bytes_from_replicas_total', {}, piece.length);
     }
   }
