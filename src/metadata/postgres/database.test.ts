@@ -37,7 +37,7 @@ function answering(...answers: readonly Buffer[]): Promise<Database> {
 /** A server to which everybody may connect, and which answers nothing. */
 const unanswering = () => serving(socket => socket.once('data', () => socket.write(OPEN)).resume());
 
-async function serving(connected: (socket: Socket) => void): Promise<Database> {
+async function serving(connected: (socket: Socket) => void, poolSize = 1): Promise<Database> {
   server = createServer(socket => {
     socket.on('error', () => {});
     connected(socket);
@@ -54,7 +54,7 @@ async function serving(connected: (socket: Socket) => void): Promise<Database> {
     password: undefined,
     passwordFile: undefined,
     tls: undefined,
-    poolSize: 1,
+    poolSize,
     schema: 's',
   });
 }
@@ -152,6 +152,28 @@ test('there are as many connections as the pool may have, and one for those who 
   latch.open();
   await Promise.all([...all, ...first]);
   expect(connected.size).toBe(2);
+  await database.close();
+});
+
+test('a question is asked once for all who ask it at the same time, and again for those who come meanwhile', async () => {
+  const asked: Socket[] = [];
+  const connected = (socket: Socket) =>
+    socket.once('data', () => {
+      socket.write(OPEN);
+      socket.on('data', () => asked.push(socket));
+    });
+  const database = await serving(connected, 8);
+  const answer = () => asked.splice(0).forEach(socket => socket.end(refusal('42501', 'no')));
+  const ask = (parameter: number) => database.rows('SELECT $1', [parameter]).catch(String);
+  const answers = Promise.all([ask(1), ask(1), ask(2), ask(1)]);
+  await expect.poll(() => asked.length).toBe(2);
+  await new Promise(resolve => setTimeout(resolve, 50));
+  expect(asked).toHaveLength(2);
+  answer();
+  await expect.poll(() => asked.length).toBe(1);
+  answer();
+  expect(await answers).toEqual(Array.from({ length: 4 }, () => 'error: no'));
+  expect(asked).toEqual([]);
   await database.close();
 });
 

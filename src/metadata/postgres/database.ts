@@ -1,9 +1,10 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { errorCode } from '../../lib/error-code.ts';
 import { FairSlots } from '../../lib/fair-slots.ts';
+import { FreshFlight } from '../../lib/fresh-flight.ts';
 import { IndexAway } from '../index-away.ts';
 import { IndexLocked } from '../index-locked.ts';
-import { type Client, openPool, type Pool } from './driver.ts';
+import { type Client, integral, openPool, type Pool } from './driver.ts';
 import { isAway, isConflict, wasSilent } from './failures.ts';
 import type { PostgresSettings } from './postgres-settings.ts';
 import { type Rows, Schema, PostgresSession } from './session.ts';
@@ -50,6 +51,8 @@ export class Database implements Rows {
   readonly #slots: FairSlots;
   readonly #readWithinMs: number;
   readonly #isForSurvey: boolean;
+  /** Questions by their text and parameters: many nodes that pull an image at once ask the same ones. */
+  readonly #asking = new FreshFlight<readonly unknown[]>();
   /** For the operator. */
   readonly #place: string;
   #awaySinceMs: number | undefined;
@@ -77,12 +80,16 @@ export class Database implements Rows {
     return this.#awaySinceMs === undefined ? undefined : this.#awayError();
   }
 
-  rows<Row>(sql: string, parameters?: readonly unknown[]): Promise<readonly Row[]> {
-    return this.read(session => session.rows<Row>(sql, parameters));
+  /** Those who ask the same at the same time share the rows, which are as of a moment after each has asked. */
+  rows<Row>(sql: string, parameters: readonly unknown[] = []): Promise<readonly Row[]> {
+    const ask = () => this.read(session => session.rows<Row>(sql, parameters));
+    const rows = this.#asking.run(questionKey(sql, parameters), ask);
+    // oxlint-disable-next-line typescript/no-unsafe-type-assertion -- equal statements have equal columns
+    return rows as Promise<readonly Row[]>;
   }
 
-  row<Row>(sql: string, parameters?: readonly unknown[]): Promise<Row | undefined> {
-    return this.read(session => session.row<Row>(sql, parameters));
+  async row<Row>(sql: string, parameters: readonly unknown[] = []): Promise<Row | undefined> {
+    return (await this.rows<Row>(sql, parameters))[0];
   }
 
   /** What `work` returns, which only reads: it is repeated on another connection if one is lost. */
@@ -197,6 +204,12 @@ export class Database implements Rows {
       operatorText: `the database of the index (${this.#place}) cannot be reached: ${cause.message || reasonOf(cause)}`,
     });
   }
+}
+
+/** Equal for equal questions only. */
+function questionKey(sql: string, parameters: readonly unknown[]): string {
+  return `${sql}
+${JSON.stringify(parameters.map(integral))}`;
 }
 
 /** The same error for a full disk, wherever it occurs. */

@@ -70,8 +70,8 @@ export function statement(text: string, values: readonly unknown[], answerWithin
   return withLimit;
 }
 
-/** Times may have fractions, or be later than any; columns are integers. */
-function integral(value: unknown): unknown {
+/** A parameter as it is sent. Times may have fractions, or be later than any; columns are integers. */
+export function integral(value: unknown): unknown {
   if (typeof value !== 'number') return value;
   return Math.max(Number.MIN_SAFE_INTEGER, Math.min(Math.round(value), Number.MAX_SAFE_INTEGER));
 }
