@@ -42,7 +42,8 @@ export class ResponseLog {
 
   closed(exchange: Exchange): void {
     const { res, route, repository, requester, outcome, problem, failure, isSent } = exchange;
-    const totalMs = performance.now() - exchange.startedAtMs;
+    const { startedAtMs, firstByteAtMs } = exchange;
+    const totalMs = performance.now() - startedAtMs;
     const aborted = !isSent;
     const status = res.headersSent ? res.statusCode : 499;
     this.#sample(exchange, status, totalMs, aborted);
@@ -64,7 +65,8 @@ export class ResponseLog {
         outcome,
         // For an error response it is not known how long upstream took.
         upstreamMs: outcome && Math.round(exchange.upstreamMs),
-        totalMs: Math.round(totalMs * 10) / 10,
+        firstByteMs: firstByteAtMs && tenths(firstByteAtMs - startedAtMs),
+        totalMs: tenths(totalMs),
         requester: requester?.id,
         remote: exchange.sender.remote,
         aborted: aborted ? true : undefined,
@@ -169,6 +171,10 @@ interface Samples {
 
 /** Methods that are used as labels; clients may invent any number of others. */
 const METHODS: ReadonlySet<string> = new Set(['GET', 'HEAD', 'PUT', 'PATCH', 'POST', 'DELETE']);
+
+function tenths(ms: number): number {
+  return Math.round(ms * 10) / 10;
+}
 
 function methodLabel(method: string): string {
   return METHODS.has(method) ? method : 'other';

@@ -574,6 +574,9 @@ describe('the response log', () => {
       requester: 'anonymous',
       remote: '127.0.0.1',
     });
+    const { firstByteMs, totalMs } = responses()[0]?.fields ?? {};
+    expect(firstByteMs).toBeGreaterThan(0);
+    expect(totalMs).toBeGreaterThanOrEqual(Number(firstByteMs));
     expect(responses()[1]?.fields).toMatchObject({
       route: 'manifest',
       reference: 'none',

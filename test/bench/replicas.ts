@@ -31,6 +31,8 @@ const IMAGES = 20;
 const SETTLED_MS = 6_000;
 /** By then, replicas have found each other and have connections ready. */
 const ACQUAINTED_MS = 12_000;
+/** By then, the replicas have logged what they have sent. */
+const LOGGED_MS = 1_000;
 /** How many blobs are measured one after the other. */
 const SINGLE_BLOBS = 60;
 const SERVER_HEADER = 'x-replica';
@@ -99,6 +101,25 @@ class Fleet {
     return [row?.statements, row?.commits, row?.writes, ...s3].map(Number);
   }
 
+  /**
+   * By the replicas' logs, all on one clock: how long after the holder's first byte of a blob, or after its own first client
+   * had asked for it, each other replica sent its first. Whoever sent the first is taken for the holder.
+   */
+  async behindHolderMs(digests: readonly string[], askedAtMs: NodesResult['askedAtMs']): Promise<number[]> {
+    // A line is written when the client has all bytes.
+    await pause(LOGGED_MS);
+    const sentAtMs = this.replicas.map(replica => firstSent(replica.logs()));
+    return digests.flatMap(digest => {
+      const asked = Object.entries(askedAtMs[digest] ?? {}).map(([name, askedMs]) => {
+        const sentMs = sentAtMs[this.replicas.findIndex((_, at) => nameOf(at) === name)]?.get(digest);
+        if (sentMs === undefined) throw new Error(`${name} has logged no response with ${digest}`);
+        return { askedMs, sentMs };
+      });
+      const [holder, ...others] = asked.toSorted((one, other) => one.sentMs - other.sentMs);
+      return others.map(({ askedMs, sentMs }) => sentMs - Math.max(askedMs, holder?.sentMs ?? 0));
+    });
+  }
+
   cpuSeconds(): number {
     return this.replicas.reduce((sum, replica) => sum + replica.cpuSeconds(), 0);
   }
@@ -132,8 +153,24 @@ const COLUMNS = [
   'DELETE',
 ] as const;
 
+/** As haproxy names it. */
+function nameOf(replica: number): string {
+  return `replica${replica}`;
+}
+
+/** By digest, when a replica with these logs has sent the first byte of a blob; epoch ms. */
+function firstSent(logs: string): ReadonlyMap<string, number> {
+  const sent = new Map<string, number>();
+  for (const line of logs.split('\n').filter(text => text.includes('"firstByteMs"'))) {
+    const { time, reference, firstByteMs, totalMs } = JSON.parse(line);
+    const sentMs = Date.parse(time) - totalMs + firstByteMs;
+    sent.set(reference, Math.min(sentMs, sent.get(reference) ?? Number.POSITIVE_INFINITY));
+  }
+  return sent;
+}
+
 async function startHaproxy(folder: string, port: number, hosts: readonly string[]): Promise<Daemon> {
-  const servers = hosts.map((host, at) => `  server replica${at} ${host}`);
+  const servers = hosts.map((host, at) => `  server ${nameOf(at)} ${host}`);
   const lines = [
     'defaults',
     '  mode http',
@@ -325,6 +362,7 @@ async function fleetPull({ nodes, layerMiB, megabytesPerS, rounds }: FleetCase):
     same: [] as number[],
     others: [] as number[],
     firstOfOthers: [] as number[],
+    behindHolder: [] as number[],
     cpu: [] as number[],
     delays: [] as LoopDelay[],
   }));
@@ -355,6 +393,8 @@ async function fleetPull({ nodes, layerMiB, megabytesPerS, rounds }: FleetCase):
         own.same.push(...result.behindMs.same);
         own.others.push(...result.behindMs.others);
         own.firstOfOthers.push(...result.behindMs.firstOfOthers);
+        const digests = blobs.map(({ digest }) => digest);
+        own.behindHolder.push(...(await fleet.behindHolderMs(digests, result.askedAtMs)));
         own.cpu.push((fleet.cpuSeconds() - before.cpu) / (result.bytes / 1e9));
         own.delays.push(...(await Promise.all(loops.map(loop => loop.read()))));
       } finally {
@@ -378,6 +418,7 @@ async function fleetPull({ nodes, layerMiB, megabytesPerS, rounds }: FleetCase):
       'ms behind the first, p50/p90/p99',
       'from other replicas',
       'the first from each',
+      'sent by each behind the holder',
       'CPU s/GB served',
       LOOP_DELAY,
     ],
@@ -396,6 +437,7 @@ async function fleetPull({ nodes, layerMiB, megabytesPerS, rounds }: FleetCase):
           quantiles(own.same),
           own.others.length === 0 ? '' : quantiles(own.others),
           own.others.length === 0 ? '' : quantiles(own.firstOfOthers),
+          own.others.length === 0 ? '' : quantiles(own.behindHolder),
           spread(own.cpu, 2),
           worstDelay(own.delays),
         ];
@@ -438,7 +480,20 @@ async function pullFromNginx(
     const busy = (before.cores.share() * 100).toFixed(0);
     const cpu = ((cpuSeconds() - before.cpu) / (bytes / 1e9)).toFixed(2);
     const times = [behindMs.same, behindMs.others, behindMs.firstOfOthers].map(quantiles);
-    return [`${REPLICAS} × nginx, files`, seconds.toFixed(1), busy, '', '', '', '', '', ...times, cpu, ''];
+    return [
+      `${REPLICAS} × nginx, files`,
+      seconds.toFixed(1),
+      busy,
+      '',
+      '',
+      '',
+      '',
+      '',
+      ...times,
+      '',
+      cpu,
+      '',
+    ];
   } finally {
     await proxy.stop();
     for (const server of servers) await server.stop();

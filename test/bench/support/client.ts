@@ -57,6 +57,8 @@ export interface NodesResult {
     readonly others: readonly number[];
     readonly firstOfOthers: readonly number[];
   };
+  /** When each server was first asked for a blob, by digest and server; epoch ms. */
+  readonly askedAtMs: Readonly<Record<string, Readonly<Record<string, number>>>>;
 }
 
 interface FirstByte {
@@ -157,7 +159,17 @@ async function nodes(job: NodesJob): Promise<NodesResult> {
     firstByteP99Ms: quantile(waits, 0.99),
     spreadP99Ms: quantile([...behindMs.same, ...behindMs.others], 0.99),
     behindMs,
+    askedAtMs: Object.fromEntries(
+      job.digests.map((digest, at) => [digest, firstAsked(firstBytes[at] ?? [])]),
+    ),
   };
+}
+
+function firstAsked(times: readonly FirstByte[]): Record<string, number> {
+  const inOrder = times.toSorted((one, other) => other.sentMs - one.sentMs);
+  return Object.fromEntries(
+    inOrder.map(({ sentMs, server = '' }) => [server, performance.timeOrigin + sentMs]),
+  );
 }
 
 function behindTheFirst(blobs: readonly (readonly FirstByte[])[]): NodesResult['behindMs'] {
