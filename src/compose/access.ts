@@ -79,7 +79,7 @@ export async function openAccess(config: Config, needs: AccessNeeds): Promise<Ac
     meter,
   });
   let configured = idsOf(credentials);
-  const grants = new Grants(metadata, config, Date.now, id => configured.has(id) || tenants.isHeld(id));
+  const grants = new Grants(metadata, config, clock, id => configured.has(id) || tenants.isHeld(id));
   let verification = verificationPolicies(config);
   const ruleOf = (upstream: UpstreamConfig, options: RepositoryOptions): UpstreamRule => ({
     ...options,

@@ -49,7 +49,7 @@ export async function openOtherReplicas(
   const flights = new ReplicaFlights({
     replica,
     listReplicas,
-    flyAt: (address, key) => client.fly(address, key),
+    flyAt: (address, key, agoMs) => client.fly(address, key, agoMs),
   });
   const close = () => {
     watch.close();

@@ -1,5 +1,7 @@
 import { once } from 'node:events';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { systemClock } from '../lib/clock.ts';
+import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { openMemoryMetadataStore } from '../metadata/memory-metadata-store.fixture.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { digestOf } from '../oci/digest.ts';
@@ -12,11 +14,12 @@ const rules = { verifyForMs: 1_000, staleGrantForMs: 500 };
 let metadata: MetadataStore;
 let nowMs: number;
 let grants: Grants;
+const clock = { ...systemClock, nowMs: () => nowMs };
 
 beforeEach(async () => {
   metadata = openMemoryMetadataStore();
   nowMs = 1_000_000;
-  grants = new Grants(metadata, rules, () => nowMs);
+  grants = new Grants(metadata, rules, clock);
 });
 
 afterEach(() => metadata.close());
@@ -73,12 +76,7 @@ describe('grants', () => {
 
   it('end whether or not a Secret had the credential when they were recorded', async () => {
     let isHeld = false;
-    grants = new Grants(
-      metadata,
-      rules,
-      () => nowMs,
-      () => isHeld,
-    );
+    grants = new Grants(metadata, rules, clock, () => isHeld);
     const isProved = async () => (await grants.stateOf(repository, { credentialIds: ['a'] })).proved;
     await granted('a');
     isHeld = true;
@@ -262,13 +260,7 @@ describe('grants', () => {
 
   it('of a credential all end if more have ended than are remembered individually', async () => {
     const names = ['one', 'two', 'three'];
-    grants = new Grants(
-      metadata,
-      rules,
-      () => nowMs,
-      () => true,
-      1,
-    );
+    grants = new Grants(metadata, rules, clock, () => true, 1);
     const record = (name: string, credentialId: string, outcome: 'granted' | 'ended') =>
       grants.record({ upstream: 'up.example', repository: name, credentialId, outcome });
     const proved = (name: string, credentialId: string) =>
@@ -327,6 +319,19 @@ describe('grants', () => {
     expect(await grants.stateOf(repository, asker)).toMatchObject({ proved: false, preloadedFor: [''] });
     expect(await ahead()).toBeUndefined();
     spy.mockRestore();
+  });
+
+  it('are read with a manifest, which says when the read began', async () => {
+    const time = new ManualClock();
+    grants = new Grants(metadata, rules, time);
+    const read = metadata.readForPull.bind(metadata);
+    vi.spyOn(metadata, 'readForPull').mockImplementation((...asked) => {
+      time.skip(20);
+      return read(...asked);
+    });
+    const sinceMs = time.monotonicMs();
+    const { ahead } = await grants.stateOf(repository, { credentialIds: ['a'], target: { manifest: 'v1' } });
+    expect(ahead?.takeManifest(repository, 'v1')).toMatchObject({ tag: undefined, sinceMs });
   });
 
   it('tell what everybody may have: not what was imported for all, once a credential proved a right to the repository', async () => {

@@ -4,7 +4,7 @@
  * `grants.ts` records proofs and says which are valid, by the kubelet's own rule (`verification.ts`) on its own record
  * (`pull-record.ts`).
  */
-import { CLOCK_SLACK_MS } from '../lib/clock.ts';
+import { type Clock, CLOCK_SLACK_MS, systemClock } from '../lib/clock.ts';
 import type { Presence } from '../lib/lease.ts';
 import type { Grant, MetadataStore, PullQuery, WithGrants } from '../metadata/metadata-store.ts';
 import { ANONYMOUS_ID } from '../oci/credential.ts';
@@ -79,7 +79,7 @@ export interface GrantQuery {
 export class Grants {
   readonly #metadata: MetadataStore;
   readonly #rules: GrantRules;
-  readonly #nowMs: () => number;
+  readonly #clock: Pick<Clock, 'nowMs' | 'monotonicMs'>;
   readonly #isHeld: (credentialId: string) => boolean;
   readonly #unremoved: UnremovedGrants;
   /** The proof that was reported last and is not recorded yet, by credential and repository. */
@@ -95,13 +95,13 @@ export class Grants {
   constructor(
     metadata: MetadataStore,
     rules: GrantRules,
-    nowMs: () => number = Date.now,
+    clock: Pick<Clock, 'nowMs' | 'monotonicMs'> = systemClock,
     isHeld: (credentialId: string) => boolean = () => true,
     maxUnremoved = MAX_UNREMOVED,
   ) {
     this.#metadata = metadata;
     this.#rules = rules;
-    this.#nowMs = nowMs;
+    this.#clock = clock;
     this.#isHeld = isHeld;
     this.#unremoved = new UnremovedGrants(metadata, maxUnremoved);
   }
@@ -267,7 +267,7 @@ export class Grants {
       this.#ageOf(known) <= this.#rules.verifyForMs * RENEW_AFTER;
     if (isRecent) return;
     await this.#unremoved.makeRoom(credentialId);
-    const grant = { credentialId, verifiedAtMs: this.#nowMs() };
+    const grant = { credentialId, verifiedAtMs: this.#clock.nowMs() };
     const unlessEnded = agoMs && { credentialIds: namesOf(credentialId), agoMs: agoMs() };
     const isRecorded = await this.#metadata.putGrant(repository, grant, { during, unlessEnded });
     if (isRecorded) this.#unremoved.drop(ended);
@@ -302,8 +302,10 @@ export class Grants {
       const read = await this.#metadata.readBlobForPull(repository, target.blob, query);
       return this.#readAhead(repository, read, ReadAhead.ofBlob(repository, target.blob, read));
     }
+    const sinceMs = this.#clock.monotonicMs();
     const read = await this.#metadata.readForPull(repository, target.manifest, query);
-    return this.#readAhead(repository, read, ReadAhead.ofManifest(repository, target.manifest, read));
+    const ahead = ReadAhead.ofManifest(repository, target.manifest, { ...read, sinceMs });
+    return this.#readAhead(repository, read, ahead);
   }
 
   #readAhead(repository: Repository, { grants }: WithGrants, ahead: ReadAhead): GrantsAndTarget {
@@ -332,7 +334,7 @@ export class Grants {
   }
 
   #ageOf(grant: Grant): number {
-    return ageOf(grant, this.#rules, this.#nowMs());
+    return ageOf(grant, this.#rules, this.#clock.nowMs());
   }
 }
 

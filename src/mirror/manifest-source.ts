@@ -20,7 +20,7 @@ import { type UpstreamRequests, forbidsHeld } from './upstream-requests.ts';
 import { admits, unproved } from './links.ts';
 import { logUnstored } from './log-unstored.ts';
 import { type ContentRight, rightTo, withoutPreload } from './preloads.ts';
-import { maySpare, type PlanParts, planPull } from './pull-plan.ts';
+import { maySpare, type PlanParts, planPull, type PullPlan } from './pull-plan.ts';
 import type { Packing } from './shared-flights.ts';
 import { notHeld, type PullRuleOf, STALE_AFTER_MS } from './freshness.ts';
 
@@ -84,7 +84,7 @@ export class ManifestSource {
   constructor({ asking, metadata, pullRuleOf, openBlob, log }: ManifestSourceOptions) {
     this.#asking = asking;
     this.#metadata = metadata;
-    this.#planParts = { metadata, pullRuleOf, nowMs: asking.clock.nowMs };
+    this.#planParts = { metadata, pullRuleOf, clock: asking.clock };
     this.#openBlob = openBlob;
     this.#clock = asking.clock;
     this.#log = log;
@@ -111,7 +111,7 @@ export class ManifestSource {
 
   /** Asks upstream regardless of what is stored and how fresh it is. Never serves stale content. */
   async refresh(repository: Repository, reference: string, right: Right): Promise<Digest> {
-    const { manifest } = await this.#ask(repository, reference, right, undefined);
+    const { manifest } = await this.#ask(repository, reference, right, {});
     return manifest.digest;
   }
 
@@ -119,20 +119,21 @@ export class ManifestSource {
     const plan = await planPull(repository, reference, given, this.#planParts);
     const { held, right, step } = plan;
     if (step === 'refuse') throw notHeld('MANIFEST_UNKNOWN', repository, reference);
-    if (held === undefined || step === 'ask') return this.#ask(repository, reference, right, held);
-    if (step === 'serve-and-ask') this.#askBehind(repository, reference, right, held);
+    if (held === undefined || step === 'ask') return this.#ask(repository, reference, right, plan);
+    if (step === 'serve-and-ask') this.#askBehind(repository, reference, right, plan);
     return hit(held, right);
   }
 
   /**
    * Asks upstream in the name of `right`, which also decides the right. If upstream does not answer, `held` is served
-   * only if an earlier proof covers the requester; if upstream refuses, it is not served.
+   * only if an earlier proof covers the requester; if upstream refuses, it is not served. Without `sinceMs`, an answer
+   * that another process has got already is not used.
    */
   async #ask(
     repository: Repository,
     reference: string,
     right: ContentRight,
-    held: Manifest | undefined,
+    { held, sinceMs }: Partial<Pick<PullPlan, 'held' | 'sinceMs'>>,
   ): Promise<Found> {
     const startedMs = this.#clock.monotonicMs();
     const spare = maySpare({ held, right }) ? held : undefined;
@@ -144,6 +145,7 @@ export class ManifestSource {
       packing: this.#packing(repository, needsProof),
       proves: true,
       known: held !== undefined,
+      sinceMs,
       head: (upstream: Upstream, ask: Ask) => upstream.headManifest(repository.name, reference, ask),
     };
     const asking = this.#asking.ask(question, right, (upstream, ask) =>
@@ -189,8 +191,8 @@ export class ManifestSource {
     };
   }
 
-  #askBehind(repository: Repository, tag: string, right: Right, held: Manifest): void {
-    this.#ask(repository, tag, right, held).catch((error: unknown) => {
+  #askBehind(repository: Repository, tag: string, right: Right, plan: PullPlan): void {
+    this.#ask(repository, tag, right, plan).catch((error: unknown) => {
       this.#log.info(
         { err: error, repository: repositoryText(repository), tag },
         'a served tag could not be revalidated',

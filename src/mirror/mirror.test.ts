@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import {
   bytesOf,
@@ -209,9 +210,9 @@ describe('a tag', () => {
     const joined = new Latch();
     const calls = flightsOn(board.of({}));
     const flights: FlightCalls = {
-      fly: key => {
+      fly: (key, agoMs) => {
         joined.open();
-        return calls.fly(key);
+        return calls.fly(key, agoMs);
       },
     };
     const other = await MirrorWorld.open(upstream, { folder: world.folder, flights });
@@ -226,6 +227,107 @@ describe('a tag', () => {
     expect(await other.metadata.readGrants(APP)).toEqual([]);
     expect(asked()).toEqual(['HEAD manifest', 'HEAD manifest']);
     await other.close();
+  });
+
+  describe('that another process has asked about', () => {
+    let board: FlightBoard;
+    let image: Image;
+    let other: MirrorWorld;
+
+    beforeEach(async () => {
+      board = new FlightBoard();
+      await start({}, { isIndexOnDisk: true, flights: flightsOn(board.of({})) });
+      image = version('a');
+      upstream.add('app', image, 'latest');
+    });
+
+    afterEach(() => other.close());
+
+    const openOther = async (flights: FlightCalls = flightsOn(board.of({}))) => {
+      const { folder } = world;
+      other = await MirrorWorld.open(upstream, { folder, flights, policy: { pullPolicy: 'Always' } });
+    };
+    /** A pull from `other` that has read the index, and asks for the tag when `ask` is called. */
+    const pullFromOther = async () => {
+      const [hasRead, mayAsk] = [new Latch(), new Latch()];
+      const read = other.metadata.readForPull.bind(other.metadata);
+      vi.spyOn(other.metadata, 'readForPull').mockImplementationOnce(async (...args) => {
+        const before = await read(...args);
+        hasRead.open();
+        await mayAsk.opened;
+        return before;
+      });
+      const pulling = other.manifest('latest');
+      await hasRead.opened;
+      return {
+        ask: () => {
+          mayAsk.open();
+          return pulling;
+        },
+      };
+    };
+
+    it('is not asked about again if the answer came while the index was read', async () => {
+      await openOther();
+      const pull = await pullFromOther();
+      await world.manifest('latest');
+      expect((await pull.ask()).descriptor.digest).toBe(image.manifest.digest);
+      expect(asked()).toEqual(['HEAD manifest', 'GET manifest']);
+    });
+
+    it('nor if that was read with the right', async () => {
+      await openOther();
+      const right = await other.right(APP, [undefined], 'anonymous', { manifest: 'latest' });
+      await world.manifest('latest');
+      const served = await other.mirror.manifest(APP, 'latest', right, {
+        accepts: () => true,
+        platform: undefined,
+      });
+      expect(served.descriptor.digest).toBe(image.manifest.digest);
+      expect(asked()).toEqual(['HEAD manifest', 'GET manifest']);
+    });
+
+    it('is asked about again by whoever begins later', async () => {
+      await openOther();
+      await world.manifest('latest');
+      expect((await other.manifest('latest')).outcome).toBe('revalidated');
+      expect(asked()).toEqual(['HEAD manifest', 'GET manifest', 'HEAD manifest']);
+    });
+
+    it('is asked about again by whoever begins later, though one that began before is still being told', async () => {
+      const [told, mayTell] = [new Latch(), new Latch()];
+      const calls = flightsOn(board.of({}));
+      await openOther({
+        fly: async (key, agoMs) => {
+          const flight = await calls.fly(key, agoMs);
+          told.open();
+          await mayTell.opened;
+          return flight;
+        },
+      });
+      // With a proved right, both have the same question.
+      await world.manifest('latest');
+      world.nowMs += 10 * MINUTE_MS;
+      upstream.requests.length = 0;
+      const pull = await pullFromOther();
+      await world.manifest('latest');
+      const early = pull.ask();
+      await told.opened;
+      const late = other.manifest('latest');
+      // Until it has joined.
+      await sleep(50);
+      expect(asked()).toEqual(['HEAD manifest']);
+      mayTell.open();
+      expect([(await early).outcome, (await late).outcome]).toEqual(['revalidated', 'revalidated']);
+      expect(asked()).toEqual(['HEAD manifest', 'HEAD manifest']);
+    });
+
+    it('is asked about by a refresh, whenever the answer came', async () => {
+      await openOther();
+      await world.manifest('latest');
+      expect(await other.mirror.refresh(APP, 'latest', await other.right())).toBe(image.manifest.digest);
+      expect(asked()).toEqual(['HEAD manifest', 'GET manifest', 'HEAD manifest']);
+    });
   });
 
   it('is served stale if upstream takes more than 5 s, whatever it answers then', async () => {

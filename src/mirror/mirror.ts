@@ -372,7 +372,7 @@ export class Mirror implements PullSource {
       asking: this.#asking,
       pullRuleOf: this.#pullRuleOf,
       isOffline: this.#isOffline,
-      nowMs: this.#asking.clock.nowMs,
+      clock: this.#asking.clock,
       lack,
     });
     return [...lines, ...this.ownLogins.problemsOf(repository.upstream, right)];

@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import { MemoryIndex, MemoryMetadataStore } from '../metadata/memory-metadata-store.fixture.ts';
 import { digestOf } from '../oci/digest.ts';
 import { ReadAhead } from '../oci/pull-read.ts';
@@ -93,6 +94,7 @@ function linesOf(one: Partial<Case>): Promise<readonly string[]> {
     tag: typeof age === 'number' ? { digest, checkedAtMs: NOW_MS - age } : undefined,
     manifest: age === undefined ? undefined : manifest,
     isPreloaded: name === 'imported' && age !== undefined,
+    sinceMs: 0,
   });
   const right: Right = {
     requester: ANONYMOUS,
@@ -110,7 +112,7 @@ function linesOf(one: Partial<Case>): Promise<readonly string[]> {
       freshForMs: 60_000,
       staleWhileRevalidateMs: 60_000,
     }),
-    nowMs: () => NOW_MS,
+    clock: new ManualClock(NOW_MS),
     asking: {
       foresee: async (_repository, asked) =>
         asked !== undefined || failure === 'used up' ? foreseen : undefined,

@@ -1,7 +1,8 @@
+import type { Clock } from '../lib/clock.ts';
 import type { MetadataStore } from '../metadata/metadata-store.ts';
 import { type Digest, isDigest } from '../oci/digest.ts';
 import type { Manifest } from '../oci/manifest.ts';
-import type { PullRead } from '../oci/pull-read.ts';
+import type { TimedPullRead } from '../oci/pull-read.ts';
 import type { Repository } from '../oci/repository.ts';
 import type { Right } from '../oci/requester.ts';
 import { type ContentRight, granteesOf, withPreload } from './preloads.ts';
@@ -15,6 +16,8 @@ export interface PullPlan {
   readonly right: ContentRight;
   /** How long ago upstream confirmed a stored tag, ms; `undefined` for a digest, and if nothing is stored. */
   readonly ageMs: number | undefined;
+  /** When the read of the index began that told all this, by `Clock.monotonicMs`. */
+  readonly sinceMs: number;
   /**
    * `serve`: serve `held`. `serve-and-ask`: serve it, and ask upstream in the background. `ask`: ask upstream first.
    * `refuse`: upstream may not be asked, and nothing may be served.
@@ -25,7 +28,7 @@ export interface PullPlan {
 export interface PlanParts {
   readonly metadata: MetadataStore;
   readonly pullRuleOf: PullRuleOf;
-  readonly nowMs: () => number;
+  readonly clock: Pick<Clock, 'nowMs' | 'monotonicMs'>;
 }
 
 /** The decision that pulls follow and `explain` describes. Only reads the index. */
@@ -49,39 +52,44 @@ async function planOfTag(
   repository: Repository,
   tag: string,
   given: Right,
-  { metadata, pullRuleOf, nowMs }: PlanParts,
+  { metadata, pullRuleOf, clock }: PlanParts,
 ): Promise<PullPlan> {
   const asked = given.forceAlways === true ? { ...given, ...UNPROVED } : given;
-  const read = await readAhead(repository, tag, asked, metadata);
-  const held = read.manifest;
+  const read = await readAhead(repository, tag, asked, { metadata, clock });
+  const { manifest: held, sinceMs } = read;
   const right = withPreload(asked, read.isPreloaded);
-  const ageMs = held && read.tag && nowMs() - read.tag.checkedAtMs;
+  const ageMs = held && read.tag && clock.nowMs() - read.tag.checkedAtMs;
   const freshness = freshnessOf(tag, ageMs, pullRuleOf(repository, right));
-  return { held, right, ageMs, step: stepOf(freshness, held, right) };
+  return { held, right, ageMs, sinceMs, step: stepOf(freshness, held, right) };
 }
 
 async function planOfDigest(
   repository: Repository,
   digest: Digest,
   given: Right,
-  { metadata, pullRuleOf }: PlanParts,
+  { metadata, pullRuleOf, clock }: PlanParts,
 ): Promise<PullPlan> {
-  const { manifest: held, isPreloaded } = await readAhead(repository, digest, given, metadata);
+  const read = await readAhead(repository, digest, given, { metadata, clock });
+  const { manifest: held, isPreloaded, sinceMs } = read;
   const right = withPreload(given, isPreloaded);
   const isNever = pullRuleOf(repository, right).pullPolicy === 'Never';
-  return { held, right, ageMs: undefined, step: stepOf(isNever ? 'never' : 'serve', held, right) };
+  const step = stepOf(isNever ? 'never' : 'serve', held, right);
+  return { held, right, ageMs: undefined, sinceMs, step };
 }
 
 /** What the index says of the reference; it may have been asked when the right was. */
-function readAhead(
+async function readAhead(
   repository: Repository,
   reference: string,
   right: Right,
-  metadata: MetadataStore,
-): PullRead | Promise<PullRead> {
+  { metadata, clock }: Pick<PlanParts, 'metadata' | 'clock'>,
+): Promise<TimedPullRead> {
   const grantees = granteesOf(right);
   const read = right.ahead?.takeManifest(repository, reference);
-  if (read === undefined) return metadata.readForPull(repository, reference, { grantees });
+  if (read === undefined) {
+    const sinceMs = clock.monotonicMs();
+    return { ...(await metadata.readForPull(repository, reference, { grantees })), sinceMs };
+  }
   return read.isPreloaded && grantees.length === 0 ? { ...read, isPreloaded: false } : read;
 }
 

@@ -1,5 +1,5 @@
 import { setImmediate } from 'node:timers/promises';
-import { expect, it, vi } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { UpstreamFailure } from '../upstream/failures.ts';
 import { FlightBoard, flightsOn, type Packing, SharedFlights } from './shared-flights.ts';
 
@@ -9,9 +9,26 @@ const packing: Packing<string> = {
   unpack: async (packed: { readonly answer: string }) => `${packed.answer} of another`,
 };
 
-const board = new FlightBoard();
+let board: FlightBoard;
 const [one, other, third] = [{}, {}, {}];
 const flightsOf = (process: object) => new SharedFlights(flightsOn(board.of(process)));
+
+/** Asks, and lands `ms` later. */
+const landAfter = async (ms: number, outcome: string | Error, { process = one, key = 'key' } = {}) => {
+  const work = new Work();
+  const asking = flightsOf(process).run(key, packing, work.ask);
+  await setImmediate();
+  await vi.advanceTimersByTimeAsync(ms);
+  work.end(outcome);
+  await asking.catch(() => {});
+};
+/** What a process gets that began `agoMs` ago; it asks for itself if nobody has. */
+const got = (agoMs: number | undefined, { process = other, key = 'key' } = {}) => {
+  const sinceMs = agoMs === undefined ? undefined : performance.now() - agoMs;
+  return flightsOf(process).run(key, packing, async () => 'its own', { sinceMs });
+};
+
+beforeEach(() => void (board = new FlightBoard()));
 
 /** Work that ends when it is told to, and how often it was begun. */
 class Work {
@@ -122,4 +139,100 @@ it('a process that has stopped waiting does not lead when the one that asks ends
   } finally {
     vi.useRealTimers();
   }
+});
+
+describe('a question that another process has asked', () => {
+  /** With a time that stands still. */
+  beforeEach(() => void vi.useFakeTimers({ toFake: ['performance', 'setTimeout', 'clearTimeout'] }));
+
+  afterEach(() => void vi.useRealTimers());
+
+  it('is answered for those who began before the answer came, and for no others', async () => {
+    await landAfter(20, 'digest');
+    await vi.advanceTimersByTimeAsync(30);
+    expect(await got(31)).toBe('digest of another');
+    // Also for the one that has asked, which may have begun another request in the meantime.
+    expect(await got(31, { process: one })).toBe('digest of another');
+    for (const agoMs of [30, 29, 0, -1, Number.NaN, undefined]) {
+      await landAfter(0, 'digest');
+      await vi.advanceTimersByTimeAsync(30);
+      expect(await got(agoMs)).toBe('its own');
+    }
+  });
+
+  it('has the answer that came last', async () => {
+    await landAfter(0, 'first');
+    await vi.advanceTimersByTimeAsync(10);
+    await landAfter(0, 'second', { process: third });
+    await vi.advanceTimersByTimeAsync(10);
+    expect(await got(30)).toBe('second of another');
+    await landAfter(0, `a long one: ${'x'.repeat(4_096)}`);
+    await vi.advanceTimersByTimeAsync(10);
+    expect(await got(40)).toBe('its own');
+  });
+
+  it('says when the answer came, unless that was waited for', async () => {
+    const landedAtMs: number[] = [];
+    const onRemembered = (atMs: number) => void landedAtMs.push(atMs);
+    const work = new Work();
+    const asking = flightsOf(one).run('key', packing, work.ask);
+    const waiting = flightsOf(other).run('key', packing, work.ask, { onRemembered });
+    await setImmediate();
+    work.end('digest');
+    await Promise.all([asking, waiting]);
+    const atMs = performance.now();
+    await vi.advanceTimersByTimeAsync(30);
+    await flightsOf(other).run('key', packing, work.ask, { sinceMs: atMs - 1, onRemembered });
+    const refused = { sinceMs: atMs - 1, onRemembered, accepts: async () => false };
+    expect(await flightsOf(other).run('key', packing, async () => 'its own', refused)).toBe('its own');
+    expect(landedAtMs).toEqual([atMs]);
+  });
+
+  it('has failed for those who began before the failure, and for no others', async () => {
+    await landAfter(0, new UpstreamFailure('limited', 'too many', { status: 429, retryAfterMs: 1_000 }));
+    await vi.advanceTimersByTimeAsync(10);
+    await expect(got(11)).rejects.toMatchObject({ kind: 'limited', status: 429, retryAfterMs: 1_000 });
+    expect(await got(10)).toBe('its own');
+  });
+
+  it('has no answer if others have to ask for themselves', async () => {
+    for (const outcome of [new Error('stopping'), 'not stored']) {
+      await landAfter(0, outcome, { key: 'lost' });
+      await vi.advanceTimersByTimeAsync(10);
+      expect(await got(11, { key: 'lost' })).toBe('its own');
+      await vi.advanceTimersByTimeAsync(5_000);
+    }
+  });
+
+  it('keeps the answer of a process that has ended since, and none that it had not given', async () => {
+    await landAfter(0, 'digest');
+    void flightsOf(one).run('other key', packing, new Work().ask);
+    await setImmediate();
+    board.forget(one);
+    await vi.advanceTimersByTimeAsync(10);
+    expect(await got(11)).toBe('digest of another');
+    expect(await got(11, { key: 'other key' })).toBe('its own');
+  });
+
+  it('has no answer any more after 5 s', async () => {
+    await landAfter(0, 'digest');
+    await vi.advanceTimersByTimeAsync(4_999);
+    expect(await got(60_000)).toBe('digest of another');
+    await vi.advanceTimersByTimeAsync(1);
+    expect(await got(60_000)).toBe('its own');
+  });
+
+  it('has no answer from a process that others no longer wait for', async () => {
+    await landAfter(10_001, 'late');
+    await vi.advanceTimersByTimeAsync(10);
+    expect(await got(60_000)).toBe('its own');
+  });
+
+  it('has no answer any more after a thousand others', async () => {
+    const keys = Array.from({ length: 1_001 }, (_, at) => `key ${at}`);
+    for (const key of keys) await landAfter(0, 'digest', { key });
+    await vi.advanceTimersByTimeAsync(10);
+    expect(await got(11, { key: 'key 0' })).toBe('its own');
+    expect(await got(11, { key: 'key 2' })).toBe('digest of another');
+  });
 });

@@ -77,6 +77,11 @@ export interface Question<A> {
   /** If set, asks in spite of remembered failures: the caller has delays of its own. */
   readonly insists?: boolean;
   /**
+   * When the caller began to read the index, which told it to ask, by `Clock.monotonicMs`: an answer that another process has got
+   * since then may be shared. Default: only one that it gets from now on.
+   */
+  readonly sinceMs?: number | undefined;
+  /**
    * Asks the same by HEAD, to check whether it is public. Without it, Entrepot's own credentials are not used while
    * that has to be checked.
    */
@@ -95,6 +100,13 @@ export interface Asked<A> {
 interface Asking {
   readonly during: Presence;
   readonly sinceMs: number;
+}
+
+/** A question that is shared, by `Clock.monotonicMs`. */
+interface SharedAsking {
+  readonly askedAtMs: number;
+  /** When another process had got the answer, at the earliest; `undefined` if that was after `askedAtMs`. */
+  landedAtMs: number | undefined;
 }
 
 /** Sends the question to an upstream with one credential. */
@@ -127,8 +139,8 @@ export class UpstreamRequests {
   /** When upstream last served a repository anonymously. */
   readonly #public = new Lru<{ readonly atMs: number }>({ maxEntries: MAX_PUBLIC });
   readonly #flights: SharedFlights;
-  /** When questions that are shared were asked, by the promise of the answer. */
-  readonly #askedAtMs = new WeakMap<Promise<unknown>, number>();
+  /** Questions that are shared, by the promise of the answer. */
+  readonly #shared = new WeakMap<Promise<unknown>, SharedAsking>();
   readonly #running = new Set<Promise<unknown>>();
   /** How many of them are about each upstream. */
   readonly #asked = new Map<string, number>();
@@ -146,7 +158,7 @@ export class UpstreamRequests {
     log,
     clock,
   }: UpstreamRequestsOptions) {
-    this.#flights = new SharedFlights(flights);
+    this.#flights = new SharedFlights(flights, clock.monotonicMs);
     this.#endNews = endNews;
     this.#upstreams = upstreams;
     this.#failures = failures;
@@ -296,7 +308,8 @@ export class UpstreamRequests {
 
   /**
    * `proved`: as in `Right`. Without, nobody shares the answer to a question that was asked before the right ended, in
-   * whichever process: the next ones are asked beside it.
+   * whichever process: the next ones are asked beside it. Nor does anybody share an answer that another process had got before
+   * the caller began.
    */
   async #once<A extends Answer>(
     question: Question<A>,
@@ -308,23 +321,35 @@ export class UpstreamRequests {
     const start = (keep = () => {}): Promise<A> =>
       this.#tracked(key.upstream, () => this.#recorded(question, key, { send, keep }));
     const hasEndedSince = (sinceMs: number) => this.hasEndedAnywhereSince(sinceMs, repository, credential);
-    for (let turn = 0; ; turn += 1) {
+    let turn = 0;
+    for (;;) {
       const remembered = this.#remembered(question, credential);
       if (remembered !== undefined) throw remembered;
       if (shared === undefined) return { answer: await start(), credential, joined: false };
       const flightKey = [key.upstream, key.repository, reference, key.credentialId, turn].join(' ');
       const nowMs = this.clock.monotonicMs();
-      const accepts = async () => !(await hasEndedSince(nowMs - ASKED_WITHIN_MS));
+      const { sinceMs = nowMs } = question;
+      const own: SharedAsking = { askedAtMs: nowMs, landedAtMs: undefined };
+      const accepts = async () => !(await hasEndedSince(sinceMs - ASKED_WITHIN_MS));
+      const onRemembered = (landedAtMs: number) => void (own.landedAtMs = landedAtMs);
       const { promise, joined } = shared.run(flightKey, () =>
-        this.#flights.run(flightKey, question.packing, start, { accepts }),
+        this.#flights.run(flightKey, question.packing, start, { accepts, sinceMs, onRemembered }),
       );
-      if (!joined) this.#askedAtMs.set(promise, nowMs);
+      if (!joined) this.#shared.set(promise, own);
       // It may fail before it is awaited.
       promise.catch(() => {});
-      const askedAtMs = this.#askedAtMs.get(promise) ?? Number.NEGATIVE_INFINITY;
-      if (!joined || proved || !(await hasEndedSince(askedAtMs)))
+      const askedAtMs = this.#shared.get(promise)?.askedAtMs ?? Number.NEGATIVE_INFINITY;
+      if (joined && !proved && (await hasEndedSince(askedAtMs))) turn += 1;
+      else if (!joined || !(await this.#hadLandedBefore(sinceMs, promise)))
         return { answer: await promise, credential, joined };
     }
+  }
+
+  /** Whether another process had got the answer to a shared question before then (by `Clock.monotonicMs`), or may have. */
+  async #hadLandedBefore(sinceMs: number, answer: Promise<unknown>): Promise<boolean> {
+    await answer.catch(() => {});
+    const { landedAtMs = sinceMs } = this.#shared.get(answer) ?? {};
+    return landedAtMs < sinceMs;
   }
 
   /** Throws if the upstream is being asked too much already, which says nothing about it. */

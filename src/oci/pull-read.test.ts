@@ -4,7 +4,7 @@ import { ReadAhead } from './pull-read.ts';
 
 const repository = { upstream: 'up.example', name: 'team/app' };
 const digest = digestOf(Buffer.from('x'));
-const manifest = { tag: undefined, manifest: undefined, isPreloaded: true };
+const manifest = { tag: undefined, manifest: undefined, isPreloaded: true, sinceMs: 0 };
 const blob = { linkedSize: 1, storedSize: 1, isPreloaded: true };
 
 it('what was read ahead is taken once', () => {

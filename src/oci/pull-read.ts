@@ -19,6 +19,11 @@ export interface PullRead {
   readonly isPreloaded: boolean;
 }
 
+/** A read of the index, and when it began, by `Clock.monotonicMs`. */
+export interface TimedPullRead extends PullRead {
+  readonly sinceMs: number;
+}
+
 /** What a pull of a blob needs to know of the index. */
 export interface BlobPullRead {
   /** The size in its Link, stored or not; `undefined` if it does not belong to the repository. */
@@ -39,7 +44,7 @@ export type PullTarget = { readonly manifest: string } | { readonly blob: Digest
 export class ReadAhead {
   readonly #repository: Repository;
   readonly #reference: string;
-  #manifest: PullRead | undefined;
+  #manifest: TimedPullRead | undefined;
   #blob: BlobPullRead | undefined;
 
   private constructor(repository: Repository, reference: string) {
@@ -47,7 +52,7 @@ export class ReadAhead {
     this.#reference = reference;
   }
 
-  static ofManifest(repository: Repository, reference: string, read: PullRead): ReadAhead {
+  static ofManifest(repository: Repository, reference: string, read: TimedPullRead): ReadAhead {
     const ahead = new ReadAhead(repository, reference);
     ahead.#manifest = read;
     return ahead;
@@ -59,7 +64,7 @@ export class ReadAhead {
     return ahead;
   }
 
-  takeManifest(repository: Repository, reference: string): PullRead | undefined {
+  takeManifest(repository: Repository, reference: string): TimedPullRead | undefined {
     const read = this.#isOf(repository, reference) ? this.#manifest : undefined;
     this.#manifest = undefined;
     return read;

@@ -1,15 +1,24 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { FlightBoard, Landing } from '../mirror/shared-flights.ts';
+import type { AskedFlight, FlightBoard, Landing } from '../mirror/shared-flights.ts';
 import { callIn } from './call-header.ts';
 import { readJsonBody } from './json-body.ts';
 
 /** Says how a flight has begun: `lead` or `landed`. */
 export const FLIGHT_HEADER = 'entrepot-flight';
+/** Says how long ago whoever asks for a flight began, as `AgoMs`. */
+export const FLIGHT_AGO_HEADER = 'entrepot-flight-ago-ms';
 export const FLIGHTS_PATH = '/flights';
 
-/** The key of a flight that is asked for; `undefined` if it is a request for something else. */
-export function parseFlight(req: IncomingMessage): string | undefined {
-  return req.method === 'POST' && req.url === FLIGHTS_PATH ? callIn(req) : undefined;
+/** A flight that is asked for; `undefined` if it is a request for something else. */
+export function parseFlight(req: IncomingMessage): AskedFlight | undefined {
+  if (req.method !== 'POST' || req.url !== FLIGHTS_PATH) return undefined;
+  return { key: callIn(req), agoMs: agoMsIn(req) };
+}
+
+/** 0 if it is not said, as by a replica of the version before, or is no duration. */
+function agoMsIn({ headers }: IncomingMessage): number {
+  const agoMs = Number(headers[FLIGHT_AGO_HEADER]);
+  return Number.isFinite(agoMs) && agoMs > 0 ? agoMs : 0;
 }
 
 /**
@@ -18,19 +27,19 @@ export function parseFlight(req: IncomingMessage): string | undefined {
  */
 export async function answerFlight(
   board: FlightBoard,
-  key: string,
+  asked: AskedFlight,
   { req, res }: { readonly req: IncomingMessage; readonly res: ServerResponse },
 ): Promise<void> {
   const process = {};
   const calls = board.of(process);
   res.once('close', () => board.forget(process));
-  const flown = await calls.fly(key);
+  const flown = await calls.fly(asked);
   if (flown !== 'lead') {
     res.writeHead(200, { [FLIGHT_HEADER]: 'landed' }).end(JSON.stringify(flown));
     return;
   }
   res.writeHead(200, { [FLIGHT_HEADER]: 'lead' });
   res.flushHeaders();
-  calls.land({ key, landing: await readJsonBody<Landing>(req) });
+  calls.land({ key: asked.key, landing: await readJsonBody<Landing>(req) });
   res.end();
 }

@@ -3,12 +3,12 @@ import type { UploadCalls } from '../hosted/upload-calls.ts';
 import { type Clock, systemClock } from '../lib/clock.ts';
 import type { HttpResponse } from '../lib/http-message.ts';
 import { type RemoteBytes, type RemoteFill, ReplicaAway, type Replicas } from '../mirror/fill/replicas.ts';
-import type { Landing, SharedFlight } from '../mirror/shared-flights.ts';
+import type { AgoMs, Landing, SharedFlight } from '../mirror/shared-flights.ts';
 import { ABOUT_PATH, type ReplicaAbout } from './about-request.ts';
 import { callHeader } from './call-header.ts';
 import type { ClusterTls } from './cluster-tls.ts';
 import { pathOfFill, REPOSITORIES_HEADER, SIZE_HEADER } from './fill-response.ts';
-import { FLIGHT_HEADER, FLIGHTS_PATH } from './flight-requests.ts';
+import { FLIGHT_AGO_HEADER, FLIGHT_HEADER, FLIGHTS_PATH } from './flight-requests.ts';
 import { readJsonBody } from './json-body.ts';
 import { ReplicaConnections, type ReplicaRequest } from './replica-connections.ts';
 import { RemoteUploads } from './remote-uploads.ts';
@@ -54,12 +54,18 @@ export class ReplicaClient implements Replicas {
   }
 
   /** Asks the replica at this address, which decides about this question, who is to ask upstream. */
-  async fly(address: string, key: string): Promise<SharedFlight> {
+  async fly(address: string, key: string, agoMs?: AgoMs): Promise<SharedFlight> {
     let flying: ClientRequest | undefined;
     const headers = { ...callHeader(key), 'Transfer-Encoding': 'chunked' };
     const response = await this.#ask(address, { method: 'POST', path: FLIGHTS_PATH, headers }, to => {
       flying = to;
-      to.flushHeaders();
+      // Not before there is a connection: how long the headers wait for it would not be part of how long ago it was.
+      to.once('socket', socket => {
+        socket.once('secureConnect', () => {
+          if (agoMs !== undefined) to.setHeader(FLIGHT_AGO_HEADER, agoMs());
+          to.flushHeaders();
+        });
+      });
     });
     const land = (landing?: Landing) => void flying?.end(landing && JSON.stringify(landing));
     if (response.headers[FLIGHT_HEADER] === 'lead') {

@@ -1,10 +1,19 @@
 // Questions that replicas agree on over real connections.
+import { once } from 'node:events';
+import { connect, createServer } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, expect, it, vi } from 'vitest';
 import { Latch } from '../../test/support/latch.ts';
+import { listen } from '../http/listen.ts';
 import { silentLog } from '../lib/log.ts';
 import type { ReplicaPlace } from '../metadata/metadata-store.ts';
-import { type Landing, type Packing, type SharedFlight, SharedFlights } from '../mirror/shared-flights.ts';
+import {
+  type AgoMs,
+  type Landing,
+  type Packing,
+  type SharedFlight,
+  SharedFlights,
+} from '../mirror/shared-flights.ts';
 import { ClusterKeys } from './cluster-keys.ts';
 import { ReplicaClient } from './replica-client.ts';
 import { ReplicaFlights } from './replica-flights.ts';
@@ -22,12 +31,21 @@ const opened: { close(): unknown }[] = [];
 /** How many questions have reached a replica from others. */
 let arrived = 0;
 
-async function replica(id: string): Promise<{ flights: SharedFlights; close: () => Promise<void> }> {
+interface OpenReplica {
+  readonly flights: SharedFlights;
+  readonly client: ReplicaClient;
+  readonly address: string;
+  readonly close: () => Promise<void>;
+}
+
+const ask = (answer: string) => async () => answer;
+
+async function replica(id: string): Promise<OpenReplica> {
   const client = new ReplicaClient(KEYS);
   const calls = new ReplicaFlights({
     replica: id,
     listReplicas: async () => places,
-    flyAt: (address, key) => client.fly(address, key),
+    flyAt: (address, key, agoMs) => client.fly(address, key, agoMs),
   });
   const server = await ReplicaServer.open({
     address: { host: '127.0.0.1', port: 0 },
@@ -41,7 +59,8 @@ async function replica(id: string): Promise<{ flights: SharedFlights; close: () 
     about: () => undefined,
     log: silentLog,
   });
-  places.push({ id, address: `127.0.0.1:${server.port}` });
+  const address = `127.0.0.1:${server.port}`;
+  places.push({ id, address });
   let isOpen = true;
   const close = async () => {
     if (!isOpen) return;
@@ -50,7 +69,7 @@ async function replica(id: string): Promise<{ flights: SharedFlights; close: () 
     await server.close();
   };
   opened.push({ close });
-  return { flights: new SharedFlights(calls), close };
+  return { flights: new SharedFlights(calls), client, address, close };
 }
 
 afterEach(async () => {
@@ -77,6 +96,48 @@ it('each question is asked by one of all replicas, whichever decides about it', 
   latch.open();
   expect(await Promise.all(answers)).toEqual(keys.flatMap(key => replicas.map(() => `the answer to ${key}`)));
   expect(asked.toSorted()).toEqual(keys.toSorted());
+});
+
+it('an answer is that of whoever began before it came, whichever replica decides about the question', async () => {
+  const replicas = [await replica('a'), await replica('b')];
+  const [one, two] = replicas;
+  const sinceMs = performance.now();
+  for (let at = 0; at < 8; at += 1) {
+    await one!.flights.run(`question ${at}`, TEXT, ask('an answer'));
+    expect(await two!.flights.run(`question ${at}`, TEXT, ask('another'), { sinceMs })).toBe('an answer');
+    expect(await two!.flights.run(`question ${at}`, TEXT, ask('a later one'))).toBe('a later one');
+  }
+});
+
+it.each([undefined, 0, -1, Number.NaN, Number.POSITIVE_INFINITY])(
+  'a replica that says that it began %s ms ago gets no answer from before',
+  async agoMs => {
+    const { flights, client, address } = await replica('a');
+    await flights.run('question', TEXT, async () => 'an answer');
+    const flight = await client.fly(address, 'text question', agoMs === undefined ? undefined : () => agoMs);
+    expect(flight).toHaveProperty('land');
+    expect(await client.fly(address, 'text question', () => 60_000)).toMatchObject({
+      landing: { answer: 'an answer' },
+    });
+  },
+);
+
+it('how long ago a question began is said when there is a connection to say it over', async () => {
+  const { client, address } = await replica('a');
+  const latch = new Latch();
+  const { hostname, port } = new URL(`https://${address}`);
+  const slow = createServer(socket => {
+    void latch.opened.then(() => socket.pipe(connect(Number(port), hostname)).pipe(socket));
+  });
+  opened.push(slow);
+  const slowPort = await listen(slow, { host: '127.0.0.1', port: 0, setting: 'cluster.listen' });
+  const agoMs = vi.fn<AgoMs>(() => 1);
+  const flying = client.fly(`127.0.0.1:${slowPort}`, 'question', agoMs);
+  await once(slow, 'connection');
+  expect(agoMs).not.toHaveBeenCalled();
+  latch.open();
+  expect(await flying).toHaveProperty('land');
+  expect(agoMs).toHaveBeenCalledOnce();
 });
 
 it('another one asks if who has begun to ask is gone, or fails in a way that says nothing', async () => {

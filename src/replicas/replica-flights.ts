@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import type { ReplicaPlace } from '../metadata/metadata-store.ts';
 import {
+  type AgoMs,
   FlightBoard,
   type FlightCalls,
   flightsOn,
@@ -21,7 +22,7 @@ export interface ReplicaFlightsOptions {
   readonly replica: string;
   readonly listReplicas: () => Promise<readonly ReplicaPlace[]>;
   /** Rejects if the replica cannot be reached. */
-  readonly flyAt: (address: string, key: string) => Promise<SharedFlight>;
+  readonly flyAt: (address: string, key: string, agoMs?: AgoMs) => Promise<SharedFlight>;
 }
 
 /**
@@ -42,15 +43,15 @@ export class ReplicaFlights implements FlightCalls {
     this.#own = flightsOn(this.board.of(this));
   }
 
-  async fly(key: string): Promise<SharedFlight> {
+  async fly(key: string, agoMs?: AgoMs): Promise<SharedFlight> {
     const place = await this.#placeOf(key);
-    if (place === undefined) return this.#own.fly(key);
-    return this.#elsewhere < MAX_ELSEWHERE ? this.#flyAt(place.address, key) : { landing: 'lost' };
+    if (place === undefined) return this.#own.fly(key, agoMs);
+    return this.#elsewhere < MAX_ELSEWHERE ? this.#flyAt(place.address, key, agoMs) : { landing: 'lost' };
   }
 
-  async #flyAt(address: string, key: string): Promise<SharedFlight> {
+  async #flyAt(address: string, key: string, agoMs: AgoMs | undefined): Promise<SharedFlight> {
     this.#elsewhere += 1;
-    const flight = await this.#options.flyAt(address, key).catch(() => ({ landing: 'lost' }) as const);
+    const flight = await this.#options.flyAt(address, key, agoMs).catch(() => ({ landing: 'lost' }) as const);
     if ('landing' in flight) {
       this.#elsewhere -= 1;
       return flight;

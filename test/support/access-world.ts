@@ -7,6 +7,7 @@ import { TokenKeys } from '../../src/access/token-keys.ts';
 import { Tokens } from '../../src/access/tokens.ts';
 import { VerificationPolicy, type VerificationPolicyName } from '../../src/grants/verification.ts';
 import type { Sender } from '../../src/access/subject.ts';
+import { systemClock } from '../../src/lib/clock.ts';
 import { type Log, silentLog } from '../../src/lib/log.ts';
 import { silentMeter } from '../../src/lib/meter.ts';
 import { MemoryIndex } from '../../src/metadata/memory-metadata-store.fixture.ts';
@@ -110,8 +111,11 @@ export class AccessWorld {
     });
     const clock = { nowMs: Date.now() };
     const nowMs = () => clock.nowMs;
-    const grants = new Grants(metadata, { verifyForMs: HOUR_MS, staleGrantForMs: HOUR_MS }, nowMs, id =>
-      tenants.isHeld(id),
+    const grants = new Grants(
+      metadata,
+      { verifyForMs: HOUR_MS, staleGrantForMs: HOUR_MS },
+      { ...systemClock, nowMs },
+      id => tenants.isHeld(id),
     );
     const tokens = new Tokens(new TokenKeys(metadata, nowMs), SERVER, nowMs);
     const verification = new VerificationPolicy(

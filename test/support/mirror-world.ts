@@ -17,6 +17,7 @@ import type { PrefetchRule } from '../../src/mirror/prefetch.ts';
 import type { PullRule } from '../../src/mirror/freshness.ts';
 import { type Credential, credentialId } from '../../src/oci/credential.ts';
 import type { Digest } from '../../src/oci/digest.ts';
+import type { PullTarget } from '../../src/oci/pull-read.ts';
 import { ANY_MANIFEST, type ManifestWant } from '../../src/oci/pull-source.ts';
 import type { Repository } from '../../src/oci/repository.ts';
 import type { Right } from '../../src/oci/requester.ts';
@@ -94,9 +95,9 @@ export class MirrorWorld {
     this.spool = options.spool?.(files.spool) ?? files.spool;
     this.blobs = options.blobs ?? files.blobs;
     this.policy = { pullPolicy: undefined, freshForMs: FRESH_FOR_MS, ...options.policy };
-    const nowMs = () => this.nowMs;
+    const clock = { ...(options.clock ?? systemClock), nowMs: () => this.nowMs };
     const rules = { verifyForMs: VERIFY_FOR_MS, staleGrantForMs: VERIFY_FOR_MS };
-    this.#grants = new Grants(metadata, rules, nowMs);
+    this.#grants = new Grants(metadata, rules, clock);
     this.#upstream = new Upstream({ name: UPSTREAM, url: fake.url, ...options.upstream });
     const { metadata: index, blobs } = this;
     const log = options.log ?? silentLog;
@@ -128,7 +129,7 @@ export class MirrorWorld {
       },
       log: options.log ?? silentLog,
       meter: this.#metrics.meter,
-      clock: { ...(options.clock ?? systemClock), nowMs },
+      clock,
     });
   }
 
@@ -155,13 +156,15 @@ export class MirrorWorld {
     return Number(new RegExp(`^entrepot_${name}(?:\\{.*\\})? (\\d+)$`, 'm').exec(text)?.[1] ?? 0);
   }
 
-  /** What `access` would say of this requester now. */
+  /** What `access` would say of this requester now, and what the index says of `target`. */
   async right(
     repository: Repository = APP,
     credentials: readonly (Credential | undefined)[] = [undefined],
     id = 'anonymous',
+    target?: PullTarget,
   ): Promise<Right> {
-    const state = await this.#grants.stateOf(repository, { credentialIds: credentials.map(credentialId) });
+    const credentialIds = credentials.map(credentialId);
+    const state = await this.#grants.stateOf(repository, { credentialIds, target });
     return { requester: { tenant: undefined, id }, credentials, ...state };
   }
 

@@ -136,7 +136,7 @@ class ServingProcess {
           news: this.#board,
           queue: this.#queue,
           flights: flightsOn({
-            fly: key => this.#channel.ask('fly', key),
+            fly: asked => this.#channel.ask('fly', asked),
             land: landed => this.#channel.tell('land', landed),
           }),
           quotaCalls,
