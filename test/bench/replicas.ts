@@ -33,6 +33,8 @@ const SETTLED_MS = 6_000;
 const ACQUAINTED_MS = 12_000;
 /** By then, the replicas have logged what they have sent. */
 const LOGGED_MS = 1_000;
+/** Of nodes that do not take the cores from the replicas. */
+const NICENESS = 10;
 /** How many blobs are measured one after the other. */
 const SINGLE_BLOBS = 60;
 const SERVER_HEADER = 'x-replica';
@@ -323,6 +325,15 @@ interface FleetCase {
   /** What the upstream gives to all; unlimited by default. */
   readonly megabytesPerS?: number;
   readonly rounds: number;
+  /** Whether it is also measured with nodes that let the replicas have the cores first. */
+  readonly isAlsoNice?: boolean;
+}
+
+/** A fleet that is measured. */
+interface Measured {
+  readonly count: number;
+  /** Of the nodes. */
+  readonly niceness?: number;
 }
 
 /**
@@ -330,11 +341,11 @@ interface FleetCase {
  * fewer nodes there are, the more the cores have to spare.
  */
 const FLEET_CASES: readonly FleetCase[] = [
-  { nodes: 60, layerMiB: 64, rounds: 1 },
+  { nodes: 60, layerMiB: 64, rounds: 1, isAlsoNice: true },
   { nodes: 24, layerMiB: 64, rounds: 1 },
   { nodes: 12, layerMiB: 64, rounds: 1 },
   { nodes: 6, layerMiB: 64, rounds: 1 },
-  { nodes: 60, layerMiB: 16, megabytesPerS: 100, rounds: 2 },
+  { nodes: 60, layerMiB: 16, megabytesPerS: 100, rounds: 2, isAlsoNice: true },
   { nodes: 60, layerMiB: 16, megabytesPerS: 50, rounds: 2 },
   { nodes: 60, layerMiB: 4, megabytesPerS: 4, rounds: 2 },
   { nodes: 12, layerMiB: 16, megabytesPerS: 50, rounds: 2 },
@@ -345,13 +356,18 @@ export async function fleetPulls(): Promise<void> {
   for (const each of FLEET_CASES) console.log(await fleetPull(each));
 }
 
-async function fleetPull({ nodes, layerMiB, megabytesPerS, rounds }: FleetCase): Promise<string> {
+async function fleetPull(fleetCase: FleetCase): Promise<string> {
+  const { nodes, layerMiB, megabytesPerS, rounds, isAlsoNice = false } = fleetCase;
   requirePrograms();
   const image = imageNamed('big', 8, layerMiB * MIB);
   const blobs = [image.config, ...image.layers];
   const bytes = blobs.reduce((sum, { size }) => sum + size, image.manifest.size);
-  const counts = [1, REPLICAS] as const;
-  const figures = counts.map(() => ({
+  const fleets: readonly Measured[] = [
+    { count: 1 },
+    { count: REPLICAS },
+    ...(isAlsoNice ? [{ count: REPLICAS, niceness: NICENESS }] : []),
+  ];
+  const figures = fleets.map(() => ({
     seconds: [] as number[],
     busy: [] as number[],
     ratio: [] as number[],
@@ -367,7 +383,7 @@ async function fleetPull({ nodes, layerMiB, megabytesPerS, rounds }: FleetCase):
     delays: [] as LoopDelay[],
   }));
   for (let round = 0; round < rounds; round += 1) {
-    for (const [at, count] of counts.entries()) {
+    for (const [at, { count, niceness }] of fleets.entries()) {
       const fleet = await Fleet.start(count, megabytesPerS === undefined ? undefined : megabytesPerS * 1e6);
       try {
         const { upstream } = fleet;
@@ -377,7 +393,7 @@ async function fleetPull({ nodes, layerMiB, megabytesPerS, rounds }: FleetCase):
         const loops = fleet.replicas.map(replica => new LoopWatch(replica));
         await Promise.all(loops.map(loop => loop.read()));
         const before = { bytes: upstream.bytesSent, cpu: fleet.cpuSeconds(), cores: new BusyCores() };
-        const result = await pullByNodes(fleet, BIG, image, nodes);
+        const result = await pullByNodes(fleet, BIG, image, nodes, niceness);
         const own = figures[at]!;
         own.busy.push(before.cores.share() * 100);
         own.seconds.push(result.seconds);
@@ -423,10 +439,10 @@ async function fleetPull({ nodes, layerMiB, megabytesPerS, rounds }: FleetCase):
       LOOP_DELAY,
     ],
     [
-      ...counts.map((count, at) => {
+      ...fleets.map(({ count, niceness }, at) => {
         const own = figures[at]!;
         return [
-          String(count),
+          niceness === undefined ? String(count) : `${count}, nodes nice`,
           spread(own.seconds, 1),
           spread(own.busy),
           spread(own.ratio, 3),
@@ -507,9 +523,11 @@ function pullByNodes(
   name: string,
   image: Image,
   nodes: number,
+  niceness?: number,
 ): Promise<NodesResult> {
   upstream.add(name, image, 'v1');
-  return load(nodesJob(port, { name, query: `?ns=${UPSTREAM}` }, image, nodes));
+  const job = nodesJob(port, { name, query: `?ns=${UPSTREAM}` }, image, nodes);
+  return load({ ...job, ...(niceness !== undefined && { niceness }) });
 }
 
 function nodesJob(
