@@ -29,7 +29,7 @@ let mirrorUser: { password: string; repositories: string[] };
 let alice: { password: string; repositories: string[] };
 
 async function start(auth: Partial<FakeAuthOptions>, config: object = {}, upstreamConfig: object = {}) {
-  mirrorUser = { password: 'first', repositories: ['app', 'other'] };
+  mirrorUser = { password: 'first-password', repositories: ['app', 'other'] };
   alice = { password: ALICE[1], repositories: ['secret'] };
   const users = { mirror: mirrorUser, alice };
   upstream = await FakeUpstream.start({ auth: { scheme: 'bearer', users, ...auth } });
@@ -132,8 +132,8 @@ describe.each(WAYS)("Entrepot's own credential, refused by %s", (_, auth) => {
     await until('the log to say so', 60_000, async () => linesAbout(PHRASE).length > 0);
     const told = linesAbout(PHRASE).filter(line => line.includes('"level":"error"'));
     expect(told).toEqual([expect.stringContaining(UP)]);
-    expect(entrepot.logs()).not.toContain('first');
-    mirrorUser.password = 'first';
+    expect(entrepot.logs()).not.toContain('first-password');
+    mirrorUser.password = 'first-password';
     await until('it to be good again', 60_000, async () => {
       await anybody('app/manifests/v1');
       return (await readiness()) === 'ok\n';
