@@ -1,4 +1,5 @@
 // Replicas with a folder each, which share an index and a bucket: real connections between them, and real files.
+import { createHash } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { type Content, imageOf, randomBlob } from '../../test/support/content.ts';
@@ -6,6 +7,8 @@ import { FakeUpstream } from '../../test/support/fake-upstream.ts';
 import { Latch } from '../../test/support/latch.ts';
 import { APP, isDownload, MirrorWorld, readAll, whole } from '../../test/support/mirror-world.ts';
 import { Bucket, ObjectBlobStore } from '../blobs/object-blob-store.fixture.ts';
+import { StorageFull } from '../blobs/storage-full.ts';
+import type { BlobReader } from '../lib/blob-reader.ts';
 import { LeaseLost } from '../lib/lease.ts';
 import { steadyLease } from '../lib/lease.suite.ts';
 import { silentLog } from '../lib/log.ts';
@@ -136,6 +139,40 @@ function onEachPiece({ client }: Replica, change: (piece: Uint8Array) => Uint8Ar
   });
 }
 
+/** The replica's disk is full when a download has so many bytes. */
+function takesAtMost({ world: { spool } }: Replica, bytes: number): void {
+  const open = spool.ingest.bind(spool);
+  vi.spyOn(spool, 'ingest').mockImplementation(async (...parameters) => {
+    const ingest = await open(...parameters);
+    const write = ingest.write.bind(ingest);
+    vi.spyOn(ingest, 'write').mockImplementation(async chunks => {
+      if (ingest.offset + chunks.reduce((sum, { byteLength }) => sum + byteLength, 0) <= bytes)
+        return write(chunks);
+      // As long as a disk takes to find out.
+      await sleep(20);
+      throw new StorageFull('full');
+    });
+    return ingest;
+  });
+}
+
+/** Reads to the end, from memory where that is possible; returns the digest. */
+async function borrowAll(reader: BlobReader, onBytes: (bytes: number) => void): Promise<string> {
+  const [hash, buffer] = [createHash('sha256'), new Uint8Array(256 * 1024)];
+  try {
+    for (let position = 0; position < reader.size; onBytes(position)) {
+      const lent = await reader.lend?.(position);
+      const bytes = lent?.bytes ?? buffer.subarray(0, await reader.read(buffer, position));
+      hash.update(bytes);
+      position += bytes.byteLength;
+      lent?.giveBack();
+    }
+  } finally {
+    await reader.close();
+  }
+  return `sha256:${hash.digest('hex')}`;
+}
+
 /** Upstream sends no more than this of a blob until the returned function is called. */
 function pauseAt(bytes: number): () => void {
   const latch = new Latch();
@@ -239,6 +276,46 @@ describe('a blob that clients of three replicas want', () => {
     goOn();
     await expect(reading.rest).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
     expect(await rest).toMatchObject(whole(blob));
+  });
+
+  describe('and that the disk of one cannot take', () => {
+    let holder: Replica;
+    let full: Replica;
+    let blob: Content;
+    let letGo: () => void;
+
+    beforeEach(async () => {
+      [holder, full] = [await Replica.start(), await Replica.start()];
+      blob = await mirrored(holder);
+      letGo = pauseAt(6 * MIB);
+      takesAtMost(full, 6 * MIB);
+    });
+
+    /** What a client gets at that replica, as responses are sent: from memory where that is possible. */
+    const borrowed = async () => {
+      const atHolder = await holder.begin(blob, 5 * MIB);
+      const [hasMost, { reader }] = [new Latch(), await full.world.open(blob.digest)];
+      const all = borrowAll(reader, bytes => bytes >= 5 * MIB && hasMost.open());
+      all.catch(() => hasMost.open());
+      await hasMost.opened;
+      letGo();
+      await atHolder.rest;
+      return all;
+    };
+
+    it('is received by its clients, whom upstream sends the rest', async () => {
+      expect(await borrowed()).toBe(blob.digest);
+    });
+
+    it('is read to its end by none of them if it came with wrong bytes before they could be written', async () => {
+      let received = 0;
+      onEachPiece(full, piece => {
+        received += piece.byteLength;
+        if (received > 6 * MIB) piece[0] = (piece[0] ?? 0) ^ 1;
+        return piece;
+      });
+      await expect(borrowed()).rejects.toMatchObject({ code: 'UPSTREAM_INVALID' });
+    });
   });
 
   it('is downloaded on by another one when its replica stops, without sending anything again', async () => {

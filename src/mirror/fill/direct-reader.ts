@@ -61,8 +61,8 @@ export class DirectReader implements BlobReader {
     this.size = size;
     this.#digest = fill.digest;
     this.#hash = createHash(digestAlgorithm(fill.digest));
-    this.#keptBytes = fill.length;
-    this.#window = new ByteWindow(fill.length, () => HOLD_BACK_BYTES + aheadBytes());
+    this.#keptBytes = fill.kept;
+    this.#window = new ByteWindow(fill.kept, () => HOLD_BACK_BYTES + aheadBytes());
     this.#startedAtMs = options.asking.clock.nowMs();
     void this.#run();
   }

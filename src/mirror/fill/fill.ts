@@ -38,6 +38,8 @@ export class Fill {
   readonly #sources: FillSource[] = [];
   /** The bytes that came last, and where. */
   #latest: { readonly start: number; readonly lent: LentBytes } | undefined;
+  /** What readers may have had of the bytes behind `length`, which could not be written. */
+  #unwritten: Uint8Array | undefined;
   #readers = 0;
   #keepers = 0;
   #waits = 0;
@@ -60,6 +62,11 @@ export class Fill {
   /** Downloaded bytes, verified or not. */
   get length(): number {
     return this.#length;
+  }
+
+  /** How many bytes can be read although it has failed: with those that readers had before they could be written. */
+  get kept(): number {
+    return this.#length + (this.#unwritten?.byteLength ?? 0);
   }
 
   /** Bytes that readers may receive. */
@@ -165,6 +172,9 @@ export class Fill {
   /** All readers, current and later, get `failure`. No effect if it is verified or has failed before. */
   fail(failure: unknown): void {
     if (this.#state === 'verified' || this.#state === 'failed') return;
+    const unwritten = this.lend(this.#length);
+    this.#unwritten = unwritten && new Uint8Array(unwritten.bytes);
+    unwritten?.giveBack();
     this.#failure = failure;
     this.#state = 'failed';
     this.#dropLatest();
@@ -227,6 +237,11 @@ export class Fill {
 
   /** For readers, which only ask for what is `readable`. */
   async read(buffer: Uint8Array, position: number): Promise<number> {
+    if (this.#unwritten !== undefined && position >= this.#length) {
+      const rest = this.#unwritten.subarray(position - this.#length).subarray(0, buffer.byteLength);
+      buffer.set(rest);
+      return rest.byteLength;
+    }
     const [source] = this.#sources;
     if (source === undefined) throw new Error('internal error: a fill without content was read');
     const count = await source.read(buffer, position);
