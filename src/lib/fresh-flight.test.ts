@@ -60,6 +60,29 @@ test('a failure is that of those who share the run, and the next run begins neve
   expect(await later).toBe(2);
 });
 
+test('who comes while work hangs waits a moment for it, and not until its end', async () => {
+  const flights = new FreshFlight<number>();
+  const runs = numberedRuns();
+  const hanging = flights.run('key', runs.start);
+  const later = [flights.run('key', runs.start), flights.run('key', runs.start)];
+  expect(runs.begun).toBe(1);
+  await expect.poll(() => runs.begun).toBe(2);
+  const latest = flights.run('key', runs.start);
+  runs.end(2);
+  expect(await Promise.all(later)).toEqual([2, 2]);
+  await expect.poll(() => runs.begun).toBe(3);
+  runs.end(1);
+  expect(await hanging).toBe(1);
+  // The end of the first is not that of the line.
+  const last = flights.run('key', runs.start);
+  expect(runs.begun).toBe(3);
+  runs.end(3);
+  expect(await latest).toBe(3);
+  await expect.poll(() => runs.begun).toBe(4);
+  runs.end(4);
+  expect(await last).toBe(4);
+});
+
 test('nothing is remembered: who comes after the end begins a run of its own', async () => {
   const flights = new FreshFlight<number>();
   const runs = numberedRuns([2]);

@@ -1,3 +1,8 @@
+import { within } from './within.ts';
+
+/** Work that takes longer may hang, as over a connection that has died: those who have come meanwhile do not wait for its end. */
+const OVERTAKEN_AFTER_MS = 100;
+
 /** What runs for a key, and what runs next for those who came meanwhile. */
 interface Line<T> {
   readonly running: Promise<T>;
@@ -5,9 +10,9 @@ interface Line<T> {
 }
 
 /**
- * Runs work once per key at a time, as SingleFlight does, for callers who need what is true when they call: what runs already
- * may have looked before. So those who come while it runs share the next run, which begins when that one has ended, however it
- * ends.
+ * Shares work, as SingleFlight does, among callers who need what is true when they call: what runs already may have looked
+ * before. So those who come while it runs share the next run, which begins when that one has ended, however it ends, or after
+ * 100 ms.
  */
 export class FreshFlight<T> {
   readonly #lines = new Map<string, Line<T>>();
@@ -17,7 +22,7 @@ export class FreshFlight<T> {
     const line = this.#lines.get(key);
     if (line === undefined) return this.#begin(key, start);
     const begin = () => this.#begin(key, start);
-    line.next ??= line.running.then(begin, begin);
+    line.next ??= within(line.running, OVERTAKEN_AFTER_MS).then(begin, begin);
     return line.next;
   }
 
