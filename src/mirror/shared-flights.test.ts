@@ -160,6 +160,23 @@ describe('a question that another process has asked', () => {
     }
   });
 
+  it('is answered for nobody who began after the answer came, though the board heard of it later', async () => {
+    const work = new Work();
+    const calls = board.of(one);
+    const slow = flightsOn({
+      fly: asked => calls.fly(asked),
+      land: landed => void setTimeout(() => calls.land(landed), 40),
+    });
+    const asking = new SharedFlights(slow).run('key', packing, work.ask);
+    await setImmediate();
+    await vi.advanceTimersByTimeAsync(20);
+    work.end('digest');
+    await asking;
+    await vi.advanceTimersByTimeAsync(50);
+    expect(await got(51)).toBe('digest of another');
+    expect(await got(50)).toBe('its own');
+  });
+
   it('has the answer that came last', async () => {
     await landAfter(0, 'first');
     await vi.advanceTimersByTimeAsync(10);

@@ -11,6 +11,8 @@ export type Landing =
 interface Remembered {
   /** How long ago it had ended when it was asked for, ms; absent if it was waited for. */
   readonly landedAgoMs?: number;
+  /** For how long whoever asked had led when it ended, ms: the board may hear of it much later. */
+  readonly ledForMs?: number;
 }
 
 /** A question that another process has asked, or that this one is to ask: then it calls `land`, once. */
@@ -152,15 +154,20 @@ export class SharedFlights {
 async function lead<T>(land: (landing: Landing) => void, packing: Packing<T>, ask: FlightAsk<T>): Promise<T> {
   let landing: Landing = 'lost';
   let isKept = false;
+  const sinceMs = performance.now();
+  const ledForMs = () => performance.now() - sinceMs;
   try {
     const answer = await ask(() => (isKept = true));
     const packed = packing.pack(answer);
-    if (packed !== undefined) landing = { answer: packed };
+    if (packed !== undefined) landing = { answer: packed, ledForMs: ledForMs() };
     return answer;
   } catch (error) {
     if (error instanceof UpstreamFailure && !isKept) {
       const { kind, message, status, endpoint, retryAfterMs, obstacle } = error;
-      landing = { failure: { kind, message, status, endpoint, retryAfterMs, obstacle } };
+      landing = {
+        failure: { kind, message, status, endpoint, retryAfterMs, obstacle },
+        ledForMs: ledForMs(),
+      };
     }
     throw error;
   } finally {
@@ -186,8 +193,8 @@ class Landings {
   /** By key, of each the last, the latest last; by `performance.now`. */
   readonly #landed = new Map<string, { readonly landing: Exclude<Landing, 'lost'>; readonly atMs: number }>();
 
-  note(key: string, landing: Exclude<Landing, 'lost'>): void {
-    const atMs = performance.now();
+  note(key: string, landing: Exclude<Landing, 'lost'>, ledSinceMs: number): void {
+    const atMs = Math.min(performance.now(), ledSinceMs + (landing.ledForMs ?? 0));
     this.#landed.delete(key);
     if (JSON.stringify(landing).length <= MAX_LANDED_CHARS) this.#landed.set(key, { landing, atMs });
     for (const [each, landed] of this.#landed) {
@@ -257,7 +264,7 @@ export class FlightBoard {
     }
     // Whoever began lately would not have joined one that has taken too long.
     if (landing !== 'lost' && performance.now() - flight.sinceMs <= LAND_WITHIN_MS)
-      this.#landings.note(key, landing);
+      this.#landings.note(key, landing, flight.sinceMs);
     const others = flights.filter(each => each !== flight);
     if (others.length === 0) this.#flights.delete(key);
     else this.#flights.set(key, others);

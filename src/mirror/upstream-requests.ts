@@ -308,8 +308,8 @@ export class UpstreamRequests {
 
   /**
    * `proved`: as in `Right`. Without, nobody shares the answer to a question that was asked before the right ended, in
-   * whichever process: the next ones are asked beside it. Nor does anybody share an answer that another process had got before
-   * the caller began.
+   * whichever process: the next ones are asked beside it. Nor does anybody share an answer that the board had remembered from
+   * before the caller began.
    */
   async #once<A extends Answer>(
     question: Question<A>,

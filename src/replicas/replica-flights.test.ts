@@ -188,7 +188,7 @@ it('a lead that comes too late, from a replica that decided before, ends no othe
     await vi.waitFor(() => expect(ended).toContainEqual(['b', 'lost']));
     asked.open();
     await leading;
-    expect(ended).toEqual([
+    expect(ended).toMatchObject([
       ['b', 'lost'],
       ['c', { answer: 'a later answer' }],
     ]);
