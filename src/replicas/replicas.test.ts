@@ -266,6 +266,41 @@ describe('a blob that clients of three replicas want', () => {
     await expectIdle();
   });
 
+  it('is passed on by a replica that receives it from another while it writes it', async () => {
+    const [a, b] = [await Replica.start(), await Replica.start()];
+    const blob = await mirrored(a);
+    const go = pauseAt(6 * MIB);
+    const fromA = await a.begin(blob, 5 * MIB);
+    const passedOn = new Latch();
+    const steps: string[] = [];
+    const { spool } = b.world;
+    const ingest = spool.ingest.bind(spool);
+    vi.spyOn(spool, 'ingest').mockImplementationOnce(async (...args) => {
+      const opened = await ingest(...args);
+      const write = opened.write.bind(opened);
+      vi.spyOn(opened, 'write').mockImplementationOnce(async chunks => {
+        await Promise.race([passedOn.opened, sleep(5_000, undefined, { ref: false })]);
+        steps.push('written');
+        await write(chunks);
+      });
+      return opened;
+    });
+    const { reader } = await b.world.open(blob.digest);
+    const lent = await reader.lend?.(0);
+    steps.push('passed on');
+    const first = Buffer.concat(Array.from(blob.slice(0, lent?.bytes.byteLength)));
+    expect(first.equals(lent?.bytes ?? Buffer.alloc(0))).toBe(true);
+    lent?.giveBack();
+    passedOn.open();
+    // From the file, before more of it comes.
+    const written = new Uint8Array(1024);
+    expect(await reader.read(written, 0)).toBe(1024);
+    expect(steps).toEqual(['passed on', 'written']);
+    go();
+    for (const rest of [readAll(reader), fromA.rest]) expect(await rest).toEqual(whole(blob));
+    await expectIdle();
+  });
+
   it('is read to its end by nobody at a replica that receives other bytes of it from its holder', async () => {
     const [first, second] = await startThree();
     const blob = await mirrored(first);
