@@ -1,7 +1,8 @@
 import { setImmediate } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { Latch } from '../../test/support/latch.ts';
 import { UpstreamFailure } from '../upstream/failures.ts';
-import { FlightBoard, flightsOn, type Packing, SharedFlights } from './shared-flights.ts';
+import { FlightBoard, type FlightCalls, flightsOn, type Packing, SharedFlights } from './shared-flights.ts';
 
 const packing: Packing<string> = {
   name: 'manifest',
@@ -177,6 +178,21 @@ describe('a question that another process has asked', () => {
     expect(await got(50)).toBe('its own');
   });
 
+  it('is answered for those who began before, however long they have to wait until they can ask', async () => {
+    await landAfter(0, 'digest');
+    await vi.advanceTimersByTimeAsync(10);
+    const [calls, latch] = [flightsOn(board.of(other)), new Latch()];
+    const fly: FlightCalls['fly'] = async (key, agoMs) => {
+      await latch.opened;
+      return calls.fly(key, agoMs);
+    };
+    const sinceMs = performance.now() - 11;
+    const asking = new SharedFlights({ fly }).run('key', packing, async () => 'its own', { sinceMs });
+    await vi.advanceTimersByTimeAsync(20);
+    latch.open();
+    expect(await asking).toBe('digest of another');
+  });
+
   it('has the answer that came last', async () => {
     await landAfter(0, 'first');
     await vi.advanceTimersByTimeAsync(10);
@@ -203,6 +219,16 @@ describe('a question that another process has asked', () => {
     const refused = { sinceMs: atMs - 1, onRemembered, accepts: async () => false };
     expect(await flightsOf(other).run('key', packing, async () => 'its own', refused)).toBe('its own');
     expect(landedAtMs).toEqual([atMs]);
+  });
+
+  it('says when the failure came', async () => {
+    const atMs = performance.now();
+    await landAfter(0, new UpstreamFailure('limited', 'too many', { status: 429 }));
+    await vi.advanceTimersByTimeAsync(30);
+    const onRemembered = vi.fn<(landedAtMs: number) => void>();
+    const late = flightsOf(other).run('key', packing, new Work().ask, { sinceMs: atMs - 1, onRemembered });
+    await expect(late).rejects.toMatchObject({ kind: 'limited' });
+    expect(onRemembered.mock.calls).toEqual([[atMs]]);
   });
 
   it('has failed for those who began before the failure, and for no others', async () => {
