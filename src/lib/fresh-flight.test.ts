@@ -38,6 +38,17 @@ test('who comes while work runs gets the result of the next run, which all share
   expect(await latest).toBe(3);
 });
 
+test('who comes as a run ends shares the next one with those who came before', async () => {
+  const flights = new FreshFlight<number>();
+  const runs = numberedRuns();
+  const asItEnds = flights.run('key', runs.start).then(() => flights.run('key', runs.start));
+  const later = flights.run('key', runs.start);
+  runs.end(1);
+  await expect.poll(() => runs.begun).toBe(2);
+  runs.end(2);
+  expect(await Promise.all([asItEnds, later])).toEqual([2, 2]);
+});
+
 test('work for other keys does not wait', async () => {
   const flights = new FreshFlight<number>();
   const runs = numberedRuns();
