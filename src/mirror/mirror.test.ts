@@ -27,7 +27,7 @@ import { ManualClock } from '../lib/manual-clock.fixture.ts';
 import type { Credential } from '../oci/credential.ts';
 import { isIndexType, OCI_ARTIFACT_MANIFEST, OCI_INDEX, OCI_MANIFEST } from '../oci/media-types.ts';
 import type { PullRule } from './freshness.ts';
-import { FlightBoard, type FlightCalls, flightsOn } from './shared-flights.ts';
+import { FlightBoard, type FlightCalls, flightsOn, type SharedFlight } from './shared-flights.ts';
 
 const MINUTE_MS = 60_000;
 const HOUR_MS = 60 * MINUTE_MS;
@@ -243,12 +243,14 @@ describe('a tag', () => {
 
     afterEach(() => other.close());
 
-    const openOther = async (flights: FlightCalls = flightsOn(board.of({}))) => {
-      const { folder } = world;
-      other = await MirrorWorld.open(upstream, { folder, flights, policy: { pullPolicy: 'Always' } });
+    const openOther = async (
+      flights: FlightCalls = flightsOn(board.of({})),
+      policy: MirrorWorldOptions['policy'] = { pullPolicy: 'Always' },
+    ) => {
+      other = await MirrorWorld.open(upstream, { folder: world.folder, flights, policy });
     };
-    /** A pull from `other` that has read the index, and asks for the tag when `ask` is called. */
-    const pullFromOther = async () => {
+    /** A pull from `other` that has read the index, and asks upstream when `ask` is called. */
+    const pullFromOther = async (reference = 'latest') => {
       const [hasRead, mayAsk] = [new Latch(), new Latch()];
       const read = other.metadata.readForPull.bind(other.metadata);
       vi.spyOn(other.metadata, 'readForPull').mockImplementationOnce(async (...args) => {
@@ -257,7 +259,7 @@ describe('a tag', () => {
         await mayAsk.opened;
         return before;
       });
-      const pulling = other.manifest('latest');
+      const pulling = other.manifest(reference);
       await hasRead.opened;
       return {
         ask: () => {
@@ -285,6 +287,36 @@ describe('a tag', () => {
       });
       expect(served.descriptor.digest).toBe(image.manifest.digest);
       expect(asked()).toEqual(['HEAD manifest', 'GET manifest']);
+    });
+
+    it('nor is a manifest that is pulled by its digest', async () => {
+      await openOther();
+      const { digest } = image.manifest;
+      const pull = await pullFromOther(digest);
+      await world.manifest(digest);
+      expect((await pull.ask()).descriptor.digest).toBe(digest);
+      expect(asked()).toEqual(['GET manifest']);
+    });
+
+    it('nor is a tag that is served while it is asked about', async () => {
+      const flown: Promise<SharedFlight>[] = [];
+      const calls = flightsOn(board.of({}));
+      const flights: FlightCalls = {
+        fly: (key, agoMs) => {
+          const flight = calls.fly(key, agoMs);
+          flown.push(flight);
+          return flight;
+        },
+      };
+      await openOther(flights, { staleWhileRevalidateMs: 10 * MINUTE_MS });
+      upstream.add('app', image, '1.0');
+      await world.manifest('1.0');
+      for (const each of [world, other]) each.nowMs += 2 * MINUTE_MS;
+      const pull = await pullFromOther('1.0');
+      await world.manifest('1.0');
+      expect((await pull.ask()).outcome).toBe('hit');
+      await expect.poll(() => flown.length).toBe(1);
+      expect(await flown[0]).toHaveProperty('landing.answer');
     });
 
     it('is asked about again by whoever begins later', async () => {
