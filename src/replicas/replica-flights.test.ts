@@ -106,6 +106,7 @@ it('an answer is that of whoever began before it came, whichever replica decides
     await one!.flights.run(`question ${at}`, TEXT, ask('an answer'));
     expect(await two!.flights.run(`question ${at}`, TEXT, ask('another'), { sinceMs })).toBe('an answer');
     expect(await two!.flights.run(`question ${at}`, TEXT, ask('a later one'))).toBe('a later one');
+    expect(await two!.flights.run(`question ${at}`, TEXT, ask('the last'), { sinceMs })).toBe('a later one');
   }
 });
 
