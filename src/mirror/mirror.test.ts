@@ -269,6 +269,13 @@ describe('a tag', () => {
       };
     };
 
+    /** Asks with a proved right, as `other` does next: without, they would have different questions. */
+    const revalidate = async () => {
+      await world.manifest('latest');
+      upstream.requests.length = 0;
+      expect((await world.manifest('latest')).outcome).toBe('revalidated');
+    };
+
     it('is not asked about again if the answer came while the index was read', async () => {
       await openOther();
       const pull = await pullFromOther();
@@ -321,9 +328,9 @@ describe('a tag', () => {
 
     it('is asked about again by whoever begins later', async () => {
       await openOther();
-      await world.manifest('latest');
+      await revalidate();
       expect((await other.manifest('latest')).outcome).toBe('revalidated');
-      expect(asked()).toEqual(['HEAD manifest', 'GET manifest', 'HEAD manifest']);
+      expect(asked()).toEqual(['HEAD manifest', 'HEAD manifest']);
     });
 
     it('is asked about again by whoever begins later, though one that began before is still being told', async () => {
@@ -356,9 +363,9 @@ describe('a tag', () => {
 
     it('is asked about by a refresh, whenever the answer came', async () => {
       await openOther();
-      await world.manifest('latest');
+      await revalidate();
       expect(await other.mirror.refresh(APP, 'latest', await other.right())).toBe(image.manifest.digest);
-      expect(asked()).toEqual(['HEAD manifest', 'GET manifest', 'HEAD manifest']);
+      expect(asked()).toEqual(['HEAD manifest', 'HEAD manifest']);
     });
   });
 
