@@ -87,6 +87,13 @@ it('an upstream that is slow is asked for a limited number of tags at a time, an
   await expect(world.manifest('another')).rejects.toMatchObject({ code: 'MANIFEST_UNKNOWN' });
 });
 
+/** Asks about a tag with a proved right. Without one, another process would have another question. */
+async function revalidate(): Promise<void> {
+  await world.manifest('latest');
+  upstream.requests.length = 0;
+  expect((await world.manifest('latest')).outcome).toBe('revalidated');
+}
+
 describe('a tag', () => {
   const policies: readonly [PullRule['pullPolicy'], string, readonly string[]][] = [
     ['Always', '1.0', ['HEAD manifest']],
@@ -267,13 +274,6 @@ describe('a tag', () => {
           return pulling;
         },
       };
-    };
-
-    /** Asks with a proved right, as `other` does next: without, they would have different questions. */
-    const revalidate = async () => {
-      await world.manifest('latest');
-      upstream.requests.length = 0;
-      expect((await world.manifest('latest')).outcome).toBe('revalidated');
     };
 
     it('is not asked about again if the answer came while the index was read', async () => {
