@@ -132,8 +132,8 @@ it('lends what is being written, and reads it only when it is written', async ()
   const [lending, reading] = [readers[0].lend(400), readers[1].read(Buffer.alloc(10), 400)];
   let hasRead = false;
   void reading.then(() => (hasRead = true));
-  // Until both wait.
   await setImmediate();
+  expect([fill.isAwaited, fill.waits]).toEqual([true, 2]);
   fill.growSoonBy(piece);
   const lent = await lending;
   expect(lent?.bytes).toEqual(piece.subarray(0, 600));
