@@ -619,6 +619,7 @@ describe('the response log', () => {
     expect(responses()[0]?.fields).toMatchObject({
       status: 405,
       reason: 'UNSUPPORTED: only pulled (ghcr.io is away)',
+      firstByteMs: undefined,
     });
   });
 });
