@@ -333,33 +333,41 @@ describe('a tag', () => {
       expect(asked()).toEqual(['HEAD manifest', 'HEAD manifest']);
     });
 
-    it('is asked about again by whoever begins later, though one that began before is still being told', async () => {
-      const [told, mayTell] = [new Latch(), new Latch()];
-      const calls = flightsOn(board.of({}));
-      await openOther({
-        fly: async (key, agoMs) => {
-          const flight = await calls.fly(key, agoMs);
-          told.open();
-          await mayTell.opened;
-          return flight;
-        },
-      });
-      // With a proved right, both have the same question.
-      await world.manifest('latest');
-      world.nowMs += 10 * MINUTE_MS;
-      upstream.requests.length = 0;
-      const pull = await pullFromOther();
-      await world.manifest('latest');
-      const early = pull.ask();
-      await told.opened;
-      const late = other.manifest('latest');
-      // Until it has joined.
-      await sleep(50);
-      expect(asked()).toEqual(['HEAD manifest']);
-      mayTell.open();
-      expect([(await early).outcome, (await late).outcome]).toEqual(['revalidated', 'revalidated']);
-      expect(asked()).toEqual(['HEAD manifest', 'HEAD manifest']);
-    });
+    it.each([
+      ['an answer', {}, 'revalidated'],
+      ['a failure', { status: 429 }, 'stale'],
+    ])(
+      'is asked about again by whoever begins later, though one is still being told %s',
+      async (_what, rule, told) => {
+        const [hasLanded, mayTell] = [new Latch(), new Latch()];
+        const calls = flightsOn(board.of({}));
+        await openOther({
+          fly: async (key, agoMs) => {
+            const flight = await calls.fly(key, agoMs);
+            hasLanded.open();
+            await mayTell.opened;
+            return flight;
+          },
+        });
+        // With a proved right, both have the same question.
+        await world.manifest('latest');
+        world.nowMs += 10 * MINUTE_MS;
+        upstream.requests.length = 0;
+        const pull = await pullFromOther();
+        const behave = upstream.misbehave({ kind: 'manifest', ...rule });
+        await world.manifest('latest');
+        behave();
+        const early = pull.ask();
+        await hasLanded.opened;
+        const late = other.manifest('latest');
+        // Until it has joined.
+        await sleep(50);
+        expect(asked()).toEqual(['HEAD manifest']);
+        mayTell.open();
+        expect([(await early).outcome, (await late).outcome]).toEqual([told, 'revalidated']);
+        expect(asked()).toEqual(['HEAD manifest', 'HEAD manifest']);
+      },
+    );
 
     it('is asked about by a refresh, whenever the answer came', async () => {
       await openOther();
