@@ -1,7 +1,7 @@
 // A real Kubernetes API server on a real etcd, on loopback: see the README of the folder that its run.sh lies in.
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { readFile, writeFile } from 'node:fs/promises';
+import { readFile, stat, writeFile } from 'node:fs/promises';
 import type { IncomingMessage } from 'node:http';
 import { Agent, request } from 'node:https';
 import { join } from 'node:path';
@@ -47,11 +47,12 @@ export class KubeCluster {
 
   /** Starts it, or starts it again on what it held, with more flags for the API server. */
   async start(...flags: readonly string[]): Promise<void> {
+    const sinceMs = Date.now();
     this.#daemon = await Daemon.start({
       program: 'nice',
       args: ['-n', String(this.#niceness), RUN, this.folder, String(this.port), ...flags],
       env: { KUBE_APISERVER: BINARY },
-      isReady: () => this.#answers(),
+      isReady: async () => (await this.#answers()) && (await this.#hasWrittenSince(sinceMs)),
       // No criterion, only an end for what hangs, as for each test.
       readyTimeoutMs: 600_000,
       deathSignal: 'TERM',
@@ -213,6 +214,12 @@ export class KubeCluster {
 
   #flags(): readonly string[] {
     return ['--kubeconfig', join(this.folder, 'kubeconfig')];
+  }
+
+  /** It writes the kubeconfigs each time, after it has begun to answer. */
+  async #hasWrittenSince(sinceMs: number): Promise<boolean> {
+    const { size, mtimeMs } = await stat(join(this.folder, 'kubeconfig'));
+    return size > 0 && mtimeMs >= sinceMs;
   }
 
   async #answers(): Promise<boolean> {
