@@ -33,8 +33,6 @@ const SETTLED_MS = 6_000;
 const ACQUAINTED_MS = 12_000;
 /** By then, the replicas have logged what they have sent. */
 const LOGGED_MS = 1_000;
-/** Of nodes that do not take the cores from the replicas. */
-const NICENESS = 10;
 /** How many blobs are measured one after the other. */
 const SINGLE_BLOBS = 60;
 const SERVER_HEADER = 'x-replica';
@@ -325,15 +323,6 @@ interface FleetCase {
   /** What the upstream gives to all; unlimited by default. */
   readonly megabytesPerS?: number;
   readonly rounds: number;
-  /** Whether it is also measured with nodes that let the replicas have the cores first. */
-  readonly isAlsoNice?: boolean;
-}
-
-/** A fleet that is measured. */
-interface Measured {
-  readonly count: number;
-  /** Of the nodes. */
-  readonly niceness?: number;
 }
 
 /**
@@ -341,11 +330,11 @@ interface Measured {
  * fewer nodes there are, the more the cores have to spare.
  */
 const FLEET_CASES: readonly FleetCase[] = [
-  { nodes: 60, layerMiB: 64, rounds: 1, isAlsoNice: true },
+  { nodes: 60, layerMiB: 64, rounds: 1 },
   { nodes: 24, layerMiB: 64, rounds: 1 },
   { nodes: 12, layerMiB: 64, rounds: 1 },
   { nodes: 6, layerMiB: 64, rounds: 1 },
-  { nodes: 60, layerMiB: 16, megabytesPerS: 100, rounds: 2, isAlsoNice: true },
+  { nodes: 60, layerMiB: 16, megabytesPerS: 100, rounds: 2 },
   { nodes: 60, layerMiB: 16, megabytesPerS: 50, rounds: 2 },
   { nodes: 60, layerMiB: 4, megabytesPerS: 4, rounds: 2 },
   { nodes: 12, layerMiB: 16, megabytesPerS: 50, rounds: 2 },
@@ -356,18 +345,13 @@ export async function fleetPulls(): Promise<void> {
   for (const each of FLEET_CASES) console.log(await fleetPull(each));
 }
 
-async function fleetPull(fleetCase: FleetCase): Promise<string> {
-  const { nodes, layerMiB, megabytesPerS, rounds, isAlsoNice = false } = fleetCase;
+async function fleetPull({ nodes, layerMiB, megabytesPerS, rounds }: FleetCase): Promise<string> {
   requirePrograms();
   const image = imageNamed('big', 8, layerMiB * MIB);
   const blobs = [image.config, ...image.layers];
   const bytes = blobs.reduce((sum, { size }) => sum + size, image.manifest.size);
-  const fleets: readonly Measured[] = [
-    { count: 1 },
-    { count: REPLICAS },
-    ...(isAlsoNice ? [{ count: REPLICAS, niceness: NICENESS }] : []),
-  ];
-  const figures = fleets.map(() => ({
+  const counts = [1, REPLICAS] as const;
+  const figures = counts.map(() => ({
     seconds: [] as number[],
     busy: [] as number[],
     ratio: [] as number[],
@@ -383,7 +367,7 @@ async function fleetPull(fleetCase: FleetCase): Promise<string> {
     delays: [] as LoopDelay[],
   }));
   for (let round = 0; round < rounds; round += 1) {
-    for (const [at, { count, niceness }] of fleets.entries()) {
+    for (const [at, count] of counts.entries()) {
       const fleet = await Fleet.start(count, megabytesPerS === undefined ? undefined : megabytesPerS * 1e6);
       try {
         const { upstream } = fleet;
@@ -393,7 +377,7 @@ async function fleetPull(fleetCase: FleetCase): Promise<string> {
         const loops = fleet.replicas.map(replica => new LoopWatch(replica));
         await Promise.all(loops.map(loop => loop.read()));
         const before = { bytes: upstream.bytesSent, cpu: fleet.cpuSeconds(), cores: new BusyCores() };
-        const result = await pullByNodes(fleet, BIG, image, nodes, niceness);
+        const result = await pullByNodes(fleet, BIG, image, nodes);
         const own = figures[at]!;
         own.busy.push(before.cores.share() * 100);
         own.seconds.push(result.seconds);
@@ -439,10 +423,10 @@ async function fleetPull(fleetCase: FleetCase): Promise<string> {
       LOOP_DELAY,
     ],
     [
-      ...fleets.map(({ count, niceness }, at) => {
+      ...counts.map((count, at) => {
         const own = figures[at]!;
         return [
-          niceness === undefined ? String(count) : `${count}, nodes nice`,
+          String(count),
           spread(own.seconds, 1),
           spread(own.busy),
           spread(own.ratio, 3),
@@ -523,11 +507,9 @@ function pullByNodes(
   name: string,
   image: Image,
   nodes: number,
-  niceness?: number,
 ): Promise<NodesResult> {
   upstream.add(name, image, 'v1');
-  const job = nodesJob(port, { name, query: `?ns=${UPSTREAM}` }, image, nodes);
-  return load({ ...job, ...(niceness !== undefined && { niceness }) });
+  return load(nodesJob(port, { name, query: `?ns=${UPSTREAM}` }, image, nodes));
 }
 
 function nodesJob(

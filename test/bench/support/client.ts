@@ -2,7 +2,6 @@
  * The load, in a process of its own so that it has a core of its own. Takes one job as JSON in argv, prints one result
  * as JSON. Every answer's status and size is asserted: a number about wrong answers is worth nothing.
  */
-import { setPriority } from 'node:os';
 import { HttpConnection, type Response } from './http-connection.ts';
 import { quantile } from './table.ts';
 
@@ -40,8 +39,6 @@ export interface NodesJob {
   readonly sizes: readonly number[];
   /** The header in which a proxy says which server has answered. */
   readonly serverHeader?: string;
-  /** How much the nodes let others have the cores first, as if they had their own: 0 (not at all) to 19. Default 0. */
-  readonly niceness?: number;
 }
 
 export interface NodesResult {
@@ -119,7 +116,6 @@ async function rate(job: RateJob): Promise<RateResult> {
 }
 
 async function nodes(job: NodesJob): Promise<NodesResult> {
-  if (job.niceness !== undefined) setPriority(job.niceness);
   const startMs = performance.now();
   const firstBytes = job.digests.map(() => [] as FirstByte[]);
   const waits: number[] = [];
